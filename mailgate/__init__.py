@@ -1,0 +1,1 @@
+"""A mail gateway that people program in Python."""

@@ -1,0 +1,1 @@
+"""SMTP and LMTP as bytes, in both directions, without I/O."""

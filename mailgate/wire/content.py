@@ -1,0 +1,117 @@
+"""Message content on the wire: the end of data and dot-stuffing (RFC 5321 sections 4.1.1.4 and 4.5.2).
+
+This is the only place that stuffs and unstuffs. Both work on whole buffers with `bytes.find` and
+`bytes.replace`; nothing here goes through content line by line, unless a line breaks a rule.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+
+__all__ = ["MAX_LINE", "ContentDecoder", "ContentFault", "ContentTooLongError", "stuff"]
+
+#: The longest line of content, in octets, without its CRLF (RFC 5322 section 2.1.1).
+MAX_LINE = 998
+
+_END = b"\r\n.\r\n"
+_BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
+
+
+class ContentFault(enum.Enum):
+    """Why content is refused once its end has been read. The value is the text of the reply."""
+
+    BARE_CR_OR_LF = "lines must end with CR LF; a bare CR or LF is not allowed"
+    NUL = "NUL octets are not allowed"
+    LINE_TOO_LONG = f"a line is longer than {MAX_LINE} octets"
+    TOO_LARGE = "the message is larger than this server accepts"
+
+
+class ContentTooLongError(Exception):
+    """More octets came after the fault than the decoder is willing to throw away: close the connection."""
+
+
+class ContentDecoder:
+    """Octets after the 354 reply, in any chunks, to content with the dots unstuffed.
+
+    `feed` returns the content that is settled and, when the end of data was met, the octets behind it;
+    None while there is more to come. The end is CRLF.CRLF (or .CRLF at the very start) and nothing else.
+    The first fault is kept in `fault`: from then on content is thrown away, and the end is still looked
+    for, so that the rest of a refused message can never be taken for commands. `size` counts the content
+    in octets. When more than `slack` octets have been thrown away, ContentTooLongError is raised.
+    """
+
+    def __init__(self, max_size: int, *, max_line: int = MAX_LINE, slack: int = 64 * 1024 * 1024) -> None:
+        self.fault: ContentFault | None = None
+        self.size = 0
+        self._max_size = max_size
+        self._max_line = max_line
+        self._slack = slack
+        self._wasted = 0
+        # Content starts at the beginning of a line: a CRLF before it lets one search serve both cases.
+        self._held = b"\r\n"
+        self._virtual = 2  # octets of _held that are not content
+        self._column = 0  # octets of the unfinished line that are settled
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """Content settled by `data`, and what follows the end of data (None: it has not come yet)."""
+        buffer = self._held + data
+        end = buffer.find(_END)
+        if end >= 0:
+            settled, rest = buffer[: end + 2], buffer[end + len(_END) :]
+            self._held = b""
+        else:
+            # Hold back what may be the beginning of the end, or the first half of a CRLF and its dot.
+            keep = next((n for n in range(min(4, len(buffer)), 0, -1) if _END.startswith(buffer[-n:])), 0)
+            settled, rest = buffer[: len(buffer) - keep], None
+            self._held = buffer[len(buffer) - keep :]
+        return self._settle(settled), rest
+
+    def _settle(self, settled: bytes) -> bytes:
+        if not settled:
+            return b""
+        # A held CRLF always leaves together with the octets behind it, so every dot to remove is preceded by
+        # its CRLF in this very buffer.
+        content = settled.replace(b"\r\n.", b"\r\n")[self._virtual :]
+        self._virtual = 0
+        self.size += len(content)
+        if self.fault is None:
+            self.fault = self._inspect(content)
+        if self.fault is None:
+            return content
+        self._wasted += len(content)
+        if self._wasted > self._slack:
+            raise ContentTooLongError
+        return b""
+
+    def _inspect(self, content: bytes) -> ContentFault | None:
+        if self.size > self._max_size:
+            return ContentFault.TOO_LARGE
+        pairs = content.count(b"\r\n")
+        if content.count(b"\n") != pairs or content.count(b"\r") != pairs:
+            return ContentFault.BARE_CR_OR_LF
+        if b"\0" in content:
+            return ContentFault.NUL
+        # Line lengths: leap by the limit and back to the last line end before it.
+        start, length = -self._column, len(content)
+        while length - start > self._max_line:
+            found = content.rfind(b"\r\n", max(start, 0), start + self._max_line + 2)
+            if found < 0:
+                return ContentFault.LINE_TOO_LONG
+            start = found + 2
+        last = content.rfind(b"\r\n", max(start, 0))
+        self._column = length - (last + 2 if last >= 0 else start)
+        return None
+
+
+def stuff(content: bytes) -> bytes:
+    """Whole content for DATA: dots stuffed, a last CRLF if it has none, and the end of data.
+
+    The content must have CRLF line ends only; ValueError otherwise, so that nothing of ours can ever smuggle.
+    """
+    if _BARE.search(content):
+        raise ValueError("content with a bare CR or LF must not be sent")
+    body = content.replace(b"\r\n.", b"\r\n..")
+    if body.startswith(b"."):
+        body = b"." + body
+    return body + (b".\r\n" if not body or body.endswith(b"\r\n") else b"\r\n.\r\n")

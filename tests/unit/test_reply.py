@@ -1,0 +1,63 @@
+"""Replies: what we write, and what we read of peers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailgate.reply import MAX_REPLY_LINE, Reply, ReplyError, parse_reply
+
+
+def test_one_line() -> None:
+    assert Reply.of(250, "2.1.0", "ok").to_bytes() == b"250 2.1.0 ok\r\n"
+    assert Reply.of(220, "", "mx.example").to_bytes() == b"220 mx.example\r\n"
+
+
+def test_every_line_carries_code_and_status() -> None:
+    assert Reply.of(550, "5.1.1", "no\nsuch user").to_bytes() == b"550-5.1.1 no\r\n550 5.1.1 such user\r\n"
+
+
+@pytest.mark.parametrize(("code", "status"), [(199, ""), (560, ""), (200, "5.0.0"), (250, "2.1"), (290, "")])
+def test_impossible_replies_cannot_be_made(code: int, status: str) -> None:
+    with pytest.raises(ValueError, match=r"reply code|enhanced status"):
+        Reply.of(code, status, "x")
+
+
+@pytest.mark.parametrize(
+    ("lines", "reply"),
+    [
+        ([b"250 2.0.0 ok"], Reply(250, "2.0.0", ("ok",))),
+        ([b"250"], Reply(250, "", ("",))),
+        ([b"250-a", b"250 b"], Reply(250, "", ("a", "b"))),
+        ([b"550-5.1.1 a", b"550 5.1.1 b"], Reply(550, "5.1.1", ("a", "b"))),
+        ([b"550 4.1.1 odd"], Reply(550, "", ("4.1.1 odd",))),
+    ],
+)
+def test_replies_of_peers(lines: list[bytes], reply: Reply) -> None:
+    assert parse_reply(lines) == reply
+
+
+@pytest.mark.parametrize(
+    "lines", [[], [b""], [b"hello"], [b"250-a"], [b"250 a", b"250 b"], [b"250-a", b"450 b"], [b"199 x"]]
+)
+def test_what_is_no_reply_is_an_error(lines: list[bytes]) -> None:
+    with pytest.raises(ReplyError):
+        parse_reply(lines)
+
+
+@given(st.text())
+def test_no_text_can_carry_a_second_reply(text: str) -> None:
+    raw = Reply(550, "5.7.1", (text,)).to_bytes()
+    assert raw.count(b"\r") == raw.count(b"\n") == 1
+    assert raw.endswith(b"\r\n")
+    assert len(raw) <= MAX_REPLY_LINE
+
+
+@given(st.lists(st.binary(max_size=40), max_size=4))
+def test_any_octets_are_a_reply_or_an_error(lines: list[bytes]) -> None:
+    try:
+        reply = parse_reply(lines)
+    except ReplyError:
+        return
+    assert 200 <= reply.code <= 559
