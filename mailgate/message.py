@@ -1,0 +1,271 @@
+"""A message's content, its header fields, and the edits that are recorded on it (RFC 5322 section 2)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = [
+    "MAX_HEADER",
+    "AddHeader",
+    "Content",
+    "ContentWriter",
+    "Edit",
+    "HeaderField",
+    "RemoveHeader",
+    "RenameHeader",
+    "apply_edits",
+    "rendered",
+    "split_header",
+]
+
+#: The largest header section that is looked at, in octets. What is behind it counts as body.
+MAX_HEADER = 256 * 1024
+
+_CHUNK = 256 * 1024
+_FIELD_NAME = re.compile(rb"[!-9;-~]+")
+_NEXT_FIELD = re.compile(rb"\r\n(?![ \t])")
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderField:
+    """One header field as it stands: `raw` holds its octets with folding and the last CRLF."""
+
+    raw: bytes
+
+    @property
+    def name(self) -> str:
+        """The field's name as written; "" where the line is no field."""
+        name = self.raw.partition(b":")[0].rstrip(b" \t")
+        return name.decode("ascii") if _FIELD_NAME.fullmatch(name) and b":" in self.raw else ""
+
+    @property
+    def value(self) -> str:
+        """The unfolded value without surrounding space; octets that are no UTF-8 are replaced."""
+        value = self.raw.partition(b":")[2].replace(b"\r\n", b"")
+        return value.strip(b" \t").decode("utf-8", "replace")
+
+    @classmethod
+    def of(cls, name: str, value: str) -> HeaderField:
+        """A new field; `value` may be folded (CRLF, white space). ValueError where it is not one field."""
+        raw = f"{name}: {value}\r\n".encode()
+        body = raw[:-2]
+        folded = re.sub(rb"\r\n(?=[ \t]+[^ \t\r\n])", b"", body)
+        if not _FIELD_NAME.fullmatch(name.encode()) or re.search(rb"[\r\n\0]", folded):
+            raise ValueError(f"not one header field: {name!r}: {value!r}")
+        return cls(raw)
+
+
+class Content:
+    """The octets of one message, received once and never changed.
+
+    In memory, or in a file that whoever holds the content owns (`discard` removes it; the spool takes it
+    over). `size` counts octets; `header` is the header section with its last CRLF, without the empty line.
+    """
+
+    __slots__ = ("_data", "_header", "path", "size")
+
+    def __init__(self, data: bytes | None, path: Path | None = None, size: int = 0) -> None:
+        if (data is None) == (path is None):
+            raise ValueError("content lies in memory or in a file")
+        self._data = data
+        self._header: bytes | None = None
+        self.path = path
+        self.size = len(data) if data is not None else size
+
+    @classmethod
+    def in_file(cls, path: Path) -> Content:
+        """Content that lies in a file; OSError where it does not."""
+        return cls(None, path, path.stat().st_size)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether `read` costs nothing."""
+        return self._data is not None
+
+    @property
+    def header(self) -> bytes:
+        """The header section, each field with its CRLF; at most MAX_HEADER octets of it."""
+        if self._header is None:
+            start = self._data if self._data is not None else next(self.chunks(MAX_HEADER), b"")
+            self._header = _header_of(start)
+        return self._header
+
+    def chunks(self, size: int = _CHUNK) -> Iterator[bytes]:
+        """The octets in pieces of at most `size`; OSError where the file cannot be read."""
+        if self._data is not None:
+            if len(self._data) <= size:
+                yield self._data
+            else:
+                yield from (self._data[at : at + size] for at in range(0, len(self._data), size))
+            return
+        with self._path().open("rb") as file:
+            while chunk := file.read(size):
+                yield chunk
+
+    def read(self) -> bytes:
+        """All octets at once."""
+        return self._data if self._data is not None else self._path().read_bytes()
+
+    def discard(self) -> None:
+        """Remove the file, if there is one; for content that nobody has taken over."""
+        if self.path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self.path.unlink()
+
+    def _path(self) -> Path:
+        if self.path is None:
+            raise ValueError("the content has no file")
+        return self.path
+
+
+class ContentWriter:
+    """Gathers content as it comes: in memory up to `memory_limit` octets, then in a new file in `directory`.
+
+    `write` and `finish` raise OSError when the disk does (ENOSPC, EDQUOT); `abandon` then removes the file.
+    The file is not synced here: the spool does that before it says that the message is durable.
+    """
+
+    def __init__(self, directory: Path, memory_limit: int) -> None:
+        self._directory = directory
+        self._limit = memory_limit
+        self._pieces: list[bytes] = []
+        self._file: BinaryIO | None = None
+        self._path: Path | None = None
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Add octets."""
+        self.size += len(data)
+        if self._file is not None:
+            self._file.write(data)
+            return
+        self._pieces.append(data)
+        if self.size > self._limit:
+            self._spill()
+
+    def finish(self) -> Content:
+        """The content; nothing can be written behind it."""
+        if self._file is None or self._path is None:
+            return Content(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+        self._file.close()
+        return Content(None, self._path, self.size)
+
+    def abandon(self) -> None:
+        """Throw away what came so far. Safe at any time before `finish` has returned."""
+        self._pieces.clear()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        if self._path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._path.unlink()
+
+    def _spill(self) -> None:
+        descriptor, name = tempfile.mkstemp(prefix="incoming-", dir=self._directory)
+        self._path = Path(name)
+        self._file = os.fdopen(descriptor, "wb", buffering=_CHUNK)
+        for piece in self._pieces:
+            self._file.write(piece)
+        self._pieces.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class AddHeader:
+    """Put a field at the top of the header section, or at its end."""
+
+    name: str
+    value: str
+    at_end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveHeader:
+    """Remove every field of this name (case does not matter), or only those whose value is `value`."""
+
+    name: str
+    value: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RenameHeader:
+    """Give every field of this name another name; its value keeps its octets."""
+
+    name: str
+    to: str
+
+
+Edit = AddHeader | RemoveHeader | RenameHeader
+
+
+def split_header(header: bytes) -> list[HeaderField]:
+    """The fields of a header section, first to last; lines that are no field come out with an empty name."""
+    fields: list[HeaderField] = []
+    start = 0
+    for match in _NEXT_FIELD.finditer(header):
+        fields.append(HeaderField(header[start : match.end()]))
+        start = match.end()
+    if start < len(header):
+        fields.append(HeaderField(header[start:] + b"\r\n"))
+    return fields
+
+
+def apply_edits(header: bytes, edits: Sequence[Edit]) -> bytes:
+    """The header section after the edits, in their order. Fields that no edit names keep their octets."""
+    top = b""
+    fields: list[HeaderField] | None = None
+    for edit in edits:
+        if isinstance(edit, AddHeader):
+            raw = HeaderField.of(edit.name, edit.value).raw
+            if not edit.at_end and fields is None:
+                top = raw + top
+                continue
+            fields = split_header(top + header) if fields is None else fields
+            fields.insert(len(fields) if edit.at_end else 0, HeaderField(raw))
+            continue
+        fields = split_header(top + header) if fields is None else fields
+        fields = list(_edited(fields, edit))
+    return top + header if fields is None else b"".join(field.raw for field in fields)
+
+
+def rendered(content: Content, edits: Sequence[Edit]) -> Iterator[bytes]:
+    """The octets that are sent on: the edited header section, then the rest as it came."""
+    if all(isinstance(edit, AddHeader) and not edit.at_end for edit in edits):
+        # Fields on top need no parsing: this is the common case and the fast one.
+        yield apply_edits(b"", edits)
+        yield from content.chunks()
+        return
+    skip = len(content.header)
+    yield apply_edits(content.header, edits)
+    for chunk in content.chunks():
+        if skip < len(chunk):
+            yield chunk[skip:]
+        skip = max(0, skip - len(chunk))
+
+
+def _edited(fields: Iterable[HeaderField], edit: RemoveHeader | RenameHeader) -> Iterator[HeaderField]:
+    name = edit.name.lower()
+    for field in fields:
+        if field.name.lower() != name:
+            yield field
+        elif isinstance(edit, RenameHeader):
+            yield HeaderField(edit.to.encode("ascii") + b":" + field.raw.partition(b":")[2])
+        elif edit.value is not None and field.value != edit.value:
+            yield field
+
+
+def _header_of(start: bytes) -> bytes:
+    if start.startswith(b"\r\n"):
+        return b""
+    end = start.find(b"\r\n\r\n", 0, MAX_HEADER)
+    if end >= 0:
+        return start[: end + 2]
+    if len(start) < MAX_HEADER:
+        return start
+    return start[: start.rfind(b"\r\n", 0, MAX_HEADER) + 2]
