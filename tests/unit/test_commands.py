@@ -1,0 +1,108 @@
+"""Command lines: what is taken, and the reply to what is not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailgate.address import NULL_PATH, Address
+from mailgate.wire.commands import (
+    Command,
+    CommandError,
+    MailCommand,
+    parse_command,
+    parse_greeting,
+    parse_mail,
+    parse_rcpt,
+)
+
+SENDER = Address("a", "b.example")
+
+
+def test_verbs_in_any_case_and_white_space() -> None:
+    assert parse_command(b"mAiL FROM:<> ") == Command("MAIL", "FROM:<>")
+    assert parse_command(b"noop") == Command("NOOP", "")
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"   ", b"\xff\xfe", b"EHLO a\rMAIL", b"NOOP\0", b"\x16\x03\x01", b"A1 x", b"EHLO\x7f"]
+)
+def test_noise_is_500(line: bytes) -> None:
+    with pytest.raises(CommandError) as caught:
+        parse_command(line)
+    assert caught.value.reply.code == 500
+
+
+@pytest.mark.parametrize(
+    "name", ["mx.example", "mx.example.", "[192.0.2.1]", "[IPv6:2001:db8::1]", "under_score", "a"]
+)
+def test_greetings(name: str) -> None:
+    assert parse_greeting(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-", "a(b)", "a" * 256, "<a>", "[]"])
+def test_greetings_that_are_no_name(name: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        parse_greeting(name)
+    assert caught.value.reply.code == 501
+
+
+@pytest.mark.parametrize(
+    ("argument", "command"),
+    [
+        ("FROM:<>", MailCommand(NULL_PATH)),
+        ("from:<a@b.example>", MailCommand(SENDER)),
+        ("FROM: <a@b.example> SIZE=10 body=8bitmime", MailCommand(SENDER, 10, "8BITMIME")),
+    ],
+)
+def test_mail(argument: str, command: MailCommand) -> None:
+    assert parse_mail(argument) == command
+
+
+@pytest.mark.parametrize(
+    ("argument", "code"),
+    [
+        ("", 501),
+        ("<a@b.example>", 501),
+        ("FROM:a@b.example", 501),
+        ("FROM:<a@b.example", 501),
+        ("FROM:<a@b.example>x", 501),
+        ("FROM:<a@b.example> SIZE=x", 501),
+        ("FROM:<a@b.example> SIZE", 501),
+        ("FROM:<a@b.example> SIZE=1 SIZE=2", 501),
+        ("FROM:<a@b.example> BODY=BINARYMIME", 501),
+        ("FROM:<a@b.example> =x", 501),
+        ("FROM:<a@b.example> RET=FULL", 555),
+        ("FROM:<jörg@b.example>", 553),
+    ],
+)
+def test_mail_that_is_refused(argument: str, code: int) -> None:
+    with pytest.raises(CommandError) as caught:
+        parse_mail(argument)
+    assert caught.value.reply.code == code
+
+
+def test_rcpt() -> None:
+    assert parse_rcpt("TO:<a@b.example>", "mx.example") == SENDER
+    assert parse_rcpt("TO:<Postmaster>", "MX.example") == Address("Postmaster", "mx.example")
+
+
+@pytest.mark.parametrize(
+    ("argument", "code"), [("TO:<>", 501), ("TO:<a@b.example> NOTIFY=NEVER", 555), ("TO:<bob>", 501)]
+)
+def test_rcpt_that_is_refused(argument: str, code: int) -> None:
+    with pytest.raises(CommandError) as caught:
+        parse_rcpt(argument, "mx.example")
+    assert caught.value.reply.code == code
+
+
+@given(st.binary(max_size=80))
+def test_any_line_is_a_command_or_an_error(line: bytes) -> None:
+    reply = None
+    try:
+        command = parse_command(line)
+        parse_mail(command.argument)
+    except CommandError as error:
+        reply = error.reply
+    assert reply is None or reply.is_permanent
