@@ -20,6 +20,7 @@ __all__ = [
     "Identity",
     "Recipient",
     "Session",
+    "TraceStep",
     "Transaction",
     "new_id",
 ]
@@ -85,6 +86,23 @@ class Identity:
     mechanism: str
 
 
+@dataclass(frozen=True, slots=True)
+class TraceStep:
+    """One filter at one stage: what it said, why, and how long it took (seconds).
+
+    `verdict` is the verdict's word in lower case ("continue", "reject", ...); `enforced` is False in shadow
+    mode, where the verdict was recorded and not acted on.
+    """
+
+    stage: str
+    filter: str
+    verdict: str
+    reason: str = ""
+    seconds: float = 0.0
+    enforced: bool = True
+    recipient: str = ""
+
+
 @dataclass(slots=True, kw_only=True)
 class Session:
     """One connection, as filters see it. `listener` is the listener's name, `role` its role (inbound...).
@@ -102,6 +120,7 @@ class Session:
     identity: Identity | None = None
     early_octets: int = 0
     messages: int = 0
+    trace: list[TraceStep] = field(default_factory=list)
     evidence: Evidence = field(default_factory=Evidence)
 
 
@@ -127,16 +146,21 @@ class Transaction:
     declared_size: int | None = None
     body: str = "7BIT"
     edits: list[Edit] = field(default_factory=list)
+    trace: list[TraceStep] = field(default_factory=list)
     evidence: Evidence = field(default_factory=Evidence)
 
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeRecipient:
-    """A recipient of a message in the spool; `number` tells it from the message's other recipients."""
+    """A recipient of a message in the spool; `number` tells it from the message's other recipients.
+
+    `quarantine` is the reason why it is kept back, or "" where it may be delivered.
+    """
 
     number: int
     address: Address
     route: str
+    quarantine: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

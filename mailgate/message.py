@@ -18,6 +18,7 @@ __all__ = [
     "ContentWriter",
     "Edit",
     "HeaderField",
+    "Message",
     "RemoveHeader",
     "RenameHeader",
     "apply_edits",
@@ -202,6 +203,28 @@ class RenameHeader:
 
 
 Edit = AddHeader | RemoveHeader | RenameHeader
+
+
+class Message:
+    """Content with its header fields parsed once, on first use: what filters look at."""
+
+    __slots__ = ("_fields", "content")
+
+    def __init__(self, content: Content) -> None:
+        self.content = content
+        self._fields: list[HeaderField] | None = None
+
+    @property
+    def fields(self) -> list[HeaderField]:
+        """The header fields as received, first to last."""
+        if self._fields is None:
+            self._fields = split_header(self.content.header)
+        return self._fields
+
+    def values(self, name: str) -> list[str]:
+        """The unfolded values of every field of this name; case does not matter."""
+        wanted = name.lower()
+        return [field.value for field in self.fields if field.name.lower() == wanted]
 
 
 def split_header(header: bytes) -> list[HeaderField]:

@@ -36,8 +36,7 @@ class Reply:
         if not 200 <= self.code <= 559 or self.code // 10 % 10 > 5:
             raise ValueError(f"not an SMTP reply code: {self.code}")
         if self.status and (
-            not re.fullmatch(r"[245]\.\d{1,3}\.\d{1,3}", self.status)
-            or int(self.status[0]) != self.code // 100
+            not re.fullmatch(r"[245]\.\d{1,3}\.\d{1,3}", self.status) or int(self.status[0]) != self.code // 100
         ):
             raise ValueError(f"enhanced status {self.status!r} does not belong to code {self.code}")
         if not self.lines:
@@ -88,8 +87,7 @@ class Reply:
             out.append(prefix.encode() + raw)
         last = len(out) - 1
         return b"".join(
-            b"%d%c%s\r\n" % (self.code, b" " if number == last else b"-", line)
-            for number, line in enumerate(out)
+            b"%d%c%s\r\n" % (self.code, b" " if number == last else b"-", line) for number, line in enumerate(out)
         )
 
 
