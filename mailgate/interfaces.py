@@ -205,10 +205,10 @@ class Answer:
 class IResolver(Interface):
     """Asks DNS, with a cache and a deadline of its own. Never raises for what DNS answers, or does not."""
 
-    def resolve(name: str, rdtype: str) -> Awaitable[Answer]:
+    def resolve(name: str, rdtype: str) -> Answer | Awaitable[Answer]:
         """Answer for `name` and a type such as "MX". A name that cannot be a domain name is NXDOMAIN."""
 
-    def reverse(address: IPv4Address | IPv6Address) -> Awaitable[Answer]:
+    def reverse(address: IPv4Address | IPv6Address) -> Answer | Awaitable[Answer]:
         """The PTR answer for an address."""
 
 

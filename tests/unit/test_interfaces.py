@@ -5,11 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from zope.interface import Interface
 from zope.interface.interface import InterfaceClass, Method
 
 from mailgate import events, interfaces
 
-INTERFACES = [value for name, value in vars(interfaces).items() if isinstance(value, InterfaceClass)]
+INTERFACES = [
+    value
+    for name, value in vars(interfaces).items()
+    if isinstance(value, InterfaceClass) and value is not Interface
+]
 EVENTS = [getattr(events, name) for name in events.__all__]
 
 

@@ -1,0 +1,1 @@
+"""The configuration: TOML to frozen, checked sections."""

@@ -1,0 +1,1 @@
+"""The relay: what takes messages from the spool to their next hops."""
