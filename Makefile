@@ -3,8 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# A forgotten await, or interfaces whose order is inconsistent, fail the tests.
+STRICT := ZOPE_INTERFACE_STRICT_IRO=1 PYTHONWARNINGS=error::RuntimeWarning
 
-.PHONY: test lint clean
+.PHONY: run test integration lint bench clean
 
 $(READY): setup.cfg pyproject.toml
 	@echo "mailgate: making the virtual environment $(VENV) with $(PYTHON) (once)"
@@ -12,8 +14,23 @@ $(READY): setup.cfg pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+run: $(READY)
+	@mkdir -p var
+	@echo "mailgate: a demonstration gateway; Ctrl-C ends it. In another terminal, try"
+	@echo "  $(BIN)/python etc/demo-send.py bob@example.org         taken: look into var/mail/example.org/bob/new/"
+	@echo "  $(BIN)/python etc/demo-send.py nobody@example.org      refused: no such recipient"
+	@echo "  $(BIN)/python etc/demo-send.py someone@example.com     refused: the gateway is no open relay"
+	@echo "  $(BIN)/mailgate why bob@example.org --config etc/demo.toml"
+	@echo "  $(BIN)/mailgate queue list --config etc/demo.toml"
+	@echo "Inbound is 127.0.0.1:2525, outbound (for loopback only) 127.0.0.1:2587."
+	$(BIN)/twistd --nodaemon --pidfile= mailgate --config etc/demo.toml
+
 test: $(READY)
-	ZOPE_INTERFACE_STRICT_IRO=1 PYTHONWARNINGS=error::RuntimeWarning $(BIN)/python -m pytest
+	$(STRICT) $(BIN)/python -m pytest --ignore=tests/integration
+
+# With the real programs: Postfix, Dovecot, swaks, strace (see CONTRIBUTING.md). What is not installed is skipped by name.
+integration: $(READY)
+	$(STRICT) $(BIN)/python -m pytest tests/integration
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -21,5 +38,9 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The same work through mailgate, Postfix and Haraka, side by side. Options: make bench ARGS="--rounds 5".
+bench: $(READY)
+	PYTHONPATH=tests/integration $(BIN)/python -m bench $(ARGS)
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist var *.egg-info

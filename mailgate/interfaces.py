@@ -128,9 +128,7 @@ class IMessageModifier(Interface):
 class IRouter(Interface):
     """Asked for each accepted recipient; the first that names a route decides."""
 
-    def route(
-        session: Session, transaction: Transaction, recipient: Recipient
-    ) -> str | Awaitable[str | None] | None:
+    def route(session: Session, transaction: Transaction, recipient: Recipient) -> str | Awaitable[str | None] | None:
         """The name of a configured route, or None for no opinion."""
 
 
@@ -433,9 +431,7 @@ class ISpool(Interface):
     def next_due() -> Awaitable[float | None]:
         """When the next recipient is due, or a lease ends; None where the spool is empty."""
 
-    def view(
-        selector: Selector, limit: int, after: tuple[str, int] | None = None
-    ) -> Awaitable[Sequence[EntryView]]:
+    def view(selector: Selector, limit: int, after: tuple[str, int] | None = None) -> Awaitable[Sequence[EntryView]]:
         """Entries by queue id and number, from behind `after` on: pages of a queue of any length."""
 
     def content(queue_id: str) -> Awaitable[tuple[Envelope, Content] | None]:

@@ -71,9 +71,7 @@ def test_the_null_path_only_where_it_is_allowed() -> None:
         parse_path("<>")
 
 
-@pytest.mark.parametrize(
-    "text", ["a@b.example", "<a@b.example", "<a@b.example>x", "<<a@b.example>>", "< a@b.example>"]
-)
+@pytest.mark.parametrize("text", ["a@b.example", "<a@b.example", "<a@b.example>x", "<<a@b.example>>", "< a@b.example>"])
 def test_malformed_paths_are_refused(text: str) -> None:
     with pytest.raises(AddressError):
         parse_path(text)

@@ -34,9 +34,7 @@ def test_noise_is_500(line: bytes) -> None:
     assert caught.value.reply.code == 500
 
 
-@pytest.mark.parametrize(
-    "name", ["mx.example", "mx.example.", "[192.0.2.1]", "[IPv6:2001:db8::1]", "under_score", "a"]
-)
+@pytest.mark.parametrize("name", ["mx.example", "mx.example.", "[192.0.2.1]", "[IPv6:2001:db8::1]", "under_score", "a"])
 def test_greetings(name: str) -> None:
     assert parse_greeting(name) == name
 

@@ -38,9 +38,7 @@ def octets(data: bytes) -> list[bytes]:
         (b"a\r\n.b\r\n.\r\n", b"a\r\nb\r\n", b""),
     ],
 )
-def test_the_end_and_the_dots(
-    cut: Callable[[bytes], list[bytes]], wire: bytes, content: bytes, rest: bytes
-) -> None:
+def test_the_end_and_the_dots(cut: Callable[[bytes], list[bytes]], wire: bytes, content: bytes, rest: bytes) -> None:
     assert decode(cut(wire)) == (content, rest, None)
 
 

@@ -11,9 +11,7 @@ from zope.interface.interface import InterfaceClass, Method
 from mailgate import events, interfaces
 
 INTERFACES = [
-    value
-    for name, value in vars(interfaces).items()
-    if isinstance(value, InterfaceClass) and value is not Interface
+    value for name, value in vars(interfaces).items() if isinstance(value, InterfaceClass) and value is not Interface
 ]
 EVENTS = [getattr(events, name) for name in events.__all__]
 

@@ -1,0 +1,115 @@
+"""What would happen to a mail: every stage of the configured pipeline; nothing is accepted, nothing delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+
+from mailgate.address import Address
+from mailgate.envelope import Recipient, Session, TraceStep, Transaction
+from mailgate.interfaces import IPipeline, IRouting
+from mailgate.message import Content, Message
+from mailgate.verdict import Accept, Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
+
+__all__ = ["RecipientFate", "Rehearsal", "rehearse"]
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientFate:
+    """What would become of one recipient: `outcome` is taken, refused, deferred, quarantined or discarded."""
+
+    address: str
+    outcome: str
+    route: str = ""
+    reply: str = ""
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """The whole account: the trace in order, the fate of each recipient, the header edits."""
+
+    steps: list[TraceStep] = field(default_factory=list)
+    recipients: list[RecipientFate] = field(default_factory=list)
+    edits: list[str] = field(default_factory=list)
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether every recipient would get the mail."""
+        return all(fate.outcome == "taken" for fate in self.recipients)
+
+
+async def rehearse(
+    pipeline: IPipeline,
+    routing: IRouting,
+    session: Session,
+    transaction: Transaction,
+    helo: str,
+    recipients: Sequence[Address],
+    content: Content,
+) -> Rehearsal:
+    """Play the mail through; a refusal at a stage ends it there, as it would in a session."""
+    rehearsal = Rehearsal()
+
+    def end(verdict: Verdict) -> Rehearsal:
+        rehearsal.recipients += [_fate(address, verdict) for address in recipients]
+        return _closed(rehearsal, session, transaction)
+
+    verdict = await _now(pipeline.connect(session))
+    if _stops(verdict):
+        return end(verdict)
+    session.helo = helo
+    verdict = await _now(pipeline.helo(session))
+    if _stops(verdict):
+        return end(verdict)
+    verdict = await _now(pipeline.mail(session, transaction))
+    if _stops(verdict):
+        return end(verdict)
+    for address in recipients:
+        route = routing.route(session, transaction, address)
+        if isinstance(route, Reject):
+            rehearsal.recipients.append(_fate(address, route))
+            continue
+        recipient = Recipient(address=address, route=route)
+        verdict = await _now(pipeline.rcpt(session, transaction, recipient))
+        if _stops(verdict):
+            rehearsal.recipients.append(_fate(address, verdict))
+        else:
+            transaction.recipients.append(recipient)
+    if not transaction.recipients:
+        return _closed(rehearsal, session, transaction)
+    verdict = await _now(pipeline.data(session, transaction))
+    verdicts: Sequence[Verdict] = [verdict] * len(transaction.recipients)
+    if not _stops(verdict):
+        votes = pipeline.message(session, transaction, Message(content))
+        verdicts = await votes if isinstance(votes, Awaitable) else votes
+    for recipient, verdict in zip(transaction.recipients, verdicts, strict=True):
+        rehearsal.recipients.append(_fate(recipient.address, verdict, recipient.route))
+    return _closed(rehearsal, session, transaction)
+
+
+async def _now(verdict: Verdict | Awaitable[Verdict]) -> Verdict:
+    return await verdict if isinstance(verdict, Awaitable) else verdict
+
+
+def _stops(verdict: Verdict) -> bool:
+    return isinstance(verdict, Reject | Defer | Disconnect)
+
+
+def _fate(address: Address, verdict: Verdict, route: str = "") -> RecipientFate:
+    match verdict:
+        case Continue() | Accept():
+            return RecipientFate(str(address), "taken", route)
+        case Quarantine(reason):
+            return RecipientFate(str(address), "quarantined", route, reason=reason)
+        case Discard(reason):
+            return RecipientFate(str(address), "discarded", route, reason=reason)
+        case Reject(reply, reason) | Disconnect(reply, reason) | Defer(reply, reason):
+            outcome = "deferred" if reply.code // 100 == 4 else "refused"
+            return RecipientFate(str(address), outcome, route, str(reply), reason)
+
+
+def _closed(rehearsal: Rehearsal, session: Session, transaction: Transaction) -> Rehearsal:
+    rehearsal.steps = [*session.trace, *transaction.trace]
+    rehearsal.edits = [str(edit) for edit in transaction.edits]
+    return rehearsal

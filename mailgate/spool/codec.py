@@ -1,0 +1,87 @@
+"""Envelopes and edits as JSON: what stands in the spool's rows. Every version ever written can be read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mailgate.address import Address
+from mailgate.envelope import Envelope, EnvelopeRecipient
+from mailgate.message import AddHeader, Edit, RemoveHeader, RenameHeader
+
+__all__ = ["CodecError", "decode_envelope", "encode_envelope"]
+
+_VERSION = 1
+_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+
+class CodecError(ValueError):
+    """The text is no envelope of a version that is known."""
+
+
+def encode_envelope(envelope: Envelope) -> str:
+    """The envelope as one line of ASCII."""
+    return _encode(
+        {
+            "v": _VERSION,
+            "id": envelope.queue_id,
+            "from": _address(envelope.sender),
+            "to": [[one.number, *_address(one.address), one.route, one.quarantine] for one in envelope.recipients],
+            "at": envelope.received,
+            "size": envelope.size,
+            "body": envelope.body,
+            "client": envelope.client,
+            "edits": [_edit(edit) for edit in envelope.edits],
+        }
+    )
+
+
+def decode_envelope(text: str) -> Envelope:
+    """The envelope; CodecError where the text is none."""
+    try:
+        found = json.loads(text)
+        if found["v"] != _VERSION:
+            raise CodecError(f"envelope of version {found['v']}, which this mailgate does not know")
+        return Envelope(
+            queue_id=str(found["id"]),
+            sender=Address(*found["from"]),
+            recipients=tuple(
+                EnvelopeRecipient(int(number), Address(local_part, domain), route, quarantine)
+                for number, local_part, domain, route, quarantine in found["to"]
+            ),
+            received=float(found["at"]),
+            size=int(found["size"]),
+            body=found["body"],
+            client=found["client"],
+            edits=tuple(_to_edit(edit) for edit in found["edits"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CodecError):
+            raise
+        raise CodecError(f"no envelope: {error!r}") from error
+
+
+def _address(address: Address) -> tuple[str, str]:
+    return (address.local_part, address.domain)
+
+
+def _edit(edit: Edit) -> list[Any]:
+    match edit:
+        case AddHeader(name, value, at_end):
+            return ["end" if at_end else "top", name, value]
+        case RemoveHeader(name, value):
+            return ["remove", name, value]
+        case RenameHeader(name, to):
+            return ["rename", name, to]
+
+
+def _to_edit(edit: list[Any]) -> Edit:
+    kind, name, value = edit
+    match kind:
+        case "top" | "end":
+            return AddHeader(name, value, kind == "end")
+        case "remove":
+            return RemoveHeader(name, value)
+        case "rename":
+            return RenameHeader(name, value)
+    raise CodecError(f"an unknown edit {kind!r}")

@@ -1,0 +1,125 @@
+"""Reading the spool beside its writer: what administrators ask for, on a thread and a connection of their own."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from mailgate.envelope import Envelope, EnvelopeRecipient
+from mailgate.interfaces import EntryView, Selector, SpoolError
+from mailgate.message import Content
+from mailgate.spool.codec import CodecError, decode_envelope
+from mailgate.spool.query import select_view
+from mailgate.spool.store import read_message
+
+__all__ = ["SpoolReader", "failure_of"]
+
+T = TypeVar("T")
+
+
+class SpoolReader:
+    """Answers questions about an open spool; each fails with SpoolError, only."""
+
+    def __init__(self, directory: Path, call_from_thread: Callable[..., object]) -> None:
+        self._contents = directory / "content"
+        self._call = call_from_thread
+        uri = f"file:{directory / 'spool.db'}?mode=ro"
+        self._database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="spool-reader", daemon=True)
+        self._thread.start()
+
+    def view(self, selector: Selector, limit: int, after: tuple[str, int] | None) -> Deferred[list[EntryView]]:
+        """Entries by queue id and number, those of fresh messages too."""
+
+        def run() -> list[EntryView]:
+            found = list(select_view(self._database, selector, limit, after))
+            found += self._fresh(selector, after)
+            found.sort(key=lambda entry: (entry.queue_id, entry.number))
+            return found[:limit]
+
+        return self._submit(run)
+
+    def content(self, queue_id: str) -> Deferred[tuple[Envelope, Content] | None]:
+        """A message with its envelope."""
+
+        def run() -> tuple[Envelope, Content] | None:
+            row = self._database.execute(
+                "SELECT envelope, content FROM messages WHERE queue_id = ?", (queue_id,)
+            ).fetchone() or next(
+                (row for row in self._fresh_rows() if decode_envelope(row[0]).queue_id == queue_id), None
+            )
+            return None if row is None else read_message(self._contents, queue_id, *row)
+
+        return self._submit(run)
+
+    def close(self) -> None:
+        """End the thread; blocks until it has answered what was asked."""
+        self._jobs.put(None)
+        self._thread.join()
+        self._database.close()
+
+    def _fresh_rows(self) -> Iterator[tuple[str, bytes | None]]:
+        return iter(self._database.execute("SELECT envelope, content FROM fresh").fetchall())
+
+    def _fresh(self, selector: Selector, after: tuple[str, int] | None) -> Iterator[EntryView]:
+        if selector.state not in ("", "leased"):
+            return
+        for text, _ in self._fresh_rows():
+            envelope = decode_envelope(text)
+            for one in envelope.recipients:
+                if (after is None or (envelope.queue_id, one.number) > after) and _matches(selector, envelope, one):
+                    yield EntryView(
+                        queue_id=envelope.queue_id,
+                        number=one.number,
+                        sender=str(envelope.sender).lower(),
+                        recipient=str(one.address).lower(),
+                        route=one.route,
+                        state="leased",
+                        size=envelope.size,
+                        received=envelope.received,
+                        attempts=0,
+                        next_attempt=envelope.received,
+                        last_reply="",
+                    )
+
+    def _submit(self, run: Callable[[], T]) -> Deferred[T]:
+        done: Deferred[T] = Deferred()
+        self._jobs.put((run, done))
+        return done
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            run, done = job
+            try:
+                self._call(_fire, done.callback, run())
+            except (sqlite3.Error, OSError, CodecError) as error:
+                self._call(_fire, done.errback, failure_of(SpoolError(f"cannot read the spool: {error}")))
+
+
+def failure_of(error: Exception) -> Failure:
+    """The error as Deferreds carry it."""
+    return Failure(error)  # type: ignore[no-untyped-call]
+
+
+def _fire(end: Callable[[Any], None], result: object) -> None:
+    end(result)
+
+
+def _matches(selector: Selector, envelope: Envelope, one: EnvelopeRecipient) -> bool:
+    return (
+        selector.queue_id in ("", envelope.queue_id)
+        and selector.sender.lower() in ("", str(envelope.sender).lower())
+        and selector.recipient.lower() in ("", str(one.address).lower())
+        and selector.domain.lower() in ("", one.address.domain)
+        and selector.route in ("", one.route)
+        and (not selector.older_than or envelope.received <= time.time() - selector.older_than)
+    )

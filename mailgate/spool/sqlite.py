@@ -1,0 +1,368 @@
+"""The spool of one machine: SQLite with group commit, on a thread of its own.
+
+Callers in the reactor's thread get Deferreds, which they must not cancel: what was asked for is done. Whatever waits
+when the writer comes round is one transaction with one sync; there is no timer, so an idle gateway adds no delay.
+Results go back with one call into the reactor per group. What an administrator reads comes by a second thread and
+connection, beside the writer.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailgate.envelope import Envelope
+from mailgate.events import EntrySetAside, SpoolFailed, SpoolRecovered
+from mailgate.interfaces import (
+    EntryView,
+    IEvents,
+    ISpool,
+    Lease,
+    Outcome,
+    OutcomeKind,
+    Selector,
+    SpoolError,
+    SweepReport,
+)
+from mailgate.message import Content
+from mailgate.spool.codec import CodecError
+from mailgate.spool.disk import Reserve, is_full, lock_directory
+from mailgate.spool.reader import SpoolReader, failure_of
+from mailgate.spool.store import SetAside, Store, sync_directory
+
+__all__ = ["SqliteSpool"]
+
+T = TypeVar("T")
+
+_log = Logger()
+
+#: Messages of one group at most: bounds the time that the first of them waits.
+_GROUP = 200
+#: Seconds between tests of a spool that has failed.
+_RETEST = 1.0
+
+
+@dataclass(slots=True)
+class _Job(Generic[T]):
+    """One piece of work; `run` returns the result inside the group's transaction."""
+
+    run: Callable[[], T]
+    done: Deferred[T]
+
+
+@dataclass(slots=True)
+class _Accept:
+    envelope: Envelope
+    content: Content
+    until: float
+    done: Deferred[Lease]
+
+
+@dataclass(slots=True)
+class _Finish:
+    """The hot path's end: every recipient of a fresh message is final."""
+
+    lease: Lease
+    run: Callable[[], None]
+    done: Deferred[None]
+
+
+_Work = _Job[Any] | _Accept | _Finish
+
+
+@implementer(ISpool)
+class SqliteSpool:
+    """ISpool in a directory that one process owns at a time."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        events: IEvents,
+        call_from_thread: Callable[..., object],
+        inline_limit: int = 64 * 1024,
+        min_free: int = 100 * 1024 * 1024,
+    ) -> None:
+        """Open the spool: SpoolError, with a line for an administrator, where that cannot be."""
+        self.directory = directory
+        self.incoming = directory / "incoming"
+        self._events = events
+        self._call = call_from_thread
+        self._min_free = min_free
+        self._jobs: SimpleQueue[_Work | None] = SimpleQueue()
+        self._failed = ""  # why nothing can be written now
+        self._low = False  # the reserve is given up: deliver, but take nothing
+        self._free: tuple[float, int] = (-1.0, 0)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = lock_directory(directory)
+            self._reserve = Reserve(directory / "reserve")
+            self._store = Store(directory, inline_limit)
+            self._reserve.make()
+            self._reader = SpoolReader(directory, call_from_thread)
+        except (OSError, sqlite3.Error) as error:
+            raise SpoolError(f"cannot open the spool in {directory}: {error}") from error
+        self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
+        self._thread.start()
+
+    # -- ISpool
+
+    def accept(self, envelope: Envelope, content: Content, until: float) -> Deferred[Lease]:
+        if self._failed or self._low:
+            content.discard()
+            return fail(SpoolError(self._failed or "the disk is full"))
+        done: Deferred[Lease] = Deferred()
+        self._jobs.put(_Accept(envelope, content, until, done))
+        return done
+
+    def record(
+        self, lease: Lease, outcomes: Sequence[Outcome], report: tuple[Envelope, Content] | None = None
+    ) -> Deferred[None]:
+        def run() -> None:
+            self._store.record(lease, outcomes)
+            if report is not None:
+                envelope, _, text, data = self._store.prepare(*report)
+                if data is None:
+                    sync_directory(self._store.contents)
+                self._store.insert(envelope, text, data, None)
+
+        done: Deferred[None] = Deferred()
+        if report is None and len(outcomes) == len(lease.envelope.recipients) and _all_final(outcomes):
+            self._jobs.put(_Finish(lease, run, done))
+        else:
+            self._jobs.put(_Job(run, done))
+        return done
+
+    def lease(self, limit: int, until: float) -> Deferred[list[Lease]]:
+        def run() -> list[Lease]:
+            leases, aside = self._store.lease(limit, until, time.time())
+            self._tell_aside(aside)
+            return leases
+
+        return self._submit(run)
+
+    def release_leases(self, leases: Sequence[Lease]) -> Deferred[None]:
+        return self._submit(lambda: self._store.give_back(leases))
+
+    def next_due(self) -> Deferred[float | None]:
+        return self._submit(self._store.next_due)
+
+    def view(self, selector: Selector, limit: int, after: tuple[str, int] | None = None) -> Deferred[list[EntryView]]:
+        return self._reader.view(selector, limit, after)
+
+    def content(self, queue_id: str) -> Deferred[tuple[Envelope, Content] | None]:
+        return self._reader.content(queue_id)
+
+    def hold(self, selector: Selector) -> Deferred[int]:
+        return self._submit(lambda: self._store.change("hold", selector))
+
+    def release(self, selector: Selector) -> Deferred[int]:
+        return self._submit(lambda: self._store.change("release", selector))
+
+    def retry(self, selector: Selector) -> Deferred[int]:
+        return self._submit(lambda: self._store.change("retry", selector))
+
+    def delete(self, selector: Selector) -> Deferred[list[EntryView]]:
+        return self._submit(lambda: self._store.delete(selector))
+
+    def sweep(self) -> Deferred[SweepReport]:
+        def run() -> SweepReport:
+            aside, leftovers = self._store.sweep()
+            self._tell_aside(aside)
+            return SweepReport(tuple(name for name, _, _ in aside), leftovers)
+
+        return self._submit(run)
+
+    def close(self) -> Deferred[None]:
+        done: Deferred[None] = Deferred()
+
+        def end() -> None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._reader.close()
+            self._store.close()
+            os.close(self._lock)
+            self._call(done.callback, None)
+
+        threading.Thread(target=end, name="spool-close", daemon=True).start()
+        return done
+
+    # -- what the intake asks
+
+    def refusal(self, size: int) -> str:
+        """Why a message of this size cannot be taken now, or ""."""
+        if self._failed or self._low:
+            return self._failed or "the disk is full"
+        now = time.monotonic()
+        if now - self._free[0] > 1.0:
+            stat = os.statvfs(self.directory)
+            self._free = (now, stat.f_bavail * stat.f_frsize)
+        if self._free[1] < self._min_free + size:
+            return f"only {self._free[1] // 2**20} MiB are free on the spool's disk"
+        return ""
+
+    # -- the writer's thread
+
+    def _submit(self, run: Callable[[], T]) -> Deferred[T]:
+        done: Deferred[T] = Deferred()
+        self._jobs.put(_Job(run, done))
+        return done
+
+    def _work(self) -> None:
+        while True:
+            try:
+                first = self._jobs.get(timeout=_RETEST if self._failed or self._low else None)
+            except Empty:
+                self._retest()
+                continue
+            group: list[_Work] = []
+            last = first is None
+            if first is not None:
+                group.append(first)
+            while not last and len(group) < _GROUP:
+                try:
+                    more = self._jobs.get_nowait()
+                except Empty:
+                    break
+                if more is None:
+                    last = True
+                else:
+                    group.append(more)
+            if group:
+                self._answer(group, self._commit(group))
+            if last:
+                return
+
+    def _commit(self, group: Sequence[_Work]) -> list[object]:
+        """The result of each, or a Failure; all in one transaction, or, where one is at fault, one by one."""
+        fresh = dict(self._store.fresh) if len(group) == 1 else self._store.fresh.copy()
+        try:
+            self._store.database.execute("BEGIN IMMEDIATE")
+            results = self._run(group)
+            self._store.commit()
+        except Exception as error:
+            self._rollback(fresh)
+            if len(group) > 1 and not _is_disk(error):
+                return [self._commit([one])[0] for one in group]
+            return [self._failure(one, error) for one in group]
+        return results
+
+    def _run(self, group: Sequence[_Work]) -> list[object]:
+        results: list[object] = [None] * len(group)
+        self._accept_all([(number, one) for number, one in enumerate(group) if isinstance(one, _Accept)], results)
+        finished = []
+        for number, one in enumerate(group):
+            if isinstance(one, _Job):
+                results[number] = one.run()
+            elif isinstance(one, _Finish):
+                if one.lease.envelope.queue_id in self._store.fresh:
+                    finished.append(one.lease)
+                else:
+                    one.run()
+        self._store.finish_fresh([lease.envelope.queue_id for lease in finished])
+        for lease in finished:
+            if lease.content.path is not None:
+                self._store.forget_file(lease.envelope.queue_id)
+        return results
+
+    def _accept_all(self, accepts: Sequence[tuple[int, _Accept]], results: list[object]) -> None:
+        rows = []
+        in_files = False
+        for number, one in accepts:
+            envelope, content, text, data = self._store.prepare(one.envelope, one.content)
+            # From here on the content is where the row will say; a failure of the group must find it there.
+            one.content = content
+            in_files = in_files or data is None
+            recipients = envelope.recipients
+            if any(recipient.quarantine for recipient in recipients):
+                self._store.insert(envelope, text, data, one.until)
+                recipients = tuple(recipient for recipient in recipients if not recipient.quarantine)
+            else:
+                rows.append((envelope, text, data))
+            results[number] = Lease(envelope, recipients, content, one.until, {})
+        if in_files:
+            sync_directory(self._store.contents)
+        if rows:
+            self._store.insert_fresh(rows)
+
+    def _answer(self, group: Sequence[_Work], results: Sequence[object]) -> None:
+        self._call(_fire, [(one.done, result) for one, result in zip(group, results, strict=True)])
+
+    def _failure(self, work: _Work, error: Exception) -> Failure:
+        if isinstance(work, _Accept):
+            work.content.discard()
+        if not isinstance(error, OSError | sqlite3.Error | CodecError):
+            _log.failure("a job of the spool failed", failure=failure_of(error))
+        if isinstance(error, OSError | sqlite3.OperationalError | sqlite3.DatabaseError):
+            self._fail(error)
+        return failure_of(SpoolError(str(error)))
+
+    def _rollback(self, fresh: dict[str, int]) -> None:
+        try:
+            self._store.rollback(fresh)
+        except sqlite3.Error as error:
+            self._fail(error)
+
+    # -- failing and coming back
+
+    def _fail(self, error: Exception) -> None:
+        if is_full(error) and not self._low:
+            self._low = True
+            self._reserve.give_up()
+        elif not self._failed:
+            self._failed = f"the spool cannot be written: {error}"
+        else:
+            return
+        self._publish(SpoolFailed(at=time.time(), error=str(error)))
+
+    def _retest(self) -> None:
+        try:
+            self._store.database.execute("BEGIN IMMEDIATE")
+            self._store.database.execute("CREATE TABLE probe (octets BLOB)")
+            self._store.database.execute("INSERT INTO probe VALUES (zeroblob(65536))")
+            self._store.database.execute("DROP TABLE probe")
+            self._store.commit()
+            self._reserve.make()
+        except (OSError, sqlite3.Error):
+            self._rollback(self._store.fresh)
+            return
+        self._failed = ""
+        self._low = False
+        self._publish(SpoolRecovered(at=time.time()))
+
+    def _tell_aside(self, aside: Sequence[SetAside]) -> None:
+        for name, where, reason in aside:
+            self._publish(EntrySetAside(at=time.time(), queue_id=name, where=where, reason=reason))
+
+    def _publish(self, event: Any) -> None:
+        self._call(self._events.publish, event)
+
+
+def _all_final(outcomes: Sequence[Outcome]) -> bool:
+    return all(one.kind is not OutcomeKind.DEFERRED for one in outcomes)
+
+
+def _fire(results: Sequence[tuple[Deferred[Any], object]]) -> None:
+    for done, result in results:
+        # A caller that has gone away has cancelled its Deferred; what was asked for is done nevertheless.
+        if not done.called:
+            if isinstance(result, Failure):
+                done.errback(result)
+            else:
+                done.callback(result)
+
+
+def _is_disk(error: Exception) -> bool:
+    return isinstance(error, OSError | sqlite3.OperationalError)

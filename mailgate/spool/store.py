@@ -1,0 +1,410 @@
+"""The spool's database and files, as plain calls: every one runs on the spool's own thread, inside one transaction.
+
+Files come before the row that names them, and go after the commit that forgets them: `sync_content` before,
+`commit` with what it then unlinks.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from mailgate.envelope import Envelope, EnvelopeRecipient
+from mailgate.interfaces import EntryView, Lease, Outcome, OutcomeKind, Selector, SpoolError
+from mailgate.message import Content
+from mailgate.spool.codec import CodecError, decode_envelope, encode_envelope
+from mailgate.spool.query import FROM, VIEW, to_view, where_clause
+
+__all__ = ["SetAside", "Store", "read_message", "sync_directory"]
+
+_FINAL = (OutcomeKind.DELIVERED, OutcomeKind.FAILED, OutcomeKind.DISCARDED)
+SetAside = tuple[str, str, str]
+"""Queue id, where it lies now, why."""
+
+
+class Store:
+    """One open spool directory. sqlite3.Error and OSError pass through: the caller rolls back."""
+
+    def __init__(self, directory: Path, inline_limit: int) -> None:
+        self.directory = directory
+        self.inline_limit = inline_limit
+        self.incoming = directory / "incoming"
+        self.contents = directory / "content"
+        self.aside = directory / "set-aside"
+        for path in (directory, self.incoming, self.contents, self.aside):
+            path.mkdir(mode=0o700, exist_ok=True)
+            path.chmod(0o700)
+        self.database = _open(directory / "spool.db", self.aside)
+        # Which row of `fresh` holds a message that its acceptor has not finished with.
+        self.fresh: dict[str, int] = {}
+        (last,) = self.database.execute("SELECT coalesce(max(id), 0) FROM fresh").fetchone()
+        self._next_id = int(last) + 1
+        self._unlink: list[Path] = []
+
+    # -- accepting
+
+    def prepare(self, envelope: Envelope, content: Content) -> tuple[Envelope, Content, str, bytes | None]:
+        """Bring the content to where the row will say it is; its file is synced, the directory not yet."""
+        if content.in_memory and content.size <= self.inline_limit:
+            return envelope, content, encode_envelope(envelope), content.read()
+        place = self.contents / envelope.queue_id
+        if content.path is not None:
+            _sync_file(content.path)
+            content.path.replace(place)
+        else:
+            _write(place, content.read())
+        return envelope, Content(None, place, content.size), encode_envelope(envelope), None
+
+    def insert_fresh(self, rows: Sequence[tuple[Envelope, str, bytes | None]]) -> None:
+        """Keep messages for their first attempt."""
+        values = []
+        for envelope, text, data in rows:
+            self.fresh[envelope.queue_id] = self._next_id
+            values.append((self._next_id, text, data))
+            self._next_id += 1
+        self.database.executemany("INSERT INTO fresh VALUES (?, ?, ?)", values)
+
+    def insert(self, envelope: Envelope, text: str, data: bytes | None, leased_until: float | None) -> None:
+        """Keep a message with a row for each recipient."""
+        self.database.execute(
+            "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)",
+            (envelope.queue_id, str(envelope.sender).lower(), envelope.received, envelope.size, text, data),
+        )
+        self._insert_recipients(envelope, envelope.recipients, leased_until)
+
+    def _insert_recipients(
+        self, envelope: Envelope, recipients: Sequence[EnvelopeRecipient], leased_until: float | None
+    ) -> None:
+        now = time.time()
+        state, due = ("queued", now) if leased_until is None else ("leased", leased_until)
+        self.database.executemany(
+            "INSERT INTO recipients (queue_id, number, address, domain, route, state, due)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    envelope.queue_id,
+                    one.number,
+                    str(one.address).lower(),
+                    one.address.domain,
+                    one.route,
+                    "quarantined" if one.quarantine else state,
+                    due,
+                )
+                for one in recipients
+            ],
+        )
+
+    def expand(self, queue_id: str, leased_until: float | None) -> None:
+        """Give a fresh message its rows."""
+        row = self.fresh.pop(queue_id, None)
+        if row is None:
+            return
+        text, data = self.database.execute("SELECT envelope, content FROM fresh WHERE id = ?", (row,)).fetchone()
+        self.insert(decode_envelope(text), text, data, leased_until)
+        self.database.execute("DELETE FROM fresh WHERE id = ?", (row,))
+
+    # -- delivering
+
+    def finish_fresh(self, queue_ids: Sequence[str]) -> None:
+        """The hot path's end: these messages have left, whole."""
+        self.database.executemany("DELETE FROM fresh WHERE id = ?", [(self.fresh.pop(one),) for one in queue_ids])
+
+    def lease(self, limit: int, until: float, now: float) -> tuple[list[Lease], list[SetAside]]:
+        """Lease up to `limit` recipients that are due, oldest first, grouped by message."""
+        rows = self.database.execute(
+            "SELECT queue_id, number, attempts FROM ("
+            " SELECT * FROM (SELECT queue_id, number, attempts, due FROM recipients"
+            "  WHERE state = 'queued' AND due <= ?1 ORDER BY due LIMIT ?2)"
+            " UNION ALL SELECT * FROM (SELECT queue_id, number, attempts, due FROM recipients"
+            "  WHERE state = 'leased' AND due <= ?1 ORDER BY due LIMIT ?2)) ORDER BY due LIMIT ?2",
+            (now, limit),
+        ).fetchall()
+        wanted: dict[str, dict[int, int]] = {}
+        for queue_id, number, attempts in rows:
+            wanted.setdefault(queue_id, {})[number] = attempts
+        leases, aside = [], []
+        for queue_id, attempts in wanted.items():
+            try:
+                envelope, content = self.read(queue_id)
+            except CodecError as error:
+                aside.append(self.set_aside(queue_id, str(error)))
+                continue
+            self.database.executemany(
+                "UPDATE recipients SET state = 'leased', due = ? WHERE queue_id = ? AND number = ?",
+                [(until, queue_id, number) for number in attempts],
+            )
+            recipients = tuple(one for one in envelope.recipients if one.number in attempts)
+            leases.append(Lease(envelope, recipients, content, until, attempts))
+        return leases, aside
+
+    def read(self, queue_id: str) -> tuple[Envelope, Content]:
+        """A message that has rows; CodecError where it cannot be read."""
+        row = self.database.execute("SELECT envelope, content FROM messages WHERE queue_id = ?", (queue_id,)).fetchone()
+        if row is None:
+            raise CodecError("recipients without a message")
+        return read_message(self.contents, queue_id, *row)
+
+    def record(self, lease: Lease, outcomes: Sequence[Outcome]) -> None:
+        """Write outcomes; the message goes with its last recipient."""
+        queue_id = lease.envelope.queue_id
+        self.expand(queue_id, lease.until)
+        self.database.executemany(
+            "DELETE FROM recipients WHERE queue_id = ? AND number = ?",
+            [(queue_id, one.recipient.number) for one in outcomes if one.kind in _FINAL],
+        )
+        self.database.executemany(
+            "UPDATE recipients SET state = CASE hold WHEN 0 THEN 'queued' ELSE 'held' END, hold = 0, due = ?,"
+            " attempts = attempts + 1, last_reply = ? WHERE queue_id = ? AND number = ?",
+            [
+                (one.next_attempt, _told(one), queue_id, one.recipient.number)
+                for one in outcomes
+                if one.kind is OutcomeKind.DEFERRED
+            ],
+        )
+        self._drop_finished([queue_id])
+
+    def give_back(self, leases: Sequence[Lease]) -> None:
+        """End leases without an attempt."""
+        now = time.time()
+        for lease in leases:
+            queue_id = lease.envelope.queue_id
+            self.expand(queue_id, lease.until)
+            self.database.executemany(
+                "UPDATE recipients SET state = CASE hold WHEN 0 THEN 'queued' ELSE 'held' END, hold = 0, due = ?"
+                " WHERE queue_id = ? AND number = ? AND state = 'leased'",
+                [(now, queue_id, one.number) for one in lease.recipients],
+            )
+
+    def next_due(self) -> float | None:
+        """When the next recipient is due or a lease ends."""
+        found = [
+            due
+            for state in ("queued", "leased")
+            for (due,) in self.database.execute("SELECT min(due) FROM recipients WHERE state = ?", (state,))
+            if due is not None
+        ]
+        return min(found, default=None)
+
+    # -- the operator
+
+    def change(self, action: str, selector: Selector) -> int:
+        """hold, release or retry; how many recipients it concerned."""
+        self.expand_all()
+        where, values = where_clause(selector)
+        chosen = f"(queue_id, number) IN (SELECT r.queue_id, r.number {FROM} {where})"
+        if action == "hold":
+            self.database.execute(
+                f"UPDATE recipients SET hold = 1 WHERE state = 'leased' AND {chosen}",
+                values,
+            )
+            done = self.database.execute(
+                f"UPDATE recipients SET state = 'held' WHERE state = 'queued' AND {chosen}",
+                values,
+            )
+        elif action == "release":
+            self.database.execute(
+                f"UPDATE recipients SET hold = 0 WHERE state = 'leased' AND {chosen}",
+                values,
+            )
+            done = self.database.execute(
+                "UPDATE recipients SET state = 'queued', due = :now"
+                f" WHERE state IN ('held', 'quarantined') AND {chosen}",
+                {**values, "now": time.time()},
+            )
+        else:
+            done = self.database.execute(
+                f"UPDATE recipients SET due = :now WHERE state = 'queued' AND {chosen}",
+                {**values, "now": time.time()},
+            )
+        return done.rowcount
+
+    def delete(self, selector: Selector) -> list[EntryView]:
+        """Remove what is not leased."""
+        self.expand_all()
+        where, values = where_clause(selector)
+        also = "AND" if where else "WHERE"
+        rows = self.database.execute(
+            f"SELECT {VIEW} {FROM} {where} {also} r.state != 'leased'",
+            values,
+        ).fetchall()
+        self.database.executemany(
+            "DELETE FROM recipients WHERE queue_id = ? AND number = ?", [(row[0], row[1]) for row in rows]
+        )
+        self._drop_finished({row[0] for row in rows})
+        return [to_view(row) for row in rows]
+
+    def expand_all(self) -> None:
+        """Give every fresh message its rows, still leased, so that selection sees all of them."""
+        for queue_id in list(self.fresh):
+            self.expand(queue_id, time.time() + 3600.0)
+
+    # -- the start
+
+    def sweep(self) -> tuple[list[SetAside], int]:
+        """End the leases of a past life, set aside what cannot be read, remove what was never acknowledged."""
+        aside: list[SetAside] = []
+        for row, text, data in self.database.execute("SELECT id, envelope, content FROM fresh").fetchall():
+            try:
+                envelope = decode_envelope(text)
+                read_message(self.contents, envelope.queue_id, text, data)
+                self.insert(envelope, text, data, None)
+            except CodecError as error:
+                aside.append(self._put_aside(f"fresh-{row}", str(error), text, data))
+            self.database.execute("DELETE FROM fresh WHERE id = ?", (row,))
+        self.fresh.clear()
+        self.database.execute("UPDATE recipients SET state = 'queued', due = ? WHERE state = 'leased'", (time.time(),))
+        unnamed = [
+            path
+            for path in self.contents.iterdir()
+            if self.database.execute("SELECT 1 FROM messages WHERE queue_id = ?", (path.name,)).fetchone() is None
+        ]
+        if aside:
+            # One of them may be the content of an envelope that cannot be read.
+            for path in unnamed:
+                os.link(path, self.aside / f"{path.name}.eml")
+            sync_directory(self.aside)
+        self._unlink += [*self.incoming.iterdir(), *unnamed]
+        return aside, len(self._unlink)
+
+    def set_aside(self, queue_id: str, reason: str) -> SetAside:
+        """Move what stands of an entry to where a person can look at it; nothing is deleted."""
+        row = self.database.execute(
+            "SELECT envelope, content FROM messages WHERE queue_id = ?", (queue_id,)
+        ).fetchone() or ("", None)
+        found = self._put_aside(queue_id, reason, *row)
+        self.database.execute("DELETE FROM recipients WHERE queue_id = ?", (queue_id,))
+        self.database.execute("DELETE FROM messages WHERE queue_id = ?", (queue_id,))
+        return found
+
+    def _put_aside(self, name: str, reason: str, text: object, data: bytes | None) -> SetAside:
+        place = self.aside / f"{name}.envelope"
+        _write(place, (text if isinstance(text, bytes) else str(text).encode("utf-8", "surrogateescape")) + b"\n")
+        if data is not None:
+            _write(self.aside / f"{name}.eml", data if isinstance(data, bytes) else str(data).encode())
+        elif (self.contents / name).exists():
+            # A link: the row may still be rolled back, and then the content must be where it was.
+            os.link(self.contents / name, self.aside / f"{name}.eml")
+            self._unlink.append(self.contents / name)
+        sync_directory(self.aside)
+        return name, str(place), reason
+
+    # -- commit
+
+    def commit(self) -> None:
+        """Commit; then remove the files that nothing names any more."""
+        self.database.commit()
+        for path in self._unlink:
+            path.unlink(missing_ok=True)
+        self._unlink.clear()
+
+    def rollback(self, fresh: dict[str, int]) -> None:
+        """Undo, with `fresh` as it stood before."""
+        self._unlink.clear()
+        self.fresh = fresh
+        if self.database.in_transaction:
+            self.database.rollback()
+
+    def close(self) -> None:
+        """Fold the log into the database and close."""
+        self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.database.close()
+
+    def _drop_finished(self, queue_ids: Sequence[str] | set[str]) -> None:
+        for queue_id in queue_ids:
+            done = self.database.execute(
+                "DELETE FROM messages WHERE queue_id = ?1"
+                " AND NOT EXISTS (SELECT 1 FROM recipients WHERE queue_id = ?1) RETURNING content IS NULL",
+                (queue_id,),
+            ).fetchone()
+            if done is not None and done[0]:
+                self._unlink.append(self.contents / queue_id)
+
+    def forget_file(self, queue_id: str) -> None:
+        """Remove a message's file after the next commit."""
+        self._unlink.append(self.contents / queue_id)
+
+
+def _told(outcome: Outcome) -> str:
+    host = f"{outcome.host}: " if outcome.host else ""
+    return f"{host}{outcome.reply}"[:1000]
+
+
+def read_message(contents: Path, queue_id: str, text: str, data: bytes | None) -> tuple[Envelope, Content]:
+    """The message of a row; CodecError where row or file cannot be read, or do not fit together."""
+    envelope = decode_envelope(text)
+    if envelope.queue_id != queue_id:
+        raise CodecError(f"the envelope names {envelope.queue_id}")
+    if data is not None:
+        content = Content(data)
+    else:
+        try:
+            content = Content.in_file(contents / queue_id)
+        except OSError as error:
+            raise CodecError(f"its content cannot be read: {error.strerror}") from error
+    if content.size != envelope.size:
+        raise CodecError(f"its content has {content.size} octets instead of {envelope.size}")
+    return envelope, content
+
+
+def _open(path: Path, aside: Path) -> sqlite3.Connection:
+    for attempt in ("as it is", "anew"):
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            path.chmod(0o600)
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute("PRAGMA wal_autocheckpoint = 4000")
+            _upgrade(database)
+            return database
+        except sqlite3.DatabaseError as error:
+            database.close()
+            if attempt == "anew" or isinstance(error, sqlite3.OperationalError):
+                raise
+            # Not a database any more: keep it, whole, for a person to look at, and begin a new one.
+            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+            for suffix in ("", "-wal", "-shm"):
+                old = path.with_name(path.name + suffix)
+                if old.exists():
+                    old.replace(aside / f"spool-{stamp}.db{suffix}")
+    raise AssertionError("unreachable")
+
+
+def _upgrade(database: sqlite3.Connection) -> None:
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    scripts = sorted(
+        (one for one in files("mailgate.spool").joinpath("schema").iterdir() if one.name.endswith(".sql")),
+        key=lambda one: one.name,
+    )
+    if version > len(scripts):
+        raise SpoolError(f"the spool was written by a newer mailgate (schema {version}, this one knows {len(scripts)})")
+    for number, script in enumerate(scripts[version:], start=version + 1):
+        database.executescript(f"BEGIN;\n{script.read_text()}\nPRAGMA user_version = {number};\nCOMMIT;")
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    _sync_file(path)
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,428 @@
+"""The real parts that integration tests and the bench start: each in a folder of its own, on free loopback ports.
+
+A part is a context manager. It is stopped by the pid that was started here, and what it printed stays in its
+folder. Parts that are not installed are named by `missing`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+__all__ = [
+    "Dovecot",
+    "Gateway",
+    "Part",
+    "Postfix",
+    "Sink",
+    "folder",
+    "free_port",
+    "greets",
+    "memory_of",
+    "missing",
+    "program",
+    "wait_until",
+]
+
+#: Where Debian puts daemons that are not on an ordinary user's path.
+_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/local/sbin"
+
+
+def missing(*programs: str) -> list[str]:
+    """Those of the programs that are not installed."""
+    return [program for program in programs if shutil.which(program, path=_PATH) is None]
+
+
+def program(name: str) -> str:
+    """The full path of an installed program; FileNotFoundError where it is none."""
+    found = shutil.which(name, path=_PATH)
+    if found is None:
+        raise FileNotFoundError(f"{name} is not installed")
+    return found
+
+
+def free_port() -> int:
+    """A loopback port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def folder(prefix: str) -> Iterator[Path]:
+    """A folder that daemons with users of their own may enter; removed at the end."""
+    path = Path(tempfile.mkdtemp(prefix=f"mailgate-{prefix}-"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def wait_until(check: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    """Poll until `check` holds; AssertionError with `what` after `seconds` (a bound, not a measure)."""
+    end = time.monotonic() + seconds
+    while not check():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.02)
+
+
+def greets(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server there says 220."""
+    try:
+        with socket.create_connection((host, port), 2) as connection:
+            return connection.recv(4) == b"220 "
+    except OSError:
+        return False
+
+
+class Part:
+    """One process: `command` is started on entry, awaited until `is_ready`, and ended on exit."""
+
+    name = "part"
+    ready_seconds = 30.0
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def pid(self) -> int:
+        """The process that was started."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def log(self) -> Path:
+        """What it printed."""
+        return self.directory / f"{self.name}.out"
+
+    def prepare(self) -> Sequence[str]:
+        """Write what it needs; the command to run."""
+        raise NotImplementedError
+
+    def is_ready(self) -> bool:
+        """Whether it serves."""
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        """Its environment."""
+        return {**os.environ, "PATH": _PATH}
+
+    def start(self) -> None:
+        """Start it, and wait until it serves."""
+        command = self.prepare()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603  commands of our own
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment(),
+                cwd=self.directory,
+            )
+        wait_until(lambda: self._exited() or self.is_ready(), f"{self.name} serves", self.ready_seconds)
+        if self._exited():
+            raise AssertionError(f"{self.name} ended:\n{self.log.read_text(errors='replace')[-2000:]}")
+
+    def stop(self, with_signal: int = signal.SIGTERM, seconds: float = 30.0) -> int:
+        """End it; its exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(with_signal)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"{self.name} did not end within {seconds:.0f} s") from None
+
+    def _exited(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process is not None:
+            self.stop()
+
+
+class Gateway(Part):
+    """mailgate itself, under twistd, with this configuration (text of a mailgate.toml)."""
+
+    name = "mailgate"
+
+    def __init__(self, directory: Path, configuration: str, ports: Sequence[int], *arguments: str) -> None:
+        super().__init__(directory)
+        self.file = directory / "mailgate.toml"
+        self.file.write_text(configuration)
+        self.ports = ports
+        self.arguments = arguments
+        self.wrapper: Sequence[str] = ()
+
+    def prepare(self) -> Sequence[str]:
+        twistd = str(Path(sys.executable).with_name("twistd"))
+        return [*self.wrapper, twistd, "-n", "--pidfile=", *self.arguments, "mailgate", "--config", str(self.file)]
+
+    def is_ready(self) -> bool:
+        return all(greets(port) for port in self.ports)
+
+    def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the `mailgate` command on this gateway's configuration."""
+        return subprocess.run(  # noqa: S603
+            [str(Path(sys.executable).with_name("mailgate")), *arguments, "--config", str(self.file)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=check,
+        )
+
+
+class Sink(Part):
+    """Postfix's smtp-sink: takes everything, and counts."""
+
+    name = "smtp-sink"
+
+    def __init__(self, directory: Path, *options: str, port: int | None = None) -> None:
+        super().__init__(directory)
+        self.port = port or free_port()
+        self.options = options
+
+    def prepare(self) -> Sequence[str]:
+        user = ["-u", "nobody"] if os.getuid() == 0 else []
+        return [program("smtp-sink"), *user, "-c", *self.options, f"127.0.0.1:{self.port}", "1000"]
+
+    def is_ready(self) -> bool:
+        return greets(self.port)
+
+    @property
+    def messages(self) -> int:
+        """How many it has taken: its last counter line is "mesg=N"."""
+        with self.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
+            return _last_count(log.read())
+
+
+def _last_count(output: bytes) -> int:
+    _, found, behind = output.rpartition(b"mesg=")
+    return int(behind.split()[0]) if found and behind.split() else 0
+
+
+class Postfix(Part):
+    """A private Postfix.
+
+    With `relay_port`, everything goes on by SMTP to that loopback port; without, mail for `users` (local parts
+    at `domain`; others are refused at RCPT) goes into Maildirs under `mail/LOCALPART/`.
+    """
+
+    name = "postfix"
+
+    def __init__(
+        self,
+        directory: Path,
+        users: Sequence[str] = (),
+        *,
+        domain: str = "postfix.test",
+        relay_port: int | None = None,
+    ) -> None:
+        super().__init__(directory)
+        self.port = free_port()
+        self.domain = domain
+        self.users = users
+        self.relay_port = relay_port
+        self.mail = directory / "mail"
+
+    def prepare(self) -> Sequence[str]:
+        configuration, queue, data = (self.directory / part for part in ("conf", "queue", "data"))
+        for path in (configuration, queue, data, self.mail):
+            path.mkdir(exist_ok=True)
+        shutil.chown(data, "postfix")
+        shutil.chown(self.mail, "nobody")
+        settings = {
+            "compatibility_level": "3.6",
+            "queue_directory": queue,
+            "data_directory": data,
+            "mail_owner": "postfix",
+            "setgid_group": "postdrop",
+            "myhostname": f"mx.{self.domain}",
+            "mydestination": "",
+            "inet_interfaces": "127.0.0.1",
+            "inet_protocols": "ipv4",
+            "mynetworks": "127.0.0.0/8",
+            "local_recipient_maps": "",
+            "alias_maps": "",
+            "alias_database": "",
+            "smtpd_peername_lookup": "no",
+            "smtp_dns_support_level": "disabled",
+            "smtp_host_lookup": "native",
+            "maillog_file": "/dev/stdout",
+            "smtpd_client_connection_count_limit": "0",
+            "smtpd_client_connection_rate_limit": "0",
+            "notify_classes": "",
+        }
+        if self.relay_port is not None:
+            settings["relayhost"] = f"[127.0.0.1]:{self.relay_port}"
+        else:
+            number = str(_uid("nobody"))
+            settings |= {
+                "virtual_mailbox_domains": self.domain,
+                "virtual_mailbox_base": self.mail,
+                "virtual_mailbox_maps": f"texthash:{configuration / 'boxes'}",
+                "virtual_minimum_uid": "1",
+                "virtual_uid_maps": f"static:{number}",
+                "virtual_gid_maps": f"static:{number}",
+            }
+            boxes = "".join(f"{user}@{self.domain} {user}/\n" for user in self.users)
+            (configuration / "boxes").write_text(boxes)
+        (configuration / "main.cf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
+        (configuration / "master.cf").write_text(_MASTER.replace("@PORT@", str(self.port)))
+        return [program("postfix"), "-c", str(configuration), "start-fg"]
+
+    def is_ready(self) -> bool:
+        return greets(self.port)
+
+    def stop(self, with_signal: int = signal.SIGTERM, seconds: float = 30.0) -> int:
+        # `postfix start-fg` becomes master: its own pid file tells the process to end.
+        pid_file = self.directory / "queue" / "pid" / "master.pid"
+        if pid_file.exists():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid_file.read_text()), with_signal)
+        return super().stop(with_signal, seconds)
+
+
+_MASTER = """\
+127.0.0.1:@PORT@ inet n - n - 200 smtpd
+pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+verify unix - - n - 1 verify
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+smtp unix - - n - - smtp
+relay unix - - n - - smtp
+error unix - - n - - error
+retry unix - - n - - error
+discard unix - - n - - discard
+virtual unix - n n - - virtual
+lmtp unix - - n - - lmtp
+anvil unix - - n - 1 anvil
+scache unix - - n - 1 scache
+postlog unix-dgram n - n - 1 postlogd
+"""
+
+
+class Dovecot(Part):
+    """A private Dovecot: LMTP on a port and on a unix socket, into Maildirs under `mail/DOMAIN/LOCALPART/`."""
+
+    name = "dovecot"
+
+    def __init__(self, directory: Path, users: Sequence[str]) -> None:
+        super().__init__(directory)
+        self.port = free_port()
+        self.users = users
+        self.mail = directory / "mail"
+        self.socket = directory / "run" / "lmtp"
+
+    def prepare(self) -> Sequence[str]:
+        self.mail.mkdir(exist_ok=True)
+        shutil.chown(self.mail, "nobody")
+        users = self.directory / "users"
+        users.write_text("".join(f"{user}:{{PLAIN}}secret::::::\n" for user in self.users))
+        configuration = self.directory / "dovecot.conf"
+        configuration.write_text(
+            _DOVECOT.replace("@DIR@", str(self.directory))
+            .replace("@PORT@", str(self.port))
+            .replace("@UID@", str(_uid("nobody")))
+        )
+        return [program("dovecot"), "-F", "-c", str(configuration)]
+
+    def is_ready(self) -> bool:
+        return greets(self.port)
+
+
+_DOVECOT = """\
+base_dir = @DIR@/run
+state_dir = @DIR@/run
+instance_name = mailgate-test
+protocols = lmtp
+listen = 127.0.0.1
+log_path = /dev/stderr
+ssl = no
+first_valid_uid = 1
+mail_location = maildir:@DIR@/mail/%d/%n
+default_login_user = dovenull
+default_internal_user = dovecot
+passdb {
+  driver = passwd-file
+  args = username_format=%u @DIR@/users
+}
+userdb {
+  driver = passwd-file
+  args = username_format=%u @DIR@/users
+  override_fields = uid=@UID@ gid=@UID@ home=@DIR@/mail/%d/%n
+}
+service lmtp {
+  inet_listener lmtp {
+    address = 127.0.0.1
+    port = @PORT@
+  }
+  unix_listener lmtp {
+    mode = 0666
+  }
+}
+service stats {
+  unix_listener stats-writer {
+    mode = 0666
+  }
+}
+recipient_delimiter = +
+lmtp_save_to_detail_mailbox = no
+protocol lmtp {
+  postmaster_address = postmaster@dovecot.test
+}
+"""
+
+
+def memory_of(pid: int) -> int:
+    """What a process and everything below it hold, in octets, shared pages counted once (PSS)."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(") ")[2].split()
+            children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    total, waiting = 0, [pid]
+    while waiting:
+        one = waiting.pop()
+        waiting.extend(children.get(one, []))
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{one}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
+
+
+def _uid(user: str) -> int:
+    return pwd.getpwnam(user).pw_uid
