@@ -1,0 +1,1 @@
+"""Names and addresses: the resolver, and the confirmed name of a client."""

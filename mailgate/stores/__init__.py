@@ -1,0 +1,1 @@
+"""What the gateway knows beside its configuration: counters, lists in files, domains and recipients."""

@@ -1,0 +1,117 @@
+"""Lists that administrators keep in files beside the configuration, read again when they change."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+__all__ = ["LineError", "WatchedFile"]
+
+T = TypeVar("T")
+
+_log = Logger()
+
+#: Seconds between two looks at the file.
+_LOOK_EVERY = 1.0
+#: Octets of a file that is read again at once; a larger one is read in a thread.
+_AT_ONCE = 64 * 1024
+
+_COMMENT = re.compile(r"(?:^|\s)#.*")
+
+_Signature = tuple[int, int, int, int]
+
+
+class LineError(ValueError):
+    """What is wrong with one line, in words for an administrator."""
+
+    def __init__(self, number: int, what: str) -> None:
+        super().__init__(what)
+        self.number = number
+
+
+class WatchedFile(Generic[T]):
+    """A file of lines in UTF-8, as `parse` understands it.
+
+    `parse` is given the lines by number, from 1, without comments (from a # that begins the line or follows a
+    space), surrounding space and blank lines; it raises LineError, or a ValueError that is about the whole. It may be
+    called in a thread: a large file that has changed is read there, and the old value serves meanwhile.
+
+    Construction raises ValueError, "FILE:LINE: what is wrong", where the file cannot be read or parsed. Later such a
+    file leaves the value as it is and is logged once.
+    """
+
+    def __init__(self, path: Path, parse: Callable[[Iterable[tuple[int, str]]], T], clock: IReactorTime) -> None:
+        self._path = path
+        self._parse = parse
+        self._clock = clock
+        self._next_look = clock.seconds() + _LOOK_EVERY
+        self._signature = self._look()
+        self._reading: Future[T] | None = None
+        self._value = self._read()
+
+    @property
+    def value(self) -> T:
+        """What the file holds; looked at again no more than once a second."""
+        if self._clock.seconds() >= self._next_look:
+            self._refresh()
+        return self._value
+
+    def _refresh(self) -> None:
+        self._next_look = self._clock.seconds() + _LOOK_EVERY
+        if self._reading is not None:
+            if not self._reading.done():
+                return
+            reading, self._reading = self._reading, None
+            self._take(reading.result)
+        signature = self._look()
+        if signature == self._signature:
+            return
+        self._signature = signature
+        if signature is not None and signature[0] > _AT_ONCE:
+            executor = ThreadPoolExecutor(1)
+            self._reading = executor.submit(self._read)
+            executor.shutdown(wait=False)
+        else:
+            self._take(self._read)
+
+    def _take(self, read: Callable[[], T]) -> None:
+        try:
+            self._value = read()
+        except ValueError as error:
+            _log.error("{error}; its old content stays in force", error=str(error))
+
+    def _look(self) -> _Signature | None:
+        """What tells one content from another; None where there is no file. Taken before the content is read."""
+        try:
+            stat = os.stat(self._path)
+        except OSError:
+            return None
+        return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+    def _read(self) -> T:
+        try:
+            return self._parse(_lines(self._path.read_bytes()))
+        except OSError as error:
+            raise ValueError(f"{self._path}: cannot be read: {error.strerror}") from error
+        except LineError as error:
+            raise ValueError(f"{self._path}:{error.number}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{self._path}: {error}") from error
+
+
+def _lines(content: bytes) -> Iterator[tuple[int, str]]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LineError(content.count(b"\n", 0, error.start) + 1, "not UTF-8") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        line = _COMMENT.sub("", line).strip()
+        if line:
+            yield number, line

@@ -1,0 +1,160 @@
+"""Files of lines: what is read, what is wrong with them, and when they are read again."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, capturedLogs
+
+from mailgate.stores.lists import LineError, WatchedFile
+
+Lines = list[tuple[int, str]]
+
+
+def words(lines: Iterable[tuple[int, str]]) -> Lines:
+    """Takes every line, but for those that say "bad"; a file with "worse" is wrong as a whole."""
+    found = list(lines)
+    for number, line in found:
+        if line == "bad":
+            raise LineError(number, f'"{line}" is no word')
+    if any(line == "worse" for _, line in found):
+        raise ValueError("this list is wrong")
+    return found
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "list"
+
+
+@pytest.fixture
+def logged() -> Iterator[Sequence[LogEvent]]:
+    with capturedLogs() as events:
+        yield events
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"", []),
+        (b"# comment\n\n  one  \n\ttwo # comment\n   # comment\nthree#3\n", [(3, "one"), (4, "two"), (6, "three#3")]),
+        (b"one\r\ntwo\r\n", [(1, "one"), (2, "two")]),
+        (b"\xef\xbb\xbfone\n", [(1, "one")]),
+        ("jörg\u2028x\nlast".encode(), [(1, "jörg\u2028x"), (2, "last")]),
+    ],
+)
+def test_lines_are_numbered_without_comments_and_blanks(path: Path, content: bytes, lines: Lines) -> None:
+    path.write_bytes(content)
+    assert WatchedFile(path, words, Clock()).value == lines
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"# comment\ngood\nbad\n", ':3: "bad" is no word'),
+        (b"good\nb\xffd\n", ":2: not UTF-8"),
+        (b"worse\n", ": this list is wrong"),
+        (None, ": cannot be read: No such file or directory"),
+    ],
+)
+def test_what_is_wrong_at_first_is_an_error(path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{path}{message}')}$"):
+        WatchedFile(path, words, Clock())
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        WatchedFile(tmp_path, words, Clock())
+
+
+def test_a_change_is_seen_within_a_second(path: Path) -> None:
+    path.write_text("one")
+    clock = Clock()
+    watched = WatchedFile(path, words, clock)
+    path.write_text("changed")
+    clock.advance(0.9)
+    assert watched.value == [(1, "one")]
+    clock.advance(0.1)
+    assert watched.value == [(1, "changed")]
+
+
+def test_what_has_not_changed_is_not_read_again(path: Path) -> None:
+    path.write_text("one")
+    clock = Clock()
+    watched = WatchedFile(path, words, clock)
+    before = watched.value
+    clock.advance(10)
+    assert watched.value is before
+
+
+def test_a_file_that_is_put_in_its_place_is_seen(path: Path) -> None:
+    path.write_text("one")
+    clock = Clock()
+    watched = WatchedFile(path, words, clock)
+    other = path.with_name("new")
+    other.write_text("two")
+    times = path.stat()
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other.replace(path)
+    clock.advance(1)
+    assert watched.value == [(1, "two")]
+
+
+def test_a_file_that_becomes_wrong_leaves_the_old_content_and_is_reported_once(
+    path: Path, logged: Sequence[LogEvent]
+) -> None:
+    path.write_text("one")
+    clock = Clock()
+    watched = WatchedFile(path, words, clock)
+    path.write_text("good {word}\nbad\n")
+    for _ in range(5):
+        clock.advance(1)
+        assert watched.value == [(1, "one")]
+    assert [event["error"] for event in logged] == [f'{path}:2: "bad" is no word']
+    path.unlink()
+    for _ in range(5):
+        clock.advance(1)
+        assert watched.value == [(1, "one")]
+    assert len(logged) == 2
+    path.write_text("well again")
+    clock.advance(1)
+    assert watched.value == [(1, "well again")]
+    assert len(logged) == 2
+
+
+def test_a_large_file_is_read_in_a_thread_while_the_old_content_serves(path: Path, logged: Sequence[LogEvent]) -> None:
+    path.write_text("one")
+    clock = Clock()
+    may_go_on = threading.Event()
+    threads: list[int] = []
+
+    def parse(lines: Iterable[tuple[int, str]]) -> int:
+        if threads:
+            may_go_on.wait(60)
+        threads.append(threading.get_ident())
+        return len(words(lines))
+
+    watched = WatchedFile(path, parse, clock)
+    path.write_text("word\n" * 20_000)
+    for _ in range(3):
+        clock.advance(1)
+        assert watched.value == 1
+    may_go_on.set()
+    while watched.value == 1:
+        clock.advance(1)
+    assert watched.value == 20_000
+    assert len(threads) == 2
+    assert threads[0] == threading.get_ident() != threads[1]
+    path.write_text("bad\n" * 20_000)
+    while not logged:
+        clock.advance(1)
+        assert watched.value == 20_000
+    assert logged[0]["error"] == f'{path}:1: "bad" is no word'
