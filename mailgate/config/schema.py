@@ -6,14 +6,27 @@ choose. References between sections (a pipeline's name, a route's name) are chec
 
 from __future__ import annotations
 
-import string
-from ipaddress import IPv4Network, IPv6Network
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from mailgate.config.units import Duration, Size
+from mailgate.config.units import ConfigPath, Duration, Size, Timeout, at_least, format_size
+from mailgate.config.values import (
+    Count,
+    Domain,
+    Endpoint,
+    Filters,
+    Flag,
+    Hostname,
+    Hosts,
+    Mailbox,
+    MaildirPath,
+    Name,
+    Network,
+    Pattern,
+    Port,
+    Server,
+)
 
 __all__ = [
     "Config",
@@ -40,11 +53,6 @@ __all__ = [
     "SpoolSection",
 ]
 
-Network = IPv4Network | IPv6Network
-
-_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
-_Hostname = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", to_lower=True)]
-
 
 class Section(BaseModel):
     """The base of every section, those of filters too: frozen, and unknown keys are errors."""
@@ -55,9 +63,9 @@ class Section(BaseModel):
 class GatewaySection(Section):
     """`[gateway]`: who we are and where our state lies."""
 
-    hostname: _Hostname
+    hostname: Hostname
     """our name in banners, EHLO, Received and reports: the one that our address's PTR record gives"""
-    state_dir: Path
+    state_dir: ConfigPath
     """spool, history, log and control socket lie here; made with mode 0700 if it does not exist"""
     drain_timeout: Duration = 30.0
     """how long a stop waits for sessions and deliveries that are under way"""
@@ -68,51 +76,51 @@ class GatewaySection(Section):
 class ListenerSection(Section):
     """`[[listeners]]`: where we accept mail, from whom, and through which pipeline."""
 
-    name: _Name
+    name: Name
     """how logs, limits and traces call this listener"""
     role: Literal["inbound", "outbound", "hybrid"] = "inbound"
     """inbound: for our domains only, never relays; outbound: only for those who may relay; hybrid: inbound for
     anyone, outbound for those who may relay"""
-    endpoints: list[str] = Field(min_length=1)
+    endpoints: list[Endpoint] = Field(min_length=1)
     """where to listen, as Twisted endpoint strings: "tcp:25", "tcp:25:interface=127.0.0.1", "unix:/run/mg.sock" """
-    pipeline: _Name
+    pipeline: Name
     """the [pipelines.NAME] that judges what comes in here"""
-    trusted_pipeline: _Name | None = None
+    trusted_pipeline: Name | None = None
     """role hybrid: the pipeline of clients that may relay; the same as `pipeline` if not given"""
     protocol: Literal["smtp", "lmtp"] = "smtp"
     """lmtp answers for each recipient after the content"""
     trusted_networks: list[Network] = []
     """clients that may relay without authentication (role outbound or hybrid)"""
-    max_message_size: Size = 50 * 1024 * 1024
-    """larger messages are refused with 552; announced with SIZE"""
-    max_recipients: Annotated[int, Field(ge=100)] = 1000
+    max_message_size: Annotated[Size, at_least(64 * 1024, format_size)] = 50 * 1024 * 1024
+    """larger messages are refused with 552; announced with SIZE (RFC 5321: at least 64KiB)"""
+    max_recipients: Annotated[int, Field(strict=True, ge=100)] = 1000
     """recipients per message; more get 452 (RFC 5321 asks for at least 100)"""
-    max_connections: Annotated[int, Field(ge=1)] = 2000
+    max_connections: Count = 2000
     """connections at one time; more get 421"""
-    max_connections_per_client: Annotated[int, Field(ge=1)] = 50
+    max_connections_per_client: Count = 50
     """connections at one time from one address (IPv6: one /64); more get 421"""
-    max_messages: Annotated[int, Field(ge=1)] = 1000
+    max_messages: Count = 1000
     """messages per connection; after them 421"""
-    max_errors: Annotated[int, Field(ge=1)] = 20
+    max_errors: Count = 20
     """commands refused per connection; after them 421"""
-    max_commands: Annotated[int, Field(ge=10)] = 100
+    max_commands: Annotated[int, Field(strict=True, ge=10)] = 100
     """commands without a message between them; after them 421"""
-    resolve_clients: bool = True
+    resolve_clients: Flag = True
     """whether the client's name is asked from DNS, and confirmed, before the banner (never for loopback)"""
-    command_timeout: Duration = 300.0
+    command_timeout: Timeout = 300.0
     """how long we wait for the next command (RFC 5321: at least 5 minutes)"""
-    data_timeout: Duration = 180.0
+    data_timeout: Timeout = 180.0
     """how long we wait for the next piece of content (RFC 5321: at least 3 minutes)"""
-    session_timeout: Duration = 3600.0
+    session_timeout: Timeout = 3600.0
     """how long a session may last that keeps within the other limits"""
 
 
 class DomainSection(Section):
     """`[domains."NAME"]`: a domain whose mail we accept from anyone; `*.NAME` means all below it."""
 
-    route: _Name
+    route: Name
     """the [routes.NAME] that its mail takes"""
-    recipients: _Name = "any"
+    recipients: Name = "any"
     """the [recipients.NAME] that knows its addresses, or "any": what is behind us then has to bounce"""
 
 
@@ -120,22 +128,23 @@ class ListRecipients(Section):
     """`[recipients.NAME]` of kind list: the addresses stand in the configuration or in a file."""
 
     kind: Literal["list"]
-    addresses: list[str] = []
+    """where the addresses come from"""
+    addresses: list[Mailbox] = []
     """addresses that exist; `@example.org` stands for every address there"""
-    path: Path | None = None
+    path: ConfigPath | None = None
     """a file with one address a line and # for comments; read again when it changes"""
 
 
 class RetrySection(Section):
     """`retry` of a route: when a deferred recipient is tried again (RFC 5321 section 4.5.4.1)."""
 
-    first: Duration = 300.0
+    first: Timeout = 300.0
     """after the first failure"""
-    factor: Annotated[float, Field(ge=1.0, le=10.0)] = 2.0
+    factor: Annotated[float, Field(strict=True, ge=1, le=10)] = 2.0
     """each later wait is this many times the one before"""
-    longest: Duration = 4 * 3600.0
+    longest: Timeout = 4 * 3600.0
     """no wait is longer"""
-    expire: Duration = 5 * 86400.0
+    expire: Timeout = 5 * 86400.0
     """a message this old is returned to its sender"""
 
 
@@ -148,23 +157,24 @@ class SmtpRoute(_RouteSection):
     """`[routes.NAME]` with transport smtp: to fixed hosts, or by MX where there are none."""
 
     transport: Literal["smtp"]
-    hosts: list[str | list[str]] = []
+    """how its mail is delivered"""
+    hosts: Hosts = []
     """"host:port" in the order in which they are tried; an inner list shares the load. Empty: by MX"""
-    port: Annotated[int, Field(ge=1, le=65535)] = 25
+    port: Port = 25
     """the port of hosts that name none, and of MX hosts"""
-    connections: Annotated[int, Field(ge=1)] = 20
+    connections: Count = 20
     """connections at one time to one site"""
-    messages_per_connection: Annotated[int, Field(ge=1)] = 100
+    messages_per_connection: Count = 100
     """messages before a connection is closed"""
     idle_timeout: Duration = 10.0
     """how long an idle connection is kept for the next message"""
-    connect_timeout: Duration = 30.0
+    connect_timeout: Timeout = 30.0
     """for the connection itself"""
-    command_timeout: Duration = 300.0
+    command_timeout: Timeout = 300.0
     """for the greeting and each reply but the last"""
-    data_timeout: Duration = 600.0
+    data_timeout: Timeout = 600.0
     """for the reply to the end of data (RFC 5321: at least 10 minutes)"""
-    ipv6: bool = True
+    ipv6: Flag = True
     """whether AAAA addresses are tried"""
 
 
@@ -172,23 +182,24 @@ class LmtpRoute(_RouteSection):
     """`[routes.NAME]` with transport lmtp: to fixed hosts, or a socket "unix:/path"."""
 
     transport: Literal["lmtp"]
-    hosts: list[str | list[str]] = Field(min_length=1)
+    """how its mail is delivered"""
+    hosts: Hosts = Field(min_length=1)
     """"host:port" or "unix:/path" in the order in which they are tried; an inner list shares the load"""
-    port: Annotated[int, Field(ge=1, le=65535)] = 24
+    port: Port = 24
     """the port of hosts that name none"""
-    connections: Annotated[int, Field(ge=1)] = 20
+    connections: Count = 20
     """connections at one time"""
-    messages_per_connection: Annotated[int, Field(ge=1)] = 100
+    messages_per_connection: Count = 100
     """messages before a connection is closed"""
     idle_timeout: Duration = 10.0
     """how long an idle connection is kept for the next message"""
-    connect_timeout: Duration = 30.0
+    connect_timeout: Timeout = 30.0
     """for the connection itself"""
-    command_timeout: Duration = 300.0
+    command_timeout: Timeout = 300.0
     """for the greeting and each reply but the last"""
-    data_timeout: Duration = 600.0
+    data_timeout: Timeout = 600.0
     """for the replies to the end of data"""
-    ipv6: bool = True
+    ipv6: Flag = True
     """whether AAAA addresses are tried"""
 
 
@@ -196,25 +207,16 @@ class MaildirRoute(_RouteSection):
     """`[routes.NAME]` with transport maildir: into folders of this machine."""
 
     transport: Literal["maildir"]
-    path: str
+    """how its mail is delivered"""
+    path: MaildirPath
     """the Maildir, made if it does not exist; {domain} and {local_part} stand for the recipient's"""
-
-    @field_validator("path")
-    @classmethod
-    def _known_fields(cls, path: str) -> str:
-        try:
-            fields = {name for _, name, _, _ in string.Formatter().parse(path) if name is not None}
-        except ValueError:
-            raise ValueError("braces stand for {domain} and {local_part} only") from None
-        if fields - {"domain", "local_part"}:
-            raise ValueError("braces stand for {domain} and {local_part} only")
-        return path
 
 
 class DiscardRoute(_RouteSection):
     """`[routes.NAME]` with transport discard: taken, dropped, and told so in the history."""
 
     transport: Literal["discard"]
+    """how its mail is delivered"""
     reason: str = "discarded by its route"
     """what the history says"""
 
@@ -225,29 +227,29 @@ Route = Annotated[SmtpRoute | LmtpRoute | MaildirRoute | DiscardRoute, Field(dis
 class RoutingSection(Section):
     """`[routing]`: where mail goes that no [domains] entry names."""
 
-    default: _Name | None = None
+    default: Name | None = None
     """the route of every other recipient; without it they are refused"""
-    recipients: dict[str, _Name] = {}
+    recipients: dict[Pattern, Name] = {}
     """routes by recipient: an address, a domain, or "*.domain" for all below it"""
-    senders: dict[str, _Name] = {}
+    senders: dict[Pattern, Name] = {}
     """routes by sender, in the same forms; asked after `recipients`"""
 
 
 class PipelineSection(Section):
     """`[pipelines.NAME]`: which filters, in which order."""
 
-    filters: list[_Name | list[_Name]]
+    filters: Filters
     """names of [filters.NAME] sections or of filter kinds; an inner list runs its filters at the same time"""
 
 
 class FilterCommon(Section):
     """What every filter's section may say beside its own options."""
 
-    kind: _Name | None = None
+    kind: Name | None = None
     """which filter it is; the section's name if not given, so one kind can be used twice under other names"""
     mode: Literal["enforce", "shadow"] = "enforce"
     """shadow: the verdict is recorded and not acted on"""
-    deadline: Duration = 10.0
+    deadline: Timeout = 10.0
     """after this time the filter has failed"""
     on_failure: Literal["defer", "continue", "reject", "quarantine"] = "defer"
     """what stands in for the verdict of a filter that failed (quarantine: before the content, defer)"""
@@ -267,11 +269,11 @@ class FilterSection(FilterCommon):
 class DnsSection(Section):
     """`[dns]`: whom we ask."""
 
-    servers: list[str] = []
+    servers: list[Server] = []
     """"address" or "address:port" ("[v6]:port"); the system's resolvers if empty"""
-    timeout: Duration = 5.0
+    timeout: Timeout = 5.0
     """for one question, all servers and retries together"""
-    cache_size: Annotated[int, Field(ge=0)] = 20000
+    cache_size: Annotated[int, Field(strict=True, ge=0)] = 20000
     """answers that are kept"""
 
 
@@ -284,7 +286,7 @@ class SpoolSection(Section):
     """content up to this size lies in the database; larger content in a file of its own"""
     min_free: Size = 100 * 1024 * 1024
     """with less free space on the disk new mail gets 452"""
-    max_active: Annotated[int, Field(ge=100)] = 10000
+    max_active: Annotated[int, Field(strict=True, ge=100)] = 10000
     """messages that are in memory for delivery at one time; the rest wait on disk"""
 
 
@@ -293,16 +295,16 @@ class CountersSection(Section):
 
     url: Literal["memory:"] = "memory:"
     """memory: counts in this process and forgets at its end"""
-    max_keys: Annotated[int, Field(ge=1000)] = 100_000
+    max_keys: Annotated[int, Field(strict=True, ge=1000)] = 100_000
     """counters that are kept at one time; the least used go first"""
 
 
 class HistorySection(Section):
     """`[history]`: what `mailgate why` can answer from."""
 
-    keep: Duration = 14 * 86400.0
+    keep: Timeout = 14 * 86400.0
     """how far back"""
-    max_size: Size = 2 * 1024**3
+    max_size: Annotated[Size, at_least(1024**2, format_size)] = 2 * 1024**3
     """the oldest goes first when the history's file passes this size"""
 
 
@@ -318,12 +320,12 @@ class Config(Section):
 
     gateway: GatewaySection
     listeners: list[ListenerSection] = Field(min_length=1)
-    domains: dict[str, DomainSection] = {}
-    recipients: dict[_Name, ListRecipients] = {}
-    routes: dict[_Name, Route] = {}
+    domains: dict[Domain, DomainSection] = {}
+    recipients: dict[Name, ListRecipients] = {}
+    routes: dict[Name, Route] = {}
     routing: RoutingSection = RoutingSection()
-    pipelines: dict[_Name, PipelineSection]
-    filters: dict[_Name, FilterSection] = {}
+    pipelines: dict[Name, PipelineSection]
+    filters: dict[Name, FilterSection] = {}
     dns: DnsSection = DnsSection()
     spool: SpoolSection = SpoolSection()
     counters: CountersSection = CountersSection()

@@ -1,0 +1,184 @@
+"""Warnings: what a sound file allows and its administrator may not mean. First of all: open relays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from typing import TypeGuard
+
+from mailgate.config.document import Document
+from mailgate.config.hosts import parse_domain_pattern
+from mailgate.config.locate import Path
+from mailgate.config.problems import Problems
+from mailgate.config.schema import Config, DiscardRoute, LmtpRoute, SmtpRoute
+from mailgate.config.units import format_duration
+
+__all__ = ["advise"]
+
+#: IPv4 space that is nobody's on the Internet (RFC 6890), and multicast and above.
+_NOT_PUBLIC = [
+    IPv4Network(text)
+    for text in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.2.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/3",
+    )
+]
+_V6_PUBLIC = IPv6Network("2000::/3")
+#: Where IPv6 holds the whole of IPv4: mapped, and behind NAT64 (RFC 4291, RFC 6052).
+_V6_WITH_V4 = [IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96")]
+#: A large site has this much; more is a whole provider, or the Internet.
+_MOST_V4, _MOST_V6 = 2**16, 2**96
+#: Top level domains for private networks (RFC 6761, RFC 6762, RFC 8375, ICANN's "internal").
+_PRIVATE_TLDS = {"alt", "arpa", "corp", "example", "home", "internal", "intranet", "invalid", "lan", "local"} | {
+    "localdomain",
+    "localhost",
+    "private",
+    "test",
+}
+#: Second levels below which a country registers the names of others: co.uk, com.au.
+_REGISTRIES = {"ac", "co", "com", "edu", "gob", "gov", "gouv", "ne", "net", "nom", "or", "org"}
+
+_LISTENER_LEAST = {"command_timeout": 300.0, "data_timeout": 180.0}
+_DATA_LEAST, _EXPIRE_LEAST = 600.0, 86400.0
+
+
+def advise(config: Config, document: Document, problems: Problems) -> None:
+    """Warn about a file without errors."""
+    _relays(config, problems)
+    _domains(config, document, problems)
+    _directories(config, document, problems)
+    _durations(config, problems)
+    _unused(config, document, problems)
+
+
+def _relays(config: Config, problems: Problems) -> None:
+    routing = config.routing
+    for number, listener in enumerate(config.listeners):
+        path: Path = ("listeners", number)
+        if listener.role == "inbound":
+            if listener.trusted_networks:
+                problems.warn((*path, "trusted_networks"), "has no effect: role inbound never relays")
+            if not config.domains:
+                problems.warn((*path, "role"), "refuses every recipient: there are no [domains]")
+        else:
+            if text := _too_many(listener.trusted_networks):
+                problems.warn(
+                    (*path, "trusted_networks"), f"{text} may relay to anyone: this is an open relay for them"
+                )
+            if not (routing.default or routing.recipients or routing.senders):
+                problems.warn((*path, "role"), "relays nowhere: [routing] has no default route, nor any other")
+        if listener.role != "hybrid" and listener.trusted_pipeline:
+            problems.warn((*path, "trusted_pipeline"), f"has no effect: role {listener.role} has one pipeline")
+
+
+def _domains(config: Config, document: Document, problems: Problems) -> None:
+    for key in document.names("domains"):
+        path: Path = ("domains", key)
+        domain = parse_domain_pattern(key)
+        section = config.domains[domain]
+        route = config.routes[section.route]
+        if _is_registry(domain):
+            problems.warn(path, "takes mail for the domains of others, from anyone: nearly an open relay")
+        if isinstance(route, SmtpRoute) and not route.hosts:
+            text = f"{section.route} delivers by MX, which may lead back here, in a loop: give the route hosts"
+            problems.warn((*path, "route"), text)
+        if section.recipients == "any" and isinstance(route, SmtpRoute | LmtpRoute):
+            problems.warn(
+                (*path, "recipients"),
+                "any: what the next hop refuses has to be bounced, mostly to forged senders (backscatter); "
+                "name a [recipients.NAME]",
+            )
+        if isinstance(route, DiscardRoute):
+            problems.warn((*path, "route"), f"{section.route} throws the mail of this domain away")
+
+
+def _directories(config: Config, document: Document, problems: Problems) -> None:
+    if all(section.recipients == "any" for section in config.domains.values()):
+        return
+    kinds: dict[str, set[str]] = {name: set() for name in config.pipelines}
+    for name, path in document.pipeline_filters():
+        kinds[str(path[1])].add(document.kind_of(name))
+    for pipeline in {listener.pipeline for listener in config.listeners if listener.role != "outbound"}:
+        if "recipients" not in kinds[pipeline]:
+            text = "has no filter of kind recipients: nobody asks [recipients] whether an address exists"
+            problems.warn(("pipelines", pipeline, "filters"), text)
+
+
+def _durations(config: Config, problems: Problems) -> None:
+    for number, listener in enumerate(config.listeners):
+        for key, least in _LISTENER_LEAST.items():
+            _at_least(("listeners", number, key), getattr(listener, key), least, "RFC 5321 section 4.5.3.2", problems)
+    for name, route in config.routes.items():
+        path: Path = ("routes", name)
+        if isinstance(route, SmtpRoute | LmtpRoute):
+            section = "RFC 5321 section 4.5.3.2; less makes duplicates"
+            _at_least((*path, "data_timeout"), route.data_timeout, _DATA_LEAST, section, problems)
+        section = "RFC 5321 section 4.5.4.1 asks for days"
+        _at_least((*path, "retry", "expire"), route.retry.expire, _EXPIRE_LEAST, section, problems)
+
+
+def _at_least(path: Path, value: float, least: float, why: str, problems: Problems) -> None:
+    if value < least:
+        problems.warn(path, f"is less than {format_duration(least)} ({why})")
+
+
+def _unused(config: Config, document: Document, problems: Problems) -> None:
+    used = {section.route for section in config.domains.values()} | {config.routing.default}
+    used |= {*config.routing.recipients.values(), *config.routing.senders.values()}
+    for name in config.routes:
+        if name not in used:
+            problems.warn(("routes", name), "no entry of [domains] or [routing] names this route")
+    named = {name for name, _ in document.pipeline_filters()}
+    for name in config.filters:
+        if name not in named:
+            problems.warn(("filters", name), "no pipeline names this filter")
+
+
+def _too_many(networks: Sequence[IPv4Network | IPv6Network]) -> str:
+    """How much public space the networks hold in words; "" where a site may have that much."""
+    v4 = [network for network in networks if isinstance(network, IPv4Network)]
+    v6 = [network for network in networks if _is_v6(network)]
+    # All of IPv4 is in these networks, whatever form a client's address comes in.
+    for network in v6:
+        for whole in _V6_WITH_V4:
+            if network.overlaps(whole):
+                v4.append(_embedded(network))
+    count = 0
+    for found in collapse_addresses(v4):
+        inside = [private for private in _NOT_PUBLIC if private.overlaps(found)]
+        count += found.num_addresses - sum(min(found.num_addresses, private.num_addresses) for private in inside)
+    if count > _MOST_V4:
+        return f"{count:,} public IPv4 addresses"
+    shared = [network for network in collapse_addresses(v6) if network.overlaps(_V6_PUBLIC)]
+    if sum(min(network.num_addresses, _V6_PUBLIC.num_addresses) for network in shared) > _MOST_V6:
+        return "more than one /32 of public IPv6 addresses"
+    return ""
+
+
+def _embedded(network: IPv6Network) -> IPv4Network:
+    """The IPv4 network in the last 32 bits of one that overlaps with a /96."""
+    return IPv4Network((int(network.network_address) & 0xFFFFFFFF, max(network.prefixlen - 96, 0)), strict=False)
+
+
+def _is_v6(network: IPv4Network | IPv6Network) -> TypeGuard[IPv6Network]:
+    return isinstance(network, IPv6Network)
+
+
+def _is_registry(pattern: str) -> bool:
+    """Whether below it lie the domains of everyone: `*.org`, `*.co.uk`."""
+    if not pattern.startswith("*."):
+        return False
+    labels = pattern[2:].split(".")
+    if len(labels) == 1:
+        return labels[0] not in _PRIVATE_TLDS
+    return len(labels) == 2 and len(labels[1]) == 2 and labels[0] in _REGISTRIES

@@ -1,0 +1,126 @@
+"""What one section says about another, and whether it makes sense: errors that no section shows by itself.
+
+These look at the document, not at validated sections: a mistake in a section must not hide what else is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path as FilePath
+
+from pydantic import TypeAdapter, ValidationError
+
+from mailgate.config.document import Document
+from mailgate.config.hosts import parse_domain_pattern, parse_routing_pattern
+from mailgate.config.locate import Path
+from mailgate.config.problems import Problems, choices
+from mailgate.config.schema import FilterCommon
+from mailgate.config.wording import field_types, reworded
+from mailgate.interfaces import IFilterFactory
+
+__all__ = ["check", "filter_options"]
+
+
+def check(document: Document, problems: Problems) -> None:
+    """References to what does not exist, what stands twice, and what cannot work."""
+    _references(document, problems)
+    _listeners(document, problems)
+    for path, normal in (
+        (("domains",), parse_domain_pattern),
+        (("routing", "recipients"), parse_routing_pattern),
+        (("routing", "senders"), parse_routing_pattern),
+    ):
+        _twice(path, document.table(*path), normal, problems)
+    for name, section in document.tables("recipients").items():
+        if name == "any":
+            problems.error(("recipients", name), 'no section can have this name: "any" stands for every recipient')
+        if section.get("kind") == "list" and not section.get("addresses") and "path" not in section:
+            problems.error(("recipients", name), "knows no address: it needs addresses or a path")
+    seen: set[tuple[object, str]] = set()
+    for name, place in document.pipeline_filters():
+        if (place[1], name) in seen:
+            problems.error(place, f'"{name}" stands twice in this pipeline')
+        seen.add((place[1], name))
+
+
+def filter_options(
+    document: Document, base: FilePath, find: Callable[[str], IFilterFactory], problems: Problems
+) -> dict[str, object]:
+    """The validated options of each filter that a pipeline names or that has a section."""
+    options: dict[str, object] = {}
+    sections = document.tables("filters")
+    for name, path in document.pipeline_filters():
+        if name not in document.names("filters"):
+            problems.origins.setdefault(("filters", name), path)
+    for name in dict.fromkeys([*sections, *(name for name, _ in document.pipeline_filters())]):
+        section = sections.get(name, {})
+        kind = document.kind_of(name)
+        try:
+            model = find(kind).options
+        except LookupError as error:
+            path = ("filters", name, "kind") if "kind" in section else ("filters", name)
+            problems.error(path, str(error.args[0]) if error.args else f"there is no filter of kind {kind}")
+            continue
+        own = {key: value for key, value in section.items() if key not in FilterCommon.model_fields}
+        try:
+            options[name] = TypeAdapter(model).validate_python(own, context={"base": base})
+        except ValidationError as error:
+            for inner, text in reworded(model, own, error):
+                if text.startswith("unknown key") and len(inner) == 1:
+                    text = choices("unknown key", inner[0], sorted({*field_types(model), *FilterCommon.model_fields}))
+                problems.error(("filters", name, *inner), text)
+    return options
+
+
+def _references(document: Document, problems: Problems) -> None:
+    routes, pipelines = document.names("routes"), document.names("pipelines")
+
+    def known(path: Path, name: object, what: str, valid: Collection[str]) -> None:
+        if isinstance(name, str) and name not in valid:
+            problems.error(path, choices(f'there is no {what} "{name}"', name, valid))
+
+    for number, listener in document.listeners():
+        for key in ("pipeline", "trusted_pipeline"):
+            known(("listeners", number, key), listener.get(key), "pipeline", pipelines)
+    for domain, section in document.tables("domains").items():
+        known(("domains", domain, "route"), section.get("route"), "route", routes)
+        sources = ["any", *document.names("recipients")]
+        known(("domains", domain, "recipients"), section.get("recipients"), "recipients section", sources)
+    known(("routing", "default"), document.table("routing").get("default"), "route", routes)
+    for key in ("recipients", "senders"):
+        for pattern, route in document.table("routing", key).items():
+            known(("routing", key, pattern), route, "route", routes)
+
+
+def _listeners(document: Document, problems: Problems) -> None:
+    names: dict[str, int] = {}
+    endpoints: dict[str, Path] = {}
+    for number, listener in document.listeners():
+        path: Path = ("listeners", number)
+        name, role, entries = listener.get("name"), listener.get("role"), listener.get("endpoints")
+        if isinstance(name, str):
+            if name in names:
+                line = problems.line(("listeners", names[name], "name"))
+                problems.error((*path, "name"), f'"{name}" is the name of the listener in line {line} too')
+            names.setdefault(name, number)
+        for index, endpoint in enumerate(entries if isinstance(entries, list) else ()):
+            place = (*path, "endpoints", index)
+            if isinstance(endpoint, str):
+                if endpoint in endpoints:
+                    problems.error(place, f'"{endpoint}" stands in line {problems.line(endpoints[endpoint])} already')
+                endpoints.setdefault(endpoint, place)
+        if role in ("outbound", "hybrid") and not listener.get("trusted_networks"):
+            problems.error((*path, "role"), f"nobody may relay here: role {role} needs trusted_networks")
+
+
+def _twice(path: Path, keys: Mapping[str, object], normal: Callable[[str], str], problems: Problems) -> None:
+    """Keys that TOML takes for different and that mean the same."""
+    seen: dict[str, str] = {}
+    for key in keys:
+        try:
+            meant = normal(key)
+        except ValueError:
+            continue  # reported where the section was validated
+        if meant in seen:
+            problems.error((*path, key), f"is the same as {seen[meant]} in line {problems.line((*path, seen[meant]))}")
+        seen.setdefault(meant, key)

@@ -1,0 +1,29 @@
+"""What a reload cannot change: it is built once, at the start."""
+
+from __future__ import annotations
+
+from mailgate.config.schema import Config, ListenerSection
+
+__all__ = ["needs_restart"]
+
+_SECTIONS = ("spool", "dns", "counters", "history", "log")
+_GATEWAY = ("hostname", "state_dir")
+_LISTENER = ("endpoints", "protocol")
+
+
+def needs_restart(old: Config, new: Config) -> tuple[str, ...]:
+    """The keys and sections whose change waits for the next start."""
+    waits = [f"gateway.{key}" for key in _GATEWAY if getattr(old.gateway, key) != getattr(new.gateway, key)]
+    before = {section.name: section for section in old.listeners}
+    after = {section.name: section for section in new.listeners}
+    waits += [
+        f"listeners.{name}"
+        for name in sorted(before.keys() | after.keys())
+        if _differ(before.get(name), after.get(name))
+    ]
+    waits += [name for name in _SECTIONS if getattr(old, name) != getattr(new, name)]
+    return tuple(waits)
+
+
+def _differ(old: ListenerSection | None, new: ListenerSection | None) -> bool:
+    return old is None or new is None or any(getattr(old, key) != getattr(new, key) for key in _LISTENER)

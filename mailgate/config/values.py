@@ -1,0 +1,114 @@
+"""The types of single values in the file, each with its check and its words for the reference."""
+
+from __future__ import annotations
+
+import re
+import string
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo
+
+from mailgate.config.endpoints import check_endpoint
+from mailgate.config.hosts import (
+    parse_domain_pattern,
+    parse_host,
+    parse_hostname,
+    parse_mailbox,
+    parse_network,
+    parse_routing_pattern,
+    parse_server,
+)
+from mailgate.config.units import Form, absolute
+
+__all__ = [
+    "Count",
+    "Domain",
+    "Endpoint",
+    "Filters",
+    "Flag",
+    "Host",
+    "Hostname",
+    "Hosts",
+    "Mailbox",
+    "MaildirPath",
+    "Name",
+    "Network",
+    "Pattern",
+    "Port",
+    "Server",
+]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError("a name has letters, digits and . _ - only, at most 64, and starts with a letter or digit")
+    return text
+
+
+def _server(text: str) -> str:
+    parse_server(text)
+    return text
+
+
+def _host(text: str, info: ValidationInfo) -> str:
+    if text.startswith("unix:"):
+        text = f"unix:{absolute(text.removeprefix('unix:'), info)}"
+    parse_host(text, 25)
+    return text
+
+
+def _maildir(path: str, info: ValidationInfo) -> str:
+    """The template with its folder before it, whose own braces are no fields."""
+    wrong = "braces stand for {domain} and {local_part} only"
+    try:
+        fields = [field[1:] for field in string.Formatter().parse(path) if field[1] is not None]
+    except ValueError:
+        raise ValueError(wrong) from None
+    if any(field not in (("domain", "", None), ("local_part", "", None)) for field in fields):
+        raise ValueError(wrong)
+    absolute(path, info)
+    folder = "" if path.startswith("/") else absolute("x", info).removesuffix("x")
+    return folder.replace("{", "{{").replace("}", "}}") + path
+
+
+def _shape(value: object) -> str:
+    return "group" if isinstance(value, list) else "one"
+
+
+Name = Annotated[str, AfterValidator(_name), Form("name")]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Flag = Annotated[bool, Field(strict=True)]
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Domain = Annotated[str, AfterValidator(parse_domain_pattern), Form("domain")]
+Pattern = Annotated[str, AfterValidator(parse_routing_pattern), Form("address or domain")]
+Host = Annotated[str, AfterValidator(_host), Form("host")]
+Hostname = Annotated[str, AfterValidator(parse_hostname), Form("host name")]
+Endpoint = Annotated[str, AfterValidator(check_endpoint), Form("endpoint")]
+Mailbox = Annotated[str, AfterValidator(parse_mailbox), Form("address")]
+MaildirPath = Annotated[str, AfterValidator(_maildir), Form("path")]
+Server = Annotated[str, AfterValidator(_server), Form("address")]
+# Only the branch that fits is validated, so that a mistake gives one message.
+Hosts = Annotated[
+    list[
+        Annotated[
+            Annotated[Host, Tag("one")] | Annotated[list[Host], Field(min_length=1), Tag("group")],
+            Discriminator(_shape),
+        ]
+    ],
+    Form("list: host or list of hosts"),
+]
+Filters = Annotated[
+    list[
+        Annotated[
+            Annotated[Name, Tag("one")] | Annotated[list[Name], Field(min_length=1), Tag("group")],
+            Discriminator(_shape),
+        ]
+    ],
+    Form("list: name or list of names"),
+]
+
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(parse_network), Form('network, like "10.0.0.0/8"')]
+"""An IPv4 or IPv6 network; a single address is a network of one."""
