@@ -154,13 +154,15 @@ class Transaction:
 class EnvelopeRecipient:
     """A recipient of a message in the spool; `number` tells it from the message's other recipients.
 
-    `quarantine` is the reason why it is kept back, or "" where it may be delivered.
+    `quarantine` is the reason why it is kept back, or "" where it may be delivered. `refusal` is the reply (as text)
+    with which a policy refuses it where the message was taken for others; a report is owed for it, and no attempt.
     """
 
     number: int
     address: Address
     route: str
     quarantine: str = ""
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

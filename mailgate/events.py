@@ -199,9 +199,10 @@ class BreakerChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigReloaded(Event):
-    """New sessions use the configuration read from `path`."""
+    """New sessions use the configuration read from `path`; changes to `needs_restart` wait for the next start."""
 
     path: str
+    needs_restart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,10 @@ def encode_envelope(envelope: Envelope) -> str:
             "v": _VERSION,
             "id": envelope.queue_id,
             "from": _address(envelope.sender),
-            "to": [[one.number, *_address(one.address), one.route, one.quarantine] for one in envelope.recipients],
+            "to": [
+                [one.number, *_address(one.address), one.route, one.quarantine, one.refusal]
+                for one in envelope.recipients
+            ],
             "at": envelope.received,
             "size": envelope.size,
             "body": envelope.body,
@@ -46,8 +49,8 @@ def decode_envelope(text: str) -> Envelope:
             queue_id=str(found["id"]),
             sender=Address(*found["from"]),
             recipients=tuple(
-                EnvelopeRecipient(int(number), Address(local_part, domain), route, quarantine)
-                for number, local_part, domain, route, quarantine in found["to"]
+                EnvelopeRecipient(int(number), Address(local_part, domain), route, quarantine, refusal)
+                for number, local_part, domain, route, quarantine, refusal in found["to"]
             ),
             received=float(found["at"]),
             size=int(found["size"]),

@@ -1,0 +1,279 @@
+"""Puts one question to one filter: its answer, its failure, its deadline, and what of that is recorded.
+
+Whatever a filter does, there is a result to act on. An answer that is at hand costs no Deferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Generator, Sequence
+from dataclasses import dataclass
+from inspect import iscoroutine
+from typing import Any, Generic, TypeVar, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mailgate.envelope import Evidence, TraceStep
+from mailgate.events import BreakerChanged, FilterFailed
+from mailgate.interfaces import IEvents
+from mailgate.pipeline.breaker import Admission
+from mailgate.pipeline.member import Asked, Member, R, stand_in
+from mailgate.verdict import Defer, PermanentFailure, Reject, TemporaryFailure
+
+__all__ = ["MAX_STEPS", "Asker", "Scene", "join", "run"]
+
+T = TypeVar("T")
+
+_log = Logger()
+
+#: Steps of a trace from which on a "continue" at a recipient is no longer noted. A session whose trace is this
+#: long has greeted us far more often than mail needs.
+MAX_STEPS = 500
+_MAX_ERROR = 500
+_MAX_NAMED = 10
+
+
+@dataclass(slots=True)
+class Scene:
+    """What a question is about: where its trace and its evidence go, and the names for an event about it."""
+
+    trace: list[TraceStep]
+    evidence: Evidence
+    session: str = ""
+    queue_id: str = ""
+    recipient: str = ""
+
+
+class Asker:
+    """Asks. Results are verdicts, or what the question's `read` makes of an answer: edits, a route's name."""
+
+    def __init__(self, clock: IReactorTime, events: IEvents) -> None:
+        self.clock = clock
+        self._events = events
+
+    def ask(self, asked: Asked[R], scene: Scene, values: tuple[object, ...]) -> R | Deferred[R]:
+        """The result, or a Deferred of it, which fails with CancelledError only, when it is cancelled."""
+        started = self.clock.seconds()
+        admission = asked.member.breaker.admit(started)
+        if admission is Admission.REFUSED:
+            return self._replace(asked, scene, 0.0, "not asked, it failed again and again")
+        try:
+            answer = asked.call(*values)
+        except Exception:
+            return self.failed(asked, scene, started, admission, Failure())
+        if answer is not None and isinstance(answer, Awaitable):
+            return _Waiting(self, asked, scene, started, admission, _deferred(answer)).outcome
+        return self.answered(asked, scene, started, admission, answer)
+
+    def answered(self, asked: Asked[R], scene: Scene, started: float, admission: Admission, answer: object) -> R:
+        """Understand, record and return an answer."""
+        try:
+            word, reason, result = asked.question.read(answer)
+            evidence, named = _details(result) if result is not asked.question.neutral else ((), "")
+        except Exception as error:  # an answer may be anything, and looking at it may do anything
+            return self._failed(asked, scene, started, admission, f"{type(error).__name__}: {error}")
+        member = asked.member
+        now = self._worked(member)
+        for value in evidence:
+            scene.evidence.add(value)
+        if asked.question.once or word != "continue" or len(scene.trace) < MAX_STEPS:
+            seconds = now - started
+            scene.trace.append(
+                TraceStep(
+                    asked.question.stage, member.name, word, reason, seconds, asked.enforced, scene.recipient or named
+                )
+            )
+        return result if asked.enforced else asked.question.neutral
+
+    def failed(self, asked: Asked[R], scene: Scene, started: float, admission: Admission, failure: Failure) -> R:
+        """An exception: an answer where it is one of the two that may cross a stage, else a failure."""
+        error = failure.value
+        if isinstance(error, TemporaryFailure):
+            return self._verdict(asked, scene, started, admission, Defer(error.reply, str(error)))
+        if isinstance(error, PermanentFailure):
+            return self._verdict(asked, scene, started, admission, Reject(error.reply, str(error)))
+        _log.failure(
+            "the filter {filter} failed at {stage}",
+            failure=failure,
+            filter=asked.member.name,
+            stage=asked.question.stage,
+        )
+        return self._failed(asked, scene, started, admission, _text(failure))
+
+    def late(self, asked: Asked[R], scene: Scene, started: float, admission: Admission) -> R:
+        """No answer within the deadline."""
+        return self._failed(asked, scene, started, admission, f"no answer within {asked.member.deadline:g} s")
+
+    def abandoned(self, asked: Asked[Any], scene: Scene, started: float, admission: Admission) -> None:
+        """Nobody waits for the answer any more."""
+        asked.member.breaker.abandoned(admission)
+        self._note(asked, scene, self.clock.seconds() - started, "abandoned", "")
+
+    def _worked(self, member: Member) -> float:
+        """Note that the filter answered; the time."""
+        now = self.clock.seconds()
+        if member.breaker.succeeded():
+            self._events.publish(BreakerChanged(at=now, filter=member.name, is_open=False))
+        return now
+
+    def _verdict(
+        self, asked: Asked[R], scene: Scene, started: float, admission: Admission, verdict: Defer | Reject
+    ) -> R:
+        now = self._worked(asked.member)
+        self._note(asked, scene, now - started, type(verdict).__name__.lower(), verdict.reason)
+        return cast(R, verdict) if asked.enforced else asked.question.neutral
+
+    def _failed(self, asked: Asked[R], scene: Scene, started: float, admission: Admission, error: str) -> R:
+        now = self.clock.seconds()
+        error = error[:_MAX_ERROR]
+        self._events.publish(
+            FilterFailed(
+                at=now,
+                filter=asked.member.name,
+                stage=asked.question.stage,
+                error=error,
+                on_failure=_action(asked),
+                session=scene.session,
+                queue_id=scene.queue_id,
+            )
+        )
+        if asked.member.breaker.failed(now, admission):
+            self._events.publish(BreakerChanged(at=now, filter=asked.member.name, is_open=True))
+        return self._replace(asked, scene, now - started, error)
+
+    def _replace(self, asked: Asked[R], scene: Scene, seconds: float, error: str) -> R:
+        action = _action(asked)
+        self._note(asked, scene, seconds, "failure", f"{error} (on_failure: {action})")
+        return stand_in(action, asked.question, f"{asked.member.name}: {error}")
+
+    def _note(self, asked: Asked[Any], scene: Scene, seconds: float, word: str, reason: str) -> None:
+        scene.trace.append(
+            TraceStep(asked.question.stage, asked.member.name, word, reason, seconds, asked.enforced, scene.recipient)
+        )
+
+
+class _Waiting(Generic[R]):
+    """A filter that answers later: until its answer, its deadline, or until the caller gives up.
+
+    The caller's Deferred is not the filter's: a filter that swallows its cancellation cannot make it late.
+    """
+
+    __slots__ = ("_about", "_answer", "_asker", "_deadline", "_over", "outcome")
+
+    def __init__(
+        self,
+        asker: Asker,
+        asked: Asked[R],
+        scene: Scene,
+        started: float,
+        admission: Admission,
+        answer: Deferred[object],
+    ) -> None:
+        self._asker = asker
+        self._about = (asked, scene, started, admission)
+        self._answer = answer
+        self._deadline: IDelayedCall | None = None
+        self._over = False
+        #: The result where it is there already, else the Deferred of it.
+        self.outcome: R | Deferred[R]
+        answer.addCallbacks(self._answered, self._failed)
+        if not self._over:
+            self.outcome = Deferred(self._abandon)
+            self._deadline = asker.clock.callLater(asked.member.deadline, self._expire)
+
+    def _answered(self, answer: object) -> None:
+        if not self._over:
+            self._end(self._asker.answered(*self._about, answer))
+
+    def _failed(self, failure: Failure) -> None:
+        if not self._over:
+            self._end(self._asker.failed(*self._about, failure))
+
+    def _end(self, result: R) -> None:
+        self._over = True
+        if self._deadline is None or not isinstance(self.outcome, Deferred):
+            self.outcome = result
+            return
+        if self._deadline.active():
+            self._deadline.cancel()
+        self.outcome.callback(result)
+
+    def _expire(self) -> None:
+        self._end(self._asker.late(*self._about))
+        self._cancel_filter()
+
+    def _abandon(self, _: Deferred[R]) -> None:
+        self._over = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._asker.abandoned(*self._about)
+        self._cancel_filter()
+
+    def _cancel_filter(self) -> None:
+        try:
+            self._answer.cancel()
+        except Exception:
+            _log.failure("the filter {filter} failed when it was cancelled", filter=self._about[0].member.name)
+
+
+def run(steps: Generator[Deferred[Any], Any, T]) -> T | Deferred[T]:
+    """Run steps that yield what they must wait for: the result at once where they wait for nothing."""
+    try:
+        awaited = next(steps)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # StopIteration does not carry the generator's type
+    return Deferred.fromCoroutine(_finish(steps, awaited))
+
+
+async def _finish(steps: Generator[Deferred[Any], Any, T], awaited: Deferred[Any]) -> T:
+    try:
+        while True:
+            result = await awaited
+            awaited = steps.send(result)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # StopIteration does not carry the generator's type
+    finally:
+        steps.close()
+
+
+async def join(answers: Sequence[T | Deferred[T]]) -> list[T]:
+    """The results of questions that were asked together, once all are there; cancelled together, too."""
+    try:
+        return [await answer if isinstance(answer, Deferred) else answer for answer in answers]
+    except CancelledError:
+        for answer in answers:
+            if isinstance(answer, Deferred):
+                answer.addErrback(lambda _: None)
+                answer.cancel()
+        raise
+
+
+def _deferred(answer: Awaitable[object]) -> Deferred[object]:
+    if isinstance(answer, Deferred):
+        return answer
+    return Deferred.fromCoroutine(answer if iscoroutine(answer) else _awaited(answer))
+
+
+async def _awaited(answer: Awaitable[object]) -> object:
+    return await answer
+
+
+def _action(asked: Asked[Any]) -> str:
+    return asked.member.on_failure if asked.enforced else "continue"
+
+
+def _text(failure: Failure) -> str:
+    name = failure.type.__name__ if failure.type is not None else "Exception"
+    return f"{name}: {failure.getErrorMessage()}"
+
+
+def _details(result: object) -> tuple[tuple[object, ...], str]:
+    """The evidence that comes with a result, and the recipients that it names, for the trace."""
+    evidence = tuple(getattr(result, "evidence", ()))
+    named = getattr(result, "recipients", ())
+    if not named:
+        return evidence, ""
+    more = f" and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
+    return evidence, ", ".join(map(str, named[:_MAX_NAMED])) + more
