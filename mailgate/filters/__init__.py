@@ -1,0 +1,1 @@
+"""The built-in filters, one a module: each has its `Options` and `build(options, services)`."""
