@@ -17,11 +17,14 @@ __all__ = ["ConnectFailedError", "IConnection", "IConnector", "ITransport", "Res
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one recipient fared: delivered, deferred or failed, by whose answer.
+    """How one recipient fared: delivered, deferred, failed or discarded, by whose answer.
 
-    `reply` is the peer's, or ours in its form where it gave none. `next_host` tells a deferral after which
-    another host may be asked at once (the connection broke before the content was out, a 4yz or 421 greeting)
-    from one that says something about the mail itself, or that came with the fate of the content unknown.
+    `reply` is the answer of `host` (a Target as text), or our own finding in its form where `host` is "". `next_host`
+    tells a deferral after which another host may be asked at once (the connection broke before the content was out, a
+    4yz or 421 greeting, a host that is full) from one that says something about the mail itself, or that came with the
+    fate of the content unknown. `again` is set where this host has decided nothing and may be asked again at once,
+    without counting an attempt: a reused connection turned out to be dead (ask on a new one), or the recipient is over
+    the number that the host takes in one transaction (ask in another; this one accepted at least one recipient).
     """
 
     recipient: EnvelopeRecipient
@@ -30,6 +33,7 @@ class Result:
     host: str = ""
     next_host: bool = False
     reason: str = ""
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +52,38 @@ class Target:
 class ConnectFailedError(Exception):
     """No session with this target: nobody answered, or the greeting or EHLO was refused.
 
-    `reply` is the peer's answer or ours in its form. Always temporary for the mail, except that a 5yz greeting
-    (`is_permanent`) means that this host will never take mail from us (RFC 5321 section 3.1).
+    `reply` is the peer's answer or ours in its form; `stage` is "connect", "greeting" or "hello". Always temporary for
+    the mail, except that a 5yz greeting (`is_permanent`) means that this host will never take mail from us (RFC 5321
+    section 3.1). A 5yz to EHLO and HELO is about the name that we gave, which an administrator can mend.
     """
 
-    def __init__(self, target: Target, reply: Reply, reason: str) -> None:
+    def __init__(self, target: Target, reply: Reply, reason: str, *, stage: str = "greeting") -> None:
         super().__init__(f"{target}: {reason}")
         self.target = target
         self.reply = reply
         self.reason = reason
+        self.stage = stage
 
     @property
     def is_permanent(self) -> bool:
         """Whether the greeting itself was 5yz."""
-        return self.reply.code // 100 == 5
+        return self.stage == "greeting" and self.reply.is_permanent
 
 
 class IConnection(Interface):
     """A session with a next hop that is past EHLO or LHLO, for one message after another."""
 
     target: Target = Attribute("whom it is connected to")
-    is_usable: bool = Attribute("whether another message may be sent on it; False once it broke or was closed")
+    is_usable: bool = Attribute("whether another message may be sent on it now: not broken, not closed, none under way")
     messages: int = Attribute("messages sent on it so far")
 
     def deliver(
         envelope: Envelope, recipients: Sequence[EnvelopeRecipient], content: Content
     ) -> Awaitable[Sequence[Result]]:
-        """Send one message: one result for each recipient, in order. Nothing raises but CancelledError."""
+        """Send one message: one result for each recipient, in order. Nothing raises but CancelledError.
+
+        When the results are there the connection is at rest, or not usable. Cancelling drops it.
+        """
 
     def close() -> None:
         """QUIT if the session is at rest, else drop the connection. Safe to call twice."""

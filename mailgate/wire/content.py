@@ -7,15 +7,13 @@ This is the only place that stuffs and unstuffs. Both work on whole buffers with
 from __future__ import annotations
 
 import enum
-import re
 
-__all__ = ["MAX_LINE", "ContentDecoder", "ContentFault", "ContentTooLongError", "stuff"]
+__all__ = ["MAX_LINE", "ContentDecoder", "ContentFault", "ContentTooLongError", "Stuffer", "stuff"]
 
 #: The longest line of content, in octets, without its CRLF (RFC 5322 section 2.1.1).
 MAX_LINE = 998
 
 _END = b"\r\n.\r\n"
-_BARE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 
 
 class ContentFault(enum.Enum):
@@ -87,8 +85,7 @@ class ContentDecoder:
     def _inspect(self, content: bytes) -> ContentFault | None:
         if self.size > self._max_size:
             return ContentFault.TOO_LARGE
-        pairs = content.count(b"\r\n")
-        if content.count(b"\n") != pairs or content.count(b"\r") != pairs:
+        if _has_bare(content):
             return ContentFault.BARE_CR_OR_LF
         if b"\0" in content:
             return ContentFault.NUL
@@ -104,14 +101,46 @@ class ContentDecoder:
         return None
 
 
-def stuff(content: bytes) -> bytes:
-    """Whole content for DATA: dots stuffed, a last CRLF if it has none, and the end of data.
+class Stuffer:
+    """Content in any chunks to octets for DATA: dots stuffed, a last CRLF if it has none, and the end of data.
 
-    The content must have CRLF line ends only; ValueError otherwise, so that nothing of ours can ever smuggle.
+    The content must have CRLF line ends only; ValueError otherwise, so that nothing of ours can ever smuggle. After
+    one the connection must be dropped: what was returned before is out.
     """
-    if _BARE.search(content):
-        raise ValueError("content with a bare CR or LF must not be sent")
-    body = content.replace(b"\r\n.", b"\r\n..")
-    if body.startswith(b"."):
-        body = b"." + body
-    return body + (b".\r\n" if not body or body.endswith(b"\r\n") else b"\r\n.\r\n")
+
+    __slots__ = ("_held", "_line_start")
+
+    def __init__(self) -> None:
+        self._held = b""  # a CR whose LF may be in the next chunk
+        self._line_start = True
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The octets that `chunk` settles."""
+        data = self._held + chunk
+        self._held = b"\r" if data.endswith(b"\r") else b""
+        if self._held:
+            data = data[:-1]
+        if not data:
+            return b""
+        if _has_bare(data):
+            raise ValueError("content with a bare CR or LF must not be sent")
+        dot = b"." if self._line_start and data.startswith(b".") else b""
+        self._line_start = data.endswith(b"\r\n")
+        return dot + data.replace(b"\r\n.", b"\r\n..")
+
+    def finish(self) -> bytes:
+        """The end of data."""
+        if self._held:
+            raise ValueError("content with a bare CR or LF must not be sent")
+        return b".\r\n" if self._line_start else b"\r\n.\r\n"
+
+
+def stuff(content: bytes) -> bytes:
+    """Whole content at once, by the rules of `Stuffer`."""
+    stuffer = Stuffer()
+    return stuffer.feed(content) + stuffer.finish()
+
+
+def _has_bare(content: bytes) -> bool:
+    pairs = content.count(b"\r\n")
+    return content.count(b"\n") != pairs or content.count(b"\r") != pairs

@@ -1,0 +1,63 @@
+"""When to try again (RFC 5321 section 4.5.4.1): functions of their arguments. Times are seconds since the epoch."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+from mailgate.config.schema import RetrySection
+
+__all__ = ["HostState", "next_attempt"]
+
+#: Waits vary by this share, so that what failed together does not come back together.
+_JITTER = 0.1
+#: No wait is shorter, whatever the configuration says.
+_SHORTEST = 1.0
+#: A host that cannot be reached: the first wait and the longest.
+_HOST_FIRST, _HOST_LONGEST = 15.0, 600.0
+
+
+def next_attempt(
+    retry: RetrySection, attempts: int, received: float, now: float, random: random.Random
+) -> float | None:
+    """When the next attempt is due, after `attempts` (the one that has just failed included); None: expired.
+
+    The last attempt is at the moment of expiry, never behind it.
+    """
+    expiry = received + retry.expire
+    if now >= expiry:
+        return None
+    return min(now + _wait(attempts, retry.first, retry.factor, retry.longest, random), expiry)
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """What is remembered of a host: failures to get a session in a row, and until when to leave it alone."""
+
+    failures: int = 0
+    not_before: float = 0.0
+
+    def may_try(self, now: float) -> bool:
+        """Whether a connection may be attempted."""
+        return now >= self.not_before
+
+    def after_failure(self, now: float, random: random.Random, longest: float = _HOST_LONGEST) -> HostState:
+        """No session was had. A failure of an attempt that had begun before the last one ended counts once.
+
+        `longest` is the longest wait of the retry schedule: whoever asks for quick retries gets them.
+        """
+        if not self.may_try(now):
+            return self
+        failures = self.failures + 1
+        return HostState(failures, now + _wait(failures, _HOST_FIRST, 2.0, min(longest, _HOST_LONGEST), random))
+
+    def after_success(self) -> HostState:
+        """A session was had: nothing is held against the host any more."""
+        return HostState() if self.failures else self
+
+
+def _wait(failures: int, first: float, factor: float, longest: float, random: random.Random) -> float:
+    growth = min(max(failures - 1, 0) * math.log(factor), 500.0)  # a power that no float can hold is not taken
+    wait = min(first * math.exp(growth), longest) * random.uniform(1 - _JITTER, 1 + _JITTER)
+    return max(min(wait, longest), _SHORTEST)

@@ -1,0 +1,93 @@
+"""Retry times: within the configured bounds, spread, and never behind the expiry."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailgate.config.schema import RetrySection
+from mailgate.relay.schedule import HostState, next_attempt
+
+DAY = 86400.0
+DEFAULT = RetrySection()
+
+
+def waits(retry: RetrySection, seed: int = 1) -> list[float]:
+    """The waits of a message that is deferred until it expires."""
+    dice, now = random.Random(seed), 0.0
+    found: list[float] = []
+    while (due := next_attempt(retry, len(found) + 1, 0.0, now, dice)) is not None:
+        found.append(due - now)
+        now = due
+    return found
+
+
+def test_the_default_schedule() -> None:
+    found = waits(DEFAULT)
+    for wait, ideal in zip(found, (300, 600, 1200, 2400, 4800, 9600), strict=False):
+        assert ideal * 0.9 <= wait <= ideal * 1.1
+    assert all(0.9 * 4 * 3600 <= wait <= 4 * 3600 for wait in found[6:-1])
+    assert sum(found) == pytest.approx(5 * DAY)
+
+
+def test_the_last_attempt_is_at_the_expiry() -> None:
+    dice = random.Random(1)
+    assert next_attempt(DEFAULT, 40, 0.0, 5 * DAY - 1, dice) == 5 * DAY
+    assert next_attempt(DEFAULT, 40, 0.0, 5 * DAY, dice) is None
+    assert next_attempt(DEFAULT, 1, 0.0, 6 * DAY, dice) is None
+
+
+def test_what_failed_together_does_not_come_back_together() -> None:
+    found = {next_attempt(DEFAULT, 1, 0.0, 0.0, random.Random(seed)) for seed in range(100)}
+    assert len(found) == 100
+
+
+@given(
+    st.floats(0.001, DAY),
+    st.floats(1, 10),
+    st.floats(0.001, 10 * DAY),
+    st.floats(1, 30 * DAY),
+    st.integers(0, 10**9),
+    st.floats(0, 31 * DAY),
+    st.integers(),
+)
+def test_any_schedule_goes_forward_and_stays_within_its_bounds(
+    first: float, factor: float, longest: float, expire: float, attempts: int, age: float, seed: int
+) -> None:
+    retry = RetrySection.model_construct(first=first, factor=factor, longest=longest, expire=expire)
+    received = 1.7e9
+    now = received + age
+    due = next_attempt(retry, attempts, received, now, random.Random(seed))
+    if due is None:
+        assert now >= received + expire
+        return
+    assert now < due <= received + expire
+    assert due - now <= max(longest, 1.0) + 1e-6
+    assert due == received + expire or due - now >= min(0.9 * min(first, longest), 1.0) - 1e-6
+
+
+def test_a_host_that_fails_is_left_alone_for_longer_and_longer() -> None:
+    dice, now, state = random.Random(1), 1000.0, HostState()
+    found: list[float] = []
+    assert state.may_try(now)
+    for _ in range(12):
+        state = state.after_failure(now, dice)
+        assert not state.may_try(now)
+        found.append(state.not_before - now)
+        now = state.not_before
+        assert state.may_try(now)
+    for wait, ideal in zip(found, (15, 30, 60, 120, 240, 480), strict=False):
+        assert ideal * 0.9 <= wait <= ideal * 1.1
+    assert all(540 <= wait <= 600 for wait in found[6:])
+
+
+def test_attempts_that_fail_together_count_once_and_a_success_clears() -> None:
+    dice = random.Random(1)
+    state = HostState().after_failure(0.0, dice)
+    assert state.after_failure(1.0, dice) is state
+    assert state.after_success() == HostState()
+    healthy = HostState()
+    assert healthy.after_success() is healthy
