@@ -10,6 +10,7 @@ from mailgate.envelope import Recipient, Session, TraceStep, Transaction
 from mailgate.interfaces import IPipeline, IRouting
 from mailgate.message import Content, Message
 from mailgate.verdict import Accept, Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
+from mailgate.web.operations import described
 
 __all__ = ["RecipientFate", "Rehearsal", "rehearse"]
 
@@ -111,5 +112,5 @@ def _fate(address: Address, verdict: Verdict, route: str = "") -> RecipientFate:
 
 def _closed(rehearsal: Rehearsal, session: Session, transaction: Transaction) -> Rehearsal:
     rehearsal.steps = [*session.trace, *transaction.trace]
-    rehearsal.edits = [str(edit) for edit in transaction.edits]
+    rehearsal.edits = [described(edit) for edit in transaction.edits]
     return rehearsal

@@ -1,0 +1,49 @@
+"""The `mailgate` command: one module for each command, imported when it is called.
+
+Exit codes: 0 done, 1 the answer is no, 2 usage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+
+import click
+
+__all__ = ["main"]
+
+#: Where each command is; the text behind it stands in the list of commands.
+_COMMANDS: Mapping[str, tuple[str, str]] = {
+    "check": ("mailgate.cli.check", "Read the configuration and say everything that is wrong with it."),
+    "filters": ("mailgate.cli.filters", "Installed filters, their stages and options."),
+    "queue": ("mailgate.cli.queue", "Look at what waits for delivery, and change it."),
+    "try": ("mailgate.cli.rehearsal", "What would happen to a mail, filter by filter; nothing is delivered."),
+    "why": ("mailgate.cli.why", "What happened to a mail, and why."),
+}
+
+
+class _Commands(click.Group):
+    """A group that imports a command when it is called, so that each starts fast and none disturbs another."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = import_module(_COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)  # noqa: S101  for the type checker
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mailgate")
+def main() -> None:
+    """mailgate, a mail gateway: what an administrator asks of it.
+
+    The gateway itself is run by `twistd -n mailgate --config FILE`.
+    """

@@ -1,0 +1,132 @@
+"""The story of a mail as text, in the order of time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mailgate.cli.common import printable, size, span, trace_table, when
+from mailgate.cli.queue import state_of
+from mailgate.observe.history import Story
+from mailgate.observe.render import from_stamp
+from mailgate.web.models import Entry
+
+__all__ = ["tell"]
+
+Fields = Mapping[str, Any]
+
+
+def tell(story: Story, waiting: Sequence[Entry], now: float) -> Iterator[str]:
+    """The lines of a story; `waiting` are its recipients that are in the queue at this moment."""
+    yield f"{story.id}{_summary(story, waiting)}"
+    for fields in story.entries:
+        first, *others = _event(fields)
+        yield f"  {when(from_stamp(fields['at']))}  {first}"
+        yield from (f"      {line}" for line in others)
+    for entry in waiting:
+        yield f"  still in the queue   {printable(entry.recipient)}: {state_of(entry, now)}"
+
+
+def _summary(story: Story, waiting: Sequence[Entry]) -> str:
+    """Whom it is from, and how each recipient fared last."""
+    sender = next((fields["sender"] for fields in story.entries if fields.get("sender")), "")
+    fates: dict[str, str] = {}
+    for fields in story.entries:
+        if fields["event"] in _FATES:
+            for recipient in fields.get("recipients") or [fields.get("recipient", "")]:
+                fates[recipient] = _FATES[fields["event"]]
+    fates = {entry.recipient: entry.state for entry in waiting if not _is_among(entry.recipient, fates)} | fates
+    told = ", ".join(f"{printable(one) or 'nobody'} {fate}" for one, fate in list(fates.items())[:5])
+    more = f" and {len(fates) - 5} more" if len(fates) > 5 else ""
+    origin = f"  from {printable(sender)}" if sender else ""
+    return f"{origin}: {told}{more}" if told else origin
+
+
+_FATES = {
+    "refused": "refused",
+    "message_accepted": "accepted",
+    "delivered": "delivered",
+    "deferred": "deferred",
+    "bounced": "bounced",
+    "discarded": "discarded",
+    "quarantined": "quarantined",
+}
+
+
+def _is_among(recipient: str, fates: Mapping[str, str]) -> bool:
+    return any(one.lower() == recipient for one in fates)
+
+
+def _event(fields: Fields) -> Iterator[str]:
+    """An event: one line, and what belongs to it."""
+    text = _Texts(fields)
+    match fields["event"]:
+        case "message_accepted":
+            yield f"accepted from {text('client')} (helo {text('helo')}) by listener {text('listener')}"
+            message_id = f", Message-ID {text('message_id')}" if text("message_id") else ""
+            yield f"from {text('sender') or '<>'} to {_list(fields)}, {size(fields.get('size', 0))}{message_id}"
+            yield from trace_table(fields.get("trace", ()))
+        case "refused":
+            whom = text("recipient") or _list(fields)
+            by = f"filter {text('filter')}" if text("filter") else "the gateway itself"
+            yield f"refused at {text('stage')} by {by}{f': {whom}' if whom else ''}"
+            sender = f", sender {text('sender')}" if text("sender") else ""
+            yield f"{text('client')} (helo {text('helo') or 'not said'}) at listener {text('listener')}{sender}"
+            yield f"the client was told: {text('reply')}"
+            if text("reason"):
+                yield f"because: {text('reason')}"
+            yield from trace_table(fields.get("trace", ()))
+        case "delivered":
+            yield f"delivered to {text('recipient')}{_attempt(fields)}"
+            yield f"{_host(fields)}{text('reply')}, {_seconds(fields.get('delay', 0.0))} after it came"
+        case "deferred":
+            yield f"deferred for {text('recipient')}{_attempt(fields)}"
+            yield f"{_host(fields)}{text('reply')}"
+            next_attempt = from_stamp(fields["next_attempt"])
+            yield f"next attempt at {when(next_attempt)}, {span(next_attempt - from_stamp(fields['at']))} later"
+        case "bounced":
+            yield f"given up for {text('recipient')}{_attempt(fields)}"
+            yield f"{_host(fields)}{text('reply')}"
+            report = f"report to the sender: {text('report')}" if text("report") else "no report is owed"
+            yield f"because: {text('reason')}; {report}" if text("reason") else report
+        case "discarded" | "quarantined" as kept:
+            yield f"{kept} for {_list(fields)}"
+            yield f"because: {text('reason')}"
+        case "operator_acted":
+            yield f"an administrator asked: {text('action')} {_list(fields)}"
+        case "entry_set_aside":
+            yield f"set aside, because it cannot be read: {text('reason')}"
+            yield f"it lies in {text('where')}"
+        case "filter_failed":
+            yield f"filter {text('filter')} failed at {text('stage')}: {text('error')}"
+            yield f"instead of its verdict: {text('on_failure')}"
+        case other:
+            yield printable(str(other))
+
+
+class _Texts:
+    """The fields as printable texts; "" for those that are not there."""
+
+    def __init__(self, fields: Fields) -> None:
+        self._fields = fields
+
+    def __call__(self, name: str) -> str:
+        return printable(str(self._fields.get(name, "")))
+
+
+def _list(fields: Fields) -> str:
+    recipients = [printable(one) for one in fields.get("recipients", ())]
+    return ", ".join(recipients[:20]) + (f" and {len(recipients) - 20} more" if len(recipients) > 20 else "")
+
+
+def _attempt(fields: Fields) -> str:
+    route = f" by route {printable(fields['route'])}" if fields.get("route") else ""
+    return f"{route}, attempt {fields.get('attempt', 0)} ({_seconds(fields.get('seconds', 0.0))})"
+
+
+def _host(fields: Fields) -> str:
+    return f"{printable(fields['host'])}: " if fields.get("host") else ""
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f} s" if seconds < 60 else span(seconds)

@@ -1,0 +1,1 @@
+"""HTTP: the control socket beside the daemon."""

@@ -1,0 +1,129 @@
+"""The control socket: HTTP over a unix socket in the state directory, for the `mailgate` command.
+
+Who may open the socket may do everything: it is 0600 in a directory that is 0700.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from time import time
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort, IReactorFromThreads, IReactorThreads, IReactorTime, IReactorUNIX
+from twisted.internet.threads import deferToThreadPool
+from twisted.web.http import Request
+from twisted.web.server import Site
+from zope.interface import implementer
+
+from mailgate.events import Event, SpoolFailed, SpoolRecovered, Started, Stopping
+from mailgate.interfaces import IEventObserver, IEvents, ISpool
+from mailgate.web.models import Shown, Status
+from mailgate.web.operations import QueueOperations
+from mailgate.web.resources import resources
+
+__all__ = ["Control", "StatusBoard"]
+
+
+@implementer(IEventObserver)
+class StatusBoard:
+    """Knows from events how the daemon is."""
+
+    def __init__(self, now: Callable[[], float] = time) -> None:
+        self._now = now
+        self._started: Started | None = None
+        self._spool = "ok"
+        self._stopping = False
+
+    def observe(self, event: Event) -> None:
+        match event:
+            case Started():
+                self._started = event
+            case SpoolFailed(error=error):
+                self._spool = error
+            case SpoolRecovered():
+                self._spool = "ok"
+            case Stopping():
+                self._stopping = True
+
+    def status(self) -> Status:
+        """At this moment."""
+        started = self._started
+        return Status(
+            pid=os.getpid(),
+            started=started.at if started else None,
+            uptime=max(0.0, self._now() - started.at) if started else 0.0,
+            listeners=started.listeners if started else (),
+            spool=self._spool,
+            stopping=self._stopping,
+        )
+
+
+class Control:
+    """The socket: `listen` when the spool is open, `close` before it is closed.
+
+    `kick` wakes the relay after a change. `board` has to be told of events from the start.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        spool: ISpool,
+        events: IEvents,
+        kick: Callable[[], None],
+        board: StatusBoard,
+    ) -> None:
+        self._unix = IReactorUNIX(reactor)
+        threads = IReactorThreads(reactor)
+
+        def in_thread(call: Callable[[], Shown]) -> Awaitable[Shown]:
+            return deferToThreadPool(IReactorFromThreads(reactor), threads.getThreadPool(), call)
+
+        operations = QueueOperations(spool, events, kick, in_thread)
+        self._site = _QuietSite(  # type: ignore[no-untyped-call]  # Twisted's
+            resources(operations, board.status), reactor=IReactorTime(reactor)
+        )
+        self._port: IListeningPort | None = None
+
+    def listen(self, path: Path) -> None:
+        """Serve there; what a dead daemon has left is replaced: whoever has the spool has the socket.
+
+        OSError, or CannotListenError, where that cannot be; a unix socket's path has at most 107 octets.
+        """
+        try:
+            if stat.S_ISSOCK(path.lstat().st_mode):
+                path.unlink()
+        except FileNotFoundError:
+            pass
+        factory: Any = self._site  # of HTTP channels, which Twisted types as another Factory
+        self._port = self._unix.listenUNIX(str(path), factory, mode=0o600)
+
+    def close(self) -> Deferred[None]:
+        """Serve no more."""
+        port, self._port = self._port, None
+        return Deferred.fromCoroutine(_stopped(port))
+
+
+async def _stopped(port: IListeningPort | None) -> None:
+    if port is not None:
+        stopping = port.stopListening()
+        if isinstance(stopping, Deferred):
+            await stopping
+
+
+class _QuietSite(Site):
+    """Without an access log (events are the log), and without the clock that Twisted runs for it."""
+
+    noisy = False
+
+    def startFactory(self) -> None:  # noqa: N802  Twisted's name
+        pass
+
+    def stopFactory(self) -> None:  # noqa: N802  Twisted's name
+        pass
+
+    def log(self, request: Request) -> None:
+        pass

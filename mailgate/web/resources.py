@@ -1,0 +1,156 @@
+"""What the control socket serves, as resources that any HTTP server of ours can share.
+
+    GET  /v1/status
+    GET  /v1/queue              ?ids=&sender=&recipient=&domain=&route=&state=&older_than=&limit=&after=
+    GET  /v1/queue/ID
+    POST /v1/queue/hold, /release, /retry, /delete      a Selection as JSON
+
+Answers are the models of `mailgate.web.models`; whatever is not 200 is a Problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from http import HTTPStatus
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from mailgate.interfaces import SpoolError
+from mailgate.web.models import Action, Problem, Selection, Status
+from mailgate.web.operations import QueueOperations, parse_after
+
+__all__ = ["resources"]
+
+_log = Logger()
+
+_MOST_BODY = 1024 * 1024
+_MOST_ENTRIES = 10_000
+
+
+class _RefusedError(Exception):
+    """The request is answered with this status and text."""
+
+    def __init__(self, status: HTTPStatus, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class _Json(Resource):
+    """A resource that answers one method with a model, at once or later."""
+
+    def __init__(self, method: bytes, answer: Callable[[Request], Awaitable[BaseModel]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
+        self.allowedMethods = (method,)
+        self._answer = answer
+
+    def getChild(self, path: bytes, request: Request) -> Resource:  # noqa: N802  Twisted's name
+        return _Missing()
+
+    def render(self, request: Request) -> int:
+        gone: list[object] = []
+        request.notifyFinish().addErrback(gone.append)
+
+        def answered(result: BaseModel | Failure) -> None:
+            if not gone:
+                _write(request, *_told(result))
+
+        Deferred.fromCoroutine(self._checked(request)).addBoth(answered)
+        return NOT_DONE_YET
+
+    async def _checked(self, request: Request) -> BaseModel:
+        if request.method not in self.allowedMethods:
+            raise _RefusedError(HTTPStatus.METHOD_NOT_ALLOWED, f"use {self.allowedMethods[0].decode()}")
+        return await self._answer(request)
+
+
+class _Missing(_Json):
+    def __init__(self) -> None:
+        async def answer(request: Request) -> BaseModel:
+            raise _RefusedError(HTTPStatus.NOT_FOUND, "there is nothing here")
+
+        super().__init__(b"GET", answer)
+
+
+class _Queue(_Json):
+    """The queue; its children are the actions and the messages."""
+
+    def __init__(self, operations: QueueOperations) -> None:
+        super().__init__(b"GET", self._list)
+        self._operations = operations
+        for action in get_args(Action):
+            self.putChild(action.encode(), _Json(b"POST", partial(self._change, action)))
+
+    def getChild(self, path: bytes, request: Request) -> Resource:  # noqa: N802  Twisted's name
+        return _Json(b"GET", partial(self._show, path.decode("ascii", "replace"))) if path else _Missing()
+
+    async def _list(self, request: Request) -> BaseModel:
+        try:
+            given = {key.decode(): [value.decode() for value in values] for key, values in request.args.items()}
+            limit = int(given.pop("limit", ["100"])[-1])
+            after = parse_after(given.pop("after", [""])[-1])
+        except ValueError as error:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from None
+        if not 1 <= limit <= _MOST_ENTRIES:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, f"limit is from 1 to {_MOST_ENTRIES}")
+        values: dict[str, Any] = {key: found if key == "ids" else found[-1] for key, found in given.items()}
+        return await self._operations.list(Selection.model_validate(values), limit, after)
+
+    async def _show(self, queue_id: str, request: Request) -> BaseModel:
+        shown = await self._operations.show(queue_id)
+        if shown is None:
+            raise _RefusedError(HTTPStatus.NOT_FOUND, f"no message {queue_id} is in the queue")
+        return shown
+
+    async def _change(self, action: Action, request: Request) -> BaseModel:
+        body = request.content.read(_MOST_BODY + 1) if request.content is not None else b""
+        if len(body) > _MOST_BODY:
+            raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {_MOST_BODY} octets")
+        try:
+            return await self._operations.change(action, Selection.model_validate_json(body))
+        except ValidationError:
+            raise
+        except ValueError as error:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from None
+
+
+def resources(operations: QueueOperations, status: Callable[[], Status]) -> Resource:
+    """The tree of what the socket serves."""
+
+    async def told(request: Request) -> BaseModel:
+        return status()
+
+    root, version = _Missing(), _Missing()
+    root.putChild(b"v1", version)
+    version.putChild(b"status", _Json(b"GET", told))
+    version.putChild(b"queue", _Queue(operations))
+    return root
+
+
+def _told(result: BaseModel | Failure) -> tuple[HTTPStatus, BaseModel]:
+    if not isinstance(result, Failure):
+        return HTTPStatus.OK, result
+    match result.value:
+        case _RefusedError() as refused:
+            return refused.status, Problem(error=str(refused))
+        case ValidationError() as invalid:
+            lines = (f"{'.'.join(map(str, one['loc'])) or 'request'}: {one['msg']}" for one in invalid.errors())
+            return HTTPStatus.BAD_REQUEST, Problem(error="; ".join(lines))
+        case SpoolError() as error:
+            return HTTPStatus.SERVICE_UNAVAILABLE, Problem(error=str(error))
+    _log.failure("a request on the control socket failed", failure=result)
+    return HTTPStatus.INTERNAL_SERVER_ERROR, Problem(error="an error of ours, which the daemon's output shows")
+
+
+def _write(request: Request, status: HTTPStatus, model: BaseModel) -> None:
+    request.setResponseCode(status)
+    request.setHeader(b"content-type", b"application/json")
+    request.write(model.model_dump_json(ensure_ascii=True).encode() + b"\n")
+    request.finish()

@@ -1,0 +1,309 @@
+"""`mailgate check`, `try` and `filters`, with the filters that come with the gateway; no reactor runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock
+from zope.interface import implementer
+
+from mailgate.cli.filters import Stages, stages_of
+from mailgate.cli.main import main
+from mailgate.config.schema import Section
+from mailgate.envelope import Session, Transaction
+from mailgate.interfaces import FilterServices, IFilterFactory, IHeloFilter, IMailFilter
+
+CONFIG = """\
+[gateway]
+hostname = "mail.example.org"
+state_dir = "state"
+
+[[listeners]]
+name = "mx"
+endpoints = ["tcp:2525"]
+pipeline = "inbound"
+max_message_size = "64KiB"
+
+[[listeners]]
+name = "submission"
+role = "hybrid"
+endpoints = ["tcp:2587"]
+trusted_networks = ["192.0.2.0/24"]
+pipeline = "inbound"
+trusted_pipeline = "trusted"
+
+[domains."box.test"]
+route = "box"
+recipients = "people"
+
+[recipients.people]
+kind = "list"
+addresses = ["bob@box.test"]
+
+[routes.box]
+transport = "maildir"
+path = "mail"
+
+[routing]
+default = "box"
+
+[pipelines.inbound]
+filters = ["access", "recipients"]
+
+[pipelines.trusted]
+filters = ["headers"]
+
+[filters.access]
+rules = ["deny client 198.51.100.0/24"]
+"""
+
+MAIL = b"From: ann@client.test\nSubject: hello\n\nthe text\n"
+
+
+def at_once(body: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    """What `react` does, for work that waits for nothing."""
+    done: list[object] = []
+    Deferred.fromCoroutine(body(MemoryReactorClock())).addBoth(done.append)
+    assert done == [None]
+    raise SystemExit(0)
+
+
+def never(body: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    """A run that is interrupted."""
+    raise SystemExit(0)
+
+
+class Site:
+    def __init__(self, directory: Path) -> None:
+        self.file = directory / "mailgate.toml"
+        self.file.write_text(CONFIG)
+        self.mail = directory / "mail.eml"
+        self.mail.write_bytes(MAIL)
+
+    def run(self, *arguments: str, code: int = 0, given: bytes = b"", react: object = at_once) -> Result:
+        result = CliRunner().invoke(main, [*arguments, "--config", str(self.file)], input=given, obj=react)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    def attempt(self, *recipients: str, code: int = 0, ip: str = "127.0.0.1", more: tuple[str, ...] = ()) -> str:
+        to = [word for one in recipients for word in ("--to", one)]
+        return self.run("try", "--ip", ip, "--from", "ann@client.test", *to, *more, str(self.mail), code=code).stdout
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+# -- check
+
+
+def test_a_good_file(site: Site) -> None:
+    result = site.run("check")
+    assert result.stdout == f"{site.file}: ok\n"
+    assert json.loads(site.run("check", "--json").stdout)["ok"] is True
+    assert not (site.file.parent / "state").exists()
+
+
+def test_every_error_has_its_line(site: Site) -> None:
+    site.file.write_text(
+        CONFIG.replace('hostname = "mail.example.org"', "speed = 9").replace('"recipients"]', '"what"]')
+    )
+    errors = site.run("check", code=1).stderr.splitlines()
+    assert any(line.startswith(f"{site.file}:2: gateway.speed: ") for line in errors)
+    assert any(f"{site.file}:3" in line and "what" in line for line in errors), errors
+    found = json.loads(site.run("check", "--json", code=1).stdout)
+    assert (found["ok"], found["errors"]) == (False, errors)
+
+
+def test_a_filter_that_cannot_be_built_is_an_error(site: Site) -> None:
+    (site.file.parent / "rules").write_text("deny a nonsense\n")
+    site.file.write_text(CONFIG + 'files = ["rules"]\n')
+    error = site.run("check", code=1).stderr
+    assert "filters.access" in error
+    assert "rules" in error
+
+
+def test_warnings_are_told_and_are_no_errors(site: Site) -> None:
+    site.file.write_text(CONFIG.replace("192.0.2.0/24", "0.0.0.0/0"))
+    result = site.run("check")
+    assert "(warning)" in result.stderr
+    assert json.loads(site.run("check", "--json").stdout)["warnings"]
+
+
+def test_no_file(site: Site) -> None:
+    site.file.unlink()
+    assert "cannot be read" in site.run("check", code=1).stderr
+
+
+# -- try
+
+
+def test_a_mail_that_is_taken(site: Site) -> None:
+    text = site.attempt("bob@box.test")
+    assert text.startswith("from unknown[127.0.0.1] to listener mx, 51 B\n")
+    assert "rcpt     recipients  continue" in text
+    assert "bob@box.test: taken, by route box" in text
+    assert "change: add at the top: Received: " in text
+
+
+def test_refusals(site: Site) -> None:
+    text = site.attempt("bob@box.test", "nobody@box.test", "x@elsewhere.test", code=1)
+    assert "rcpt     recipients  reject" in text
+    assert "nobody@box.test: refused\n    the client is told: 550 5.1.1 No such recipient here" in text
+    assert "x@elsewhere.test: refused\n    the client is told: 550 5.7.1 Relaying denied\n    because: " in text
+    assert "bob@box.test: taken" in text
+    assert "bob@box.test: refused" in site.attempt("bob@box.test", code=1, ip="198.51.100.7", more=("--name", "x.test"))
+
+
+def test_a_trusted_client_has_its_own_pipeline(site: Site) -> None:
+    more = ("--listener", "submission", "--name", "")
+    text = site.attempt("x@elsewhere.test", ip="192.0.2.5", more=more)
+    assert "known as 192.0.2.5" in text
+    assert "recipients" not in text
+    assert "x@elsewhere.test: taken, by route box" in text
+    text = site.attempt("x@elsewhere.test", ip="203.0.113.5", more=more, code=1)
+    assert "x@elsewhere.test: refused" in text
+    text = site.attempt("x@elsewhere.test", ip="203.0.113.5", more=(*more, "--identity", "ann"))
+    assert "known as ann" in text
+
+
+def test_json_and_standard_input(site: Site) -> None:
+    arguments = ("try", "--ip", "127.0.0.1", "--from", "<>", "--to", "bob@box.test", "-", "--json")
+    found = json.loads(site.run(*arguments, given=MAIL).stdout)
+    assert found["all_taken"] is True
+    assert found["recipients"] == [
+        {"address": "bob@box.test", "outcome": "taken", "route": "box", "reply": "", "reason": ""}
+    ]
+    assert {step["filter"] for step in found["steps"]} == {"access", "recipients", "headers"}
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_line_ends_become_those_of_the_wire(site: Site, line_end: bytes) -> None:
+    site.mail.write_bytes(MAIL.replace(b"\n", line_end))
+    assert "51 B" in site.attempt("bob@box.test")
+
+
+def test_a_mail_that_is_too_large(site: Site) -> None:
+    site.mail.write_bytes(MAIL + b"x" * 70_000)
+    text = site.attempt("bob@box.test", code=1)
+    assert "bob@box.test: refused\n    the client is told: 552 5.3.4 " in text
+    assert "because: max_message_size of the listener is 65536" in text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--ip", "here", "--from", "a@b.test", "--to", "b@c.test"),
+        ("--ip", "192.0.2.1", "--from", "a b", "--to", "b@c.test"),
+        ("--ip", "192.0.2.1", "--from", "a@b.test", "--to", ""),
+        ("--ip", "192.0.2.1", "--from", "a@b.test"),
+        ("--ip", "192.0.2.1", "--from", "a@b.test", "--to", "b@c.test", "--listener", "none"),
+    ],
+)
+def test_usage(site: Site, arguments: tuple[str, ...]) -> None:
+    assert "Error: " in site.run("try", *arguments, str(site.mail), code=2).stderr
+
+
+def test_try_with_a_file_that_cannot_be_used(site: Site) -> None:
+    arguments = ("try", "--ip", "127.0.0.1", "--from", "a@b.test", "--to", "bob@box.test", str(site.mail))
+    assert "interrupted" in site.run(*arguments, code=1, react=never).stderr
+    (site.file.parent / "rules").write_text("deny a nonsense\n")
+    site.file.write_text(CONFIG + 'files = ["rules"]\n')
+    assert "filters.access" in site.run(*arguments, code=1).stderr
+    site.file.write_text("[gateway]\n")
+    assert "gateway.hostname" in site.run(*arguments, code=1).stderr
+
+
+# -- filters
+
+
+def test_filters(site: Site) -> None:
+    text = site.run("filters").stdout
+    assert "recipients    refuses recipients that do not exist\n              stages: rcpt\n" in text
+    assert "stages: message, modify\n" in text
+    assert "(as its options ask)\n" in text
+    found = {one["name"]: one for one in json.loads(site.run("filters", "--json").stdout)}
+    assert found["recipients"]["stages"] == ["rcpt"]
+    assert found["access"]["stages_by_options"] is True
+    assert "options" not in found["access"]
+
+
+def test_one_filter(site: Site) -> None:
+    text = site.run("filters", "recipients").stdout
+    assert text.startswith("stages: rcpt\n\n### recipients\n")
+    assert "| `text` | text | " in text
+    (found,) = json.loads(site.run("filters", "recipients", "--json").stdout)
+    assert found["options"]["properties"]["text"]["type"] == "string"
+    assert "no filter is called nothing" in site.run("filters", "nothing", code=1).stderr
+
+
+class _Options(Section):
+    pass
+
+
+@implementer(IHeloFilter, IMailFilter)
+class _Judge:
+    def on_helo(self, session: Session) -> None:
+        raise NotImplementedError
+
+    def on_mail(self, session: Session, transaction: Transaction) -> None:
+        raise NotImplementedError
+
+
+class _Factory:
+    name = "x"
+    summary = "y"
+    options = _Options
+
+
+@implementer(IFilterFactory)
+class _Declared(_Factory):
+    stages = ("rcpt",)
+
+    def build(self, options: object, services: FilterServices) -> object:
+        raise NotImplementedError
+
+
+@implementer(IFilterFactory)
+class _Typed(_Factory):
+    def build(self, options: object, services: FilterServices) -> _Judge:
+        raise NotImplementedError
+
+
+@implementer(IFilterFactory)
+class _Untyped(_Factory):
+    def build(self, options, services):  # type: ignore[no-untyped-def]
+        raise NotImplementedError
+
+
+def test_stages_of_other_factories() -> None:
+    assert stages_of(_Declared()) == Stages(["rcpt"])
+    assert stages_of(_Typed()) == Stages(["helo", "mail"])
+    # The classes of the module where it stands.
+    assert stages_of(_Untyped()) == Stages(["helo", "mail"])
+
+
+# -- the command itself
+
+
+def test_help_and_version() -> None:
+    text = CliRunner().invoke(main, ["--help"]).stdout
+    for command in ("check", "filters", "queue", "try", "why"):
+        assert f"\n  {command} " in text
+        assert CliRunner().invoke(main, [command, "--help"]).exit_code == 0
+    assert "version" in CliRunner().invoke(main, ["--version"]).stdout
+    assert CliRunner().invoke(main, ["explode"]).exit_code == 2
+
+
+def test_the_configuration_comes_from_the_environment(site: Site) -> None:
+    result = CliRunner().invoke(main, ["check"], env={"MAILGATE_CONFIG": str(site.file)})
+    assert result.stdout == f"{site.file}: ok\n"

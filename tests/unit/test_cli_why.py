@@ -1,0 +1,204 @@
+"""`mailgate why`, on a real history and a real spool, with a daemon and without one."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailgate.envelope import TraceStep
+from mailgate.events import (
+    Bounced,
+    Deferred,
+    Delivered,
+    Discarded,
+    EntrySetAside,
+    FilterFailed,
+    MessageAccepted,
+    OperatorActed,
+    Quarantined,
+    Refused,
+)
+from mailgate.observe.history import History
+from tests.unit.cli_machine import FIRST, SECOND, DaemonThread, Machine
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path)
+    yield machine
+    machine.close()
+
+
+@pytest.fixture(params=["stopped", "running"])
+def gateway(request: pytest.FixtureRequest, machine: Machine) -> Iterator[Machine]:
+    """A machine with three mails, whose daemon runs or does not."""
+    machine.add_three()
+    if request.param == "stopped":
+        machine.close()
+        yield machine
+    else:
+        daemon = DaemonThread(machine)
+        yield machine
+        daemon.stop()
+
+
+def accepted(queue_id: str, at: float, **more: Any) -> MessageAccepted:
+    return MessageAccepted(
+        **{
+            "at": at,
+            "queue_id": queue_id,
+            "session": "SESSION",
+            "client": "unknown[192.0.2.1]",
+            "listener": "mx",
+            "helo": "client.test",
+            "sender": "ann@client.test",
+            "recipients": ("one@down.test",),
+            "size": 2048,
+            "message_id": "<first@client.test>",
+            "trace": (
+                TraceStep("connect", "access", "continue", seconds=0.0004),
+                TraceStep("message", "scanner", "reject", "too\x1b]odd", 0.0012, enforced=False),
+            ),
+            **more,
+        }
+    )
+
+
+def attempt(queue_id: str, at: float, **more: Any) -> dict[str, Any]:
+    return {
+        "at": at,
+        "queue_id": queue_id,
+        "sender": "ann@client.test",
+        "recipient": "one@down.test",
+        "route": "box",
+        "host": "mx.test[192.0.2.9]:25",
+        "reply": "451 4.3.0 later",
+        "attempt": 1,
+        "seconds": 0.25,
+        **more,
+    }
+
+
+def test_why_tells_the_story_and_what_still_waits(gateway: Machine) -> None:
+    now = time.time()
+    gateway.tell(
+        accepted(FIRST, now - 90),
+        Deferred(**attempt(FIRST, now - 80), next_attempt=now + 220),
+        FilterFailed(at=now - 70, filter="x", stage="message", error="boom", on_failure="defer", queue_id=FIRST),
+    )
+    for subject in (FIRST, "<first@client.test>", "one@down.test", "192.0.2.1", "SESSION"):
+        lines = gateway.run("why", subject).stdout.splitlines()
+        assert lines[0] == f"{FIRST}  from ann@client.test: two@other.test queued, one@down.test deferred"
+        told = [line[2:].partition("  ")[2] if line[2:6].isdigit() else line.strip() for line in lines[1:]]
+        assert told[:4] == [
+            "accepted from unknown[192.0.2.1] (helo client.test) by listener mx",
+            "from ann@client.test to one@down.test, 2.0 KiB, Message-ID <first@client.test>",
+            "connect  access   continue       0.4 ms",
+            "message  scanner  reject (shadow mode: not acted on)     1.2 ms  too\\x1b]odd",
+        ]
+        assert told[4:6] == [
+            "deferred for one@down.test by route box, attempt 1 (0.250 s)",
+            "mx.test[192.0.2.9]:25: 451 4.3.0 later",
+        ]
+        assert told[6].endswith(", 5m later")
+        assert told[7:9] == ["filter x failed at message: boom", "instead of its verdict: defer"]
+        assert told[9].startswith("still in the queue   one@down.test: queued, route box, 1 attempt, next attempt in ")
+        assert told[10].startswith("still in the queue   two@other.test: ")
+
+
+def test_why_tells_refusals(machine: Machine) -> None:
+    refused = Refused(
+        at=time.time(),
+        session="S",
+        client="unknown[192.0.2.1]",
+        listener="mx",
+        helo="client.test",
+        stage="rcpt",
+        filter="",
+        reason="elsewhere.test is none of our domains",
+        reply="550 5.7.1 Relaying denied",
+        queue_id=FIRST,
+        sender="ann@client.test",
+        recipient="someone@elsewhere.test",
+    )
+    machine.tell(refused)
+    text = machine.run("why", "someone@elsewhere.test").stdout
+    assert text.startswith(f"{FIRST}  from ann@client.test: someone@elsewhere.test refused\n")
+    assert "refused at rcpt by the gateway itself: someone@elsewhere.test" in text
+    assert "the client was told: 550 5.7.1 Relaying denied" in text
+    assert "because: elsewhere.test is none of our domains" in text
+
+
+def test_why_tells_every_end(machine: Machine) -> None:
+    now = time.time()
+    common: dict[str, Any] = {
+        "at": now,
+        "queue_id": FIRST,
+        "sender": "ann@client.test",
+        "recipients": ("two@x.test", "three@x.test"),
+    }
+    machine.tell(
+        accepted(FIRST, now, sender="", recipients=tuple(f"u{number}@x.test" for number in range(25)), message_id=""),
+        Delivered(**attempt(FIRST, now, reply="250 ok"), delay=3700.0),
+        Bounced(**attempt(FIRST, now, recipient="four@x.test", host=""), reason="too old", report=SECOND),
+        Bounced(**attempt(FIRST, now, recipient="five@x.test", route=""), reason=""),
+        Discarded(**common, reason="a policy"),
+        Quarantined(**common, reason="a virus"),
+        OperatorActed(at=now, action="release", queue_id=FIRST, recipients=("two@x.test",)),
+        EntrySetAside(at=now, queue_id=FIRST, where="/aside", reason="no envelope"),
+    )
+    text = machine.run("why", SECOND).stdout
+    for part in (
+        "from <> to u0@x.test",
+        "u19@x.test and 5 more",
+        "250 ok, 1h 1m after it came",
+        "given up for four@x.test by route box, attempt 1",
+        f"because: too old; report to the sender: {SECOND}",
+        "no report is owed",
+        "discarded for two@x.test, three@x.test",
+        "because: a virus",
+        "an administrator asked: release two@x.test",
+        "it lies in /aside",
+        "and 25 more",
+    ):
+        assert part in text, part
+
+
+def test_why_with_limits(machine: Machine) -> None:
+    now = time.time()
+    for number in range(4):
+        machine.tell(accepted(f"Q{number}", now - 1000 * (4 - number)))
+    found = machine.run("why", "one@down.test", "--limit", "2")
+    assert [line[:2] for line in found.stdout.splitlines() if line.startswith("Q")] == ["Q2", "Q3"]
+    assert "There are older ones" in found.stderr
+    found = machine.run("why", "one@down.test", "--since", "25m", "--json")
+    assert [one["id"] for one in json.loads(found.stdout)] == ["Q3"]
+    assert "Usage" in machine.run("why", "x", "--since", "soon", code=2).stderr
+
+
+def test_why_knows_nothing(gateway: Machine) -> None:
+    found = gateway.run("why", "never-seen@elsewhere.test", code=1)
+    assert (found.stdout, found.stderr) == ("", "mailgate: nothing is known of never-seen@elsewhere.test\n")
+
+
+@pytest.mark.parametrize("subject", [SECOND, "two@down.test"])
+def test_why_without_a_history_asks_the_queue(gateway: Machine, subject: str) -> None:
+    text = gateway.run("why", subject).stdout
+    assert text.startswith(f"{SECOND}: two@down.test queued\n  still in the queue   two@down.test: queued")
+    (story,) = json.loads(gateway.run("why", subject, "--json").stdout)
+    assert (story["entries"], story["queue"][0]["recipient"]) == ([], "two@down.test")
+
+
+def test_why_tells_the_gaps_of_the_history(machine: Machine) -> None:
+    history = History(machine.places.history, keep=1e9, max_size=2**30)
+    history.missed(7)
+    history.close()
+    (machine.places.history / "00000000000001.db").write_bytes(b"no database" * 100)
+    error = machine.run("why", "x@y.test", code=1).stderr
+    assert "7 events could not be written" in error
+    assert "00000000000001.db cannot be read" in error
