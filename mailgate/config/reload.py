@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mailgate.config.schema import Config, ListenerSection
 
-__all__ = ["needs_restart"]
+__all__ = ["as_running", "needs_restart"]
 
 _SECTIONS = ("spool", "dns", "counters", "history", "log")
 _GATEWAY = ("hostname", "state_dir")
@@ -23,6 +23,21 @@ def needs_restart(old: Config, new: Config) -> tuple[str, ...]:
     ]
     waits += [name for name in _SECTIONS if getattr(old, name) != getattr(new, name)]
     return tuple(waits)
+
+
+def as_running(started: Config, new: Config) -> Config:
+    """The new configuration, with what waits for the next start as it was at the last."""
+    before = {section.name: section for section in started.listeners}
+    kept = {key: getattr(started.gateway, key) for key in _GATEWAY}
+    changes: dict[str, object] = {name: getattr(started, name) for name in _SECTIONS}
+    changes["gateway"] = new.gateway.model_copy(update=kept)
+    changes["listeners"] = [
+        section.model_copy(update={key: getattr(before[section.name], key) for key in _LISTENER})
+        if section.name in before
+        else section
+        for section in new.listeners
+    ]
+    return new.model_copy(update=changes)
 
 
 def _differ(old: ListenerSection | None, new: ListenerSection | None) -> bool:

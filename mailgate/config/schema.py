@@ -68,7 +68,7 @@ class GatewaySection(Section):
     state_dir: ConfigPath
     """spool, history, log and control socket lie here; made with mode 0700 if it does not exist"""
     drain_timeout: Duration = 30.0
-    """how long a stop waits for sessions and deliveries that are under way"""
+    """how long a stop waits for sessions and deliveries that are under way; what is cut off then stays in the spool"""
     memory_limit: Size = 256 * 1024
     """content up to this size stays in memory while it is received; larger content goes to a file"""
 
@@ -77,36 +77,40 @@ class ListenerSection(Section):
     """`[[listeners]]`: where we accept mail, from whom, and through which pipeline."""
 
     name: Name
-    """how logs, limits and traces call this listener"""
+    """how the log, limits and the history call this listener"""
     role: Literal["inbound", "outbound", "hybrid"] = "inbound"
-    """inbound: for our domains only, never relays; outbound: only for those who may relay; hybrid: inbound for
-    anyone, outbound for those who may relay"""
+    """inbound: for our [domains] only, never relays; outbound: for nobody but those who may relay; hybrid: inbound
+    for anyone, outbound for those who may relay"""
     endpoints: list[Endpoint] = Field(min_length=1)
-    """where to listen, as Twisted endpoint strings: "tcp:25", "tcp:25:interface=127.0.0.1", "unix:/run/mg.sock" """
+    """where to listen, as Twisted endpoint strings: "tcp:25" (all IPv4 addresses), "tcp6:25" (all of IPv6 and IPv4),
+    "tcp:25:interface=192.0.2.10", "unix:/run/mailgate/in:mode=660" """
     pipeline: Name
     """the [pipelines.NAME] that judges what comes in here"""
     trusted_pipeline: Name | None = None
     """role hybrid: the pipeline of clients that may relay; the same as `pipeline` if not given"""
     protocol: Literal["smtp", "lmtp"] = "smtp"
-    """lmtp answers for each recipient after the content"""
+    """lmtp (RFC 2033) answers for each recipient after the content: for programs that hand mail to us, not for the
+    Internet"""
     trusted_networks: list[Network] = []
-    """clients that may relay without authentication (role outbound or hybrid)"""
+    """clients that may relay (role outbound or hybrid): to anyone, in our name. Who connects by a unix socket always
+    may"""
     max_message_size: Annotated[Size, at_least(64 * 1024, format_size)] = 50 * 1024 * 1024
     """larger messages are refused with 552; announced with SIZE (RFC 5321: at least 64KiB)"""
     max_recipients: Annotated[int, Field(strict=True, ge=100)] = 1000
-    """recipients per message; more get 452 (RFC 5321 asks for at least 100)"""
+    """recipients per message; more get 452, and senders bring them again (RFC 5321 asks for at least 100)"""
     max_connections: Count = 2000
     """connections at one time; more get 421"""
     max_connections_per_client: Count = 50
     """connections at one time from one address (IPv6: one /64); more get 421"""
     max_messages: Count = 1000
-    """messages per connection; after them 421"""
+    """messages per connection; after them 421, and senders connect again"""
     max_errors: Count = 20
-    """commands refused per connection; after them 421"""
+    """commands and messages refused per connection, unknown recipients too; after them 421"""
     max_commands: Annotated[int, Field(strict=True, ge=10)] = 100
-    """commands without a message between them; after them 421"""
+    """commands, other than RCPT and DATA, without a message between them; after them 421"""
     resolve_clients: Flag = True
-    """whether the client's name is asked from DNS, and confirmed, before the banner (never for loopback)"""
+    """whether the client's name is looked up in DNS, and confirmed, before the banner (never for loopback): for the
+    history, the Received field and rules about names"""
     command_timeout: Timeout = 300.0
     """how long we wait for the next command (RFC 5321: at least 5 minutes)"""
     data_timeout: Timeout = 180.0
@@ -121,31 +125,33 @@ class DomainSection(Section):
     route: Name
     """the [routes.NAME] that its mail takes"""
     recipients: Name = "any"
-    """the [recipients.NAME] that knows its addresses, or "any": what is behind us then has to bounce"""
+    """the [recipients.NAME] that knows its addresses; "any" takes all, and what the server behind refuses has to be
+    bounced, mostly to people who never sent it"""
 
 
 class ListRecipients(Section):
     """`[recipients.NAME]` of kind list: the addresses stand in the configuration or in a file."""
 
     kind: Literal["list"]
-    """where the addresses come from"""
+    """where the addresses come from; list: `addresses` and the file at `path` together"""
     addresses: list[Mailbox] = []
-    """addresses that exist; `@example.org` stands for every address there"""
+    """addresses that exist; `@example.org` stands for every address there. Case does not matter, user+tag exists where
+    user does, and postmaster always"""
     path: ConfigPath | None = None
-    """a file with one address a line and # for comments; read again when it changes"""
+    """a file with one address a line, in the same forms, and # for comments; read again when it changes"""
 
 
 class RetrySection(Section):
     """`retry` of a route: when a deferred recipient is tried again (RFC 5321 section 4.5.4.1)."""
 
     first: Timeout = 300.0
-    """after the first failure"""
+    """how long a recipient waits after the first attempt that failed; this and later waits vary by a tenth"""
     factor: Annotated[float, Field(strict=True, ge=1, le=10)] = 2.0
     """each later wait is this many times the one before"""
     longest: Timeout = 4 * 3600.0
     """no wait is longer"""
     expire: Timeout = 5 * 86400.0
-    """a message this old is returned to its sender"""
+    """a message this old is tried no more: its sender gets a report"""
 
 
 class _RouteSection(Section):
@@ -157,32 +163,33 @@ class SmtpRoute(_RouteSection):
     """`[routes.NAME]` with transport smtp: to fixed hosts, or by MX where there are none."""
 
     transport: Literal["smtp"]
-    """how its mail is delivered"""
+    """by SMTP, to mail servers"""
     hosts: Hosts = []
-    """"host:port" in the order in which they are tried; an inner list shares the load. Empty: by MX"""
+    """"host" or "host:port" ("[v6]:port") in the order in which they are tried; an inner list shares the load. Empty:
+    by the MX records of the recipient's domain"""
     port: Port = 25
     """the port of hosts that name none, and of MX hosts"""
     connections: Count = 20
-    """connections at one time to one site"""
+    """connections at one time to one site: these hosts, or by MX the hosts of one set of records"""
     messages_per_connection: Count = 100
-    """messages before a connection is closed"""
+    """messages on one connection before it is closed"""
     idle_timeout: Duration = 10.0
     """how long an idle connection is kept for the next message"""
     connect_timeout: Timeout = 30.0
-    """for the connection itself"""
+    """how long we wait for a connection; then the next address is tried"""
     command_timeout: Timeout = 300.0
-    """for the greeting and each reply but the last"""
+    """how long we wait for the greeting and for each reply but the last"""
     data_timeout: Timeout = 600.0
-    """for the reply to the end of data (RFC 5321: at least 10 minutes)"""
+    """how long we wait for the reply to the end of data (RFC 5321: at least 10 minutes; less makes duplicates)"""
     ipv6: Flag = True
-    """whether AAAA addresses are tried"""
+    """whether IPv6 addresses of hosts are tried, too; false where this machine has no IPv6 to the Internet"""
 
 
 class LmtpRoute(_RouteSection):
     """`[routes.NAME]` with transport lmtp: to fixed hosts, or a socket "unix:/path"."""
 
     transport: Literal["lmtp"]
-    """how its mail is delivered"""
+    """by LMTP, to a mailbox server, with an answer for each recipient"""
     hosts: Hosts = Field(min_length=1)
     """"host:port" or "unix:/path" in the order in which they are tried; an inner list shares the load"""
     port: Port = 24
@@ -190,33 +197,34 @@ class LmtpRoute(_RouteSection):
     connections: Count = 20
     """connections at one time"""
     messages_per_connection: Count = 100
-    """messages before a connection is closed"""
+    """messages on one connection before it is closed"""
     idle_timeout: Duration = 10.0
     """how long an idle connection is kept for the next message"""
     connect_timeout: Timeout = 30.0
-    """for the connection itself"""
+    """how long we wait for a connection; then the next address is tried"""
     command_timeout: Timeout = 300.0
-    """for the greeting and each reply but the last"""
+    """how long we wait for the greeting and for each reply but the last"""
     data_timeout: Timeout = 600.0
-    """for the replies to the end of data"""
+    """how long we wait for the replies to the end of data; less makes duplicates"""
     ipv6: Flag = True
-    """whether AAAA addresses are tried"""
+    """whether IPv6 addresses of hosts are tried, too; false where this machine has no IPv6 to the Internet"""
 
 
 class MaildirRoute(_RouteSection):
     """`[routes.NAME]` with transport maildir: into folders of this machine."""
 
     transport: Literal["maildir"]
-    """how its mail is delivered"""
+    """into a Maildir, synced to disk before it counts as delivered"""
     path: MaildirPath
-    """the Maildir, made if it does not exist; {domain} and {local_part} stand for the recipient's"""
+    """the Maildir, made with mode 0700 if it does not exist; {domain} and {local_part} stand for the recipient's, in
+    lower case"""
 
 
 class DiscardRoute(_RouteSection):
     """`[routes.NAME]` with transport discard: taken, dropped, and told so in the history."""
 
     transport: Literal["discard"]
-    """how its mail is delivered"""
+    """thrown away, without a report"""
     reason: str = "discarded by its route"
     """what the history says"""
 
@@ -228,18 +236,19 @@ class RoutingSection(Section):
     """`[routing]`: where mail goes that no [domains] entry names."""
 
     default: Name | None = None
-    """the route of every other recipient; without it they are refused"""
+    """the route of every other recipient; without it they are refused (550 5.4.4)"""
     recipients: dict[Pattern, Name] = {}
     """routes by recipient: an address, a domain, or "*.domain" for all below it"""
     senders: dict[Pattern, Name] = {}
-    """routes by sender, in the same forms; asked after `recipients`"""
+    """routes by sender, in the same forms; asked after `recipients`, before `default`"""
 
 
 class PipelineSection(Section):
     """`[pipelines.NAME]`: which filters, in which order."""
 
     filters: Filters
-    """names of [filters.NAME] sections or of filter kinds; an inner list runs its filters at the same time"""
+    """names of [filters.NAME] sections or of filter kinds; an inner list runs its filters at the same time. Without a
+    filter of kind headers there is one at the end all the same"""
 
 
 class FilterCommon(Section):
@@ -248,11 +257,12 @@ class FilterCommon(Section):
     kind: Name | None = None
     """which filter it is; the section's name if not given, so one kind can be used twice under other names"""
     mode: Literal["enforce", "shadow"] = "enforce"
-    """shadow: the verdict is recorded and not acted on"""
+    """shadow: the filter is asked, and its verdict recorded, and nothing done about it"""
     deadline: Timeout = 10.0
-    """after this time the filter has failed"""
+    """how long mail waits for an answer of this filter; after that it has failed"""
     on_failure: Literal["defer", "continue", "reject", "quarantine"] = "defer"
-    """what stands in for the verdict of a filter that failed (quarantine: before the content, defer)"""
+    """what is done where the filter failed: defer (451), continue, reject (550), or quarantine (before there is
+    content: defer)"""
 
 
 class FilterSection(FilterCommon):
@@ -272,9 +282,9 @@ class DnsSection(Section):
     servers: list[Server] = []
     """"address" or "address:port" ("[v6]:port"); the system's resolvers if empty"""
     timeout: Timeout = 5.0
-    """for one question, all servers and retries together"""
+    """how long one question may take, all servers and retries together"""
     cache_size: Annotated[int, Field(strict=True, ge=0)] = 20000
-    """answers that are kept"""
+    """answers that are kept in memory, each for its time to live; 0 keeps none"""
 
 
 class SpoolSection(Section):
@@ -285,7 +295,7 @@ class SpoolSection(Section):
     inline_limit: Size = 64 * 1024
     """content up to this size lies in the database; larger content in a file of its own"""
     min_free: Size = 100 * 1024 * 1024
-    """with less free space on the disk new mail gets 452"""
+    """with less free space on the disk of the state directory new mail gets 452, and the history is not written"""
     max_active: Annotated[int, Field(strict=True, ge=100)] = 10000
     """messages that are in memory for delivery at one time; the rest wait on disk"""
 
@@ -296,23 +306,23 @@ class CountersSection(Section):
     url: Literal["memory:"] = "memory:"
     """memory: counts in this process and forgets at its end"""
     max_keys: Annotated[int, Field(strict=True, ge=1000)] = 100_000
-    """counters that are kept at one time; the least used go first"""
+    """counters that are kept at one time; the least recently used go first"""
 
 
 class HistorySection(Section):
     """`[history]`: what `mailgate why` can answer from."""
 
     keep: Timeout = 14 * 86400.0
-    """how far back"""
+    """how far back it goes"""
     max_size: Annotated[Size, at_least(1024**2, format_size)] = 2 * 1024**3
-    """the oldest goes first when the history's file passes this size"""
+    """the oldest goes first when the files of the history pass this size together"""
 
 
 class LogSection(Section):
     """`[log]`: one JSON object a line for each event."""
 
     path: str = "mailgate.log"
-    """a file, relative to the state directory; "-" is standard output, "" no log. Opened anew on SIGHUP"""
+    """a file, relative to the state directory; "-" is standard output, "" no log. Opened anew at a reload"""
 
 
 class Config(Section):

@@ -43,21 +43,24 @@ class Options(Section):
       and `<>` for the sender of reports: `deny recipient old@example.org This address is closed`
 
     Order does not matter: whatever an allow rule fits is not refused here, by none of the rules, and the filters
-    behind this one are not asked at the stage of its subject (connect, helo, mail, rcpt).
+    behind this one are not asked at the stage of its subject (connect for client and name, helo, mail, rcpt). Of
+    several rules in one place that refuse, the one with the smallest network or the longest name counts.
     """
 
     rules: list[Annotated[str, AfterValidator(_rule), Form("rule")]] = Field(default=[])
-    """rules that stand here"""
+    """rules that stand in the configuration; a change needs a reload"""
     files: list[ConfigPath] = Field(default=[])
-    """files with a rule a line and # for comments; read again when they change"""
+    """files with a rule a line and # for comments; read again when they change, without a reload. A line that is no
+    rule then leaves the old content in force, and is logged"""
     when: Literal["rcpt", "at-once"] = "rcpt"
     """when a client, a name, a greeting or a sender is refused. rcpt: at each recipient, so that the history says who
-    wrote to whom, and `reachable` can be kept; at-once: as soon as it is known, a client instead of the banner (554)"""
+    wrote to whom, and `reachable` can be kept; at-once: as soon as it is known, a client or a name instead of the
+    banner (554, or 421 to defer)"""
     reachable: list[str] = Field(default=["postmaster"])
     """local parts in our domains to which everybody can write, unless a rule is about that very recipient (RFC 5321
     section 4.5.1); only while `when` is rcpt"""
     text: str = "Refused by policy"
-    """the reply where the rule has no text of its own"""
+    """what is replied where the rule has no text of its own"""
 
 
 def build(options: Options, services: FilterServices) -> object:

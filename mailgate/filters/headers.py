@@ -56,7 +56,8 @@ class Options(Section):
     rename: dict[_Name, _Name] = Field(default={})
     """fields that get another name and keep their value: { X-Spam-Flag = "X-Foreign-Spam-Flag" }"""
     add: dict[_Name, str] = Field(default={})
-    """fields that are put below our Received field, in this order"""
+    """fields that are put below our Received field, in this order: { X-Gateway = "mx1" }. One that the message has
+    already stays beside it, unless it is in `strip`"""
     add_missing: list[Literal["Date", "Message-ID"]] = Field(default=[])
     """fields that a message without them gets (RFC 6409 section 8; for mail of your own, not for what comes in)"""
 

@@ -36,8 +36,8 @@ class Rule(Section):
     """what is counted: connections, messages (at MAIL) or recipients (at RCPT)"""
     per: Subject = "client"
     """whose count it is. client: an IPv4 address or an IPv6 /64; network: a /24 or a /48; listener: all its clients
-    together; identity: who has authenticated; sender and sender-domain (not the null sender); recipient and
-    recipient-domain (count = "recipients" only)"""
+    together; identity: who the client has proved to be, which in trusted_networks is its address; sender and
+    sender-domain (not the null sender); recipient and recipient-domain (count = "recipients" only)"""
     limit: Annotated[int, Field(strict=True, ge=1)]
     """how many are let through in any `window`"""
     window: Annotated[Duration, at_least(1.0, format_duration)]
@@ -47,7 +47,7 @@ class Rule(Section):
     exempt: list[Network] = Field(default=[])
     """clients that the rule is not for, beside the filter's own `exempt`"""
     text: str = ""
-    """what is replied; "Too many messages, try again later" or the like, if not given"""
+    """what is replied to what is over the limit; "Too many messages, try again later" or the like, if not given"""
     name: str = ""
     """how traces call the rule; "messages per client" or the like, if not given. Rules that count the same over the
     same window share their counts, unless they have different names"""
@@ -73,8 +73,9 @@ class Options(Section):
     """`[filters.rate-limit]`: what is over a limit gets 450 (before the banner 421) and may come again later."""
 
     rules: list[Rule] = Field(default=list(_DEFAULT_RULES))
-    """the limits; all that apply must have room. If not given: 300 connections, 600 messages and 3000 recipients
-    per client in 1m, which only a flood reaches"""
+    """the limits; all that apply must have room. Rules of your own take the place of the default ones, which only a
+    flood reaches: 300 connections, 600 messages and 3000 recipients per client in 1m. What was refused does not
+    count: whoever keeps trying is let in at the limit's pace"""
     exempt: list[Network] = Field(default=list(LOCAL_NETWORKS))
     """clients that are never limited; if not given, those of loopback and private networks"""
 

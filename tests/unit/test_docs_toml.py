@@ -1,0 +1,208 @@
+"""Every piece of configuration in the documentation can be used: alone, or with what it leaves out."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import textwrap
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ConfigDict
+from twisted.internet.task import Clock
+from twisted.plugin import IPlugin
+from zope.interface import implementer
+
+from mailgate.assembly import assemble
+from mailgate.config.load import ConfigError, Loaded, load
+from mailgate.config.schema import Section
+from mailgate.filters.access_rules import RuleTable, parse_rule
+from mailgate.interfaces import FilterServices, IFilterFactory, IMailFilter
+from mailgate.observe.hub import EventHub
+from mailgate.pipeline.registry import FilterNotFoundError, Registry
+from mailgate.stores.counters import MemoryCounters
+from mailgate.testing import FakeResolver
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+#: Filters that the documentation has readers write or install.
+STRANGERS = {"impostor", "noreply"}
+#: What a fragment stands in.
+AROUND = """
+[gateway]
+hostname = "mx1.example.org"
+state_dir = "state"
+[[listeners]]
+name = "mx"
+endpoints = ["tcp:25"]
+pipeline = "inbound"
+[domains."example.org"]
+route = "inside"
+[routes.inside]
+transport = "smtp"
+hosts = ["10.0.0.5:25"]
+[pipelines.inbound]
+filters = ["access", "recipients", "headers"]
+"""
+_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+
+
+class AnyOptions(Section):
+    """Those of a stranger."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+@implementer(IFilterFactory, IPlugin)
+class Stranger:
+    """Stands in for a filter that is not installed here."""
+
+    summary = "a filter of somebody else"
+    options = AnyOptions
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def build(self, options: object, services: FilterServices) -> object:
+        return NoOpinion()
+
+
+@implementer(IMailFilter)
+class NoOpinion:
+    """Says nothing."""
+
+    def on_mail(self, session: object, transaction: object) -> None:
+        return None
+
+
+class Shelf(Registry):
+    """The installed filters, and the strangers."""
+
+    def find(self, kind: str) -> IFilterFactory:
+        try:
+            return super().find(kind)
+        except FilterNotFoundError:
+            if kind in STRANGERS:
+                return Stranger(kind)
+            raise
+
+
+def blocks(page: Path, language: str) -> list[tuple[int, str]]:
+    """The blocks of a page with the number of their first line."""
+    text = page.read_text()
+    return [
+        (text.count("\n", 0, match.start()) + 2, textwrap.dedent(match[3]))
+        for match in _FENCE.finditer(text)
+        if match[2] == language
+    ]
+
+
+def places(language: str) -> list[Any]:
+    return [
+        pytest.param(page, text, id=f"{page.relative_to(ROOT)}:{line}")
+        for page in PAGES
+        for line, text in blocks(page, language)
+    ]
+
+
+def with_surroundings(text: str) -> str:
+    """The text as it stands where it is a whole file, else with what it leaves out."""
+    fragment = tomllib.loads(text)
+    if {"gateway", "listeners", "pipelines"} <= fragment.keys():
+        return text
+    whole = merged(tomllib.loads(AROUND), fragment)
+    # A name that only the text around the fragment explains.
+    for listener in whole["listeners"]:
+        for key in ("pipeline", "trusted_pipeline"):
+            if key in listener:
+                whole["pipelines"].setdefault(listener[key], {"filters": ["headers"]})
+    routing = whole.get("routing", {})
+    routes = [section["route"] for section in whole["domains"].values()]
+    routes += [*routing.get("recipients", {}).values(), *routing.get("senders", {}).values()]
+    for name in [*routes, *([routing["default"]] if "default" in routing else [])]:
+        whole["routes"].setdefault(name, {"transport": "smtp", "hosts": ["10.0.0.5:25"]})
+    for section in whole["domains"].values():
+        if section.get("recipients", "any") != "any":
+            people = {"kind": "list", "addresses": ["ann@example.org"]}
+            whole.setdefault("recipients", {}).setdefault(section["recipients"], people)
+    return "".join(f"{json.dumps(key)} = {written(value)}\n" for key, value in whole.items())
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of both; `over` counts where they differ, and a `transport` of its own begins a route anew."""
+    result = dict(base)
+    for key, value in over.items():
+        old = base.get(key)
+        both = isinstance(value, dict) and isinstance(old, dict) and "transport" not in value
+        result[key] = merged(old, value) if both and isinstance(old, dict) else value
+    return result
+
+
+def written(value: object) -> str:
+    """A value as TOML has it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {written(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(written, value)) + "]"
+    return json.dumps(value)
+
+
+def built(path: Path) -> Loaded:
+    """The configuration, of which everything has been built that a start would build."""
+    registry = Shelf()
+    loaded = load(path, registry.find)
+    files = [section.path for section in loaded.config.recipients.values()]
+    files += [file for options in loaded.options.values() for file in getattr(options, "files", ())]
+    for file in files:
+        if file is not None:
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
+    clock = Clock()
+    assemble(
+        loaded,
+        registry,
+        clock=clock,
+        resolver=FakeResolver({}),
+        counters=MemoryCounters(clock, 1000),
+        events=EventHub(),
+        random=random.Random(1),
+    )
+    return loaded
+
+
+@pytest.mark.parametrize(("page", "text"), places("toml"))
+def test_configuration_can_be_used(page: Path, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mailgate.toml"
+    # What a real site has in /etc lies beside the file here.
+    path.write_text(with_surroundings(text).replace("/etc/mailgate/", ""))
+    loaded = built(path)
+    for name, section in tomllib.loads(text).get("filters", {}).items():
+        assert loaded.config.filter(name).model_dump(exclude_unset=True).keys() == section.keys()
+
+
+def test_whole_files_have_no_warnings(tmp_path: Path) -> None:
+    whole = [text for page in PAGES for _, text in blocks(page, "toml") if "[gateway]" in text and "[routes." in text]
+    assert whole
+    for text in whole:
+        (tmp_path / "mailgate.toml").write_text(text)
+        assert load(tmp_path / "mailgate.toml", Shelf().find).warnings == ()
+
+
+def test_the_files_of_rules_in_the_guide_can_be_used() -> None:
+    texts = [text for _, text in blocks(ROOT / "docs/guide/filters.md", "text")]
+    assert texts
+    for text in texts:
+        lines = [re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines()]
+        rules = [parse_rule(line, "blocked", number) for number, line in enumerate(lines, 1) if line]
+        assert {rule.action for rule in rules} == {"deny", "defer"}
+        RuleTable(rules)
+
+
+def test_a_fragment_with_a_mistake_is_found(tmp_path: Path) -> None:
+    (tmp_path / "mailgate.toml").write_text(with_surroundings('[filters.access]\nrules = ["deny client"]\n'))
+    with pytest.raises(ConfigError, match="a rule is written"):
+        built(tmp_path / "mailgate.toml")
