@@ -12,8 +12,9 @@ from mailgate.interfaces import SpoolError
 
 __all__ = ["Reserve", "is_full", "lock_directory"]
 
-#: Octets of disk that are kept, and given up when the disk is full.
-_RESERVE = 4 * 1024 * 1024
+#: Octets of disk that are kept, and given up when the disk is full: more than folding the database's log into it can
+#: need (see Store), or a full disk could be made free by nothing.
+_RESERVE = 24 * 1024 * 1024
 
 
 class Reserve:

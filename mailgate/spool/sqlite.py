@@ -104,6 +104,9 @@ class SqliteSpool:
         self._jobs: SimpleQueue[_Work | None] = SimpleQueue()
         self._failed = ""  # why nothing can be written now
         self._low = False  # the reserve is given up: deliver, but take nothing
+        self._next_test = 0.0
+        self._tight = False  # the disk has too little room: shrink what can be shrunk
+        self._spare = 0  # octets that are free within the database
         self._free: tuple[float, int] = (-1.0, 0)
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -209,9 +212,13 @@ class SqliteSpool:
         if now - self._free[0] > 1.0:
             stat = os.statvfs(self.directory)
             self._free = (now, stat.f_bavail * stat.f_frsize)
-        if self._free[1] < self._min_free + size:
-            return f"only {self._free[1] // 2**20} MiB are free on the spool's disk"
-        return ""
+        free = self._free[1] + self._spare
+        if free >= self._min_free + size:
+            return ""
+        if not self._tight:
+            self._tight = True
+            self._submit(lambda: None)  # wakes the writer
+        return f"only {free // 2**20} MiB are free for the spool"
 
     # -- the writer's thread
 
@@ -222,10 +229,13 @@ class SqliteSpool:
 
     def _work(self) -> None:
         while True:
-            try:
-                first = self._jobs.get(timeout=_RETEST if self._failed or self._low else None)
-            except Empty:
+            wait = self._until_test()
+            if wait == 0.0:  # also where jobs never cease
                 self._retest()
+                wait = self._until_test()
+            try:
+                first = self._jobs.get(timeout=wait)
+            except Empty:
                 continue
             group: list[_Work] = []
             last = first is None
@@ -254,9 +264,17 @@ class SqliteSpool:
             self._store.commit()
         except Exception as error:
             self._rollback(fresh)
+            if is_full(error) and not self._low:
+                # There is room now for whatever makes room, and for the outcomes of what is under way.
+                self._fail(error)
+                return [
+                    self._failure(one, error) if isinstance(one, _Accept) else self._commit([one])[0] for one in group
+                ]
             if len(group) > 1 and not _is_disk(error):
                 return [self._commit([one])[0] for one in group]
             return [self._failure(one, error) for one in group]
+        if self._low:
+            self._shrink()
         return results
 
     def _run(self, group: Sequence[_Work]) -> list[object]:
@@ -318,16 +336,30 @@ class SqliteSpool:
     # -- failing and coming back
 
     def _fail(self, error: Exception) -> None:
-        if is_full(error) and not self._low:
+        if is_full(error):
+            if self._low:
+                return
             self._low = True
             self._reserve.give_up()
+            self._shrink()
         elif not self._failed:
             self._failed = f"the spool cannot be written: {error}"
         else:
             return
+        self._next_test = time.monotonic() + _RETEST
         self._publish(SpoolFailed(at=time.time(), error=str(error)))
 
+    def _until_test(self) -> float | None:
+        """Seconds until a spool that has failed, or has no room, is looked at again; None where it is well."""
+        if not (self._failed or self._low or self._tight):
+            return None
+        return max(self._next_test - time.monotonic(), 0.0)
+
     def _retest(self) -> None:
+        self._next_test = time.monotonic() + _RETEST
+        self._shrink()
+        if not (self._failed or self._low):
+            return
         try:
             self._store.database.execute("BEGIN IMMEDIATE")
             self._store.database.execute("CREATE TABLE probe (octets BLOB)")
@@ -341,6 +373,14 @@ class SqliteSpool:
         self._failed = ""
         self._low = False
         self._publish(SpoolRecovered(at=time.time()))
+
+    def _shrink(self) -> None:
+        self._tight = False
+        try:
+            self._store.checkpoint()
+            self._spare = self._store.spare()
+        except sqlite3.Error as error:
+            _log.warn("the spool's log cannot be folded into its database: {error}", error=error)
 
     def _tell_aside(self, aside: Sequence[SetAside]) -> None:
         for name, where, reason in aside:

@@ -6,11 +6,11 @@ Files come before the row that names them, and go after the commit that forgets 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from mailgate.envelope import Envelope, EnvelopeRecipient
@@ -21,6 +21,8 @@ from mailgate.spool.query import FROM, VIEW, to_view, where_clause
 
 __all__ = ["SetAside", "Store", "read_message", "sync_directory"]
 
+#: Pages (of 4 KiB) that the database's log gathers before they are folded into it.
+_LOG_PAGES = 4000
 _FINAL = (OutcomeKind.DELIVERED, OutcomeKind.FAILED, OutcomeKind.DISCARDED)
 SetAside = tuple[str, str, str]
 """Queue id, where it lies now, why."""
@@ -308,9 +310,20 @@ class Store:
         if self.database.in_transaction:
             self.database.rollback()
 
+    def checkpoint(self) -> None:
+        """Fold the log into the database and give back its room on the disk."""
+        self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def spare(self) -> int:
+        """Octets of the database's file that hold nothing, and take what comes next."""
+        (pages,) = self.database.execute("PRAGMA freelist_count").fetchone()
+        (size,) = self.database.execute("PRAGMA page_size").fetchone()
+        return int(pages) * int(size)
+
     def close(self) -> None:
         """Fold the log into the database and close."""
-        self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with contextlib.suppress(sqlite3.Error):  # on a full disk the log stays, and is read at the next start
+            self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.database.close()
 
     def _drop_finished(self, queue_ids: Sequence[str] | set[str]) -> None:
@@ -357,7 +370,7 @@ def _open(path: Path, aside: Path) -> sqlite3.Connection:
             path.chmod(0o600)
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
-            database.execute("PRAGMA wal_autocheckpoint = 4000")
+            database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
             _upgrade(database)
             return database
         except sqlite3.DatabaseError as error:
@@ -375,10 +388,7 @@ def _open(path: Path, aside: Path) -> sqlite3.Connection:
 
 def _upgrade(database: sqlite3.Connection) -> None:
     (version,) = database.execute("PRAGMA user_version").fetchone()
-    scripts = sorted(
-        (one for one in files("mailgate.spool").joinpath("schema").iterdir() if one.name.endswith(".sql")),
-        key=lambda one: one.name,
-    )
+    scripts = sorted(Path(__file__).with_name("schema").glob("*.sql"))
     if version > len(scripts):
         raise SpoolError(f"the spool was written by a newer mailgate (schema {version}, this one knows {len(scripts)})")
     for number, script in enumerate(scripts[version:], start=version + 1):
