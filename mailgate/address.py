@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -113,6 +114,7 @@ def _split(text: str) -> tuple[str, str]:
     return local_part, domain
 
 
+@functools.lru_cache(maxsize=4096)
 def _domain(text: str) -> str:
     if text.startswith("["):
         return _literal(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ __all__ = [
 T = TypeVar("T")
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 def new_id() -> str:
@@ -36,7 +38,11 @@ def new_id() -> str:
     The alphabet (Crockford base 32) is in ASCII order and safe in file names, header fields and replies.
     """
     number = (time.time_ns() // 1_000_000 & (1 << 40) - 1) << 40 | secrets.randbits(40)
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range(75, -1, -5))
+    pairs = _PAIRS  # two characters, ten bits, at a time
+    return (
+        f"{pairs[number >> 70]}{pairs[number >> 60 & 1023]}{pairs[number >> 50 & 1023]}{pairs[number >> 40 & 1023]}"
+        f"{pairs[number >> 30 & 1023]}{pairs[number >> 20 & 1023]}{pairs[number >> 10 & 1023]}{pairs[number & 1023]}"
+    )
 
 
 class Evidence:
@@ -66,6 +72,11 @@ class Evidence:
         return len(self._found)
 
 
+@functools.lru_cache(maxsize=4096)
+def _told(name: str, address: IPv4Address | IPv6Address | None) -> str:
+    return f"{name or 'unknown'}[{address or 'local'}]"
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
     """The peer that connected. `address` is None for a unix socket; `name` is "" where rDNS gave none."""
@@ -75,7 +86,7 @@ class Client:
     name: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name or 'unknown'}[{self.address or 'local'}]"
+        return _told(self.name, self.address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionClosed(Event):
-    """A connection ended. `cause` says how: "quit", "lost", "timeout", "refused", "errors", "shutdown"."""
+    """A connection ended.
+
+    `cause` says how: "quit", "lost", "timeout", "refused", "errors", "limits", "shutdown", or "crash" (a bug of ours).
+    """
 
     session: str
     client: str

@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +32,8 @@ MAX_HEADER = 256 * 1024
 
 _CHUNK = 256 * 1024
 _FIELD_NAME = re.compile(rb"[!-9;-~]+")
+_FOLD = re.compile(rb"\r\n(?=[ \t]+[^ \t\r\n])")
+_STRAY = re.compile(rb"[\r\n\0]")
 _NEXT_FIELD = re.compile(rb"\r\n(?![ \t])")
 
 
@@ -56,9 +59,7 @@ class HeaderField:
     def of(cls, name: str, value: str) -> HeaderField:
         """A new field; `value` may be folded (CRLF, white space). ValueError where it is not one field."""
         raw = f"{name}: {value}\r\n".encode()
-        body = raw[:-2]
-        folded = re.sub(rb"\r\n(?=[ \t]+[^ \t\r\n])", b"", body)
-        if not _FIELD_NAME.fullmatch(name.encode()) or re.search(rb"[\r\n\0]", folded):
+        if not _FIELD_NAME.fullmatch(name.encode()) or _STRAY.search(_FOLD.sub(b"", raw[:-2])):
             raise ValueError(f"not one header field: {name!r}: {value!r}")
         return cls(raw)
 
@@ -136,7 +137,8 @@ class ContentWriter:
     def __init__(self, directory: Path, memory_limit: int) -> None:
         self._directory = directory
         self._limit = memory_limit
-        self._pieces: list[bytes] = []
+        self._first = b""  # most content comes in one piece, and need not be copied
+        self._more = bytearray()
         self._file: BinaryIO | None = None
         self._path: Path | None = None
         self.size = 0
@@ -147,20 +149,23 @@ class ContentWriter:
         if self._file is not None:
             self._file.write(data)
             return
-        self._pieces.append(data)
+        if self._first or self._more:
+            self._more += data
+        else:
+            self._first = data
         if self.size > self._limit:
             self._spill()
 
     def finish(self) -> Content:
         """The content; nothing can be written behind it."""
         if self._file is None or self._path is None:
-            return Content(self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces))
+            return Content(self._first + self._more if self._more else self._first)
         self._file.close()
         return Content(None, self._path, self.size)
 
     def abandon(self) -> None:
         """Throw away what came so far. Safe at any time before `finish` has returned."""
-        self._pieces.clear()
+        self._first, self._more = b"", bytearray()
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
@@ -172,18 +177,22 @@ class ContentWriter:
         descriptor, name = tempfile.mkstemp(prefix="incoming-", dir=self._directory)
         self._path = Path(name)
         self._file = os.fdopen(descriptor, "wb", buffering=_CHUNK)
-        for piece in self._pieces:
-            self._file.write(piece)
-        self._pieces.clear()
+        self._file.write(self._first)
+        self._file.write(self._more)
+        self._first, self._more = b"", bytearray()
 
 
 @dataclass(frozen=True, slots=True)
 class AddHeader:
-    """Put a field at the top of the header section, or at its end."""
+    """Put a field at the top of the header section, or at its end. ValueError where it would not be one field."""
 
     name: str
     value: str
     at_end: bool = False
+    raw: bytes = dataclass_field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "raw", HeaderField.of(self.name, self.value).raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +254,7 @@ def apply_edits(header: bytes, edits: Sequence[Edit]) -> bytes:
     fields: list[HeaderField] | None = None
     for edit in edits:
         if isinstance(edit, AddHeader):
-            raw = HeaderField.of(edit.name, edit.value).raw
+            raw = edit.raw
             if not edit.at_end and fields is None:
                 top = raw + top
                 continue

@@ -81,7 +81,7 @@ class Reply:
         room = MAX_REPLY_LINE - 6 - len(prefix)
         out: list[bytes] = []
         for line in self.lines:
-            raw = _UNPRINTABLE.sub("?", line).encode("utf-8", "replace")
+            raw = (line if line.isprintable() else _UNPRINTABLE.sub("?", line)).encode("utf-8", "replace")
             if len(raw) > room:
                 raw = raw[:room].decode("utf-8", "ignore").encode()
             out.append(prefix.encode() + raw)

@@ -20,6 +20,7 @@ from mailgate.events import BreakerChanged, FilterFailed
 from mailgate.interfaces import IEvents
 from mailgate.pipeline.breaker import Admission
 from mailgate.pipeline.member import Asked, Member, R, stand_in
+from mailgate.pipeline.votes import CONTINUE
 from mailgate.verdict import Defer, PermanentFailure, Reject, TemporaryFailure
 
 __all__ = ["MAX_STEPS", "Asker", "Scene", "join", "run"]
@@ -56,13 +57,21 @@ class Asker:
     def ask(self, asked: Asked[R], scene: Scene, values: tuple[object, ...]) -> R | Deferred[R]:
         """The result, or a Deferred of it, which fails with CancelledError only, when it is cancelled."""
         started = self.clock.seconds()
-        admission = asked.member.breaker.admit(started)
+        breaker = asked.member.breaker
+        admission = breaker.admit(started)
         if admission is Admission.REFUSED:
             return self._replace(asked, scene, 0.0, "not asked, it failed again and again")
         try:
             answer = asked.call(*values)
         except Exception:
             return self.failed(asked, scene, started, admission, Failure())
+        question = asked.question
+        if answer is None and question.neutral is CONTINUE and breaker.is_calm:  # most answers: nothing to understand
+            if question.once or len(scene.trace) < MAX_STEPS:
+                seconds = self.clock.seconds() - started
+                name, recipient = asked.member.name, scene.recipient
+                scene.trace.append(TraceStep(question.stage, name, "continue", "", seconds, asked.enforced, recipient))
+            return question.neutral
         if answer is not None and isinstance(answer, Awaitable):
             return _Waiting(self, asked, scene, started, admission, _deferred(answer)).outcome
         return self.answered(asked, scene, started, admission, answer)

@@ -41,6 +41,11 @@ class Breaker:
         """Whether the filter is left alone."""
         return self._until is not None
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether it is closed and no failure counts against the filter: an answer then changes nothing."""
+        return self._until is None and not self._failures
+
     def admit(self, now: float) -> Admission:
         """May the filter be asked?"""
         if self._until is None:

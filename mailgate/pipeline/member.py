@@ -149,9 +149,7 @@ def _checked(edit: Edit) -> str:
     verb = _VERBS.get(type(edit))
     if verb is None or not isinstance(edit.name, str):
         raise TypeError(f"answered {reprlib.repr(edit)} where an edit belongs")
-    if isinstance(edit, AddHeader):
-        HeaderField.of(edit.name, edit.value)
-    elif isinstance(edit, RenameHeader):
+    if isinstance(edit, RenameHeader):
         HeaderField.of(edit.to, "")
     return f"{verb} {edit.name}"
 

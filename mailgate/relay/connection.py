@@ -19,6 +19,7 @@ from mailgate.relay.attempt import ConnectFailedError, IConnection, Result, Targ
 from mailgate.relay.sending import ContentProducer, Payload, UnsendableError, prepare
 from mailgate.relay.transaction import Step, Transaction, refusal
 from mailgate.reply import Reply
+from mailgate.sockets import write_now
 from mailgate.wire.extensions import NO_EXTENSIONS, Extensions, parse_extensions
 from mailgate.wire.replies import ReplyReader
 
@@ -313,7 +314,7 @@ class SmtpConnection(Protocol):
             self.transport.abortConnection()
 
     def _write(self, octets: bytes, timeout: float) -> None:
-        self.transport.write(octets)
+        write_now(self.transport, octets)
         self._arm(timeout)
 
     def _arm(self, seconds: float) -> None:

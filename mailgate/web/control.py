@@ -28,6 +28,9 @@ from mailgate.web.resources import resources
 __all__ = ["Control", "StatusBoard"]
 
 
+_TELLING = frozenset({Started, SpoolFailed, SpoolRecovered, Stopping})
+
+
 @implementer(IEventObserver)
 class StatusBoard:
     """Knows from events how the daemon is."""
@@ -39,6 +42,8 @@ class StatusBoard:
         self._stopping = False
 
     def observe(self, event: Event) -> None:
+        if type(event) not in _TELLING:
+            return
         match event:
             case Started():
                 self._started = event

@@ -23,6 +23,7 @@ __all__ = [
 #: the parameters of extensions add to MAIL and RCPT.
 MAX_COMMAND_LINE = 2048
 
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _VERB = re.compile(r"[A-Za-z]+")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?|\[[0-9A-Za-z.:-]+\]")
@@ -59,7 +60,7 @@ def parse_command(line: bytes) -> Command:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
         raise CommandError(Reply.of(500, "5.5.2", "Command is not UTF-8")) from None
-    if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", text):
+    if _CONTROL.search(text):
         raise CommandError(Reply.of(500, "5.5.2", "Control characters are not allowed in commands"))
     verb, _space, argument = text.strip(" \t").partition(" ")
     if not _VERB.fullmatch(verb):

@@ -200,13 +200,6 @@ def test_content_that_is_gone_defers_and_leaves_nothing(tmp_path: Path) -> None:
     assert box.mails("example.org/bob") == []
 
 
-def test_an_edit_that_is_no_field_defers(tmp_path: Path) -> None:
-    box = Box(tmp_path)
-    (result,) = box.deliver(BOB, edits=(AddHeader("X", "a\r\nB: c"),))
-    assert result.kind is DEFERRED
-    assert box.mails("example.org/bob") == []
-
-
 def test_discard_says_why() -> None:
     transport = DiscardTransport("a test system sends no mail")
     assert verifyObject(ITransport, transport)

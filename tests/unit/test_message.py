@@ -81,3 +81,19 @@ def test_splitting_a_header_loses_nothing(lines: list[str]) -> None:
     header = "".join(lines).encode()
     assert b"".join(field.raw for field in split_header(header)) == header
     assert apply_edits(header, [RemoveHeader("X-None")]) == header
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X", "one\r\nBcc: two@example.org"),
+        ("X", "\ud800"),
+        ("not a name", "y"),
+        ("X", "long\r\n" * 1000),
+        ("X:", "y"),
+        ("", "y"),
+    ],
+)
+def test_a_field_that_is_not_one_cannot_be_added(name: str, value: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  the text is for the author of a filter
+        AddHeader(name, value)

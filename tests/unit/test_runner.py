@@ -698,14 +698,9 @@ def test_modifiers_run_after_the_votes_one_by_one_in_order() -> None:
 @pytest.mark.parametrize(
     "edits",
     [
-        [AddHeader("X", "one\r\nBcc: two@example.org")],
-        [AddHeader("X", "\ud800")],
-        [AddHeader("not a name", "y")],
         [AddHeader("Fine", "y"), RenameHeader("X", "no name:")],
         [RenameHeader("X", "ü")],
-        [AddHeader(5, "y")],  # type: ignore[arg-type]
         [RemoveHeader(None)],  # type: ignore[arg-type]
-        [AddHeader("X", "long\r\n" * 1000)],
         ["X: y"],
         None,
         "X: y",

@@ -2,6 +2,4 @@
 
 from twisted.application.service import ServiceMaker
 
-mailgate = ServiceMaker(  # type: ignore[no-untyped-call]
-    "mailgate", "mailgate.service", "A mail gateway that people program in Python.", "mailgate"
-)
+mailgate = ServiceMaker("mailgate", "mailgate.service", "A mail gateway that people program in Python.", "mailgate")

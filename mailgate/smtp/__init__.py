@@ -1,0 +1,1 @@
+"""The server's session: SMTP and LMTP on Twisted's ESMTP."""

@@ -1,0 +1,98 @@
+"""Waiting for one answer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+__all__ = ["Gate"]
+
+T = TypeVar("T")
+_log = Logger()
+
+
+class Gate:
+    """Lets through what is at hand; else it is closed until the answer is there.
+
+    `resume` is called after an answer that had to be waited for; `crashed` where going on with an answer raised,
+    which is a bug of ours. Of an answer that comes after `end` nobody is told.
+    """
+
+    __slots__ = ("_crashed", "_resume", "_shielded", "_waited")
+
+    def __init__(self, resume: Callable[[], None], crashed: Callable[[], None]) -> None:
+        self._resume = resume
+        self._crashed = crashed
+        self._waited: Deferred[Any] | None = None
+        self._shielded = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether an answer is awaited."""
+        return self._waited is not None
+
+    def when(
+        self,
+        answer: T | Awaitable[T],
+        then: Callable[[T], None],
+        otherwise: Callable[[], None],
+        *,
+        shielded: bool = False,
+    ) -> None:
+        """Go on with the answer, now or once it is there; with `otherwise` where it fails.
+
+        What is `shielded` is left to run when the session ends.
+        """
+        if not isinstance(answer, Awaitable):
+            then(answer)
+            return
+        waited: Deferred[T]
+        if isinstance(answer, Deferred):
+            waited = answer
+        else:
+            waited = Deferred.fromCoroutine(answer if isinstance(answer, Coroutine) else _awaiting(answer))
+        self._waited = waited
+        self._shielded = shielded
+        waited.addCallbacks(
+            self._answered,
+            self._failed,
+            callbackArgs=(waited, then),
+            errbackArgs=(waited, otherwise),
+        )
+
+    def end(self) -> None:
+        """The session is over: cancel what is awaited and not shielded."""
+        waited, self._waited = self._waited, None
+        if waited is not None and not self._shielded:
+            try:
+                waited.cancel()
+            except Exception:
+                _log.failure("what a session waited for failed when it was cancelled")
+
+    def _answered(self, result: T, waited: Deferred[T], then: Callable[[T], None]) -> None:
+        if self._waited is waited:
+            self._waited = None
+            self._go(lambda: then(result))
+
+    def _failed(self, failure: Failure, waited: Deferred[Any], otherwise: Callable[[], None]) -> None:
+        if not failure.check(CancelledError):
+            _log.failure("a stage of a session failed", failure=failure)
+        if self._waited is waited:
+            self._waited = None
+            self._go(otherwise)
+
+    def _go(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:
+            _log.failure("a session failed")
+            self._crashed()
+        self._resume()
+
+
+async def _awaiting(answer: Awaitable[T]) -> T:
+    return await answer
