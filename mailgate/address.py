@@ -54,12 +54,17 @@ class Address:
         return bool(self.domain)
 
     def __str__(self) -> str:
-        if not self.domain:
-            return ""
-        if _DOT_STRING.fullmatch(self.local_part):
-            return f"{self.local_part}@{self.domain}"
-        quoted = self.local_part.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{quoted}"@{self.domain}'
+        return _written(self.local_part, self.domain)
+
+
+@functools.lru_cache(maxsize=4096)
+def _written(local_part: str, domain: str) -> str:
+    if not domain:
+        return ""
+    if _DOT_STRING.fullmatch(local_part):
+        return f"{local_part}@{domain}"
+    quoted = local_part.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{quoted}"@{domain}'
 
 
 #: The null reverse-path, `MAIL FROM:<>`.

@@ -58,7 +58,7 @@ class Asker:
         """The result, or a Deferred of it, which fails with CancelledError only, when it is cancelled."""
         started = self.clock.seconds()
         breaker = asked.member.breaker
-        admission = breaker.admit(started)
+        admission = Admission.ORDINARY if breaker.is_calm else breaker.admit(started)
         if admission is Admission.REFUSED:
             return self._replace(asked, scene, 0.0, "not asked, it failed again and again")
         try:

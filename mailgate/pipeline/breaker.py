@@ -28,9 +28,11 @@ class Breaker:
     one of `succeeded`, `failed` and `abandoned`; the first two tell whether the breaker opened or closed by it.
     """
 
-    __slots__ = ("_failures", "_in_trial", "_pause", "_until")
+    __slots__ = ("_failures", "_in_trial", "_pause", "_until", "is_calm")
 
     def __init__(self) -> None:
+        #: Whether it is closed and no failure counts against the filter: an answer then changes nothing.
+        self.is_calm = True
         self._failures = 0
         self._pause = PAUSE
         self._until: float | None = None
@@ -40,11 +42,6 @@ class Breaker:
     def is_open(self) -> bool:
         """Whether the filter is left alone."""
         return self._until is not None
-
-    @property
-    def is_calm(self) -> bool:
-        """Whether it is closed and no failure counts against the filter: an answer then changes nothing."""
-        return self._until is None and not self._failures
 
     def admit(self, now: float) -> Admission:
         """May the filter be asked?"""
@@ -57,6 +54,7 @@ class Breaker:
 
     def succeeded(self) -> bool:
         """The filter answered; True where this closed the breaker."""
+        self.is_calm = True
         self._failures = 0
         if self._until is None:
             return False
@@ -67,6 +65,7 @@ class Breaker:
 
     def failed(self, now: float, admission: Admission) -> bool:
         """The filter failed; True where this opened the breaker. A trial that fails only makes the pause longer."""
+        self.is_calm = False
         if self._until is not None:
             # Questions from before the breaker opened may still come to their end: only the trial counts.
             if admission is Admission.TRIAL:

@@ -121,10 +121,17 @@ class Pipeline:
     ) -> Generator[Deferred[Any], Any, Verdict]:
         kept: list[Pending] = []
         for group in stage:
-            answers = self._ask(group, scene, values)
-            verdicts: _Verdicts = answers if isinstance(answers, list) else (yield answers)
-            number = strongest(verdicts)
-            verdict = verdicts[number]
+            if len(group) == 1:  # most groups: there is nothing to weigh
+                number = 0
+                answer = self._asker.ask(group[0], scene, values)
+                if answer is CONTINUE:
+                    continue
+                verdict: Verdict = (yield answer) if isinstance(answer, Deferred) else answer
+            else:
+                answers = self._ask(group, scene, values)
+                verdicts: _Verdicts = answers if isinstance(answers, list) else (yield answers)
+                number = strongest(verdicts)
+                verdict = verdicts[number]
             if verdict is CONTINUE:
                 continue
             if is_refusal(verdict):

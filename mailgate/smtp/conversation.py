@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -67,6 +68,7 @@ class Conversation:
         "services",
         "session",
         "settings",
+        "takes_content",
         "teller",
     )
 
@@ -90,6 +92,7 @@ class Conversation:
         self._errors = 0
         self.commands = 0  # since the last message
         self.is_over = False
+        self.takes_content = False  # what comes next is content
         self.is_lmtp = settings.protocol == "lmtp"
         self.session = Session(
             id=new_id(),
@@ -111,7 +114,7 @@ class Conversation:
 
     def reply(self, reply: Reply) -> None:
         """Say a reply."""
-        self.say(reply.to_bytes())
+        self.say(_octets(reply))
 
     def mistake(self, reply: Reply) -> None:
         """Refuse what the peer said, as one of the errors that a session may make."""
@@ -168,3 +171,9 @@ class Conversation:
         else:
             self.mistake(verdict.reply)
         return True
+
+
+@functools.lru_cache(maxsize=256)
+def _octets(reply: Reply) -> bytes:
+    # Most replies are one of a few.
+    return reply.to_bytes()

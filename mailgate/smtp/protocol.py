@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 from twisted.internet.address import IPv4Address as TCPv4
@@ -40,10 +41,13 @@ def client_of(peer: IAddress) -> Client:
     """Who connected: a mapped IPv4 address is an IPv4 address; a unix socket's client has none."""
     if not isinstance(peer, TCPv4 | TCPv6):
         return Client(None)
-    address = ip_address(peer.host.partition("%")[0])
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return Client(address, peer.port)
+    return Client(_address(peer.host), peer.port)
+
+
+@functools.lru_cache(maxsize=4096)
+def _address(host: str) -> IPv4Address | IPv6Address:
+    address = ip_address(host.partition("%")[0])
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 class _Transport(ITCPTransport, IConsumer, IPushProducer):
@@ -72,7 +76,7 @@ class ServerProtocol(ESMTP):
         self._is_unheard = False  # the peer does not take what we say
         self._skips_line = False
         self._cause = ""
-        self._started = 0.0
+        self._started = self._end = 0.0
         self._deadline = 0.0
 
     # -- the framework's calls
@@ -81,6 +85,7 @@ class ServerProtocol(ESMTP):
         """Greet, or refuse what is over a limit."""
         clock = self._services.clock
         self._started = clock.seconds()
+        self._end = self._started + self._settings.session_timeout
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
@@ -179,33 +184,34 @@ class ServerProtocol(ESMTP):
     # -- the work
 
     def _work(self) -> None:
-        if self._is_working or self._dialogue is None:
+        dialogue = self._dialogue
+        if self._is_working or dialogue is None:
             return
         self._is_working = True
-        dialogue = self._dialogue
-        self._is_open = self._is_open or not dialogue.is_busy
-        settings = self._settings
+        talk, settings = dialogue.talk, self._settings
+        gate = talk.gate
+        self._is_open = self._is_open or not gate.is_closed
         try:
-            while not dialogue.is_busy and not dialogue.is_over:
+            while not (gate.is_closed or talk.is_over):
                 if dialogue.is_draining and dialogue.drain():
                     break
-                if dialogue.takes_content:
+                if talk.takes_content:
                     if not self._buffer:
                         self._wait(settings.data_timeout)
                         break
                     data, self._buffer = self._buffer, b""
                     self._buffer = dialogue.content(data)
-                    self._wait(settings.data_timeout if dialogue.takes_content else settings.command_timeout)
-                elif not self._next_line(dialogue):
+                    self._wait(settings.data_timeout if talk.takes_content else settings.command_timeout)
+                elif not self._buffer or not self._next_line(dialogue):
                     break
         except Exception:
             _log.failure("a session failed")
             dialogue.crash()
         finally:
             self._is_working = False
-        if dialogue.is_over:
+        if talk.is_over:
             self._buffer = b""
-        if self._is_paused and not (dialogue.is_busy or dialogue.is_over or self._is_unheard):
+        if self._is_paused and not (gate.is_closed or talk.is_over or self._is_unheard):
             self._is_paused = False
             self.transport.resumeProducing()
         self._flush()
@@ -263,8 +269,8 @@ class ServerProtocol(ESMTP):
     def _wait(self, seconds: float) -> None:
         """Give the peer this long, but not past the end of the session's time; after our last reply, no more."""
         if not self._cause:
-            now = self._services.clock.seconds()
-            self._deadline = min(now + seconds, self._started + self._settings.session_timeout)
+            deadline = self._services.clock.seconds() + seconds
+            self._deadline = deadline if deadline < self._end else self._end
 
     @property
     def _tick(self) -> float:

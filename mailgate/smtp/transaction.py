@@ -40,11 +40,6 @@ class MailTransaction:
         """Whether MAIL has been said, and the answer to the content has not."""
         return self._transaction is not None
 
-    @property
-    def takes_content(self) -> bool:
-        """Whether what comes next is content."""
-        return self._receiver is not None
-
     def mail(self, argument: str) -> None:
         """MAIL: begin a transaction, where the size, the spool and the pipeline let it."""
         talk = self._talk
@@ -142,6 +137,7 @@ class MailTransaction:
                 self.forget()
                 self._distrust()
                 return
+            talk.takes_content = True
             self._receiver = ContentReceiver(
                 talk.services.incoming, talk.services.memory_limit, talk.settings.max_message_size
             )
@@ -164,6 +160,7 @@ class MailTransaction:
         if rest is None:
             return b""
         self._receiver = None
+        self._talk.takes_content = False
         if receiver.is_endless:
             self._tell("content", replies.ENDLESS, "the client went on far past the limit")
             self._talk.end(replies.ENDLESS, "errors")
@@ -186,6 +183,7 @@ class MailTransaction:
         if self._receiver is not None:
             self._receiver.abandon()
             self._receiver = None
+            self._talk.takes_content = False
         if self._content is not None:
             self._content.discard()
             self._content = None

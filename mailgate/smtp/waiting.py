@@ -22,18 +22,15 @@ class Gate:
     which is a bug of ours. Of an answer that comes after `end` nobody is told.
     """
 
-    __slots__ = ("_crashed", "_resume", "_shielded", "_waited")
+    __slots__ = ("_crashed", "_resume", "_shielded", "_waited", "is_closed")
 
     def __init__(self, resume: Callable[[], None], crashed: Callable[[], None]) -> None:
         self._resume = resume
         self._crashed = crashed
         self._waited: Deferred[Any] | None = None
         self._shielded = False
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether an answer is awaited."""
-        return self._waited is not None
+        #: Whether an answer is awaited.
+        self.is_closed = False
 
     def when(
         self,
@@ -56,6 +53,7 @@ class Gate:
         else:
             waited = Deferred.fromCoroutine(answer if isinstance(answer, Coroutine) else _awaiting(answer))
         self._waited = waited
+        self.is_closed = True
         self._shielded = shielded
         waited.addCallbacks(
             self._answered,
@@ -67,6 +65,7 @@ class Gate:
     def end(self) -> None:
         """The session is over: cancel what is awaited and not shielded."""
         waited, self._waited = self._waited, None
+        self.is_closed = False
         if waited is not None and not self._shielded:
             try:
                 waited.cancel()
@@ -76,6 +75,7 @@ class Gate:
     def _answered(self, result: T, waited: Deferred[T], then: Callable[[T], None]) -> None:
         if self._waited is waited:
             self._waited = None
+            self.is_closed = False
             self._go(lambda: then(result))
 
     def _failed(self, failure: Failure, waited: Deferred[Any], otherwise: Callable[[], None]) -> None:
@@ -83,6 +83,7 @@ class Gate:
             _log.failure("a stage of a session failed", failure=failure)
         if self._waited is waited:
             self._waited = None
+            self.is_closed = False
             self._go(otherwise)
 
     def _go(self, step: Callable[[], None]) -> None:
