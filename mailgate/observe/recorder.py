@@ -24,7 +24,7 @@ __all__ = ["Recorder", "Sink", "Written"]
 _log = Logger()
 
 #: Events in one call of a sink, and octets of their lines: these bound memory.
-_BATCH = 1024
+_BATCH = 256
 _BATCH_SIZE = 1024 * 1024
 #: Seconds between two looks at what has grown old while nothing happens.
 _TIDY = 3600.0

@@ -30,9 +30,9 @@ class SpoolReader:
 
     def __init__(self, directory: Path, call_from_thread: Callable[..., object]) -> None:
         self._contents = directory / "content"
+        self._path = directory / "spool.db"
         self._call = call_from_thread
-        uri = f"file:{directory / 'spool.db'}?mode=ro"
-        self._database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        self._database = self._open()
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="spool-reader", daemon=True)
         self._thread.start()
@@ -61,11 +61,24 @@ class SpoolReader:
 
         return self._submit(run)
 
+    def reopen(self) -> None:
+        """Another file has taken the database's place. From any thread; the questions that follow are put to it."""
+
+        def run() -> None:
+            self._database.close()
+            self._database = self._open()
+
+        self._submit(run)
+
     def close(self) -> None:
         """End the thread; blocks until it has answered what was asked."""
         self._jobs.put(None)
         self._thread.join()
         self._database.close()
+
+    def _open(self) -> sqlite3.Connection:
+        uri = f"file:{self._path}?mode=ro"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
     def _fresh_rows(self) -> Iterator[tuple[str, bytes | None]]:
         return iter(self._database.execute("SELECT envelope, content FROM fresh").fetchall())
@@ -107,7 +120,7 @@ class SpoolReader:
 
 def failure_of(error: Exception) -> Failure:
     """The error as Deferreds carry it."""
-    return Failure(error)  # type: ignore[no-untyped-call]
+    return Failure(error)
 
 
 def _fire(end: Callable[[Any], None], result: object) -> None:

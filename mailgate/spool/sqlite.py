@@ -8,10 +8,12 @@ connection, beside the writer.
 
 from __future__ import annotations
 
+import enum
 import os
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +40,10 @@ from mailgate.interfaces import (
 )
 from mailgate.message import Content
 from mailgate.spool.codec import CodecError
+from mailgate.spool.database import is_damage, sync
 from mailgate.spool.disk import Reserve, is_full, lock_directory
 from mailgate.spool.reader import SpoolReader, failure_of
-from mailgate.spool.store import SetAside, Store, sync_directory
+from mailgate.spool.store import SetAside, Store
 
 __all__ = ["SqliteSpool"]
 
@@ -50,8 +53,12 @@ _log = Logger()
 
 #: Messages of one group at most: bounds the time that the first of them waits.
 _GROUP = 200
+#: Seconds that the end of a message waits for a group to go with, where none comes by itself.
+_PATIENCE = 0.02
 #: Seconds between tests of a spool that has failed.
 _RETEST = 1.0
+#: Seconds in which a damaged database is put in order once: where that does not last, a person has to look.
+_REBUILD = 3600.0
 
 
 @dataclass(slots=True)
@@ -82,6 +89,15 @@ class _Finish:
 _Work = _Job[Any] | _Accept | _Finish
 
 
+class _Token(enum.Enum):
+    """Tells the writer that finishes wait."""
+
+    LINGER = enum.auto()
+
+
+_LINGER = _Token.LINGER
+
+
 @implementer(ISpool)
 class SqliteSpool:
     """ISpool in a directory that one process owns at a time."""
@@ -101,13 +117,17 @@ class SqliteSpool:
         self._events = events
         self._call = call_from_thread
         self._min_free = min_free
-        self._jobs: SimpleQueue[_Work | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Work | _Token | None] = SimpleQueue()
+        self._finishes: deque[_Finish] = deque()
+        self._lingers = False  # the writer knows of the finishes
         self._failed = ""  # why nothing can be written now
         self._low = False  # the reserve is given up: deliver, but take nothing
         self._next_test = 0.0
         self._tight = False  # the disk has too little room: shrink what can be shrunk
         self._spare = 0  # octets that are free within the database
         self._free: tuple[float, int] = (-1.0, 0)
+        self._damage: Exception | None = None
+        self._rebuilt = -_REBUILD
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = lock_directory(directory)
@@ -117,6 +137,7 @@ class SqliteSpool:
             self._reader = SpoolReader(directory, call_from_thread)
         except (OSError, sqlite3.Error) as error:
             raise SpoolError(f"cannot open the spool in {directory}: {error}") from error
+        self._tell_aside(self._store.damage)
         self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
         self._thread.start()
 
@@ -138,12 +159,15 @@ class SqliteSpool:
             if report is not None:
                 envelope, _, text, data = self._store.prepare(*report)
                 if data is None:
-                    sync_directory(self._store.contents)
+                    sync(self._store.contents)
                 self._store.insert(envelope, text, data, None)
 
         done: Deferred[None] = Deferred()
         if report is None and len(outcomes) == len(lease.envelope.recipients) and _all_final(outcomes):
-            self._jobs.put(_Finish(lease, run, done))
+            self._finishes.append(_Finish(lease, run, done))
+            if not self._lingers:
+                self._lingers = True
+                self._jobs.put(_LINGER)
         else:
             self._jobs.put(_Job(run, done))
         return done
@@ -235,31 +259,40 @@ class SqliteSpool:
                 wait = self._until_test()
             try:
                 first = self._jobs.get(timeout=wait)
+                if first is _LINGER:
+                    first = self._jobs.get(timeout=_PATIENCE)
             except Empty:
-                continue
-            group: list[_Work] = []
-            last = first is None
-            if first is not None:
-                group.append(first)
-            while not last and len(group) < _GROUP:
-                try:
-                    more = self._jobs.get_nowait()
-                except Empty:
-                    break
-                if more is None:
-                    last = True
-                else:
-                    group.append(more)
+                first = _LINGER
+            group, last = self._gather(first)
             if group:
                 self._answer(group, self._commit(group))
             if last:
                 return
 
+    def _gather(self, first: _Work | _Token | None) -> tuple[list[_Work], bool]:
+        """What waits, `first` first, and whether it is the last."""
+        group: list[_Work] = []
+        job: _Work | _Token | None = first
+        while job is not None:
+            if not isinstance(job, _Token):
+                group.append(job)
+                if len(group) >= _GROUP:
+                    break
+            try:
+                job = self._jobs.get_nowait()
+            except Empty:
+                break
+        self._lingers = False  # before the look: whoever comes behind it tells us again
+        while self._finishes:
+            group.append(self._finishes.popleft())
+        return group, job is None
+
     def _commit(self, group: Sequence[_Work]) -> list[object]:
         """The result of each, or a Failure; all in one transaction, or, where one is at fault, one by one."""
         fresh = dict(self._store.fresh) if len(group) == 1 else self._store.fresh.copy()
         try:
-            self._store.database.execute("BEGIN IMMEDIATE")
+            if not self._is_one_statement(group):
+                self._store.database.execute("BEGIN IMMEDIATE")
             results = self._run(group)
             self._store.commit()
         except Exception as error:
@@ -279,41 +312,50 @@ class SqliteSpool:
 
     def _run(self, group: Sequence[_Work]) -> list[object]:
         results: list[object] = [None] * len(group)
-        self._accept_all([(number, one) for number, one in enumerate(group) if isinstance(one, _Accept)], results)
-        finished = []
+        rows = []
+        left: dict[int, Lease] = {}
+        in_files = False
+        for number, one in enumerate(group):
+            if isinstance(one, _Accept):
+                envelope, content, text, data = self._store.prepare(one.envelope, one.content)
+                # From here on the content is where the row will say; a failure of the group must find it there.
+                one.content = content
+                in_files = in_files or data is None
+                recipients = envelope.recipients
+                if _is_kept_back(envelope):
+                    self._store.insert(envelope, text, data, one.until)
+                    recipients = tuple(recipient for recipient in recipients if not recipient.quarantine)
+                else:
+                    rows.append((envelope, text, data))
+                results[number] = Lease(envelope, recipients, content, one.until, {})
+            elif isinstance(one, _Finish) and one.lease.envelope.queue_id in self._store.fresh:
+                left[number] = one.lease
+        if in_files:
+            sync(self._store.contents)
+        self._store.exchange_fresh(rows, [lease.envelope.queue_id for lease in left.values()])
+        for lease in left.values():
+            if lease.content.path is not None:
+                self._store.forget_file(lease.envelope.queue_id)
         for number, one in enumerate(group):
             if isinstance(one, _Job):
                 results[number] = one.run()
-            elif isinstance(one, _Finish):
-                if one.lease.envelope.queue_id in self._store.fresh:
-                    finished.append(one.lease)
-                else:
-                    one.run()
-        self._store.finish_fresh([lease.envelope.queue_id for lease in finished])
-        for lease in finished:
-            if lease.content.path is not None:
-                self._store.forget_file(lease.envelope.queue_id)
+            elif isinstance(one, _Finish) and number not in left:
+                one.run()
         return results
 
-    def _accept_all(self, accepts: Sequence[tuple[int, _Accept]], results: list[object]) -> None:
-        rows = []
-        in_files = False
-        for number, one in accepts:
-            envelope, content, text, data = self._store.prepare(one.envelope, one.content)
-            # From here on the content is where the row will say; a failure of the group must find it there.
-            one.content = content
-            in_files = in_files or data is None
-            recipients = envelope.recipients
-            if any(recipient.quarantine for recipient in recipients):
-                self._store.insert(envelope, text, data, one.until)
-                recipients = tuple(recipient for recipient in recipients if not recipient.quarantine)
+    def _is_one_statement(self, group: Sequence[_Work]) -> bool:
+        """Whether the group needs no transaction around it: it is messages that come, and no more that leave."""
+        come = leave = 0
+        for one in group:
+            if isinstance(one, _Accept):
+                if _is_kept_back(one.envelope):
+                    return False
+                come += 1
+            elif isinstance(one, _Finish) and one.lease.envelope.queue_id in self._store.fresh:
+                leave += 1
             else:
-                rows.append((envelope, text, data))
-            results[number] = Lease(envelope, recipients, content, one.until, {})
-        if in_files:
-            sync_directory(self._store.contents)
-        if rows:
-            self._store.insert_fresh(rows)
+                return False
+        return leave <= come or not come
 
     def _answer(self, group: Sequence[_Work], results: Sequence[object]) -> None:
         self._call(_fire, [(one.done, result) for one, result in zip(group, results, strict=True)])
@@ -323,6 +365,8 @@ class SqliteSpool:
             work.content.discard()
         if not isinstance(error, OSError | sqlite3.Error | CodecError):
             _log.failure("a job of the spool failed", failure=failure_of(error))
+        if is_damage(error):
+            self._damage = error
         if isinstance(error, OSError | sqlite3.OperationalError | sqlite3.DatabaseError):
             self._fail(error)
         return failure_of(SpoolError(str(error)))
@@ -361,6 +405,8 @@ class SqliteSpool:
         if not (self._failed or self._low):
             return
         try:
+            if self._damage is not None:
+                self._rebuild(self._damage)
             self._store.database.execute("BEGIN IMMEDIATE")
             self._store.database.execute("CREATE TABLE probe (octets BLOB)")
             self._store.database.execute("INSERT INTO probe VALUES (zeroblob(65536))")
@@ -373,6 +419,14 @@ class SqliteSpool:
         self._failed = ""
         self._low = False
         self._publish(SpoolRecovered(at=time.time()))
+
+    def _rebuild(self, error: Exception) -> None:
+        if time.monotonic() - self._rebuilt < _REBUILD:
+            raise error
+        self._rebuilt = time.monotonic()
+        self._tell_aside(self._store.rebuild(error))
+        self._reader.reopen()
+        self._damage = None
 
     def _shrink(self) -> None:
         self._tight = False
@@ -388,6 +442,10 @@ class SqliteSpool:
 
     def _publish(self, event: Any) -> None:
         self._call(self._events.publish, event)
+
+
+def _is_kept_back(envelope: Envelope) -> bool:
+    return any(recipient.quarantine for recipient in envelope.recipients)
 
 
 def _all_final(outcomes: Sequence[Outcome]) -> bool:

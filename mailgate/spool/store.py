@@ -7,6 +7,7 @@ Files come before the row that names them, and go after the commit that forgets 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import time
@@ -14,15 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mailgate.envelope import Envelope, EnvelopeRecipient
-from mailgate.interfaces import EntryView, Lease, Outcome, OutcomeKind, Selector, SpoolError
+from mailgate.interfaces import EntryView, Lease, Outcome, OutcomeKind, Selector
 from mailgate.message import Content
 from mailgate.spool.codec import CodecError, decode_envelope, encode_envelope
+from mailgate.spool.database import is_damage, link, open_database, rebuild, sync
 from mailgate.spool.query import FROM, VIEW, to_view, where_clause
 
-__all__ = ["SetAside", "Store", "read_message", "sync_directory"]
+__all__ = ["SetAside", "Store", "read_message"]
 
-#: Pages (of 4 KiB) that the database's log gathers before they are folded into it.
-_LOG_PAGES = 4000
 _FINAL = (OutcomeKind.DELIVERED, OutcomeKind.FAILED, OutcomeKind.DISCARDED)
 SetAside = tuple[str, str, str]
 """Queue id, where it lies now, why."""
@@ -40,12 +40,42 @@ class Store:
         for path in (directory, self.incoming, self.contents, self.aside):
             path.mkdir(mode=0o700, exist_ok=True)
             path.chmod(0o700)
-        self.database = _open(directory / "spool.db", self.aside)
         # Which row of `fresh` holds a message that its acceptor has not finished with.
         self.fresh: dict[str, int] = {}
-        (last,) = self.database.execute("SELECT coalesce(max(id), 0) FROM fresh").fetchone()
-        self._next_id = int(last) + 1
         self._unlink: list[Path] = []
+        self._path = directory / "spool.db"
+        self.damage: list[SetAside] = []  # what was wrong with the database when it was opened
+        try:
+            self._open()
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            self.damage = self.rebuild(error)
+
+    def _open(self) -> None:
+        self.database = open_database(self._path)
+        try:
+            (last,) = self.database.execute("SELECT coalesce(max(id), 0) FROM fresh").fetchone()
+        except sqlite3.Error:
+            self.database.close()
+            raise
+        self._next_id = int(last) + 1
+
+    def rebuild(self, error: Exception) -> list[SetAside]:
+        """Go on in a new database with all that can be read of a damaged one; what is set aside with it."""
+        with contextlib.suppress(AttributeError, sqlite3.Error):
+            self.database.close()
+        kept = rebuild(self._path, self.aside, self.contents)
+        self._open()
+        self.database.execute("BEGIN IMMEDIATE")
+        lonely = self.database.execute(
+            "SELECT queue_id FROM messages WHERE queue_id NOT IN (SELECT queue_id FROM recipients)"
+        ).fetchall()
+        aside = [self.set_aside(queue_id, "its recipients cannot be read") for (queue_id,) in lonely]
+        left = {row for (row,) in self.database.execute("SELECT id FROM fresh")}
+        self.fresh = {queue_id: row for queue_id, row in self.fresh.items() if row in left}
+        self.commit()
+        return [("", str(kept), f"the database was damaged ({error}); what could be read of it goes on"), *aside]
 
     # -- accepting
 
@@ -55,20 +85,30 @@ class Store:
             return envelope, content, encode_envelope(envelope), content.read()
         place = self.contents / envelope.queue_id
         if content.path is not None:
-            _sync_file(content.path)
+            sync(content.path)
             content.path.replace(place)
         else:
             _write(place, content.read())
         return envelope, Content(None, place, content.size), encode_envelope(envelope), None
 
-    def insert_fresh(self, rows: Sequence[tuple[Envelope, str, bytes | None]]) -> None:
-        """Keep messages for their first attempt."""
-        values = []
+    def exchange_fresh(self, rows: Sequence[tuple[Envelope, str, bytes | None]], left: Sequence[str]) -> None:
+        """The hot path: keep messages for their first attempt, and forget those that have left, whole.
+
+        A message that comes takes the row of one that has left, so both are one statement as long as no more leave
+        than come: between two statements the interpreter's lock changes hands, and the reactor's thread waits.
+        """
+        free = [self.fresh.pop(queue_id) for queue_id in left]
+        values: list[object] = []
         for envelope, text, data in rows:
-            self.fresh[envelope.queue_id] = self._next_id
-            values.append((self._next_id, text, data))
-            self._next_id += 1
-        self.database.executemany("INSERT INTO fresh VALUES (?, ?, ?)", values)
+            row = free.pop() if free else self._next_id
+            if row == self._next_id:
+                self._next_id += 1
+            self.fresh[envelope.queue_id] = row
+            values += (row, text, data)
+        if rows:
+            self.database.execute("REPLACE INTO fresh VALUES " + ", ".join(["(?, ?, ?)"] * len(rows)), values)
+        if free:
+            self.database.execute("DELETE FROM fresh WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(free),))
 
     def insert(self, envelope: Envelope, text: str, data: bytes | None, leased_until: float | None) -> None:
         """Keep a message with a row for each recipient."""
@@ -110,10 +150,6 @@ class Store:
         self.database.execute("DELETE FROM fresh WHERE id = ?", (row,))
 
     # -- delivering
-
-    def finish_fresh(self, queue_ids: Sequence[str]) -> None:
-        """The hot path's end: these messages have left, whole."""
-        self.database.executemany("DELETE FROM fresh WHERE id = ?", [(self.fresh.pop(one),) for one in queue_ids])
 
     def lease(self, limit: int, until: float, now: float) -> tuple[list[Lease], list[SetAside]]:
         """Lease up to `limit` recipients that are due, oldest first, grouped by message."""
@@ -262,13 +298,14 @@ class Store:
         unnamed = [
             path
             for path in self.contents.iterdir()
-            if self.database.execute("SELECT 1 FROM messages WHERE queue_id = ?", (path.name,)).fetchone() is None
+            if path.is_file()
+            and self.database.execute("SELECT 1 FROM messages WHERE queue_id = ?", (path.name,)).fetchone() is None
         ]
         if aside:
             # One of them may be the content of an envelope that cannot be read.
             for path in unnamed:
-                os.link(path, self.aside / f"{path.name}.eml")
-            sync_directory(self.aside)
+                link(path, self.aside / f"{path.name}.eml")
+            sync(self.aside)
         self._unlink += [*self.incoming.iterdir(), *unnamed]
         return aside, len(self._unlink)
 
@@ -284,14 +321,14 @@ class Store:
 
     def _put_aside(self, name: str, reason: str, text: object, data: bytes | None) -> SetAside:
         place = self.aside / f"{name}.envelope"
-        _write(place, (text if isinstance(text, bytes) else str(text).encode("utf-8", "surrogateescape")) + b"\n")
+        _write(place, _octets(text) + b"\n")
         if data is not None:
-            _write(self.aside / f"{name}.eml", data if isinstance(data, bytes) else str(data).encode())
-        elif (self.contents / name).exists():
+            _write(self.aside / f"{name}.eml", _octets(data))
+        elif (self.contents / name).is_file():
             # A link: the row may still be rolled back, and then the content must be where it was.
-            os.link(self.contents / name, self.aside / f"{name}.eml")
+            link(self.contents / name, self.aside / f"{name}.eml")
             self._unlink.append(self.contents / name)
-        sync_directory(self.aside)
+        sync(self.aside)
         return name, str(place), reason
 
     # -- commit
@@ -299,9 +336,11 @@ class Store:
     def commit(self) -> None:
         """Commit; then remove the files that nothing names any more."""
         self.database.commit()
-        for path in self._unlink:
-            path.unlink(missing_ok=True)
-        self._unlink.clear()
+        unlink, self._unlink = self._unlink, []
+        for path in unlink:
+            # What is committed has happened, whatever the disk says now. The next sweep removes a file that stays.
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def rollback(self, fresh: dict[str, int]) -> None:
         """Undo, with `fresh` as it stood before."""
@@ -341,6 +380,11 @@ class Store:
         self._unlink.append(self.contents / queue_id)
 
 
+def _octets(value: object) -> bytes:
+    """What stands in a column, whatever it is."""
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+
+
 def _told(outcome: Outcome) -> str:
     host = f"{outcome.host}: " if outcome.host else ""
     return f"{host}{outcome.reply}"[:1000]
@@ -351,8 +395,10 @@ def read_message(contents: Path, queue_id: str, text: str, data: bytes | None) -
     envelope = decode_envelope(text)
     if envelope.queue_id != queue_id:
         raise CodecError(f"the envelope names {envelope.queue_id}")
-    if data is not None:
+    if isinstance(data, bytes):
         content = Content(data)
+    elif data is not None:
+        raise CodecError("its content is not stored as octets")
     else:
         try:
             content = Content.in_file(contents / queue_id)
@@ -361,51 +407,6 @@ def read_message(contents: Path, queue_id: str, text: str, data: bytes | None) -
     if content.size != envelope.size:
         raise CodecError(f"its content has {content.size} octets instead of {envelope.size}")
     return envelope, content
-
-
-def _open(path: Path, aside: Path) -> sqlite3.Connection:
-    for attempt in ("as it is", "anew"):
-        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        try:
-            path.chmod(0o600)
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")
-            database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
-            _upgrade(database)
-            return database
-        except sqlite3.DatabaseError as error:
-            database.close()
-            if attempt == "anew" or isinstance(error, sqlite3.OperationalError):
-                raise
-            # Not a database any more: keep it, whole, for a person to look at, and begin a new one.
-            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-            for suffix in ("", "-wal", "-shm"):
-                old = path.with_name(path.name + suffix)
-                if old.exists():
-                    old.replace(aside / f"spool-{stamp}.db{suffix}")
-    raise AssertionError("unreachable")
-
-
-def _upgrade(database: sqlite3.Connection) -> None:
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    scripts = sorted(Path(__file__).with_name("schema").glob("*.sql"))
-    if version > len(scripts):
-        raise SpoolError(f"the spool was written by a newer mailgate (schema {version}, this one knows {len(scripts)})")
-    for number, script in enumerate(scripts[version:], start=version + 1):
-        database.executescript(f"BEGIN;\n{script.read_text()}\nPRAGMA user_version = {number};\nCOMMIT;")
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    _sync_file(path)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -27,10 +27,10 @@ hosts = ["127.0.0.1:{nobody}"]
 
 @pytest.fixture
 def small_disk(base: Path) -> Iterator[Path]:
-    """A file system of 16 MiB."""
+    """A file system of 48 MiB."""
     path = base / "small"
     path.mkdir()
-    subprocess.run([program("mount"), "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(path)], check=True)  # noqa: S603
+    subprocess.run([program("mount"), "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(path)], check=True)  # noqa: S603
     try:
         yield path
     finally:

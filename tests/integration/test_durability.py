@@ -34,6 +34,7 @@ def test_a_sync_stands_before_the_250(base: Path, size: int) -> None:
     ]
     mark = b"the-last-line-of-the-content"
     with gateway, smtplib.SMTP("127.0.0.1", port) as client:
+        client.ehlo("client.test")
         code, text_ = client.mail("x@client.test")
         assert code == 250, text_
         assert client.rcpt("to@sync.test")[0] == 250

@@ -34,11 +34,8 @@ def delivered(dump: Path) -> Counter[int]:
 @pytest.mark.timeout(240)
 def test_kill_under_load_loses_nothing_acknowledged(base: Path) -> None:
     port = free_port()
-    dump = base / "dump"
-    sink_folder = base / "sink"
-    sink_folder.mkdir()
-    with Sink(sink_folder, "-D", str(dump)) as sink:
-        dump.touch()
+    with Sink(base / "sink", "-D", str(base / "sink" / "dump")) as sink:
+        dump = base / "sink" / "dump"
         text = configuration(port, ROUTES.format(port=sink.port), domains={"kill.test": "sink"})
         gateway = Gateway(base / "gateway", text, [port])
         gateway.start()
@@ -75,9 +72,8 @@ def test_kill_while_the_next_hop_is_down(base: Path) -> None:
     wait_until(lambda: len(load.acknowledged) > 300, "mail is taken")
     gateway.stop(signal.SIGKILL)
     load.stop()
-    dump = base / "dump"
-    (base / "sink").mkdir()
     gateway.start()
+    dump = base / "sink" / "dump"
     with Sink(base / "sink", "-D", str(dump), port=next_hop):
         wait_until(lambda: load.acknowledged <= set(delivered(dump)), "everything acknowledged is delivered", 90)
     assert gateway.stop() == 0

@@ -83,14 +83,18 @@ def only_mail_in(box: Path) -> bytes:
 
 TRACE = (b"return-path", b"x-original-to", b"delivered-to", b"received")
 
+#: What Postfix would add where it is missing.
+DATED = b"Date: Wed, 25 Nov 2026 12:00:00 +0000\r\nMessage-ID: <1@client.test>\r\nFrom: <x@client.test>\r\n"
+
 MESSAGES = {
-    "plain": b"From: <x@client.test>\r\nSubject: plain\r\n\r\nHello\r\n",
-    "dots": b"From: <x@client.test>\r\nSubject: dots\r\n\r\n.\r\n..\r\n.x\r\n\r\n...end\r\n.\r\n",
-    "eight bit": "From: <x@client.test>\r\nSubject: Grüße\r\n\r\nGrüße, 你好\r\n".encode(),
-    "long lines": b"From: <x@client.test>\r\nSubject: long\r\n\r\n" + b"y" * 998 + b"\r\n" + b"z" * 998 + b"\r\n",
-    "folded": b"From: <x@client.test>\r\nSubject: a\r\n  b\r\n\tc\r\nX-Odd:no space\r\n\r\n \r\n\r\n\r\nend\r\n",
-    "no body": b"From: <x@client.test>\r\nSubject: no body\r\n\r\n",
-    "large": b"From: <x@client.test>\r\nSubject: large\r\n\r\n"
+    "plain": DATED + b"Subject: plain\r\n\r\nHello\r\n",
+    "dots": DATED + b"Subject: dots\r\n\r\n.\r\n..\r\n.x\r\n\r\n...end\r\n.\r\n",
+    "eight bit": DATED + "Subject: Grüße\r\n\r\nGrüße, 你好\r\n".encode(),
+    "long lines": DATED + b"Subject: long\r\n\r\n" + b"y" * 998 + b"\r\n" + b"z" * 998 + b"\r\n",
+    "folded": DATED + b"Subject: a\r\n  b\r\n\tc\r\nX-Odd:no space\r\n\r\n \r\n\r\n\r\nend\r\n",
+    "no body": DATED + b"Subject: no body\r\n\r\n",
+    "large": DATED
+    + b"Subject: large\r\n\r\n"
     + b"0123456789abcdef" * 60
     + b"\r\n"
     + (b"." + b"L" * 70 + b"\r\n") * 40_000,

@@ -1,0 +1,155 @@
+"""Taking responsibility: the message is durable, then the peer is told so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailgate.envelope import Envelope, EnvelopeRecipient, Session, Transaction
+from mailgate.events import Discarded, MessageAccepted, Quarantined
+from mailgate.interfaces import IEvents, IIntake, ISpool, Lease, SpoolError
+from mailgate.message import Content
+from mailgate.relay.jobs import LEASE_TIME
+from mailgate.reply import Reply
+from mailgate.verdict import Defer, Discard, Disconnect, Quarantine, Reject, Verdict
+
+__all__ = ["Intake"]
+
+_log = Logger()
+
+# No part gives back what it has taken: the time for a header section is in proportion to its length, whatever it holds.
+_MESSAGE_ID = re.compile(rb"\r\nmessage-id[ \t]*+:[ \t]*+(?:\r\n[ \t]++)?+([^\r\n]++)", re.IGNORECASE)
+_NO_ROOM = Reply.of(452, "4.3.1", "Insufficient system storage")
+_OURS = Reply.of(451, "4.3.0", "Local error, try again later")
+
+
+@implementer(IIntake)
+class Intake:
+    """IIntake into a spool. `deliver` is given each lease: the relay's first attempt reads nothing back.
+
+    `refusal` is the spool's: why it cannot take so many octets now, or "".
+    """
+
+    def __init__(
+        self,
+        spool: ISpool,
+        *,
+        refusal: Callable[[int], str],
+        deliver: Callable[[Lease], None],
+        events: IEvents,
+        clock: IReactorTime,
+    ) -> None:
+        self._spool = spool
+        self._refusal = refusal
+        self._deliver = deliver
+        self._events = events
+        self._clock = clock
+
+    def refuse_before_data(self, size: int | None) -> Reply | None:
+        return _NO_ROOM if self._refusal(size or 0) else None
+
+    def take(
+        self, session: Session, transaction: Transaction, content: Content, verdicts: Sequence[Verdict]
+    ) -> Deferred[Sequence[Reply]]:
+        now = self._clock.seconds()
+        recipients: list[EnvelopeRecipient] = []
+        for number, (recipient, verdict) in enumerate(zip(transaction.recipients, verdicts, strict=True)):
+            quarantine = refusal = ""
+            if isinstance(verdict, Discard):
+                continue
+            if isinstance(verdict, Quarantine):
+                quarantine = verdict.reason
+            elif isinstance(verdict, Reject | Defer | Disconnect):
+                if session.protocol == "LMTP":
+                    continue  # its own reply tells it
+                refusal = str(verdict.reply)
+            recipients.append(EnvelopeRecipient(number, recipient.address, recipient.route, quarantine, refusal))
+        replies = [
+            verdict.reply if session.protocol == "LMTP" and isinstance(verdict, Reject | Defer | Disconnect) else None
+            for verdict in verdicts
+        ]
+        taken = Reply(250, "2.0.0", (f"queued as {transaction.id}",))
+        if not recipients:
+            content.discard()
+            self._tell_fates(transaction, verdicts)
+            return succeed([reply or taken for reply in replies])
+        envelope = Envelope(
+            queue_id=transaction.id,
+            sender=transaction.sender,
+            recipients=tuple(recipients),
+            received=now,
+            size=content.size,
+            body=transaction.body,
+            client=str(session.client),
+            edits=tuple(transaction.edits),
+        )
+
+        message_id = message_id_of(content)  # now: a file moves when it is taken over
+
+        def durable(lease: Lease) -> Sequence[Reply]:
+            self._events.publish(
+                MessageAccepted(
+                    at=self._clock.seconds(),
+                    queue_id=envelope.queue_id,
+                    session=session.id,
+                    client=envelope.client,
+                    listener=session.listener,
+                    helo=session.helo,
+                    sender=str(envelope.sender),
+                    recipients=tuple([str(one.address) for one in recipients]),
+                    size=envelope.size,
+                    message_id=message_id,
+                    trace=(*session.trace, *transaction.trace),
+                )
+            )
+            self._tell_fates(transaction, verdicts)
+            self._deliver(lease)
+            return [reply or taken for reply in replies]
+
+        def failed(failure: Failure) -> Sequence[Reply]:
+            reply = _NO_ROOM
+            if not failure.check(SpoolError):
+                _log.failure("a message could not be taken", failure=failure)
+                reply = _OURS
+            return [told or reply for told in replies]
+
+        accepted = self._spool.accept(envelope, content, now + LEASE_TIME)
+        waited = accepted if isinstance(accepted, Deferred) else Deferred.fromCoroutine(_lease(accepted))
+        return waited.addCallbacks(durable, failed)
+
+    def _tell_fates(self, transaction: Transaction, verdicts: Sequence[Verdict]) -> None:
+        """An event for each policy that keeps the message from some of its recipients."""
+        for kind, event in ((Discard, Discarded), (Quarantine, Quarantined)):
+            concerned: dict[str, list[str]] = {}
+            for recipient, verdict in zip(transaction.recipients, verdicts, strict=True):
+                if isinstance(verdict, kind):
+                    concerned.setdefault(verdict.reason, []).append(str(recipient.address))
+            for reason, addresses in concerned.items():
+                self._events.publish(
+                    event(
+                        at=self._clock.seconds(),
+                        queue_id=transaction.id,
+                        sender=str(transaction.sender),
+                        recipients=tuple(addresses),
+                        reason=reason,
+                    )
+                )
+
+
+async def _lease(accepted: Awaitable[Lease]) -> Lease:
+    return await accepted
+
+
+def message_id_of(content: Content) -> str:
+    """The Message-ID field's value as it stands; "" where there is none, or the content cannot be read."""
+    try:
+        found = _MESSAGE_ID.search(b"\r\n" + content.header)
+    except OSError:
+        return ""
+    return found[1].rstrip(b" \t").decode("utf-8", "replace")[:998] if found else ""

@@ -1,0 +1,143 @@
+"""The hosts for a destination (RFC 5321 section 5.1, RFC 7505), and their addresses."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from mailgate.config.hosts import HostPort, parse_host
+from mailgate.config.schema import LmtpRoute, SmtpRoute
+from mailgate.interfaces import Answer, DnsStatus, IResolver
+from mailgate.relay.attempt import Target
+from mailgate.reply import Reply
+
+__all__ = ["Hosts", "Locator", "NoHosts"]
+
+#: Addresses that one attempt goes to at most: a domain with a hundred MX records does not hold us up.
+_MOST_TARGETS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """A site: hosts in order of preference, those of one inner group sharing the load. `name` identifies the site.
+
+    `is_implicit` tells that the one host is the domain itself, for want of an MX record.
+    """
+
+    name: str
+    groups: tuple[tuple[HostPort, ...], ...]
+    is_implicit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NoHosts:
+    """Why there is nobody to deliver to: 5yz where that is so for good."""
+
+    reply: Reply
+    reason: str
+
+
+class Locator:
+    """Finds hosts and addresses through DNS. Nothing raises but CancelledError."""
+
+    def __init__(self, resolver: IResolver, hostname: str, chance: random.Random) -> None:
+        self._resolver = resolver
+        self._hostname = hostname
+        self._random = chance
+
+    def hosts(
+        self, name: str, route: SmtpRoute | LmtpRoute, domain: str
+    ) -> Hosts | NoHosts | Awaitable[Hosts | NoHosts]:
+        """The site that takes mail for `domain` by the route of this name: at once where DNS need not be asked."""
+        if route.hosts:
+            groups = (group if isinstance(group, list) else [group] for group in route.hosts)
+            return Hosts(name, tuple(tuple(parse_host(host, route.port) for host in group) for group in groups))
+        if domain.startswith("["):
+            host = domain.strip("[]").removeprefix("ipv6:")
+            return Hosts(f"{name}:{domain}", ((HostPort(host, route.port),),))
+        answer = self._resolver.resolve(domain, "MX")
+        if isinstance(answer, Answer):
+            return self._by_mx(name, domain, route.port, answer)
+        return self._wait_for_mx(name, domain, route.port, answer)
+
+    async def targets(self, hosts: Hosts, *, lmtp: bool, ipv6: bool) -> Sequence[Target] | NoHosts:
+        """The addresses to try, in order.
+
+        A host without an address is a mistake of its domain that may be mended: 4yz, and 5yz only where the domain
+        has neither MX nor address.
+        """
+        targets: list[Target] = []
+        problems: list[str] = []
+        is_temporary = False
+        for group in hosts.groups:
+            for host in self._random.sample(group, len(group)):
+                if len(targets) >= _MOST_TARGETS:
+                    break
+                if host.is_unix:
+                    targets.append(Target(host.host, host.host, 0, lmtp))
+                    continue
+                addresses, problem = await self._addresses(host.host, ipv6)
+                targets += [Target(host.host, str(address), host.port, lmtp) for address in addresses]
+                if not addresses:
+                    problems.append(f"{host.host}: {problem or 'no address'}")
+                    is_temporary = is_temporary or bool(problem)
+        if targets:
+            return targets[:_MOST_TARGETS]
+        reason = "; ".join(problems)
+        if hosts.is_implicit and not is_temporary:
+            return NoHosts(Reply.of(550, "5.1.2", f"No mail host: {reason}, and no MX"), reason)
+        return NoHosts(Reply.of(451, "4.4.4", f"No address is known for the next hop ({reason})"[:400]), reason)
+
+    async def _wait_for_mx(self, name: str, domain: str, port: int, answer: Awaitable[Answer]) -> Hosts | NoHosts:
+        return self._by_mx(name, domain, port, await answer)
+
+    def _by_mx(self, name: str, domain: str, port: int, answer: Answer) -> Hosts | NoHosts:
+        match answer.status:
+            case DnsStatus.FOUND:
+                return self._by_records(name, domain, port, answer.records)
+            case DnsStatus.NODATA:
+                # The domain is its own mail host (RFC 5321 section 5.1), if it has an address. No site of its own name,
+                # because others may have it as their MX: its lack of an address is for good, theirs is not.
+                return Hosts(f"{name}:{domain} (no MX)", ((HostPort(domain, port),),), is_implicit=True)
+            case DnsStatus.NXDOMAIN:
+                return NoHosts(Reply.of(550, "5.1.2", f"The domain {domain} does not exist"), "MX: NXDOMAIN")
+        reason = f"MX of {domain}: {answer.status.value}"
+        return NoHosts(Reply.of(451, "4.4.3", f"DNS cannot say where mail for {domain} goes"), reason)
+
+    def _by_records(self, name: str, domain: str, port: int, records: Iterable[object]) -> Hosts | NoHosts:
+        ranked: dict[int, set[str]] = {}
+        for record in records:
+            if isinstance(record, tuple):
+                preference, host = record
+                if host:  # beside others a null MX says nothing
+                    ranked.setdefault(int(preference), set()).add(str(host))
+        if not ranked:
+            return NoHosts(Reply.of(556, "5.1.10", f"The domain {domain} takes no mail (null MX)"), "null MX")
+        groups: list[tuple[HostPort, ...]] = []
+        for preference in sorted(ranked):
+            if self._hostname in ranked[preference]:
+                break  # we are one of its hosts: only those before us may have it
+            groups.append(tuple(HostPort(host, port) for host in sorted(ranked[preference])))
+        if not groups:
+            text = f"Mail for {domain} loops back to this host"
+            return NoHosts(Reply.of(451, "4.4.6", text), f"{self._hostname} is the best MX of {domain}")
+        # Domains with the same hosts in the same order are one site, whatever the numbers of their preferences.
+        order = "|".join(",".join(host.host for host in group) for group in groups)
+        return Hosts(f"{name}:{order}", tuple(groups))
+
+    async def _addresses(self, host: str, ipv6: bool) -> tuple[list[IPv4Address | IPv6Address], str]:
+        try:
+            return [ip_address(host)], ""
+        except ValueError:
+            pass
+        found: list[IPv4Address | IPv6Address] = []
+        problem = ""
+        for rdtype in ("A", "AAAA") if ipv6 else ("A",):
+            question = self._resolver.resolve(host, rdtype)
+            answer = question if isinstance(question, Answer) else await question
+            found += [record for record in answer.records if isinstance(record, IPv4Address | IPv6Address)]
+            if answer.is_temporary:
+                problem = f"{rdtype} {answer.status.value}"
+        return found, problem

@@ -1,0 +1,78 @@
+"""Where mail goes, and who may send it there: `[domains]` and `[routing]` as answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from zope.interface import implementer
+
+from mailgate.address import Address
+from mailgate.config.schema import Config
+from mailgate.envelope import Session, Transaction
+from mailgate.interfaces import IRouting
+from mailgate.reply import Reply
+from mailgate.stores.domains import DomainTable, canonical
+from mailgate.verdict import Reject
+
+__all__ = ["Routing"]
+
+_NO_RELAY = Reply.of(550, "5.7.1", "Relaying denied")
+_NO_ROUTE = Reply.of(550, "5.4.4", "No route to this recipient")
+
+
+class _Table:
+    """Routes by address, domain or "*.domain": an address goes before its domain."""
+
+    def __init__(self, entries: Mapping[str, str]) -> None:
+        self._addresses = {key: route for key, route in entries.items() if "@" in key}
+        self._domains = DomainTable({key: route for key, route in entries.items() if "@" not in key})
+        self._is_empty = not entries
+
+    def address(self, address: Address) -> str | None:
+        if not self._addresses:
+            return None
+        return self._addresses.get(str(Address(address.local_part.lower(), canonical(address.domain))))
+
+    def domain(self, address: Address) -> str | None:
+        return None if self._is_empty else self._domains.match(address.domain)
+
+
+@implementer(IRouting)
+class Routing:
+    """IRouting by configuration.
+
+    Our own domains come first; an entry of `[routing] recipients` for a single address goes before even them. What no
+    entry names takes the sender's route, then the default.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._domains = DomainTable({name: section.route for name, section in config.domains.items()})
+        self._recipients = _Table(config.routing.recipients)
+        self._senders = _Table(config.routing.senders)
+        self._default = config.routing.default
+
+    def route(self, session: Session, transaction: Transaction, address: Address) -> str | Reject:
+        may_relay = session.identity is not None and session.role != "inbound"
+        if not may_relay and session.role == "outbound":
+            return Reject(
+                _NO_RELAY, f"listener {session.listener} relays for clients that it trusts, and for no others"
+            )
+        if not may_relay and not self.is_local(address.domain):
+            reason = f"{address.domain} is none of our [domains], and this client may not relay by {session.listener}"
+            return Reject(_NO_RELAY, reason)
+        route = self.next_hop(address, transaction.sender)
+        return Reject(_NO_ROUTE, f"no [domains] or [routing] entry is for {address}") if route is None else route
+
+    def next_hop(self, address: Address, sender: Address) -> str | None:
+        """The route for a recipient, whoever asks; None where the configuration has none."""
+        return (
+            self._recipients.address(address)
+            or self._domains.match(address.domain)
+            or self._recipients.domain(address)
+            or (sender and (self._senders.address(sender) or self._senders.domain(sender)))
+            or self._default
+        )
+
+    def is_local(self, domain: str) -> bool:
+        """Whether mail for a domain is ours to take from anyone."""
+        return self._domains.match(domain) is not None

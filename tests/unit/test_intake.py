@@ -1,0 +1,293 @@
+"""Taking responsibility: nothing is promised before it is durable, and each verdict has its consequence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+from zope.interface.verify import verifyObject
+
+from mailgate.address import Address
+from mailgate.envelope import Envelope, Recipient, Transaction
+from mailgate.events import Discarded, MessageAccepted, Quarantined
+from mailgate.interfaces import IIntake, Lease
+from mailgate.message import AddHeader, Content, ContentWriter
+from mailgate.relay.intake import Intake, message_id_of
+from mailgate.relay.jobs import LEASE_TIME
+from mailgate.reply import Reply
+from mailgate.testing import EventRecorder, MemorySpool, session, transaction, wait_for
+from mailgate.verdict import Accept, Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
+from tests.unit.relaying import failures_logged
+
+NO = Reply.of(550, "5.7.1", "no, thank you")
+LATER = Reply.of(451, "4.7.1", "another day")
+BYE = Reply.of(554, "5.7.0", "good bye")
+DATA = b"Subject: x\r\nMessage-ID: <1@client.test>\r\n\r\nhello\r\n"
+
+
+class Spool(MemorySpool):
+    """Answers when the test says so, if it does."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.waits: list[tuple[Deferred[Lease], Deferred[Lease]]] | None = None
+        self.until = 0.0
+
+    def accept(self, envelope: Envelope, content: Content, until: float) -> Deferred[Lease]:
+        self.until = until
+        answer = super().accept(envelope, content, until)
+        if self.waits is None:
+            return answer
+        self.waits.append((Deferred(), answer))
+        return self.waits[-1][0]
+
+    def tell(self) -> None:
+        assert self.waits
+        waited, answer = self.waits.pop()
+        answer.chainDeferred(waited)
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000.0)
+        self.spool = Spool(self.clock)
+        self.events = EventRecorder()
+        self.delivered: list[Lease] = []
+        self.full = ""
+        self.intake = Intake(
+            self.spool,
+            refusal=lambda size: self.full,
+            deliver=self.delivered.append,
+            events=self.events,
+            clock=self.clock,
+        )
+
+    def take(self, *verdicts: Verdict, protocol: str = "ESMTP", content: Content | None = None) -> list[Reply]:
+        return list(wait_for(self.start(*verdicts, protocol=protocol, content=content)))
+
+    def start(
+        self, *verdicts: Verdict, protocol: str = "ESMTP", content: Content | None = None
+    ) -> Deferred[Sequence[Reply]]:
+        verdicts = verdicts or (Continue(),)
+        found = self.transaction(len(verdicts))
+        return self.intake.take(session(protocol=protocol), found, content or Content(DATA), verdicts)
+
+    def transaction(self, recipients: int) -> Transaction:
+        addresses = [Recipient(address=Address(f"u{number}", "d.test"), route="in") for number in range(recipients)]
+        edits: list[Any] = [AddHeader("X", "y")]
+        return transaction(recipients=addresses, id="0Q", body="8BITMIME", edits=edits)
+
+    @property
+    def numbers(self) -> list[int]:
+        (lease,) = self.delivered
+        return [one.number for one in lease.recipients]
+
+
+def test_it_provides_the_interface() -> None:
+    assert verifyObject(IIntake, Bench().intake)
+
+
+def test_nothing_is_said_before_it_is_durable() -> None:
+    bench = Bench()
+    bench.spool.waits = []
+    answer = bench.start()
+    bench.clock.advance(100)
+    assert not answer.called
+    assert bench.delivered == []
+    assert bench.events.events == []
+    bench.spool.tell()
+    (reply,) = wait_for(answer)
+    assert str(reply) == "250 2.0.0 queued as 0Q"
+    (lease,) = bench.delivered
+    assert lease.until == bench.spool.until == 1000.0 + LEASE_TIME
+    assert lease.content.read() == DATA
+
+
+def test_the_envelope_says_what_the_transaction_did() -> None:
+    bench = Bench()
+    bench.take(Continue(), Accept())
+    (lease,) = bench.delivered
+    found = lease.envelope
+    assert (found.queue_id, str(found.sender), found.received, found.size) == ("0Q", "ann@client.example", 1000.0, 50)
+    assert (found.body, found.client, found.edits) == (
+        "8BITMIME",
+        "client.example[192.0.2.1]",
+        (AddHeader("X", "y"),),
+    )
+    assert [(one.number, str(one.address), one.route) for one in found.recipients] == [
+        (0, "u0@d.test", "in"),
+        (1, "u1@d.test", "in"),
+    ]
+    (event,) = bench.events.of(MessageAccepted)
+    assert (event.recipients, event.message_id, event.size) == (("u0@d.test", "u1@d.test"), "<1@client.test>", 50)
+
+
+# -- verdicts
+
+
+def test_by_smtp_a_refusal_beside_others_is_kept_for_a_report() -> None:
+    bench = Bench()
+    replies = bench.take(Continue(), Reject(NO, "private"), Disconnect(BYE, "private"))
+    assert {str(one) for one in replies} == {"250 2.0.0 queued as 0Q"}
+    (lease,) = bench.delivered
+    assert [one.refusal for one in lease.recipients] == ["", str(NO), str(BYE)]
+    assert "private" not in str(lease.envelope)
+
+
+def test_by_lmtp_each_is_told_its_own() -> None:
+    bench = Bench()
+    verdicts = (Reject(NO, "x"), Continue(), Defer(LATER, "x"), Disconnect(BYE, "x"), Discard("y"), Quarantine("z"))
+    replies = bench.take(*verdicts, protocol="LMTP")
+    taken = "250 2.0.0 queued as 0Q"
+    assert [str(one) for one in replies] == [str(NO), taken, str(LATER), str(BYE), taken, taken]
+    (lease,) = bench.delivered
+    assert [(one.number, one.refusal, one.quarantine) for one in lease.envelope.recipients] == [
+        (1, "", ""),
+        (5, "", "z"),
+    ]
+    assert bench.numbers == [1]
+
+
+def test_quarantined_recipients_are_kept_and_not_delivered() -> None:
+    bench = Bench()
+    replies = bench.take(Quarantine("a virus"), Continue(), Quarantine("a virus"))
+    assert {one.code for one in replies} == {250}
+    assert bench.numbers == [1]
+    (event,) = bench.events.of(Quarantined)
+    assert (event.recipients, event.reason) == (("u0@d.test", "u2@d.test"), "a virus")
+    (accepted,) = bench.events.of(MessageAccepted)
+    assert len(accepted.recipients) == 3
+
+
+def test_a_message_that_is_all_quarantined_is_durable_all_the_same() -> None:
+    bench = Bench()
+    bench.take(Quarantine("a virus"))
+    assert bench.numbers == []
+    assert len(bench.spool._stored) == 1
+
+
+def test_discarded_recipients_get_250_and_nothing_more() -> None:
+    bench = Bench()
+    replies = bench.take(Discard("spam"), Continue(), Discard("more spam"))
+    assert {one.code for one in replies} == {250}
+    assert bench.numbers == [1]
+    assert [(event.recipients, event.reason) for event in bench.events.of(Discarded)] == [
+        (("u0@d.test",), "spam"),
+        (("u2@d.test",), "more spam"),
+    ]
+
+
+def test_where_all_are_discarded_nothing_is_kept(tmp_path: Path) -> None:
+    bench = Bench()
+    writer = ContentWriter(tmp_path, 10)
+    writer.write(DATA)
+    content = writer.finish()
+    replies = bench.take(Discard("spam"), content=content)
+    assert [one.code for one in replies] == [250]
+    assert (bench.delivered, bench.spool._stored) == ([], {})
+    assert list(tmp_path.iterdir()) == []
+    assert len(bench.events.of(Discarded)) == 1
+    assert bench.events.of(MessageAccepted) == []
+
+
+def test_where_all_are_refused_by_lmtp_nothing_is_kept() -> None:
+    bench = Bench()
+    replies = bench.take(Reject(NO, "x"), Defer(LATER, "x"), protocol="LMTP")
+    assert replies == [NO, LATER]
+    assert bench.spool._stored == {}
+
+
+# -- the spool
+
+
+@pytest.mark.parametrize("protocol", ["ESMTP", "LMTP"])
+def test_a_spool_that_fails_takes_nothing(protocol: str) -> None:
+    bench = Bench()
+    bench.spool.error = "no space left, and where"
+    replies = bench.take(Continue(), Discard("spam"), protocol=protocol)
+    assert [str(one) for one in replies] == 2 * ["452 4.3.1 Insufficient system storage"]
+    assert bench.delivered == []
+    assert bench.events.events == []
+
+
+def test_by_lmtp_a_refusal_is_told_even_where_the_spool_fails() -> None:
+    bench = Bench()
+    bench.spool.error = "no"
+    assert bench.take(Reject(NO, "x"), Continue(), protocol="LMTP")[0] == NO
+
+
+def test_a_bug_is_no_promise_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    monkeypatch.setattr(bench.spool, "accept", lambda *values: fail(ZeroDivisionError("a bug")))
+    with failures_logged() as logged:
+        (reply,) = bench.take()
+    assert (reply.code, logged) == (451, ["a bug"])
+    assert "bug" not in reply.text
+
+
+def test_before_the_content_a_full_spool_says_so() -> None:
+    bench = Bench()
+    assert bench.intake.refuse_before_data(None) is None
+    bench.full = "only 3 MiB are free"
+    for size in (None, 10):
+        reply = bench.intake.refuse_before_data(size)
+        assert reply is not None
+        assert reply.code == 452
+        assert "3 MiB" not in reply.text
+
+
+def test_the_message_id_of_content_that_moves_is_known(tmp_path: Path) -> None:
+    """The spool takes the file over: it is no more where it was."""
+    bench = Bench()
+    path = tmp_path / "incoming"
+    path.write_bytes(DATA)
+    (reply,) = bench.take(content=Content.in_file(path))
+    assert reply.code == 250
+    assert not path.exists()
+    (event,) = bench.events.of(MessageAccepted)
+    assert event.message_id == "<1@client.test>"
+
+
+# -- the Message-ID
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        (b"Message-ID: <1@x>\r\n", "<1@x>"),
+        (b"From: a\r\nMESSAGE-id:<1@x>\r\n", "<1@x>"),
+        (b"Message-ID :\t<1@x> \t\r\n", "<1@x>"),
+        (b"Message-ID:\r\n <1@x>\r\nX: y\r\n", "<1@x>"),
+        (b"Message-ID:   two words  \r\n", "two words"),
+        (b"Message-ID: <\xc3\xa9\xff@x>\r\n", "<é\ufffd@x>"),
+        (b"X-Message-ID: <1@x>\r\n", ""),
+        (b"Subject: x\r\n Message-ID: <1@x>\r\n", ""),
+        (b"Message-ID:\r\nX: y\r\n", ""),
+        (b"Message-ID:  \t \r\nX: y\r\n", ""),
+        (b"Message-ID: <1@x>\r\nMessage-ID: <2@x>\r\n", "<1@x>"),
+        (b"", ""),
+    ],
+)
+def test_the_message_id_as_it_stands(header: bytes, found: str) -> None:
+    assert message_id_of(Content(header + b"\r\nMessage-ID: <body@x>\r\n")) == found
+
+
+def test_a_message_id_is_cut() -> None:
+    assert len(message_id_of(Content(b"Message-ID: " + 5000 * b"x" + b"\r\n\r\n"))) == 998
+
+
+def test_a_hostile_header_costs_no_time() -> None:
+    header = 260 * (b"Message-ID:" + 985 * b" " + b"\r\n") + b"\r\n"
+    before = time.process_time()
+    assert message_id_of(Content(header)) == ""
+    assert time.process_time() - before < 0.2
+
+
+def test_content_that_is_gone_has_no_message_id(tmp_path: Path) -> None:
+    assert message_id_of(Content(None, tmp_path / "gone", 5)) == ""

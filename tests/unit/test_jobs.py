@@ -1,0 +1,216 @@
+"""Queues of jobs: order, limit, pauses, and the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+
+from mailgate.interfaces import OutcomeKind
+from mailgate.relay.jobs import LEASE_MARGIN, LEASE_TIME, Job, JobQueue, LocalQueue
+from tests.unit.relaying import LATER, OK, LocalHop, NextHop, failures_logged, lease, results
+
+
+class Owner:
+    def __init__(self) -> None:
+        self.done: list[Job] = []
+        self.returned: list[Job] = []
+        self.empty = 0
+
+    def finished(self, job: Job) -> None:
+        self.done.append(job)
+
+    def unbegun(self, job: Job) -> None:
+        self.returned.append(job)
+
+    def emptied(self, queue: JobQueue) -> None:
+        self.empty += 1
+
+
+class Bench:
+    """A queue whose jobs end when the test says so."""
+
+    def __init__(self, limit: int = 2) -> None:
+        self.clock = Clock()
+        self.owner = Owner()
+        self.hop = NextHop()
+        self.queue = LocalQueue("local", LocalHop(self.hop), self.clock, self.owner)
+        self.queue.limit = limit
+        self.running: list[tuple[Deferred[Any], Any]] = []
+        self.hop.answer = self._wait
+
+    def _wait(self, connection: object, recipients: Any) -> Deferred[Any]:
+        waited: Deferred[Any] = Deferred()
+        self.running.append((waited, recipients))
+        return waited
+
+    def add(self, *names: str, until: float | None = None) -> list[Job]:
+        jobs = []
+        for name in names:
+            one = lease(f"{name}@d.test", until=self.clock.seconds() + LEASE_TIME if until is None else until)
+            jobs.append(Job(one, one.recipients, "out"))
+            self.queue.add(jobs[-1])
+        return jobs
+
+    def end(self, reply: Any = OK) -> None:
+        waited, recipients = self.running.pop(0)
+        waited.callback(results(recipients, reply))
+
+    @property
+    def done(self) -> list[str]:
+        return [str(job.recipients[0].address.local_part) for job in self.owner.done]
+
+
+def test_jobs_begin_in_order_and_no_more_than_the_limit() -> None:
+    bench = Bench(limit=2)
+    bench.add("a", "b", "c", "d")
+    assert bench.hop.taken == ["a@d.test", "b@d.test"]
+    assert bench.queue.active == 2
+    bench.end()
+    assert bench.hop.taken == ["a@d.test", "b@d.test", "c@d.test"]
+    while bench.running:
+        bench.end(LATER)
+    assert bench.done == ["a", "b", "c", "d"]
+    assert [one.kind for job in bench.owner.done for one in job.results] == [OutcomeKind.DELIVERED] + 3 * [
+        OutcomeKind.DEFERRED
+    ]
+    assert bench.queue.active == 0
+    assert bench.owner.empty >= 1
+
+
+def test_a_queue_is_told_empty_only_when_it_is() -> None:
+    bench = Bench()
+    bench.add("a", "b", "c")
+    bench.end()
+    bench.end()
+    assert bench.owner.empty == 0
+    bench.end()
+    assert bench.owner.empty == 1
+
+
+def test_a_pause_lets_what_is_under_way_end_and_begins_nothing() -> None:
+    bench = Bench(limit=1)
+    bench.add("a", "b")
+    bench.queue.pause()
+    bench.end()
+    bench.add("c")
+    assert bench.done == ["a"]
+    assert bench.hop.taken == ["a@d.test"]
+    bench.queue.go_on()
+    bench.end()
+    bench.end()
+    assert bench.done == ["a", "b", "c"]
+
+
+def test_stop_gives_back_what_waits() -> None:
+    bench = Bench(limit=1)
+    first, *waiting = bench.add("a", "b", "c")
+    assert bench.queue.stop() == waiting
+    assert bench.owner.done == []
+    bench.end()
+    assert bench.owner.done == [first]
+    assert bench.owner.empty == 1
+    assert bench.queue.stop() == []
+
+
+def test_cancelling_defers_what_is_under_way() -> None:
+    bench = Bench(limit=2)
+    bench.add("a", "b", "c")
+    bench.queue.stop()
+    bench.queue.cancel()
+    assert bench.done == ["a", "b"]
+    for job in bench.owner.done:
+        (result,) = job.results
+        assert (result.kind, result.reply.status) == (OutcomeKind.DEFERRED, "4.3.2")
+    assert bench.queue.active == 0
+
+
+def test_what_has_waited_for_most_of_its_lease_is_not_begun() -> None:
+    bench = Bench(limit=1)
+    bench.add("a")
+    (late,) = bench.add("b")
+    bench.clock.advance(LEASE_TIME - LEASE_MARGIN + 1)
+    (fresh,) = bench.add("c")
+    bench.end()
+    assert bench.owner.returned == [late]
+    assert bench.hop.taken == ["a@d.test", "c@d.test"]
+    bench.end()
+    assert bench.owner.done[-1] is fresh
+
+
+def test_an_attempt_does_not_outlast_its_lease() -> None:
+    """A next hop that dawdles keeps a message no longer than its lease lasts: then another may have it."""
+    bench = Bench(limit=2)
+    bench.add("a")
+    bench.clock.advance(LEASE_MARGIN)
+    bench.add("b")
+    for _ in range(9):
+        bench.clock.advance(300)
+        bench.queue.cut_overdue()
+    assert bench.done == []
+    bench.clock.advance(300)
+    bench.queue.cut_overdue()
+    assert bench.done == ["a"]
+    (result,) = bench.owner.done[0].results
+    assert result.kind is OutcomeKind.DEFERRED
+    assert bench.clock.seconds() < bench.owner.done[0].lease.until
+    assert bench.queue.active == 1
+
+
+def test_a_fault_of_the_transport_defers_and_goes_on() -> None:
+    bench = Bench(limit=1)
+    bench.add("a", "b")
+    waited, _ = bench.running.pop()
+    with failures_logged() as logged:
+        waited.errback(ZeroDivisionError("a bug"))
+    (result,) = bench.owner.done[0].results
+    assert (result.kind, result.reply.code) == (OutcomeKind.DEFERRED, 451)
+    assert "a bug" in result.reason
+    assert "a bug" not in result.reply.text
+    bench.end()
+    assert bench.done == ["a", "b"]
+    assert logged == ["a bug"]
+
+
+def test_a_transport_that_raises_defers_and_goes_on() -> None:
+    bench = Bench(limit=1)
+
+    def broken(connection: object, recipients: Any) -> Any:
+        bench.hop.answer = bench._wait
+        raise ZeroDivisionError("a bug")
+
+    bench.hop.answer = broken
+    with failures_logged() as logged:
+        bench.add("a", "b")
+    assert bench.done == ["a"]
+    assert bench.queue.active == 1
+    bench.end()
+    assert bench.done == ["a", "b"]
+    assert logged == ["a bug"]
+
+
+@pytest.mark.parametrize("answer", [results, lambda recipients: succeed(results(recipients))])
+def test_jobs_that_end_at_once_need_no_stack(answer: Callable[[Any], Any]) -> None:
+    """Ten thousand that waited for the disk, say, and whose transport has nothing to wait for."""
+    bench = Bench(limit=1)
+    bench.queue.pause()
+    bench.add(*(str(number) for number in range(10_000)))
+    bench.hop.answer = lambda connection, recipients: answer(recipients)
+    bench.queue.go_on()
+    assert bench.done == [str(number) for number in range(10_000)]
+    assert bench.queue.active == 0
+
+
+def test_settling_gives_each_of_the_remaining_one_result() -> None:
+    one = lease("a@d.test", "b@d.test", "c@d.test")
+    job = Job(one, one.recipients, "out", remaining=one.recipients[1:])
+    job.settle(OutcomeKind.DEFERRED, LATER, "mx", "why")
+    assert [(result.recipient.number, result.reply, result.host, result.reason) for result in job.results] == [
+        (1, LATER, "mx", "why"),
+        (2, LATER, "mx", "why"),
+    ]
+    job.settle(OutcomeKind.FAILED, LATER, "mx", "again")
+    assert len(job.results) == 2

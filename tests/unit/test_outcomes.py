@@ -1,0 +1,304 @@
+"""What is written of an attempt, and told: outcomes, reports, a spool that does not take them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+
+from mailgate.config.schema import RetrySection
+from mailgate.envelope import Envelope
+from mailgate.events import Bounced, Delivered, Discarded
+from mailgate.events import Deferred as DeferredEvent
+from mailgate.interfaces import Lease, Outcome, OutcomeKind, SpoolError
+from mailgate.message import Content
+from mailgate.relay.attempt import Result
+from mailgate.relay.jobs import Job
+from mailgate.relay.outcomes import Recorder
+from mailgate.reply import Reply
+from mailgate.testing import EventRecorder
+from tests.unit.relaying import LATER, NO, OK, failures_logged, lease, results
+
+RETRY = RetrySection(first="5m", longest="4h", expire="5d")  # type: ignore[arg-type]  # as in the file
+DAY = 86400.0
+Report = tuple[Envelope, Content]
+
+
+class FakeSpool:
+    """Writes, or does not, as the test says; `record` is all that a Recorder asks for."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[Lease, Sequence[Outcome], Report | None]] = []
+        self.refuses: set[str] = set()  # queue ids, or "*"
+        self.tries = 0
+        self.held: list[Deferred[None]] | None = None
+
+    def record(self, lease: Lease, outcomes: Sequence[Outcome], report: Report | None = None) -> Deferred[None]:
+        self.tries += 1
+        if self.refuses & {"*", lease.envelope.queue_id}:
+            return fail(SpoolError("no disk"))
+        self.written.append((lease, outcomes, report))
+        if self.held is None:
+            return succeed(None)
+        self.held.append(Deferred())
+        return self.held[-1]
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000.0)
+        self.spool = FakeSpool()
+        self.events = EventRecorder()
+        self.written: list[tuple[Job, float | None]] = []
+        self.told: list[str] = []
+        self.recorder = Recorder(
+            self.spool,  # type: ignore[arg-type]  # as much of a spool as is asked
+            self.events,
+            self.clock,
+            random.Random(1),
+            hostname="gw.example.org",
+            route_of=lambda envelope: "back",
+            written=lambda job, due: self.written.append((job, due)),
+            stuck=lambda: self.told.append("stuck"),
+            unstuck=lambda: self.told.append("unstuck"),
+        )
+
+    def record(self, *found: Result, job: Job | None = None, **more: Any) -> Job:
+        job = job or self.job(*(str(one.recipient.address) for one in found), **more)
+        job.results = list(found)
+        self.recorder.record(job, RETRY)
+        return job
+
+    def job(self, *recipients: str, attempts: dict[int, int] | None = None, **more: Any) -> Job:
+        one = lease(*(recipients or ("bob@d.test",)), **({"received": self.clock.seconds()} | more))
+        one = Lease(one.envelope, one.recipients, one.content, one.until, attempts or {})
+        return Job(one, one.recipients, "out", started=self.clock.seconds() - 2.0)
+
+    def end(self, reply: Reply, **more: Any) -> Job:
+        """A job for Bob that ends with this reply."""
+        job = self.job(**more)
+        return self.record(*results(job.recipients, reply), job=job)
+
+    @property
+    def outcome(self) -> Outcome:
+        (outcome,) = self.spool.written[-1][1]
+        return outcome
+
+
+# -- outcomes
+
+
+def test_a_delivery_is_written_then_told() -> None:
+    bench = Bench()
+    bench.spool.held = []
+    job = bench.end(OK, received=400.0)
+    assert bench.outcome.kind is OutcomeKind.DELIVERED
+    assert bench.events.events == []
+    assert bench.written == []
+    bench.spool.held.pop().callback(None)
+    (event,) = bench.events.of(Delivered)
+    assert (event.queue_id, event.recipient, event.route, event.host) == ("0Q", "bob@d.test", "out", "mx")
+    assert (event.attempt, event.seconds, event.delay) == (1, 2.0, 600.0)
+    assert bench.written == [(job, None)]
+
+
+def test_a_deferral_comes_again_by_the_schedule() -> None:
+    bench = Bench()
+    job = bench.end(LATER, attempts={0: 2})
+    assert bench.outcome.kind is OutcomeKind.DEFERRED
+    assert 1000 + 1200 * 0.9 <= bench.outcome.next_attempt <= 1000 + 1200 * 1.1
+    assert bench.written == [(job, bench.outcome.next_attempt)]
+    (event,) = bench.events.of(DeferredEvent)
+    assert (event.attempt, event.next_attempt, event.reply) == (3, bench.outcome.next_attempt, str(LATER))
+
+
+def test_the_earliest_of_several_is_when_to_wake() -> None:
+    bench = Bench()
+    job = bench.job("a@d.test", "b@d.test", attempts={0: 5, 1: 0})
+    bench.record(*results(job.recipients, LATER), job=job)
+    times = [one.next_attempt for one in bench.spool.written[0][1]]
+    assert bench.written == [(job, min(times))]
+
+
+def test_a_discarded_recipient_is_told_as_such() -> None:
+    bench = Bench()
+    job = bench.job()
+    bench.record(Result(job.recipients[0], OutcomeKind.DISCARDED, OK, reason="unwanted"), job=job)
+    (event,) = bench.events.of(Discarded)
+    assert (event.recipients, event.reason) == (("bob@d.test",), "unwanted")
+    assert bench.spool.written[0][2] is None
+
+
+# -- reports
+
+
+def test_a_failure_owes_a_report_in_the_same_commit() -> None:
+    bench = Bench()
+    job = bench.end(NO)
+    lease_of, outcomes, report = bench.spool.written[0]
+    assert lease_of is job.lease
+    assert [one.kind for one in outcomes] == [OutcomeKind.FAILED]
+    assert report is not None
+    envelope, content = report
+    assert not envelope.sender
+    assert [(str(one.address), one.route) for one in envelope.recipients] == [("ann@client.test", "back")]
+    assert b"no such user" in content.read()
+    (event,) = bench.events.of(Bounced)
+    assert event.report == envelope.queue_id != "0Q"
+    # The report is due at once.
+    assert bench.written == [(job, bench.clock.seconds())]
+
+
+def test_one_report_for_all_that_failed_together() -> None:
+    bench = Bench()
+    job = bench.job("a@d.test", "b@d.test", "c@d.test")
+    first, second, third = job.recipients
+    bench.record(*results([first], NO), *results([second]), *results([third], NO), job=job)
+    (written,) = bench.spool.written
+    assert written[2] is not None
+    text = written[2][1].read()
+    assert text.count(b"Final-Recipient") == 2
+    assert b"b@d.test" not in text
+    assert {event.report for event in bench.events.of(Bounced)} == {written[2][0].queue_id}
+
+
+def test_nobody_is_told_of_a_failed_report() -> None:
+    bench = Bench()
+    bench.end(NO, sender="")
+    assert bench.spool.written[0][2] is None
+    (event,) = bench.events.of(Bounced)
+    assert event.report == ""
+
+
+@pytest.mark.parametrize(("age", "kind"), [(5 * DAY - 10, OutcomeKind.DEFERRED), (5 * DAY + 10, OutcomeKind.FAILED)])
+def test_a_message_that_is_too_old_is_returned(age: float, kind: OutcomeKind) -> None:
+    bench = Bench()
+    bench.end(LATER, received=bench.clock.seconds() - age, attempts={0: 30})
+    assert bench.outcome.kind is kind
+    report = bench.spool.written[0][2]
+    assert (report is not None) == (kind is OutcomeKind.FAILED)
+    if report is not None:
+        assert b"4.4.7" in report[1].read()
+        (event,) = bench.events.of(Bounced)
+        assert event.reason == f"given up after 31 attempts: {LATER}"
+
+
+def test_the_last_attempt_is_at_the_end_of_the_time() -> None:
+    bench = Bench()
+    bench.end(LATER, received=bench.clock.seconds() - 5 * DAY + 10, attempts={0: 30})
+    assert bench.outcome.next_attempt == bench.clock.seconds() + 10
+
+
+def test_nobody_is_given_up_whose_report_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    job = bench.job("a@d.test", "b@d.test")
+    first, second = job.recipients
+
+    def broken(*values: Any, **more: Any) -> None:
+        raise ValueError("a bug in the report")
+
+    with monkeypatch.context() as patch, failures_logged() as logged:
+        patch.setattr("mailgate.relay.outcomes.compose_report", broken)
+        bench.record(*results([first], NO), *results([second]), job=job)
+    assert logged == ["a bug in the report"]
+    (_, (one, two), report) = bench.spool.written[0]
+    assert report is None
+    assert (one.kind, one.next_attempt, one.reply) == (OutcomeKind.DEFERRED, bench.clock.seconds() + 600, NO)
+    assert two.kind is OutcomeKind.DELIVERED
+    assert bench.events.of(Bounced) == []
+    bench.end(NO)
+    assert bench.spool.written[1][2] is not None
+
+
+# -- a spool that cannot write
+
+
+def test_outcomes_are_kept_until_the_spool_takes_them() -> None:
+    bench = Bench()
+    bench.spool.refuses = {"*"}
+    first, second = bench.end(OK), bench.end(NO, queue_id="1Q")
+    assert bench.recorder.is_stuck
+    assert bench.told == ["stuck"]
+    assert bench.recorder.holds("0Q")
+    assert bench.recorder.holds("1Q")
+    assert not bench.recorder.holds("2Q")
+    for _ in range(20):
+        bench.clock.advance(1.0)
+    assert (bench.written, bench.events.events, bench.told) == ([], [], ["stuck"])
+    assert bench.spool.tries == 2 + 2 * 20
+    bench.spool.refuses = set()
+    bench.clock.advance(1.0)
+    assert [job for job, _ in bench.written] == [first, second]
+    assert bench.told == ["stuck", "unstuck"]
+    assert not bench.recorder.is_stuck
+    assert not bench.recorder.holds("0Q")
+    # Told and written once.
+    assert [len(bench.events.of(kind)) for kind in (Delivered, Bounced)] == [1, 1]
+    assert len(bench.spool.written) == 2
+    assert bench.clock.getDelayedCalls() == []
+
+
+def test_a_report_that_waits_is_still_one_report() -> None:
+    bench = Bench()
+    bench.spool.refuses = {"*"}
+    bench.end(NO)
+    bench.clock.advance(1.0)
+    bench.spool.refuses = set()
+    bench.clock.advance(1.0)
+    (written,) = bench.spool.written
+    (event,) = bench.events.of(Bounced)
+    assert written[2] is not None
+    assert written[2][0].queue_id == event.report
+
+
+def test_outcomes_that_alone_cannot_be_written_hold_up_nobody() -> None:
+    """A damaged row is one message's misfortune."""
+    bench = Bench()
+    bench.spool.refuses = {"bad"}
+    bench.end(OK, queue_id="bad")
+    assert bench.told == ["stuck"]
+    bench.end(OK, queue_id="good")  # it was under way
+    assert bench.told == ["stuck", "unstuck"]
+    for _ in range(5):
+        bench.clock.advance(60.0)
+    assert bench.told == ["stuck", "unstuck"]
+    assert bench.recorder.holds("bad")
+    assert [job.lease.envelope.queue_id for job, _ in bench.written] == ["good"]
+    bench.spool.refuses = set()
+    bench.clock.advance(60.0)
+    assert [job.lease.envelope.queue_id for job, _ in bench.written] == ["good", "bad"]
+
+
+def test_anything_that_is_written_shows_that_the_spool_writes() -> None:
+    bench = Bench()
+    bench.spool.refuses = {"*"}
+    bench.end(OK)
+    bench.recorder.spool_writes()
+    bench.recorder.spool_writes()
+    assert bench.told == ["stuck", "unstuck"]
+    bench.clock.advance(1.0)
+    assert not bench.recorder.is_stuck  # that was no news
+    bench.end(OK, queue_id="1Q")
+    assert bench.told == ["stuck", "unstuck", "stuck"]
+
+
+def test_idle_is_when_nothing_is_on_its_way() -> None:
+    bench = Bench()
+    done: list[None] = []
+    bench.recorder.when_idle().addCallback(done.append)
+    assert done == [None]
+    bench.spool.held = []
+    bench.end(OK)
+    bench.end(OK, queue_id="1Q")
+    bench.recorder.when_idle().addCallback(done.append)
+    first, second = bench.spool.held
+    first.callback(None)
+    assert done == [None]
+    second.errback(SpoolError("no disk"))
+    # What cannot be written is not waited for: it stays leased.
+    assert done == [None, None]

@@ -1,0 +1,501 @@
+"""A site: its hosts, its connections, and what happens when nobody is there."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from mailgate.config.schema import LmtpRoute, SmtpRoute
+from mailgate.interfaces import DnsStatus, OutcomeKind
+from mailgate.relay.attempt import ConnectFailedError, Result, Target
+from mailgate.relay.jobs import LEASE_TIME, Job, JobQueue
+from mailgate.relay.locate import Hosts, Locator
+from mailgate.relay.site import Site
+from mailgate.reply import Reply
+from mailgate.testing import FakeResolver, Silent, wait_for
+from tests.unit.relaying import LATER, NO, OK, Connection, NextHop, lease, refuse, results
+
+ONE, TWO = "192.0.2.1", "192.0.2.2"
+LOST = Reply.of(451, "4.4.2", "lost")
+DEFERRED, DELIVERED, FAILED = OutcomeKind.DEFERRED, OutcomeKind.DELIVERED, OutcomeKind.FAILED
+
+
+class Bench:
+    """A site with the hosts ONE, then TWO."""
+
+    def __init__(self, hosts: Any = (ONE, TWO), *, zone: Any = None, **settings: Any) -> None:
+        self.clock = Clock()
+        self.hop = NextHop()
+        self.done: list[Job] = []
+        self.empty = 0
+        self.route = SmtpRoute(transport="smtp", hosts=list(hosts), **settings)
+        self.locator = Locator(FakeResolver(zone), "gw.example.org", random.Random(1))
+        self.site = self._site(self.locator)
+        self.held: list[tuple[Deferred[list[Result]], Any]] = []
+
+    def _site(self, locator: Locator) -> Site:
+        found = wait_for(self.locator.hosts("out", self.route, "d.test"))
+        assert isinstance(found, Hosts)
+        return Site(
+            found,
+            self.route,
+            connector=self.hop,
+            locator=locator,
+            clock=self.clock,
+            random=random.Random(1),
+            owner=self,
+        )
+
+    def finished(self, job: Job) -> None:
+        self.done.append(job)
+
+    def unbegun(self, job: Job) -> None:
+        raise AssertionError("every lease is fresh here")
+
+    def emptied(self, queue: JobQueue) -> None:
+        self.empty += 1
+
+    def send(self, *recipients: str) -> Job:
+        one = lease(*(recipients or ("bob@d.test",)), until=self.clock.seconds() + LEASE_TIME)
+        job = Job(one, one.recipients, "out")
+        self.site.add(job)
+        return job
+
+    def hold(self) -> None:
+        """From now on the next hop answers only when the test says so."""
+
+        def answer(connection: Connection, recipients: Any) -> Deferred[list[Result]]:
+            waited: Deferred[list[Result]] = Deferred()
+            self.held.append((waited, recipients))
+            return waited
+
+        self.hop.answer = answer
+
+    def release(self, reply: Reply = OK) -> None:
+        waited, recipients = self.held.pop(0)
+        waited.callback(results(recipients, reply))
+
+    def down(self, *addresses: str, reply: Reply = LATER) -> None:
+        def connecting(target: Target) -> ConnectFailedError | None:
+            return refuse(target, reply, f"{target.address} is down") if target.address in addresses else None
+
+        self.hop.connecting = connecting
+
+    def rest(self) -> float:
+        """Seconds until the site may be tried again."""
+        return max(self.site._state.not_before - self.clock.seconds(), 0.0)
+
+
+def outcome(job: Job) -> Result:
+    (result,) = job.results
+    return result
+
+
+# -- connections
+
+
+def test_a_connection_is_used_again() -> None:
+    bench = Bench()
+    for _ in range(3):
+        assert outcome(bench.send()).kind is DELIVERED
+    assert bench.hop.targets == [ONE]
+    assert bench.hop.connections[0].messages == 3
+
+
+def test_a_connection_is_closed_after_its_messages() -> None:
+    bench = Bench(messages_per_connection=2)
+    for _ in range(5):
+        bench.send()
+    assert [one.messages for one in bench.hop.connections] == [2, 2, 1]
+    assert [one.is_closed for one in bench.hop.connections] == [True, True, False]
+
+
+def test_an_idle_connection_is_closed_in_time() -> None:
+    bench = Bench(idle_timeout="10s")
+    bench.send()
+    bench.clock.advance(6)
+    bench.send()
+    bench.clock.advance(9.9)
+    assert len(bench.hop.open) == 1
+    assert bench.empty == 0
+    bench.clock.advance(0.2)
+    assert bench.hop.open == []
+    assert bench.empty == 1
+    assert bench.clock.getDelayedCalls() == []
+    bench.send()
+    assert bench.hop.targets == [ONE, ONE]
+
+
+def test_no_idle_time_means_no_idle_connections() -> None:
+    bench = Bench(idle_timeout="0s")
+    bench.send()
+    bench.clock.advance(0)
+    assert bench.hop.open == []
+
+
+def test_each_idle_connection_has_its_own_time() -> None:
+    bench = Bench(idle_timeout="10s")
+    bench.hold()
+    bench.send()
+    bench.send()
+    bench.release()
+    bench.clock.advance(5)
+    bench.release()
+    bench.clock.advance(5.1)
+    assert [one.is_closed for one in bench.hop.connections] == [True, False]
+    bench.clock.advance(5)
+    assert bench.hop.open == []
+
+
+def test_a_connection_that_died_idle_is_not_used() -> None:
+    bench = Bench()
+    bench.send()
+    bench.hop.connections[0].is_usable = False
+    assert outcome(bench.send()).kind is DELIVERED
+    assert bench.hop.targets == [ONE, ONE]
+    assert bench.hop.connections[0].is_closed
+
+
+def test_no_more_connections_than_the_limit() -> None:
+    bench = Bench(connections=3)
+    bench.hold()
+    jobs = [bench.send(f"u{number}@d.test") for number in range(10)]
+    assert len(bench.hop.connections) == 3
+    while bench.held:
+        assert len(bench.hop.open) <= 3
+        bench.release()
+    assert bench.done == jobs
+    assert len(bench.hop.connections) == 3
+
+
+def test_connections_that_are_slow_to_come_count() -> None:
+    bench = Bench(connections=2)
+    waiting: list[Deferred[None]] = []
+
+    def connecting(target: Target) -> Deferred[None]:
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    bench.hop.connecting = connecting
+    for _ in range(5):
+        bench.send()
+    assert len(waiting) == 2
+    waiting[0].callback(None)
+    assert len(bench.done) == 4  # the others take the connection that is there
+    waiting[1].callback(None)
+    assert len(bench.done) == 5
+
+
+def test_lmtp_targets_are_told_so() -> None:
+    bench = Bench()
+    bench.route = LmtpRoute(transport="lmtp", hosts=["unix:/run/lmtp"])  # type: ignore[assignment]
+    bench.site = bench._site(bench.locator)
+    bench.send()
+    assert bench.hop.connections[0].target == Target("/run/lmtp", "/run/lmtp", 0, lmtp=True)
+
+
+# -- hosts
+
+
+def test_the_next_host_is_asked_where_one_cannot_be_reached() -> None:
+    bench = Bench()
+    bench.down(ONE)
+    assert outcome(bench.send()).kind is DELIVERED
+    assert bench.hop.targets == [ONE, TWO]
+    assert bench.rest() == 0
+
+
+def test_the_next_host_is_asked_where_one_breaks_off() -> None:
+    bench = Bench()
+
+    def answer(connection: Connection, recipients: Any) -> list[Result]:
+        if connection.target.address == ONE:
+            connection.is_usable = False
+            return results(recipients, LOST, next_host=True)
+        return results(recipients)
+
+    bench.hop.answer = answer
+    assert outcome(bench.send()).kind is DELIVERED
+    assert bench.hop.targets == [ONE, TWO]
+
+
+def test_a_refusal_of_the_mail_is_final_for_the_attempt() -> None:
+    for reply in (LATER, NO):
+        bench = Bench()
+        bench.hop.answer = lambda connection, recipients, reply=reply: results(recipients, reply)  # type: ignore[misc]
+        assert outcome(bench.send()).reply == reply
+        assert bench.hop.targets == [ONE]
+
+
+def test_the_fate_of_content_that_is_unknown_is_not_tried_elsewhere() -> None:
+    """After the end of data only the next attempt may send it again."""
+    bench = Bench()
+
+    def answer(connection: Connection, recipients: Any) -> list[Result]:
+        connection.is_usable = False
+        return results(recipients, LOST, next_host=False)
+
+    bench.hop.answer = answer
+    assert outcome(bench.send()).kind is DEFERRED
+    assert bench.hop.targets == [ONE]
+
+
+def test_only_those_without_an_answer_are_asked_for_again() -> None:
+    bench = Bench()
+
+    def answer(connection: Connection, recipients: Any) -> list[Result]:
+        if connection.target.address == TWO:
+            return results(recipients)
+        first, second, third = recipients
+        connection.is_usable = False
+        return [*results([first]), *results([second], NO), *results([third], LOST, next_host=True)]
+
+    bench.hop.answer = answer
+    job = bench.send("a@d.test", "b@d.test", "c@d.test")
+    assert {str(one.recipient.address): one.kind for one in job.results} == {
+        "a@d.test": DELIVERED,
+        "b@d.test": FAILED,
+        "c@d.test": DELIVERED,
+    }
+    assert bench.hop.taken == ["a@d.test", "b@d.test", "c@d.test", "c@d.test"]
+
+
+def test_what_the_last_host_says_counts() -> None:
+    bench = Bench()
+    bench.hop.answer = lambda connection, recipients: results(recipients, LOST, next_host=True)
+    bench.hop.connecting = lambda target: None
+    job = bench.send()
+    assert (outcome(job).kind, outcome(job).reply) == (DEFERRED, LOST)
+    assert bench.hop.targets == [ONE, TWO]
+    assert bench.rest() == 0
+
+
+def test_a_broken_host_and_an_unreachable_one_tell_of_the_broken_one() -> None:
+    bench = Bench()
+    bench.hop.answer = lambda connection, recipients: results(recipients, LOST, next_host=True)
+    bench.down(TWO)
+    assert outcome(bench.send()).reply == LOST
+    # Somebody is there: others may still be served.
+    assert bench.rest() == 0
+
+
+def test_a_dead_reused_connection_costs_no_attempt() -> None:
+    bench = Bench()
+    bench.send()
+
+    def answer(connection: Connection, recipients: Any) -> list[Result]:
+        if connection.messages > 1:
+            connection.is_usable = False
+            return results(recipients, LOST, next_host=True, again=True)
+        return results(recipients)
+
+    bench.hop.answer = answer
+    assert outcome(bench.send()).kind is DELIVERED
+    assert bench.hop.targets == [ONE, ONE]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 30])
+def test_a_host_with_few_recipients_at_a_time_is_asked_until_all_are_served(limit: int) -> None:
+    bench = Bench()
+    too_many = Reply.of(452, "4.5.3", "too many recipients")
+
+    def answer(connection: Connection, recipients: Any) -> list[Result]:
+        return [*results(recipients[:limit]), *results(recipients[limit:], too_many, again=True)]
+
+    bench.hop.answer = answer
+    job = bench.send(*(f"u{number}@d.test" for number in range(100)))
+    assert [one.kind for one in job.results] == 100 * [DELIVERED]
+    assert sorted(one.recipient.number for one in job.results) == list(range(100))
+    # All over one connection: a second one would be over the site's limit.
+    assert bench.hop.targets == [ONE]
+
+
+def test_a_host_that_always_asks_for_another_transaction_is_given_up() -> None:
+    bench = Bench(connections=2)
+    never = Reply.of(452, "4.5.3", "too many recipients")
+    bench.hop.answer = lambda connection, recipients: results(recipients, never, again=True)
+    job = bench.send("a@d.test", "b@d.test")
+    assert {(one.kind, one.reply) for one in job.results} == {(DEFERRED, never)}
+    assert len(bench.hop.asked) <= 2 * 4
+
+
+def test_no_address_defers_or_fails_as_dns_says() -> None:
+    bench = Bench(hosts=["gone.test"])
+    job = bench.send()
+    assert (outcome(job).kind, outcome(job).reply.status) == (DEFERRED, "4.4.4")
+    bench = Bench(hosts=["gone.test"], zone={("gone.test", "A"): DnsStatus.SERVFAIL})
+    assert outcome(bench.send()).kind is DEFERRED
+    bench = Bench(hosts=[], zone={("d.test", "TXT"): [b"no MX, no address"]})
+    assert outcome(bench.send()).kind is FAILED
+
+
+# -- nobody there
+
+
+def test_a_site_that_cannot_be_reached_is_left_alone_for_a_while() -> None:
+    bench = Bench()
+    bench.down(ONE, TWO, reply=Reply.of(554, "", "go away"))
+    first = bench.send()
+    assert (outcome(first).kind, outcome(first).reply.code) == (DEFERRED, 451)
+    assert "go away" in outcome(first).reply.text
+    assert outcome(first).host == f"{TWO}[{TWO}]:25"
+    assert bench.hop.targets == [ONE, TWO]
+    second = bench.send()
+    assert (outcome(second).reply, outcome(second).host) == (outcome(first).reply, outcome(first).host)
+    assert bench.hop.targets == [ONE, TWO]
+    assert 10 < bench.rest() < 20
+    bench.clock.advance(bench.rest() + 0.1)
+    bench.down()
+    assert outcome(bench.send()).kind is DELIVERED
+    bench.down(ONE, TWO)
+    assert outcome(bench.send()).kind is DELIVERED  # over the connection that is there
+
+
+def test_the_rests_grow_while_nobody_gets_through() -> None:
+    bench = Bench()
+    bench.down(ONE, TWO)
+    rests = []
+    for _ in range(9):
+        bench.send()
+        rests.append(bench.rest())
+        bench.clock.advance(bench.rest() + 1)
+    assert rests[:5] == sorted(rests[:5])
+    assert rests[0] < 20
+    assert all(500 < rest <= 600 for rest in rests[6:])
+    bench.down()
+    bench.send()
+    bench.hop.connections[0].is_usable = False
+    bench.down(ONE, TWO)
+    bench.send()
+    assert bench.rest() < 20
+
+
+def test_jobs_that_wait_when_the_site_fails_are_deferred_with_it() -> None:
+    bench = Bench(connections=1)
+    waiting: Deferred[None] = Deferred()
+    bench.hop.connecting = lambda target: waiting
+    jobs = [bench.send() for _ in range(5)]
+    bench.down(ONE, TWO)
+    waiting.errback(refuse(Target(ONE, ONE, 25)))
+    assert bench.done == jobs
+    assert {outcome(job).kind for job in jobs} == {DEFERRED}
+    assert bench.hop.targets == [ONE, TWO]
+
+
+def test_failures_at_the_same_time_are_one() -> None:
+    bench = Bench(connections=5)
+    waiting: list[Deferred[None]] = []
+
+    def connecting(target: Target) -> Deferred[None]:
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    bench.hop.connecting = connecting
+    for _ in range(5):
+        bench.send()
+    while waiting:
+        waiting.pop(0).errback(refuse(Target(ONE, ONE, 25)))
+    assert len(bench.done) == 5
+    assert bench.rest() < 20
+
+
+def test_a_site_is_remembered_until_its_trouble_is_over() -> None:
+    bench = Bench()
+    bench.down(ONE, TWO)
+    bench.send()
+    rest = bench.rest()
+    assert bench.empty == 0
+    bench.clock.advance(rest)
+    assert bench.empty == 0
+    bench.clock.advance(rest)
+    assert bench.empty == 1
+
+
+def test_an_operator_can_have_it_tried_now() -> None:
+    bench = Bench()
+    bench.down(ONE, TWO)
+    bench.send()
+    bench.down()
+    bench.site.retry_now()
+    assert bench.empty == 1
+    assert outcome(bench.send()).kind is DELIVERED
+
+
+# -- the end
+
+
+def test_a_retired_site_delivers_what_it_has_and_keeps_nothing() -> None:
+    bench = Bench(connections=1)
+    bench.send()
+    bench.hold()
+    jobs = [bench.send(), bench.send()]
+    bench.site.retire()
+    bench.release()
+    bench.release()
+    assert bench.done[1:] == jobs
+    assert bench.hop.targets == [ONE]
+    assert bench.hop.open == []
+    assert bench.empty == 1
+
+
+def test_retiring_closes_what_is_idle() -> None:
+    bench = Bench()
+    bench.send()
+    bench.site.retire()
+    assert bench.hop.open == []
+    assert bench.empty == 1
+
+
+def test_stopping_gives_back_what_waits_and_closes_what_is_idle() -> None:
+    bench = Bench(connections=2)
+    bench.send()
+    bench.hold()
+    running, other, waiting = bench.send(), bench.send(), bench.send()
+    bench.release()
+    assert bench.done[-1] is running
+    assert bench.site.stop() == []
+    bench.release()
+    bench.release()
+    assert bench.done[-2:] == [other, waiting]
+    assert bench.hop.open == []
+    bench = Bench(connections=1)
+    bench.hold()
+    running, waiting = bench.send(), bench.send()
+    assert bench.site.stop() == [waiting]
+    assert bench.done == []
+    bench.release()
+    assert bench.done == [running]
+    assert bench.hop.open == []
+
+
+def test_cancelling_defers_each_recipient_once() -> None:
+    bench = Bench(connections=2)
+
+    def answer(connection: Connection, recipients: Any) -> Any:
+        if connection.target.address == TWO:
+            return Deferred()
+        return [*results(recipients[:1]), *results(recipients[1:], LOST, next_host=True)]
+
+    bench.hop.answer = answer
+    job = bench.send("a@d.test", "b@d.test")
+    bench.site.stop()
+    bench.site.cancel()
+    assert bench.done == [job]
+    assert [(one.recipient.number, one.kind) for one in job.results] == [(0, DELIVERED), (1, DEFERRED)]
+
+
+def test_cancelling_takes_back_what_is_asked_of_dns() -> None:
+    bench = Bench(hosts=["slow.test"])
+    silent = Silent()
+    bench.site = bench._site(Locator(silent, "gw.example.org", random.Random(1)))
+    job = bench.send()
+    assert silent.open == 1
+    bench.site.stop()
+    bench.site.cancel()
+    assert silent.open == 0
+    assert bench.done == [job]
+    assert outcome(job).kind is DEFERRED
