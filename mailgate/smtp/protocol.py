@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from twisted.internet.address import IPv4Address as TCPv4
 from twisted.internet.address import IPv6Address as TCPv6
@@ -17,17 +17,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.config.schema import ListenerSection
-from mailgate.envelope import Client
+from mailgate.envelope import Client, Session
+from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.conversation import SessionServices
 from mailgate.smtp.dialogue import Dialogue
 from mailgate.sockets import write_now
 from mailgate.wire.commands import MAX_COMMAND_LINE
 
-if TYPE_CHECKING:
-    from mailgate.smtp.factory import Listener
-
-__all__ = ["ServerProtocol", "client_of"]
+__all__ = ["Host", "ServerProtocol", "client_of"]
 
 _log = Logger()
 
@@ -50,6 +48,16 @@ def _address(host: str) -> IPv4Address | IPv6Address:
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
+class Host(Protocol):
+    """What a session tells its listener."""
+
+    def admit(self, protocol: ServerProtocol, client: Client) -> tuple[Reply, str] | None:
+        """Count a connection; the refusal, and its private reason, where it is one too many."""
+
+    def left(self, protocol: ServerProtocol, session: Session, cause: str, started: float) -> None:
+        """A connection is gone."""
+
+
 class _Transport(ITCPTransport, IConsumer, IPushProducer):
     """What a transport of the reactor provides."""
 
@@ -62,7 +70,7 @@ class ServerProtocol(ESMTP):
 
     transport: _Transport
 
-    def __init__(self, listener: Listener, settings: ListenerSection, services: SessionServices) -> None:
+    def __init__(self, listener: Host, settings: ListenerSection, services: SessionServices) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
         self._listener = listener
         self._settings = settings
