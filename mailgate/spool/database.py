@@ -13,7 +13,7 @@ from pathlib import Path
 from mailgate.interfaces import SpoolError
 from mailgate.spool.codec import CodecError, decode_envelope
 
-__all__ = ["is_damage", "link", "open_database", "rebuild", "sync"]
+__all__ = ["as_text", "is_damage", "link", "open_database", "rebuild", "sync"]
 
 #: Pages (of 4 KiB) that the database's log gathers before they are folded into it.
 _LOG_PAGES = 4000
@@ -29,8 +29,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=_STATEMENTS)
     try:
         path.chmod(0o600)
-        # Whatever stands there comes out, and is judged by whoever knows what it should be.
-        database.text_factory = _text
+        database.text_factory = as_text
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
@@ -58,7 +57,7 @@ def rebuild(path: Path, aside: Path, contents: Path) -> Path:
     with closing(open_database(draft)) as new:
         new.execute("BEGIN")
         with closing(sqlite3.connect(path, isolation_level=None)) as old:
-            old.text_factory = _text
+            old.text_factory = as_text
             with contextlib.suppress(sqlite3.DatabaseError):
                 old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             for table, order in _TABLES.items():
@@ -132,7 +131,8 @@ def _parts(path: Path) -> list[Path]:
     return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
 
 
-def _text(octets: bytes) -> str:
+def as_text(octets: bytes) -> str:
+    """The text of a column, whatever stands there: it is for whoever knows what it should be to find fault with it."""
     return octets.decode("utf-8", "surrogateescape")
 
 

@@ -17,6 +17,7 @@ from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import EntryView, Selector, SpoolError
 from mailgate.message import Content
 from mailgate.spool.codec import CodecError, decode_envelope
+from mailgate.spool.database import as_text
 from mailgate.spool.query import select_view
 from mailgate.spool.store import read_message
 
@@ -78,7 +79,9 @@ class SpoolReader:
 
     def _open(self) -> sqlite3.Connection:
         uri = f"file:{self._path}?mode=ro"
-        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        database.text_factory = as_text
+        return database
 
     def _fresh_rows(self) -> Iterator[tuple[str, bytes | None]]:
         return iter(self._database.execute("SELECT envelope, content FROM fresh").fetchall())

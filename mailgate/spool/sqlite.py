@@ -8,17 +8,15 @@ connection, beside the writer.
 
 from __future__ import annotations
 
-import enum
 import os
 import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
@@ -44,6 +42,7 @@ from mailgate.spool.database import is_damage, sync
 from mailgate.spool.disk import Reserve, is_full, lock_directory
 from mailgate.spool.reader import SpoolReader, failure_of
 from mailgate.spool.store import SetAside, Store
+from mailgate.spool.work import LINGER, Accept, Finish, Job, Token, Work, is_one_statement, run_group
 
 __all__ = ["SqliteSpool"]
 
@@ -59,43 +58,6 @@ _PATIENCE = 0.02
 _RETEST = 1.0
 #: Seconds in which a damaged database is put in order once: where that does not last, a person has to look.
 _REBUILD = 3600.0
-
-
-@dataclass(slots=True)
-class _Job(Generic[T]):
-    """One piece of work; `run` returns the result inside the group's transaction."""
-
-    run: Callable[[], T]
-    done: Deferred[T]
-
-
-@dataclass(slots=True)
-class _Accept:
-    envelope: Envelope
-    content: Content
-    until: float
-    done: Deferred[Lease]
-
-
-@dataclass(slots=True)
-class _Finish:
-    """The hot path's end: every recipient of a fresh message is final."""
-
-    lease: Lease
-    run: Callable[[], None]
-    done: Deferred[None]
-
-
-_Work = _Job[Any] | _Accept | _Finish
-
-
-class _Token(enum.Enum):
-    """Tells the writer that finishes wait."""
-
-    LINGER = enum.auto()
-
-
-_LINGER = _Token.LINGER
 
 
 @implementer(ISpool)
@@ -117,8 +79,8 @@ class SqliteSpool:
         self._events = events
         self._call = call_from_thread
         self._min_free = min_free
-        self._jobs: SimpleQueue[_Work | _Token | None] = SimpleQueue()
-        self._finishes: deque[_Finish] = deque()
+        self._jobs: SimpleQueue[Work | Token | None] = SimpleQueue()
+        self._finishes: deque[Finish] = deque()
         self._lingers = False  # the writer knows of the finishes
         self._failed = ""  # why nothing can be written now
         self._low = False  # the reserve is given up: deliver, but take nothing
@@ -148,7 +110,7 @@ class SqliteSpool:
             content.discard()
             return fail(SpoolError(self._failed or "the disk is full"))
         done: Deferred[Lease] = Deferred()
-        self._jobs.put(_Accept(envelope, content, until, done))
+        self._jobs.put(Accept(envelope, content, until, done))
         return done
 
     def record(
@@ -164,12 +126,12 @@ class SqliteSpool:
 
         done: Deferred[None] = Deferred()
         if report is None and len(outcomes) == len(lease.envelope.recipients) and _all_final(outcomes):
-            self._finishes.append(_Finish(lease, run, done))
+            self._finishes.append(Finish(lease, run, done))
             if not self._lingers:
                 self._lingers = True
-                self._jobs.put(_LINGER)
+                self._jobs.put(LINGER)
         else:
-            self._jobs.put(_Job(run, done))
+            self._jobs.put(Job(run, done))
         return done
 
     def lease(self, limit: int, until: float) -> Deferred[list[Lease]]:
@@ -248,7 +210,7 @@ class SqliteSpool:
 
     def _submit(self, run: Callable[[], T]) -> Deferred[T]:
         done: Deferred[T] = Deferred()
-        self._jobs.put(_Job(run, done))
+        self._jobs.put(Job(run, done))
         return done
 
     def _work(self) -> None:
@@ -259,22 +221,22 @@ class SqliteSpool:
                 wait = self._until_test()
             try:
                 first = self._jobs.get(timeout=wait)
-                if first is _LINGER:
+                if first is LINGER:
                     first = self._jobs.get(timeout=_PATIENCE)
             except Empty:
-                first = _LINGER
+                first = LINGER
             group, last = self._gather(first)
             if group:
                 self._answer(group, self._commit(group))
             if last:
                 return
 
-    def _gather(self, first: _Work | _Token | None) -> tuple[list[_Work], bool]:
+    def _gather(self, first: Work | Token | None) -> tuple[list[Work], bool]:
         """What waits, `first` first, and whether it is the last."""
-        group: list[_Work] = []
-        job: _Work | _Token | None = first
+        group: list[Work] = []
+        job: Work | Token | None = first
         while job is not None:
-            if not isinstance(job, _Token):
+            if not isinstance(job, Token):
                 group.append(job)
                 if len(group) >= _GROUP:
                     break
@@ -287,13 +249,13 @@ class SqliteSpool:
             group.append(self._finishes.popleft())
         return group, job is None
 
-    def _commit(self, group: Sequence[_Work]) -> list[object]:
+    def _commit(self, group: Sequence[Work]) -> list[object]:
         """The result of each, or a Failure; all in one transaction, or, where one is at fault, one by one."""
         fresh = dict(self._store.fresh) if len(group) == 1 else self._store.fresh.copy()
         try:
-            if not self._is_one_statement(group):
+            if not is_one_statement(self._store, group):
                 self._store.database.execute("BEGIN IMMEDIATE")
-            results = self._run(group)
+            results = run_group(self._store, group)
             self._store.commit()
         except Exception as error:
             self._rollback(fresh)
@@ -301,7 +263,7 @@ class SqliteSpool:
                 # There is room now for whatever makes room, and for the outcomes of what is under way.
                 self._fail(error)
                 return [
-                    self._failure(one, error) if isinstance(one, _Accept) else self._commit([one])[0] for one in group
+                    self._failure(one, error) if isinstance(one, Accept) else self._commit([one])[0] for one in group
                 ]
             if len(group) > 1 and not _is_disk(error):
                 return [self._commit([one])[0] for one in group]
@@ -310,58 +272,11 @@ class SqliteSpool:
             self._shrink()
         return results
 
-    def _run(self, group: Sequence[_Work]) -> list[object]:
-        results: list[object] = [None] * len(group)
-        rows = []
-        left: dict[int, Lease] = {}
-        in_files = False
-        for number, one in enumerate(group):
-            if isinstance(one, _Accept):
-                envelope, content, text, data = self._store.prepare(one.envelope, one.content)
-                # From here on the content is where the row will say; a failure of the group must find it there.
-                one.content = content
-                in_files = in_files or data is None
-                recipients = envelope.recipients
-                if _is_kept_back(envelope):
-                    self._store.insert(envelope, text, data, one.until)
-                    recipients = tuple(recipient for recipient in recipients if not recipient.quarantine)
-                else:
-                    rows.append((envelope, text, data))
-                results[number] = Lease(envelope, recipients, content, one.until, {})
-            elif isinstance(one, _Finish) and one.lease.envelope.queue_id in self._store.fresh:
-                left[number] = one.lease
-        if in_files:
-            sync(self._store.contents)
-        self._store.exchange_fresh(rows, [lease.envelope.queue_id for lease in left.values()])
-        for lease in left.values():
-            if lease.content.path is not None:
-                self._store.forget_file(lease.envelope.queue_id)
-        for number, one in enumerate(group):
-            if isinstance(one, _Job):
-                results[number] = one.run()
-            elif isinstance(one, _Finish) and number not in left:
-                one.run()
-        return results
-
-    def _is_one_statement(self, group: Sequence[_Work]) -> bool:
-        """Whether the group needs no transaction around it: it is messages that come, and no more that leave."""
-        come = leave = 0
-        for one in group:
-            if isinstance(one, _Accept):
-                if _is_kept_back(one.envelope):
-                    return False
-                come += 1
-            elif isinstance(one, _Finish) and one.lease.envelope.queue_id in self._store.fresh:
-                leave += 1
-            else:
-                return False
-        return leave <= come or not come
-
-    def _answer(self, group: Sequence[_Work], results: Sequence[object]) -> None:
+    def _answer(self, group: Sequence[Work], results: Sequence[object]) -> None:
         self._call(_fire, [(one.done, result) for one, result in zip(group, results, strict=True)])
 
-    def _failure(self, work: _Work, error: Exception) -> Failure:
-        if isinstance(work, _Accept):
+    def _failure(self, work: Work, error: Exception) -> Failure:
+        if isinstance(work, Accept):
             work.content.discard()
         if not isinstance(error, OSError | sqlite3.Error | CodecError):
             _log.failure("a job of the spool failed", failure=failure_of(error))
@@ -442,10 +357,6 @@ class SqliteSpool:
 
     def _publish(self, event: Any) -> None:
         self._call(self._events.publish, event)
-
-
-def _is_kept_back(envelope: Envelope) -> bool:
-    return any(recipient.quarantine for recipient in envelope.recipients)
 
 
 def _all_final(outcomes: Sequence[Outcome]) -> bool:

@@ -1,0 +1,113 @@
+"""What the spool's writer is asked for, and how a group of it is done."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+
+from mailgate.envelope import Envelope
+from mailgate.interfaces import Lease
+from mailgate.message import Content
+from mailgate.spool.database import sync
+from mailgate.spool.store import Store
+
+__all__ = ["LINGER", "Accept", "Finish", "Job", "Token", "Work", "is_one_statement", "run_group"]
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Job(Generic[T]):
+    """One piece of work; `run` returns the result inside the group's transaction."""
+
+    run: Callable[[], T]
+    done: Deferred[T]
+
+
+@dataclass(slots=True)
+class Accept:
+    """A message that comes."""
+
+    envelope: Envelope
+    content: Content
+    until: float
+    done: Deferred[Lease]
+
+
+@dataclass(slots=True)
+class Finish:
+    """The hot path's end: every recipient of a fresh message is final."""
+
+    lease: Lease
+    run: Callable[[], None]
+    done: Deferred[None]
+
+
+Work = Job[Any] | Accept | Finish
+
+
+class Token(enum.Enum):
+    """Tells the writer that finishes wait."""
+
+    LINGER = enum.auto()
+
+
+LINGER = Token.LINGER
+
+
+def run_group(store: Store, group: Sequence[Work]) -> list[object]:
+    """Do the work, inside one transaction or as one statement; the result of each."""
+    results: list[object] = [None] * len(group)
+    rows = []
+    left: dict[int, Lease] = {}
+    in_files = False
+    for number, one in enumerate(group):
+        if isinstance(one, Accept):
+            envelope, content, text, data = store.prepare(one.envelope, one.content)
+            # From here on the content is where the row will say; a failure of the group must find it there.
+            one.content = content
+            in_files = in_files or data is None
+            recipients = envelope.recipients
+            if _is_kept_back(envelope):
+                store.insert(envelope, text, data, one.until)
+                recipients = tuple(recipient for recipient in recipients if not recipient.quarantine)
+            else:
+                rows.append((envelope, text, data))
+            results[number] = Lease(envelope, recipients, content, one.until, {})
+        elif isinstance(one, Finish) and one.lease.envelope.queue_id in store.fresh:
+            left[number] = one.lease
+    if in_files:
+        sync(store.contents)
+    store.exchange_fresh(rows, [lease.envelope.queue_id for lease in left.values()])
+    for lease in left.values():
+        if lease.content.path is not None:
+            store.forget_file(lease.envelope.queue_id)
+    for number, one in enumerate(group):
+        if isinstance(one, Job):
+            results[number] = one.run()
+        elif isinstance(one, Finish) and number not in left:
+            one.run()
+    return results
+
+
+def is_one_statement(store: Store, group: Sequence[Work]) -> bool:
+    """Whether the group needs no transaction around it: it is messages that come, and no more that leave."""
+    come = leave = 0
+    for one in group:
+        if isinstance(one, Accept):
+            if _is_kept_back(one.envelope):
+                return False
+            come += 1
+        elif isinstance(one, Finish) and one.lease.envelope.queue_id in store.fresh:
+            leave += 1
+        else:
+            return False
+    return leave <= come or not come
+
+
+def _is_kept_back(envelope: Envelope) -> bool:
+    return any(recipient.quarantine for recipient in envelope.recipients)
