@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, TypeVar, cast
@@ -34,7 +33,7 @@ from mailgate.pipeline.registry import Registry
 from mailgate.service import Gateway, IGatewayReactor
 from mailgate.testing import FakeResolver
 
-__all__ = ["Client", "Mail", "MemoryGateway", "NextHop", "World"]
+__all__ = ["Client", "MemoryGateway", "Wire", "World"]
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)
@@ -367,113 +366,3 @@ class Client(Protocol):
         if [one[0] for one in replies] != ["2"] * len(commands) + ["3"]:
             raise AssertionError(f"refused: {replies}")
         return self.say(content + b".\r\n")
-
-
-@dataclass(frozen=True, slots=True)
-class Mail:
-    """What a next hop has taken: `octets` as they came, with the dots that SMTP added taken off."""
-
-    sender: str
-    recipients: tuple[str, ...]
-    octets: bytes
-
-
-class NextHop:
-    """A server by SMTP or LMTP, at an address or a unix socket.
-
-    `script` holds its replies by command word ("END" is the end of data), or by word and recipient
-    ("RCPT bob@example.org", by LMTP "END bob@example.org" too); what it does not name is answered as it should be. None
-    is no answer.
-    """
-
-    def __init__(self, world: World, place: str = "192.0.2.1", port: int = 25, *, lmtp: bool = False) -> None:
-        self._world = world
-        self._place = (place, port)
-        self.lmtp = lmtp
-        self.mails: list[Mail] = []
-        self.sessions = 0
-        self.commands: list[str] = []
-        self.script: dict[str, str | None] = {}
-        self.up()
-
-    def up(self) -> None:
-        """Take connections."""
-        self._world.servers[self._place] = lambda: _Server(self)
-
-    def down(self) -> None:
-        """Refuse them."""
-        del self._world.servers[self._place]
-
-    def reply(self, word: str, recipient: str, otherwise: str) -> str | None:
-        """What the script says."""
-        return self.script.get(f"{word} {recipient}", self.script.get(word, otherwise))
-
-
-class _Server(Protocol):
-    def __init__(self, hop: NextHop) -> None:
-        self._hop = hop
-        self._buffer = b""
-        self._in_content = False
-        self._sender = ""
-        self._recipients: list[str] = []
-
-    def connectionMade(self) -> None:
-        self._hop.sessions += 1
-        self._say("220 hop.test")
-
-    def dataReceived(self, data: bytes) -> None:
-        self._buffer += data
-        while self._take():
-            pass
-
-    def _take(self) -> bool:
-        if self._in_content:
-            # The end of data, the CRLF before it being that of DATA where there is no content at all.
-            content, end, rest = (b"\r\n" + self._buffer).partition(b"\r\n.\r\n")
-            if end:
-                self._buffer, self._in_content = rest, False
-                self._end((content + b"\r\n").replace(b"\r\n.", b"\r\n")[2:])
-        else:
-            line, end, rest = self._buffer.partition(b"\r\n")
-            if end:
-                self._buffer = rest
-                self._command(line.decode())
-        return bool(end)
-
-    def _command(self, line: str) -> None:
-        hop = self._hop
-        hop.commands.append(line)
-        word, path = line[:4].upper(), line.partition("<")[2].partition(">")[0]
-        if word in ("EHLO", "LHLO"):
-            self._say(hop.reply(word, "", "250-hop.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 50000000"))
-        elif word == "QUIT":
-            self._say("221 bye")
-            cast(Wire, self.transport).loseConnection()
-        elif word == "DATA":
-            answer = hop.reply(word, "", "354 go on" if self._recipients else "503 nobody")
-            self._in_content = answer is not None and answer.startswith("354")
-            self._say(answer)
-        else:
-            answer = hop.reply(word, path, "250 ok")
-            if word == "MAIL":
-                self._sender, self._recipients = path, []
-            elif word == "RCPT" and answer is not None and answer.startswith("2"):
-                self._recipients.append(path)
-            self._say(answer)
-
-    def _end(self, octets: bytes) -> None:
-        hop = self._hop
-        answers = [hop.reply("END", one, "250 2.0.0 taken") for one in self._recipients]
-        if not hop.lmtp:
-            answers = [hop.reply("END", "", "250 2.0.0 taken")] * len(answers)
-        taken = [
-            one for one, answer in zip(self._recipients, answers, strict=True) if answer is None or answer[0] == "2"
-        ]
-        if taken:
-            hop.mails.append(Mail(self._sender, tuple(taken), octets))
-        for answer in answers if hop.lmtp else answers[:1]:
-            self._say(answer)
-
-    def _say(self, reply: str | None) -> None:
-        if reply is not None:
-            cast(Wire, self.transport).write(reply.encode() + b"\r\n")

@@ -17,7 +17,8 @@ from mailgate.pipeline.registry import Registry
 from mailgate.reply import Reply
 from mailgate.verdict import Quarantine, Reject, Verdict
 from tests.memory.configured import HOST, ZONE, configuration
-from tests.memory.gateway import MemoryGateway, NextHop, World
+from tests.memory.gateway import MemoryGateway, World
+from tests.memory.hop import NextHop
 
 _chance = random.Random(7)
 

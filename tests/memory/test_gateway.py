@@ -19,7 +19,8 @@ from mailgate.events import (
 from mailgate.interfaces import SpoolError
 from mailgate.spool.sqlite import SqliteSpool
 from tests.memory.configured import HOST, ZONE, configuration
-from tests.memory.gateway import MemoryGateway, NextHop, World
+from tests.memory.gateway import MemoryGateway, World
+from tests.memory.hop import NextHop
 
 NEW = '\n[domains."new.test"]\nroute = "inside"\n'
 
