@@ -12,8 +12,8 @@ def write_now(transport: ITransport, data: bytes) -> None:
     """As `transport.write(data)`, but the first try is made now.
 
     The reactor would wait for the socket to become writable, which it nearly always is: two changes to its interest and
-    one more event for each reply. Where octets still wait, or the transport is no plain socket (TLS, a test's), the data
-    takes the ordinary way.
+    one more event for each reply. Where octets still wait, or the transport is no plain socket (TLS, a test's), this is
+    `transport.write`.
     """
     if (
         isinstance(transport, Connection)

@@ -1,15 +1,16 @@
-"""Envelopes and edits as JSON: what stands in the spool's rows. Every version ever written can be read."""
+"""Envelopes and edits as JSON, messages as rows and files. Every version ever written can be read."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from mailgate.address import Address
 from mailgate.envelope import Envelope, EnvelopeRecipient
-from mailgate.message import AddHeader, Edit, RemoveHeader, RenameHeader
+from mailgate.message import AddHeader, Content, Edit, RemoveHeader, RenameHeader
 
-__all__ = ["CodecError", "decode_envelope", "encode_envelope"]
+__all__ = ["CodecError", "decode_envelope", "encode_envelope", "read_message"]
 
 _VERSION = 1
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
@@ -62,6 +63,25 @@ def decode_envelope(text: str) -> Envelope:
         if isinstance(error, CodecError):
             raise
         raise CodecError(f"no envelope: {error!r}") from error
+
+
+def read_message(contents: Path, queue_id: str, text: str, data: bytes | None) -> tuple[Envelope, Content]:
+    """The message of a row; CodecError where row or file cannot be read, or do not fit together."""
+    envelope = decode_envelope(text)
+    if envelope.queue_id != queue_id:
+        raise CodecError(f"the envelope names {envelope.queue_id}")
+    if isinstance(data, bytes):
+        content = Content(data)
+    elif data is not None:
+        raise CodecError("its content is not stored as octets")
+    else:
+        try:
+            content = Content.in_file(contents / queue_id)
+        except OSError as error:
+            raise CodecError(f"its content cannot be read: {error.strerror}") from error
+    if content.size != envelope.size:
+        raise CodecError(f"its content has {content.size} octets instead of {envelope.size}")
+    return envelope, content
 
 
 def _address(address: Address) -> tuple[str, str]:

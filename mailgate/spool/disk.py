@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mailgate.interfaces import SpoolError
 
-__all__ = ["Reserve", "is_full", "lock_directory"]
+__all__ = ["Reserve", "is_full", "lock_directory", "write_durably"]
 
 #: Octets of disk that are kept, and given up when the disk is full: more than folding the database's log into it can
 #: need (see Store), or a full disk could be made free by nothing.
@@ -61,3 +61,16 @@ def lock_directory(directory: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file and sync it; OSError, and no file, where that cannot be."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise

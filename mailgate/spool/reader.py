@@ -16,10 +16,9 @@ from twisted.python.failure import Failure
 from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import EntryView, Selector, SpoolError
 from mailgate.message import Content
-from mailgate.spool.codec import CodecError, decode_envelope
+from mailgate.spool.codec import CodecError, decode_envelope, read_message
 from mailgate.spool.database import as_text
 from mailgate.spool.query import select_view
-from mailgate.spool.store import read_message
 
 __all__ = ["SpoolReader", "failure_of"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -81,6 +81,7 @@ class SqliteSpool:
         self._min_free = min_free
         self._jobs: SimpleQueue[Work | Token | None] = SimpleQueue()
         self._finishes: deque[Finish] = deque()
+        self._is_closed = False
         self._lingers = False  # the writer knows of the finishes
         self._failed = ""  # why nothing can be written now
         self._low = False  # the reserve is given up: deliver, but take nothing
@@ -176,6 +177,9 @@ class SqliteSpool:
 
     def close(self) -> Deferred[None]:
         done: Deferred[None] = Deferred()
+        if self._is_closed:
+            return succeed(None)
+        self._is_closed = True
 
         def end() -> None:
             self._jobs.put(None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -17,11 +16,12 @@ from pathlib import Path
 from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import EntryView, Lease, Outcome, OutcomeKind, Selector
 from mailgate.message import Content
-from mailgate.spool.codec import CodecError, decode_envelope, encode_envelope
+from mailgate.spool.codec import CodecError, decode_envelope, encode_envelope, read_message
 from mailgate.spool.database import is_damage, link, open_database, rebuild, sync
+from mailgate.spool.disk import write_durably
 from mailgate.spool.query import FROM, VIEW, to_view, where_clause
 
-__all__ = ["SetAside", "Store", "read_message"]
+__all__ = ["SetAside", "Store"]
 
 _FINAL = (OutcomeKind.DELIVERED, OutcomeKind.FAILED, OutcomeKind.DISCARDED)
 SetAside = tuple[str, str, str]
@@ -88,7 +88,7 @@ class Store:
             sync(content.path)
             content.path.replace(place)
         else:
-            _write(place, content.read())
+            write_durably(place, content.read())
         return envelope, Content(None, place, content.size), encode_envelope(envelope), None
 
     def exchange_fresh(self, rows: Sequence[tuple[Envelope, str, bytes | None]], left: Sequence[str]) -> None:
@@ -321,9 +321,9 @@ class Store:
 
     def _put_aside(self, name: str, reason: str, text: object, data: bytes | None) -> SetAside:
         place = self.aside / f"{name}.envelope"
-        _write(place, _octets(text) + b"\n")
+        write_durably(place, _octets(text) + b"\n")
         if data is not None:
-            _write(self.aside / f"{name}.eml", _octets(data))
+            write_durably(self.aside / f"{name}.eml", _octets(data))
         elif (self.contents / name).is_file():
             # A link: the row may still be rolled back, and then the content must be where it was.
             link(self.contents / name, self.aside / f"{name}.eml")
@@ -388,34 +388,3 @@ def _octets(value: object) -> bytes:
 def _told(outcome: Outcome) -> str:
     host = f"{outcome.host}: " if outcome.host else ""
     return f"{host}{outcome.reply}"[:1000]
-
-
-def read_message(contents: Path, queue_id: str, text: str, data: bytes | None) -> tuple[Envelope, Content]:
-    """The message of a row; CodecError where row or file cannot be read, or do not fit together."""
-    envelope = decode_envelope(text)
-    if envelope.queue_id != queue_id:
-        raise CodecError(f"the envelope names {envelope.queue_id}")
-    if isinstance(data, bytes):
-        content = Content(data)
-    elif data is not None:
-        raise CodecError("its content is not stored as octets")
-    else:
-        try:
-            content = Content.in_file(contents / queue_id)
-        except OSError as error:
-            raise CodecError(f"its content cannot be read: {error.strerror}") from error
-    if content.size != envelope.size:
-        raise CodecError(f"its content has {content.size} octets instead of {envelope.size}")
-    return envelope, content
-
-
-def _write(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
