@@ -117,9 +117,10 @@ class Delivered(_Attempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deferred(_Attempt):
-    """An attempt failed for now; the next one is due at `next_attempt`."""
+    """An attempt failed for now; the next one is due at `next_attempt`. `reason` is the private cause, where known."""
 
     next_attempt: float
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

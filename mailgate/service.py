@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import gc
 import os
+import pwd
 import random
 import resource
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, NoReturn, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults, maybeDeferred
@@ -84,11 +86,11 @@ class Options(usage.Options):
     opt_c = opt_config
 
     def postOptions(self) -> None:
-        """Read the configuration: UsageError with every error of it."""
+        """Read the configuration: SystemExit with every error of it."""
         try:
             self.loaded = load(self.file, Registry().find)
         except ConfigError as error:
-            raise usage.UsageError("\n".join(error.errors)) from None
+            raise SystemExit("\n".join(error.errors)) from None
 
 
 def makeService(options: Options) -> Gateway:
@@ -97,7 +99,7 @@ def makeService(options: Options) -> Gateway:
 
     if options.loaded is None:
         raise AssertionError("the options have not been parsed")
-    return Gateway(options.loaded, cast(IGatewayReactor, reactor))
+    return Gateway(options.loaded, cast(IGatewayReactor, reactor), options.parent or {})
 
 
 class Gateway(Service):
@@ -109,7 +111,11 @@ class Gateway(Service):
 
     name = "mailgate"
 
-    def __init__(self, loaded: Loaded, reactor: IGatewayReactor) -> None:
+    def __init__(
+        self, loaded: Loaded, reactor: IGatewayReactor, twistd: Mapping[str, object] = MappingProxyType({})
+    ) -> None:
+        """`twistd` are the options of the command that runs it."""
+        self._twistd = twistd
         self.loaded = loaded
         self._started = loaded.config
         self.reactor = reactor
@@ -185,7 +191,7 @@ class Gateway(Service):
                     lambda failure, text=text: failures.append(f"mailgate: {text}: {failure.getErrorMessage()}"),
                 )
         if failures:
-            raise SystemExit("\n".join(failures))
+            self._cannot_start("\n".join(failures))
 
     def startService(self) -> None:
         """Open the spool, build what the configuration says, and begin. SystemExit with a line where that cannot be."""
@@ -196,6 +202,9 @@ class Gateway(Service):
         state_dir = self.config.gateway.state_dir
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.geteuid() == 0 and (owner := state_dir.stat().st_uid) != 0:
+                # Root's files in it would lock the other user out.
+                self._cannot_start(f"mailgate: cannot start: {state_dir} belongs to {_name(owner)}: start with --uid")
             state_dir.chmod(0o700)
             self.recorder = self.make_recorder()
             self.events.add(self.recorder)
@@ -204,9 +213,9 @@ class Gateway(Service):
             self.counters = MemoryCounters(self.reactor, self.config.counters.max_keys)
             assembly = self._assemble(self.loaded)
         except ConfigError as error:
-            raise SystemExit("\n".join(error.errors)) from None
+            self._cannot_start("\n".join(error.errors))
         except (OSError, SpoolError) as error:
-            raise SystemExit(f"mailgate: cannot start: {error}") from None
+            self._cannot_start(f"mailgate: cannot start: {error}")
         for warning in self.loaded.warnings:
             _log.warn("{warning}", warning=warning)
         swept = self.spool.sweep()  # before anything else that the spool is asked
@@ -232,12 +241,21 @@ class Gateway(Service):
         try:
             self.control.listen(self.places.control)
         except (OSError, CannotListenError) as error:
-            raise SystemExit(f"mailgate: cannot start: {error}") from None
+            self._cannot_start(f"mailgate: cannot start: {error}")
         self._pool.start()
         self._serve(assembly)
         gc.freeze()  # what is here stays: the collector need not look at it again
         gc.set_threshold(*_GARBAGE)
         swept.addCallbacks(self._swept, self._unswept)
+
+    def _cannot_start(self, why: str) -> NoReturn:
+        """End with these lines (SystemExit), and tell them to whoever started us in the background."""
+        pipe = self._twistd.get("statusPipe")
+        if isinstance(pipe, int):  # the twistd in the terminal waits to hear how the start went
+            os.write(pipe, b"1 " + why.encode()[:98])
+            os.close(pipe)
+            Path(str(self._twistd.get("pidfile"))).unlink(missing_ok=True)
+        raise SystemExit(why)
 
     def _swept(self, report: SweepReport) -> None:
         if not self.running:
@@ -324,7 +342,7 @@ class Gateway(Service):
         listeners = list(self.listeners.values())
         if not await self._within(end, gatherResults([listener.drain() for listener in listeners], consumeErrors=True)):
             for listener in listeners:
-                listener.abort()
+                listener.cut()
         if not await self._within(end, Deferred.fromCoroutine(self.relay.stop())):
             self.relay.cut()
             await self._within(self.reactor.seconds() + 2.0, Deferred.fromCoroutine(self.relay.stop()))
@@ -342,6 +360,13 @@ class Gateway(Service):
         except (DeferredTimeout, CancelledError, FirstError):  # the last where one of several was cancelled
             return False
         return True
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def _with_backlog(endpoint: str) -> str:

@@ -15,7 +15,7 @@ from mailgate.reply import Reply
 
 __all__ = ["IClientReactor", "SmtpConnector"]
 
-_NO_ANSWER = Reply.of(451, "4.4.1", "The next hop cannot be reached")
+_NO_ANSWER = Reply.of(451, "4.4.1", "The recipient's mail server cannot be reached")
 
 
 class IClientReactor(IReactorTime, IReactorTCP, IReactorUNIX):

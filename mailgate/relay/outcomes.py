@@ -211,7 +211,7 @@ def _event(job: Job, outcome: Outcome, now: float, report_id: str) -> Event:
     if outcome.kind is OutcomeKind.DELIVERED:
         return Delivered(**common, delay=now - envelope.received)  # type: ignore[arg-type]
     if outcome.kind is OutcomeKind.DEFERRED:
-        return DeferredEvent(**common, next_attempt=outcome.next_attempt)  # type: ignore[arg-type]
+        return DeferredEvent(**common, next_attempt=outcome.next_attempt, reason=outcome.reason)  # type: ignore[arg-type]
     return Bounced(**common, reason=outcome.reason, report=report_id)  # type: ignore[arg-type]
 
 

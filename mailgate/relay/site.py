@@ -24,11 +24,18 @@ _NO_ANSWER = Reply.of(451, "4.4.2", "No host has given an answer")
 
 @dataclass(frozen=True, slots=True)
 class _Trouble:
-    """Why the last attempt to connect failed."""
+    """Why the last attempt to connect failed: `host` is who said so, "" where nobody was reached."""
 
     reply: Reply
     host: str
     reason: str
+
+    @classmethod
+    def of(cls, error: ConnectFailedError) -> _Trouble:
+        """What an attempt to connect came to."""
+        if error.stage == "connect":
+            return cls(_for_now(error.reply), "", f"{error.target}: {error.reason}")
+        return cls(_for_now(error.reply), str(error.target), error.reason)
 
 
 class Site(JobQueue):
@@ -135,7 +142,8 @@ class Site(JobQueue):
         if error is None:
             job.settle(OutcomeKind.DEFERRED, _NO_ANSWER, "", "no host has given an answer")
         else:
-            job.settle(OutcomeKind.DEFERRED, _for_now(error.reply), str(error.target), error.reason)
+            trouble = _Trouble.of(error)
+            job.settle(OutcomeKind.DEFERRED, trouble.reply, trouble.host, trouble.reason)
 
     def _take_over(self, job: Job, connection: IConnection, results: Sequence[Result]) -> bool:
         """Keep the results that count, and the connection if it can serve again; whether all results count."""
@@ -152,7 +160,7 @@ class Site(JobQueue):
 
     def _leave_alone(self, error: ConnectFailedError) -> None:
         now = self.clock.seconds()
-        self._trouble = _Trouble(_for_now(error.reply), str(error.target), error.reason)
+        self._trouble = _Trouble.of(error)
         state = self._state.after_failure(now, self._random, self._route.retry.longest)
         if state is not self._state:
             self._state = state

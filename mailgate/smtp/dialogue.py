@@ -117,6 +117,11 @@ class Dialogue:
         self._transaction.break_off(reply, cause)
         self.talk.end(reply, cause)
 
+    def cut(self) -> None:
+        """End the session where it stands. What was handed to the intake goes its way all the same."""
+        self.end(replies.CLOSING, "shutdown")
+        self.talk.gate.end()
+
     def crash(self) -> None:
         """A bug of ours has struck: the peer may try again later."""
         self._transaction.abandon()

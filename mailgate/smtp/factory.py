@@ -109,10 +109,10 @@ class Listener(SMTPFactory):
             protocol.drain()
         return drained
 
-    def abort(self) -> None:
-        """Cut what is left."""
+    def cut(self) -> None:
+        """End what is left, in the middle of its transaction: the peer is told 421."""
         for protocol in list(self._sessions):
-            protocol.abort()
+            protocol.cut()
 
 
 def _key(client: Client) -> int:

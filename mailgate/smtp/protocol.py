@@ -185,9 +185,11 @@ class ServerProtocol(ESMTP):
             self._dialogue.drain()
             self._flush()
 
-    def abort(self) -> None:
-        """Cut the connection."""
-        self.transport.abortConnection()
+    def cut(self) -> None:
+        """End now."""
+        if self._dialogue is not None:
+            self._dialogue.cut()
+            self._flush()
 
     # -- the work
 

@@ -387,4 +387,5 @@ def _octets(value: object) -> bytes:
 
 def _told(outcome: Outcome) -> str:
     host = f"{outcome.host}: " if outcome.host else ""
-    return f"{host}{outcome.reply}"[:1000]
+    reason = f" ({outcome.reason})" if outcome.reason else ""
+    return f"{host}{outcome.reply}{reason}"[:1000]

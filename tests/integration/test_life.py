@@ -194,6 +194,30 @@ def test_what_cannot_start_says_why_in_one_line(base: Path) -> None:
         assert "mailgate.toml:3: gateway.speed" in output
 
 
+def test_a_start_in_the_background_says_why_it_cannot_be(base: Path) -> None:
+    port = free_port()
+    with gateway_in(base, port) as gateway:
+        second = Gateway(base / "second", gateway.file.read_text(), [port])
+        command = [part for part in second.prepare() if part != "-n"]
+        command[command.index("--pidfile=")] = f"--pidfile={base}/second.pid"
+        command.insert(1, f"--logfile={base}/second.log")
+        done = subprocess.run(  # noqa: S603
+            command, cwd=second.directory, capture_output=True, text=True, timeout=30, check=False
+        )
+        assert done.returncode == 1
+        assert f"tcp:{port}" in done.stdout + done.stderr
+        assert not (base / "second.pid").exists()
+
+
+@pytest.mark.needs("root")
+def test_root_does_not_start_in_another_users_directory(base: Path) -> None:
+    gateway = gateway_in(base, free_port())
+    state = gateway.directory / "state"
+    state.mkdir()
+    shutil.chown(state, "nobody")
+    assert "belongs to nobody: start with --uid" in said_by(gateway)
+
+
 def test_the_demonstration(base: Path) -> None:
     """The configuration of `make run`, on its own ports."""
     root = Path(__file__).parents[2]

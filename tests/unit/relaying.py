@@ -82,9 +82,11 @@ def results(recipients: Recipients, reply: Reply = OK, **more: Any) -> list[Resu
     return [Result(one, kind, reply, "mx", **more) for one in recipients]
 
 
-def refuse(target: Target, reply: Reply = LATER, reason: str = "refused") -> ConnectFailedError:
+def refuse(
+    target: Target, reply: Reply = LATER, reason: str = "refused", *, stage: str = "connect"
+) -> ConnectFailedError:
     """A connection that cannot be had."""
-    return ConnectFailedError(target, reply, reason, stage="connect")
+    return ConnectFailedError(target, reply, reason, stage=stage)
 
 
 @implementer(IConnection)

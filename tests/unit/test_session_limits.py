@@ -264,9 +264,11 @@ def test_what_is_left_is_cut(make_stand: MakeStand) -> None:
     stand = make_stand()
     wire = stand.connect().data()
     drained = stand.listener.drain()
-    stand.listener.abort()
-    assert wire.transport.disconnected
+    stand.listener.cut()
+    assert wire.codes()[-1] == 421
+    assert wire.is_closed
     wire.lose()
+    assert stand.causes == ["shutdown"]
     assert ended(drained)
 
 

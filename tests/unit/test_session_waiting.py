@@ -331,11 +331,12 @@ def test_the_transport_does_not_wait_for_us_to_close(make_stand: MakeStand) -> N
     assert wire.is_closed
 
 
-def test_an_abort_in_the_middle_of_an_answer(make_stand: MakeStand) -> None:
+def test_a_cut_in_the_middle_of_an_answer(make_stand: MakeStand) -> None:
     stand = make_stand()
     wire, waited = reach(stand, "rcpt")
-    stand.listener.abort()
-    assert wire.transport.disconnected
-    wire.lose()
+    stand.listener.cut()
+    assert wire.codes()[-1] == 421
+    assert wire.is_closed
     assert waited.called
-    assert stand.causes == ["lost"]
+    wire.lose()
+    assert stand.causes == ["shutdown"]

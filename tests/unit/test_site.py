@@ -79,9 +79,11 @@ class Bench:
         waited, recipients = self.held.pop(0)
         waited.callback(results(recipients, reply))
 
-    def down(self, *addresses: str, reply: Reply = LATER) -> None:
+    def down(self, *addresses: str, reply: Reply = LATER, stage: str = "connect") -> None:
         def connecting(target: Target) -> ConnectFailedError | None:
-            return refuse(target, reply, f"{target.address} is down") if target.address in addresses else None
+            if target.address not in addresses:
+                return None
+            return refuse(target, reply, f"{target.address} is down", stage=stage)
 
         self.hop.connecting = connecting
 
@@ -338,7 +340,7 @@ def test_no_address_defers_or_fails_as_dns_says() -> None:
 
 def test_a_site_that_cannot_be_reached_is_left_alone_for_a_while() -> None:
     bench = Bench()
-    bench.down(ONE, TWO, reply=Reply.of(554, "", "go away"))
+    bench.down(ONE, TWO, reply=Reply.of(554, "", "go away"), stage="greeting")
     first = bench.send()
     assert (outcome(first).kind, outcome(first).reply.code) == (DEFERRED, 451)
     assert "go away" in outcome(first).reply.text
@@ -353,6 +355,14 @@ def test_a_site_that_cannot_be_reached_is_left_alone_for_a_while() -> None:
     assert outcome(bench.send()).kind is DELIVERED
     bench.down(ONE, TWO)
     assert outcome(bench.send()).kind is DELIVERED  # over the connection that is there
+
+
+def test_where_nobody_was_reached_no_host_is_said_to_have_answered() -> None:
+    bench = Bench()
+    bench.down(ONE, TWO)
+    for job in (bench.send(), bench.send()):  # asked, and left alone
+        assert (outcome(job).reply, outcome(job).host) == (LATER, "")
+        assert outcome(job).reason == f"{TWO}[{TWO}]:25: {TWO} is down"
 
 
 def test_the_rests_grow_while_nobody_gets_through() -> None:
