@@ -29,7 +29,7 @@ from mailgate.pipeline.registry import Registry
 from mailgate.relay.routing import Routing
 from mailgate.smtp.conversation import SessionServices
 from mailgate.smtp.postmaster import postmaster_domain
-from mailgate.stores.directory import Directory
+from mailgate.stores.directory import Directory, DirectoryError
 
 __all__ = ["Assembly", "assemble"]
 
@@ -87,6 +87,8 @@ def assemble(
     try:
         directory = Directory(config, clock)
         routing = Routing(config)
+    except DirectoryError as error:
+        raise ConfigError(tuple(loaded.error(key, text) for key, text in error.errors)) from error
     except ValueError as error:
         raise ConfigError((f"{loaded.path}: {error}",)) from error
     services = FilterServices(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address
+from string import Formatter
 from typing import TypeGuard
 
 from mailgate.config.document import Document
-from mailgate.config.hosts import parse_domain_pattern
+from mailgate.config.endpoints import listening
+from mailgate.config.hosts import parse_domain_pattern, parse_host
 from mailgate.config.locate import Path
+from mailgate.config.machine import holds_a_line
 from mailgate.config.problems import Problems
-from mailgate.config.schema import Config, DiscardRoute, LmtpRoute, SmtpRoute
+from mailgate.config.schema import Config, DiscardRoute, ListenerSection, LmtpRoute, MaildirRoute, SmtpRoute
 from mailgate.config.units import format_duration
 
 __all__ = ["advise"]
@@ -58,6 +61,9 @@ def advise(config: Config, document: Document, problems: Problems) -> None:
     _domains(config, document, problems)
     _directories(config, document, problems)
     _durations(config, problems)
+    _lists(config, problems)
+    _filters(config, document, problems)
+    _loops(config, problems)
     _unused(config, document, problems)
 
 
@@ -100,6 +106,9 @@ def _domains(config: Config, document: Document, problems: Problems) -> None:
             )
         if isinstance(route, DiscardRoute):
             problems.warn((*path, "route"), f"{section.route} throws the mail of this domain away")
+        if isinstance(route, MaildirRoute) and not _has_local_part(route) and _has_many(config, domain):
+            text = f"{section.route} puts all recipients' mail into one Maildir: its path has no {{local_part}}"
+            problems.warn((*path, "route"), text)
 
 
 def _directories(config: Config, document: Document, problems: Problems) -> None:
@@ -123,6 +132,11 @@ def _durations(config: Config, problems: Problems) -> None:
         if isinstance(route, SmtpRoute | LmtpRoute):
             section = "RFC 5321 section 4.5.3.2; less makes duplicates"
             _at_least((*path, "data_timeout"), route.data_timeout, _DATA_LEAST, section, problems)
+        if route.retry.first >= route.retry.expire:
+            problems.warn(
+                (*path, "retry", "first"),
+                f"is not less than expire ({format_duration(route.retry.expire)}): never tried a second time",
+            )
         section = "RFC 5321 section 4.5.4.1 asks for days"
         _at_least((*path, "retry", "expire"), route.retry.expire, _EXPIRE_LEAST, section, problems)
 
@@ -130,6 +144,87 @@ def _durations(config: Config, problems: Problems) -> None:
 def _at_least(path: Path, value: float, least: float, why: str, problems: Problems) -> None:
     if value < least:
         problems.warn(path, f"is less than {format_duration(least)} ({why})")
+
+
+def _lists(config: Config, problems: Problems) -> None:
+    for name, section in config.recipients.items():
+        if section.path is not None and not section.addresses and not holds_a_line(section.path):
+            problems.warn(("recipients", name, "path"), f"{section.path} has no address: every recipient is refused")
+
+
+def _filters(config: Config, document: Document, problems: Problems) -> None:
+    used: dict[str, list[ListenerSection]] = {}
+    """by the names of filters, the listeners through whose pipelines they run"""
+    for name, path in document.pipeline_filters():
+        used.setdefault(name, []).extend(
+            listener for listener in config.listeners if path[1] in (listener.pipeline, listener.trusted_pipeline)
+        )
+    for name, section in config.filters.items():
+        kind = document.kind_of(name)
+        if kind == "headers" and section.mode == "shadow" and name in used:
+            text = "shadow: mail goes on without a Received field, which ends loops (RFC 5321 section 4.4)"
+            problems.warn(("filters", name, "mode"), text)
+        limit = section.own.get("max_unknown")
+        if kind == "recipients" and isinstance(limit, int):
+            for listener in used.get(name, ()):
+                if limit > listener.max_errors:
+                    problems.warn(
+                        ("filters", name, "max_unknown"),
+                        f"has no effect at listener {listener.name}, whose max_errors is {listener.max_errors}",
+                    )
+
+
+def _loops(config: Config, problems: Problems) -> None:
+    ours = [
+        (listener.name, place)
+        for listener in config.listeners
+        for place in map(listening, listener.endpoints)
+        if place is not None
+    ]
+    for name, route in config.routes.items():
+        if not isinstance(route, SmtpRoute):
+            continue
+        for number, entry in enumerate(route.hosts):
+            for host in entry if isinstance(entry, list) else [entry]:
+                next_hop = parse_host(host, route.port)
+                for listener, place in ours:
+                    if next_hop.port == place.port and _reaches(next_hop.host, place.interface, config):
+                        text = f"{host} is our own listener {listener}: mail would go round in a loop"
+                        problems.warn(("routes", name, "hosts", number), text)
+
+
+def _reaches(host: str, interface: str, config: Config) -> bool:
+    """Whether a connection to `host` is known to come to a socket that listens there."""
+    if host == config.gateway.hostname:
+        return True
+    try:
+        address = ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return False
+    if interface in ("", "0.0.0.0"):  # noqa: S104  compared, not listened on
+        return address.version == 4 and address.is_loopback
+    if interface == "::":
+        return address.is_loopback
+    try:
+        return address == ip_address(interface) or (host == "localhost" and ip_address(interface).is_loopback)
+    except ValueError:
+        return host == interface
+
+
+def _has_local_part(route: MaildirRoute) -> bool:
+    return any(field == "local_part" for _, field, _, _ in Formatter().parse(route.path))
+
+
+def _has_many(config: Config, domain: str) -> bool:
+    """Whether more than one recipient of the domain may exist: certain but for a list of its own addresses."""
+    name = config.domains[domain].recipients
+    section = config.recipients.get(name)
+    if section is None or section.path is not None:
+        return True
+    if domain.startswith("*."):
+        return True
+    ours = [address for address in section.addresses if address.rpartition("@")[2] == domain]
+    return len(ours) > 1 or f"@{domain}" in ours
 
 
 def _unused(config: Config, document: Document, problems: Problems) -> None:

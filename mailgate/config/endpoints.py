@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import NamedTuple
+
 from twisted.internet.endpoints import (
     TCP4ServerEndpoint,
     TCP6ServerEndpoint,
@@ -10,20 +13,30 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.protocol import Factory
 
-__all__ = ["check_endpoint"]
+from mailgate.config.hosts import check_socket_path
+
+__all__ = ["Listening", "check_endpoint", "listening"]
 
 _FORMS = "valid values are: tcp:25, tcp:25:interface=127.0.0.1, tcp6:25, unix:/run/socket, systemd:domain=INET:index=0"
+_TLS = re.compile(r"(?:haproxy:)?(?:ssl|tls):.*", re.DOTALL)
+
+
+class Listening(NamedTuple):
+    """A TCP socket: `interface` is an address, "" for all of IPv4, "::" for all of IPv6 and IPv4."""
+
+    interface: str
+    port: int
 
 
 class _Recorder:
     """In the reactor's place: takes down what an endpoint would listen on, and listens on nothing."""
 
     def __init__(self) -> None:
-        self.port = 0
+        self.interface, self.port = "", 0
         self.path = "/"
 
     def listenTCP(self, port: int, factory: Factory, backlog: int, interface: str) -> None:  # noqa: N802 (Twisted's)
-        self.port = port
+        self.interface, self.port = interface, port
 
     def listenUNIX(  # noqa: N802 (Twisted's)
         self,
@@ -40,6 +53,8 @@ def check_endpoint(text: str) -> str:
     """`text` itself; ValueError, fit for an administrator, where no endpoint can be made of it."""
     if text.startswith("systemd:"):
         return text  # refers to sockets that only the daemon is handed
+    if _TLS.fullmatch(text):
+        raise ValueError(f'"{text}": TLS is not there yet')
     recorder = _Recorder()
     try:
         endpoint = serverFromString(recorder, text)
@@ -51,7 +66,20 @@ def check_endpoint(text: str) -> str:
         raise ValueError(f'"{text}": a port is at most 65535')
     if not recorder.path.startswith("/"):
         raise ValueError(f'"{text}": a socket needs a full path: unix:/run/socket')
+    check_socket_path(recorder.path)
     return text
+
+
+def listening(text: str) -> Listening | None:
+    """Where an endpoint that `check_endpoint` accepts listens for TCP; None where it does not, or nobody can tell."""
+    if text.startswith("systemd:"):
+        return None
+    recorder = _Recorder()
+    endpoint = serverFromString(recorder, text)
+    if not isinstance(endpoint, TCP4ServerEndpoint | TCP6ServerEndpoint):
+        return None
+    endpoint.listen(Factory())  # type: ignore[no-untyped-call]  # Twisted has no types here
+    return Listening(recorder.interface, recorder.port)
 
 
 def _hint(text: str, error: Exception) -> str:

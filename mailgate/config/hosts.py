@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
@@ -12,6 +13,7 @@ from mailgate.address import Address, AddressError
 
 __all__ = [
     "HostPort",
+    "check_socket_path",
     "parse_domain",
     "parse_domain_pattern",
     "parse_host",
@@ -25,7 +27,10 @@ __all__ = [
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _HOSTNAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)+")
+_SCHEME = re.compile(r"([a-z]+://).*", re.DOTALL | re.IGNORECASE)
 _BRACKETS = re.compile(r"\[([^\[\]]*)\](?::(.*))?", re.DOTALL)
+#: What the kernel takes as the path of a unix socket (sun_path, without the zero octet at its end).
+_SOCKET_PATH_OCTETS = 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +57,17 @@ def parse_host(text: str, default_port: int) -> HostPort:
         path = text.removeprefix("unix:")
         if not path.startswith("/") or "\0" in path:
             raise ValueError(f'"{text}" needs a full path: unix:/run/socket')
+        check_socket_path(path)
         return HostPort(path, 0)
+    if match := _SCHEME.fullmatch(text):
+        raise ValueError(f'"{text}" is no host: write host:port, without {match[1]}')
     name, port = _split_port(text)
     if name.startswith("["):
-        return HostPort(str(_v6(name[1:-1])), _port(port, text, default_port))
+        inner = name[1:-1]
+        if inner and ":" not in inner:
+            what = "names and IPv4 addresses stand without brackets; hosts given here are never looked up by MX"
+            raise ValueError(f'"{text}" is no host: {what}')
+        return HostPort(str(_v6(inner)), _port(port, text, default_port))
     try:
         host = str(IPv4Address(name))
     except ValueError:
@@ -63,6 +75,15 @@ def parse_host(text: str, default_port: int) -> HostPort:
         if host.rpartition(".")[2].isdigit():
             raise ValueError(f'"{name}" is neither a name nor an address') from None
     return HostPort(host, _port(port, text, default_port))
+
+
+def check_socket_path(path: str) -> None:
+    """ValueError where no unix socket can have this path."""
+    length = len(os.fsencode(path))
+    if length > _SOCKET_PATH_OCTETS:
+        raise ValueError(
+            f'the path of a socket has at most {_SOCKET_PATH_OCTETS} octets, "{path}" has {length}: use a shorter one'
+        )
 
 
 def parse_server(text: str, default_port: int = 53) -> tuple[str, int]:

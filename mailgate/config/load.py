@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,20 +13,15 @@ from mailgate.config.advice import advise
 from mailgate.config.check import check, filter_options
 from mailgate.config.document import Document
 from mailgate.config.locate import Lines, locate
+from mailgate.config.machine import check_machine
 from mailgate.config.problems import Problems, one_line
 from mailgate.config.schema import Config
+from mailgate.config.slips import find_slips
+from mailgate.config.syntax import explained
 from mailgate.config.wording import reworded
 from mailgate.interfaces import IFilterFactory
 
 __all__ = ["ConfigError", "Loaded", "load"]
-
-_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
-#: What tomllib says of the commonest slips, in other words.
-_HINTS = {
-    "Cannot overwrite a value": "this key stands here a second time",
-    "Invalid value": "no valid value; text stands in quotes",
-    "Unclosed array": "a list whose ] is missing",
-}
 
 
 class ConfigError(Exception):
@@ -63,14 +57,17 @@ def load(path: Path, find: Callable[[str], IFilterFactory]) -> Loaded:
     lines = locate(source)
     problems = Problems(str(path), document, lines)
     base = path.absolute().parent
+    shape = Document(document)
+    slips = find_slips(shape, problems)
     config: Config | None = None
     try:
         config = Config.model_validate(document, context={"base": base})
     except ValidationError as error:
         for where, text in reworded(Config, document, error):
-            problems.error(where, text)
-    shape = Document(document)
+            if not any(where[: len(slip)] == slip for slip in slips):
+                problems.error(where, text)
     check(shape, problems)
+    check_machine(shape, base, problems)
     options = filter_options(shape, base, find, problems)
     if problems.errors or config is None:
         raise ConfigError(problems.errors)
@@ -97,13 +94,5 @@ def _parse(path: Path, source: str) -> dict[str, object]:
     except RecursionError:
         raise ConfigError((one_line(f"{path}:1: lists and tables are nested too deeply"),)) from None
     except ValueError as error:
-        raise ConfigError((one_line(_syntax(path, source, str(error))),)) from None
-
-
-def _syntax(path: Path, source: str, message: str) -> str:
-    match = _PLACE.fullmatch(message)
-    if match is None:
-        return f"{path}:1: syntax: {message}"
-    line = match[2] or str(source.rstrip("\n").count("\n") + 1)
-    column = f"column {match[3]}" if match[3] else "at the end"
-    return f"{path}:{line}: syntax: {_HINTS.get(match[1], match[1])} ({column})"
+        line, text = explained(source, str(error))
+        raise ConfigError((one_line(f"{path}:{line}: syntax: {text}"),)) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from twisted.internet.interfaces import IReactorTime
@@ -12,14 +12,24 @@ from mailgate.address import Address, AddressError
 from mailgate.config.schema import Config, ListRecipients
 from mailgate.interfaces import IRecipientDirectory, RecipientStatus
 from mailgate.stores.domains import DomainTable, canonical
-from mailgate.stores.lists import LineError, WatchedFile
+from mailgate.stores.lists import FileError, LineError, LinesError, WatchedFile
 
-__all__ = ["AddressList", "Directory", "parse_addresses"]
+__all__ = ["AddressList", "Directory", "DirectoryError", "parse_addresses"]
 
 #: In `[domains]`: whatever the local part, the address counts as known.
 _ANY = "any"
 #: Between a local part and the extension that its owner may add (RFC 5233).
 _DELIMITER = "+"
+#: So many wrong lines of a list are told at once.
+_TOLD = 10
+
+
+class DirectoryError(ValueError):
+    """What is wrong with the lists: each text with its key, ("recipients", "people", "path")."""
+
+    def __init__(self, errors: Sequence[tuple[tuple[str, ...], str]]) -> None:
+        super().__init__("; ".join(f"{'.'.join(key)}: {text}" for key, text in errors))
+        self.errors = tuple(errors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +45,27 @@ class AddressList:
 
 
 def parse_addresses(lines: Iterable[tuple[int, str]]) -> AddressList:
-    """The list of numbered lines, each an address or `@` and a domain; LineError where one is neither."""
+    """The list of numbered lines, each an address or `@` and a domain; LinesError, with the first ten, where lines are
+    neither."""
     local_parts: dict[str, set[str]] = {}
     domains = set()
+    wrong: list[LineError] = []
     for number, line in lines:
         is_domain = line.startswith("@")
         try:
             address = Address.parse(f"any{line}" if is_domain else line)
         except AddressError as error:
-            raise LineError(number, f'"{line}": {error}') from error
+            if len(wrong) == _TOLD:
+                raise LinesError(wrong, more=True) from error
+            hint = " (one address a line, nothing behind it)" if len(line.split()) > 1 else ""
+            wrong.append(LineError(number, f'"{line}": {error}{hint}'))
+            continue
         if is_domain:
             domains.add(canonical(address.domain))
         else:
             local_parts.setdefault(canonical(address.domain), set()).add(address.local_part.lower())
+    if wrong:
+        raise LinesError(wrong)
     return AddressList({domain: frozenset(found) for domain, found in local_parts.items()}, frozenset(domains))
 
 
@@ -58,12 +76,21 @@ class Directory:
     Local parts compare without regard to case, which mail systems expect and RFC 5321 leaves to the receiver. An
     address that is not listed is looked for without its extension too: user+tag is known where user is. The
     postmaster of each of our domains is always known (RFC 5321 section 4.5.1). Never UNAVAILABLE: a file that
-    cannot be read later keeps its old content.
+    cannot be read later, or that has become empty, keeps its old content.
     """
 
     def __init__(self, config: Config, clock: IReactorTime) -> None:
-        """ValueError, in words for an administrator, where a list or a domain's name is malformed."""
-        lists = {name: _List(name, section, clock) for name, section in config.recipients.items()}
+        """DirectoryError where lists cannot be used; ValueError, in words for an administrator, where a domain's name
+        is malformed."""
+        lists: dict[str, _List] = {}
+        errors: list[tuple[tuple[str, ...], str]] = []
+        for name, section in config.recipients.items():
+            try:
+                lists[name] = _List(name, section, clock)
+            except DirectoryError as error:
+                errors += error.errors
+        if errors:
+            raise DirectoryError(errors)
         self._domains: DomainTable[_List | None] = DomainTable(
             {
                 name: None if section.recipients == _ANY else lists[section.recipients]
@@ -94,9 +121,14 @@ class _List:
     def __init__(self, name: str, section: ListRecipients, clock: IReactorTime) -> None:
         try:
             self._listed = parse_addresses(enumerate(section.addresses, 1))
-        except LineError as error:
-            raise ValueError(f"recipients.{name}.addresses: {error}") from error
-        self._file = WatchedFile(section.path, parse_addresses, clock) if section.path is not None else None
+        except LinesError as error:
+            raise DirectoryError([(("recipients", name, "addresses"), str(one)) for one in error.errors]) from error
+        self._file: WatchedFile[AddressList] | None = None
+        if section.path is not None:
+            try:
+                self._file = WatchedFile(section.path, parse_addresses, clock, keep_filled=True)
+            except FileError as error:
+                raise DirectoryError([(("recipients", name, "path"), text) for text in error.errors]) from error
 
     def has(self, local_part: str, domain: str) -> bool:
         return self._listed.has(local_part, domain) or (

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-__all__ = ["LineError", "WatchedFile"]
+__all__ = ["FileError", "LineError", "LinesError", "WatchedFile"]
 
 T = TypeVar("T")
 
@@ -36,21 +37,49 @@ class LineError(ValueError):
         self.number = number
 
 
+class LinesError(ValueError):
+    """What is wrong with several lines; `more` where there are further ones."""
+
+    def __init__(self, errors: Sequence[LineError], *, more: bool = False) -> None:
+        super().__init__("; ".join(f"{error.number}: {error}" for error in errors))
+        self.errors = tuple(errors)
+        self.more = more
+
+
+class FileError(ValueError):
+    """What is wrong with a file: `errors` are texts "FILE:LINE: what is wrong", or "FILE: what" about the whole."""
+
+    def __init__(self, errors: Sequence[str]) -> None:
+        super().__init__("; ".join(errors))
+        self.errors = tuple(errors)
+
+
 class WatchedFile(Generic[T]):
     """A file of lines in UTF-8, as `parse` understands it.
 
     `parse` is given the lines by number, from 1, without comments (from a # that begins the line or follows a
-    space), surrounding space and blank lines; it raises LineError, or a ValueError that is about the whole. It may be
-    called in a thread: a large file that has changed is read there, and the old value serves meanwhile.
+    space), surrounding space and blank lines; it raises LineError, LinesError, or a ValueError that is about the
+    whole. It may be called in a thread: a large file that has changed is read there, and the old value serves
+    meanwhile.
 
-    Construction raises ValueError, "FILE:LINE: what is wrong", where the file cannot be read or parsed. Later such a
-    file leaves the value as it is and is logged once.
+    Construction raises FileError where the file cannot be read or parsed. Later such a file leaves the value as it is
+    and is logged once; so does, with `keep_filled`, a file that held lines and holds none any more: an export that
+    failed looks like that.
     """
 
-    def __init__(self, path: Path, parse: Callable[[Iterable[tuple[int, str]]], T], clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        path: Path,
+        parse: Callable[[Iterable[tuple[int, str]]], T],
+        clock: IReactorTime,
+        *,
+        keep_filled: bool = False,
+    ) -> None:
         self._path = path
         self._parse = parse
         self._clock = clock
+        self._keep_filled = keep_filled
+        self._is_filled = False
         self._next_look = clock.seconds() + _LOOK_EVERY
         self._signature = self._look()
         self._reading: Future[T] | None = None
@@ -97,13 +126,23 @@ class WatchedFile(Generic[T]):
 
     def _read(self) -> T:
         try:
-            return self._parse(_lines(self._path.read_bytes()))
+            content = self._path.read_bytes()
+            lines = _lines(content)
+            first = list(islice(lines, 1))
+            if self._is_filled and not first:
+                raise ValueError("holds nothing any more")
+            value = self._parse(chain(first, lines))
         except OSError as error:
-            raise ValueError(f"{self._path}: cannot be read: {error.strerror}") from error
+            raise FileError([f"{self._path}: cannot be read: {error.strerror}"]) from error
         except LineError as error:
-            raise ValueError(f"{self._path}:{error.number}: {error}") from error
+            raise FileError([f"{self._path}:{error.number}: {error}"]) from error
+        except LinesError as error:
+            errors = [f"{self._path}:{one.number}: {one}" for one in error.errors]
+            raise FileError([*errors, *([f"{self._path}: more lines are wrong"] if error.more else [])]) from error
         except ValueError as error:
-            raise ValueError(f"{self._path}: {error}") from error
+            raise FileError([f"{self._path}: {error}"]) from error
+        self._is_filled = self._keep_filled and bool(first)
+        return value
 
 
 def _lines(content: bytes) -> Iterator[tuple[int, str]]:

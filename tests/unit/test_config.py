@@ -19,6 +19,7 @@ from mailgate.config.load import ConfigError, Loaded, load
 from mailgate.config.schema import Config, ListRecipients, MaildirRoute, Network, Section
 from mailgate.config.units import ConfigPath, Duration
 from mailgate.interfaces import FilterServices, IFilterFactory
+from mailgate.pipeline.registry import Registry
 
 KINDS = ("early-talker", "access", "rate-limit", "recipients", "headers")
 
@@ -227,9 +228,18 @@ def test_errors_of_later_have_lines_too(loaded: Loader) -> None:
         (b"a = 1\nb = \xe4\n", "2: the file is not UTF-8 (octet 0xE4)"),
         (b"a = 1\nb = yes\n", "2: syntax: no valid value; text stands in quotes (column 5)"),
         (b"a = 1\na = 2\n", "2: syntax: this key stands here a second time (column 6)"),
-        (b"[a]\nb = 1\n\n[a]\n", "4: syntax: Cannot declare ('a',) twice (column 3)"),
+        (b"[a]\nb = 1\n\n[a]\n", "4: syntax: [a] stands in line 1 already"),
+        (b"[ a.'b' ] # x\n[c]\n[a.'b']\n", "3: syntax: [a.'b'] stands in line 1 already"),
+        (b"[listeners]\n[[listeners]]\n", "2: syntax: each begins with [[listeners]]; line 1 has [listeners]"),
+        (b"[[listeners]]\n[listeners]\n", "2: syntax: each begins with [[listeners]]; line 1 has [[listeners]]"),
+        (b"a.b = 1\n[a]\n", "2: syntax: Cannot declare ('a',) twice (column 3)"),
+        (b'a = 1\nb = "x\nc = 1\n', "2: syntax: text whose closing quote is missing (column 7)"),
+        (b"a = 1\nb = 'x\nc = 'y'\n", "2: syntax: text whose closing quote is missing (column 7)"),
+        (b"a = 1\nb = 'x\nc = 1\n", "2: syntax: text whose closing quote is missing"),
+        (b'a = 1\nb = """x\nc = 1\n', "2: syntax: text whose closing quote is missing"),
+        (b'a = "x', "1: syntax: text whose closing quote is missing"),
         (b"a = 1\nb = [1,\n2\n", "3: syntax:"),
-        (b"a = '''\nx\n\n", "2: syntax:"),
+        (b"a = '''\nx\n\n", "1: syntax: text whose closing quote is missing"),
         (b"just words\n", "1: syntax:"),
         (b"a = " + b"[" * 5000, "1: lists and tables are nested too deeply"),
         (b"a = " + b"9" * 5000, "1: syntax:"),
@@ -307,7 +317,23 @@ DURATION = "a duration is written like 30s, 5m, 1h30m or 5d"
         ),
         (changed('"mx1.example.org"', "5"), ["2: gateway.hostname: must be text, in quotes"]),
         (changed('"state"', '["state"]'), ["3: gateway.state_dir: must be text, in quotes"]),
-        (changed("[[listeners]]", "[listeners]"), ["4: listeners: must be a list, in brackets"]),
+        (changed("[[listeners]]", "[listeners]"), ["4: listeners: each listener begins with [[listeners]]"]),
+        (changed("[[listeners]]", "[listeners.mx]"), ["4: listeners: each listener begins with [[listeners]]"]),
+        (
+            changed('[domains."example.org"]', "[domains.mail.example.org]"),
+            ['8: domains.mail.example.org: a domain stands in quotes: [domains."mail.example.org"]'],
+        ),
+        (
+            changed('recipients = "people"', '[domains]\nexample.com.route = "inside"\nexample.net = {}'),
+            [
+                '11: domains.example.com: a domain stands in quotes: [domains."example.com"]',
+                '12: domains.example.net: a domain stands in quotes: [domains."example.net"]',
+            ],
+        ),
+        (
+            GOOD + '[routing.senders]\nexample.org = "inside"\n',
+            [f'{AT + 2}: routing.senders.example.org: a domain stands in quotes: "example.org" = ...'],
+        ),
         (
             changed('name = "mx"', 'name = "mx"\nrole = "inbuond"'),
             [f'6: listeners[mx].role: "inbuond" is not known, did you mean inbound? {ROLES}'],
@@ -724,9 +750,38 @@ def test_domains_of_ones_own(loaded: Loader, domain: str) -> None:
         ),
         (
             changed('recipients = "people"', 'recipients = "any"').replace(
-                'transport = "smtp"\nhosts = ["10.0.0.5:25"]', 'transport = "maildir"\npath = "x"'
+                'transport = "smtp"\nhosts = ["10.0.0.5:25"]', 'transport = "maildir"\npath = "x/{local_part}"'
             ),
             [],
+        ),
+        *[
+            (
+                GOOD.replace('"people"', f'"{of}"')
+                .replace('["ann@example.org"]', addresses)
+                .replace('transport = "smtp"\nhosts = ["10.0.0.5:25"]', 'transport = "maildir"\npath = "x/{domain}"'),
+                [
+                    '9: domains."example.org".route: inside puts all recipients\' mail into one Maildir:'
+                    " its path has no {local_part}"
+                ]
+                * is_warned,
+            )
+            for of, addresses, is_warned in (
+                ("people", '["ann@example.org", "bob@example.org"]', True),
+                ("people", '["@example.org"]', True),
+                ("people", '["ann@example.org", "bob@example.com"]', False),
+                ("any", '["ann@example.org"]', True),
+            )
+        ],
+        (
+            changed('hosts = ["10.0.0.5:25"]', 'hosts = ["a"]\nretry = { first = "5d", expire = "5d" }'),
+            ["17: routes.inside.retry.first: is not less than expire (5d): never tried a second time"],
+        ),
+        (
+            changed('["recipients"]', '["recipients", "headers"]') + '[filters.headers]\nmode = "shadow"\n',
+            [
+                f"{AT + 2}: filters.headers.mode: shadow: mail goes on without a Received field, which ends loops"
+                " (RFC 5321 section 4.4)"
+            ],
         ),
         (
             changed('transport = "smtp"\nhosts = ["10.0.0.5:25"]', 'transport = "discard"'),
@@ -787,3 +842,87 @@ def test_what_is_warned_about(loaded: Loader, text: str, expected: list[str]) ->
 def test_an_inbound_listener_without_domains(loaded: Loader) -> None:
     text = GOOD.replace('[domains."example.org"]\nroute = "inside"\nrecipients = "people"\n', "")
     assert "4: listeners[mx].role: refuses every recipient: there are no [domains]" in warnings(loaded, text)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host", "is_ours"),
+    [
+        ("tcp:25", "127.0.0.1", True),
+        ("tcp:25", "localhost:25", True),
+        ("tcp:25", "mx1.example.org", True),
+        ("tcp:25", "127.0.0.1:26", False),
+        ("tcp:25", "[::1]", False),
+        ("tcp:25", "10.0.0.5", False),
+        ("tcp6:25", "[::1]:25", True),
+        ("tcp6:25", "127.0.0.1:25", True),
+        ("tcp:25:interface=10.0.0.5", "10.0.0.5:25", True),
+        ("tcp:25:interface=10.0.0.5", "127.0.0.1:25", False),
+        ("tcp:25:interface=127.0.0.1", "localhost", True),
+        ("tcp:25:interface=localhost", "localhost", True),
+        ("tcp:25:interface=10.0.0.5", "mail.internal", False),
+        ("unix:/run/x", "127.0.0.1", False),
+    ],
+)
+def test_a_route_to_ourselves(loaded: Loader, endpoint: str, host: str, is_ours: bool) -> None:
+    text = GOOD.replace('"tcp:25"', f'"{endpoint}"').replace('"10.0.0.5:25"', f'"10.0.0.6", ["10.0.0.7", "{host}"]')
+    assert warnings(loaded, text) == [
+        f"16: routes.inside.hosts[2]: {host} is our own listener mx: mail would go round in a loop"
+    ] * int(is_ours)
+
+
+def test_a_list_whose_file_is_empty(loaded: Loader) -> None:
+    text = GOOD.replace('addresses = ["ann@example.org"]', 'path = "people"')
+    Path("people").write_text("\ufeff# exported\n\n  \n")
+    (found,) = warnings(loaded, text)
+    assert found.startswith("13: recipients.people.path: ")
+    assert found.endswith("/people has no address: every recipient is refused")
+    Path("people").write_text("# exported\nann@example.org\n")
+    assert warnings(loaded, text) == []
+
+
+def test_a_limit_of_unknown_recipients_that_is_never_reached(tmp_path: Path) -> None:
+    path, kinds = tmp_path / "m.toml", Registry()
+    path.write_text(GOOD + "[filters.recipients]\nmax_unknown = 21\n")
+    assert load(path, kinds.find).warnings == (
+        f"{path}:{AT + 2}: filters.recipients.max_unknown: has no effect at listener mx, whose max_errors is 20",
+    )
+    path.write_text(GOOD + "[filters.recipients]\nmax_unknown = 20\n")
+    assert load(path, kinds.find).warnings == ()
+
+
+# --- This machine -----------------------------------------------------------------------------------------
+
+
+def test_a_state_directory_that_is_a_file(loaded: Loader, tmp_path: Path) -> None:
+    Path("state").write_text("")
+    assert errors(loaded, GOOD) == [f"3: gateway.state_dir: {tmp_path}/state is no folder"]
+
+
+def test_a_state_directory_without_room_for_the_name_of_the_control_socket(loaded: Loader) -> None:
+    fits = "/" + "d" * (107 - len("//control"))
+    assert str(loaded(GOOD.replace('"state"', f'"{fits}"')).config.gateway.state_dir) == fits
+    (found,) = errors(loaded, GOOD.replace('"state"', f'"{fits}d"'))
+    assert found.startswith(
+        "3: gateway.state_dir: its control socket cannot be made: the path of a socket has at most 107"
+    )
+
+
+@pytest.mark.parametrize("path", ["", "-", "mailgate.log", "logs/m.log"])
+def test_a_log_that_can_be_written(loaded: Loader, path: str) -> None:
+    Path("state/logs").mkdir(parents=True)
+    assert loaded(f'{GOOD}[log]\npath = "{path}"\n').config.log.path == path
+
+
+def test_a_log_in_a_state_directory_that_will_be_made(loaded: Loader) -> None:
+    assert loaded(GOOD + '[log]\npath = "m.log"\n').warnings == ()
+
+
+def test_a_log_that_cannot_be_written(loaded: Loader, tmp_path: Path) -> None:
+    Path("state/logs").mkdir(parents=True)
+    state = tmp_path / "state"
+    for path, what in (
+        ("logs", f"{state}/logs is a folder"),
+        ("none/m.log", f"the folder {state}/none does not exist"),
+        (f"{tmp_path}/none/m.log", f"the folder {tmp_path}/none does not exist"),
+    ):
+        assert errors(loaded, f'{GOOD}[log]\npath = "{path}"\n') == [f"{AT + 2}: log.path: {what}"]

@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 from mailgate.address import Address
 from mailgate.config.schema import Config
 from mailgate.interfaces import IRecipientDirectory, RecipientStatus
-from mailgate.stores.directory import Directory
+from mailgate.stores.directory import Directory, DirectoryError
 from mailgate.stores.domains import DomainTable
 
 KNOWN, UNKNOWN = RecipientStatus.KNOWN, RecipientStatus.UNKNOWN
@@ -118,6 +118,39 @@ def test_a_malformed_line_is_an_error_with_its_place(tmp_path: Path, line: str) 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         directory({"path": str(tmp_path / "nothing")})
+
+
+def test_what_is_wrong_has_its_key(tmp_path: Path) -> None:
+    path = tmp_path / "staff"
+    path.write_text("ann@example.org\n" + "bad\n" * 10)
+    with pytest.raises(DirectoryError) as caught:
+        directory({"path": str(path)})
+    assert [key for key, _ in caught.value.errors] == [("recipients", "staff", "path")] * 10
+    assert [text.partition(': "bad": ')[0] for _, text in caught.value.errors] == [
+        f"{path}:{number}" for number in range(2, 12)
+    ]
+    path.write_text("bad\n" * 12)
+    with pytest.raises(DirectoryError) as caught:
+        directory({"path": str(path)})
+    assert len(caught.value.errors) == 11
+    assert caught.value.errors[-1][1] == f"{path}: more lines are wrong"
+
+
+@pytest.mark.parametrize("line", ["ann@example.org\tann", "ann@example.org OK"])
+def test_what_postmap_prints_is_explained(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "staff"
+    path.write_text(f"{line}\n")
+    with pytest.raises(DirectoryError, match=r"\(one address a line, nothing behind it\)$"):
+        directory({"path": str(path)})
+
+
+def test_a_list_whose_file_was_emptied_stays_in_force(tmp_path: Path) -> None:
+    path, clock = tmp_path / "staff", Clock()
+    path.write_text("carl@example.org\n")
+    known = directory({"path": str(path)}, clock=clock)
+    path.write_text("")
+    clock.advance(1)
+    assert known.lookup(Address.parse("carl@example.org")) is KNOWN
 
 
 # --- Tables by domain

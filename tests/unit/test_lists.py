@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs
 
-from mailgate.stores.lists import LineError, WatchedFile
+from mailgate.stores.lists import FileError, LineError, LinesError, WatchedFile
 
 Lines = list[tuple[int, str]]
 
@@ -128,6 +128,38 @@ def test_a_file_that_becomes_wrong_leaves_the_old_content_and_is_reported_once(
     clock.advance(1)
     assert watched.value == [(1, "well again")]
     assert len(logged) == 2
+
+
+@pytest.mark.parametrize("keep_filled", [True, False])
+def test_a_file_that_becomes_empty_may_keep_its_old_content(
+    path: Path, logged: Sequence[LogEvent], keep_filled: bool
+) -> None:
+    path.write_text("")
+    clock = Clock()
+    watched = WatchedFile(path, words, clock, keep_filled=keep_filled)
+    assert watched.value == []
+    path.write_text("one")
+    clock.advance(1)
+    assert watched.value == [(1, "one")]
+    path.write_text("# the export failed\n\n")
+    for _ in range(5):
+        clock.advance(1)
+        assert watched.value == ([(1, "one")] if keep_filled else [])
+    assert [event["error"] for event in logged] == [f"{path}: holds nothing any more"] * keep_filled
+    path.write_text("two")
+    clock.advance(1)
+    assert watched.value == [(1, "two")]
+
+
+def test_several_wrong_lines(path: Path) -> None:
+    def parse(lines: Iterable[tuple[int, str]]) -> None:
+        raise LinesError([LineError(number, f"no {line}") for number, line in lines], more=True)
+
+    path.write_text("a\n\nb\n")
+    with pytest.raises(FileError) as caught:
+        WatchedFile(path, parse, Clock())
+    assert caught.value.errors == (f"{path}:1: no a", f"{path}:3: no b", f"{path}: more lines are wrong")
+    assert str(caught.value) == "; ".join(caught.value.errors)
 
 
 def test_a_large_file_is_read_in_a_thread_while_the_old_content_serves(path: Path, logged: Sequence[LogEvent]) -> None:
