@@ -12,7 +12,7 @@ MAX_REPLY_LINE = 512
 
 _STATUS = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?: |$)")
 _LINE = re.compile(rb"([2-5][0-5][0-9])(?:([ -])(.*))?", re.DOTALL)
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class ReplyError(ValueError):
@@ -24,8 +24,9 @@ class Reply:
     """One reply, of one or more lines.
 
     `code` is the three-digit code, `status` the enhanced status code ("5.1.1") or "" where none belongs
-    (greetings, HELO, intermediate replies), `lines` the text without codes. Control characters in the text
-    are replaced by "?", so that no reply can carry another one; each written line fits MAX_REPLY_LINE.
+    (greetings, HELO, intermediate replies), `lines` the text without codes. Control characters and lone
+    surrogates in the text are replaced by "?", so that no reply can carry another one; each written line fits
+    MAX_REPLY_LINE.
     """
 
     code: int

@@ -126,7 +126,7 @@ class Gateway(Service):
         self.listeners = {section.name: Listener(section) for section in loaded.config.listeners}
         self._ports: list[IListeningPort] = []
         self._filter_observers: Sequence[IEventObserver] = ()
-        self._pool = ThreadPool(0, LocalQueue.LIMIT, name="delivery")
+        self._pools: list[ThreadPool] = []
 
     @property
     def config(self) -> Config:
@@ -159,7 +159,14 @@ class Gateway(Service):
 
     def make_transports(self) -> Transports:
         """What delivers."""
-        return RouteTransports(self.reactor, self._pool, self.config.gateway.hostname)
+        return RouteTransports(self.reactor, self.make_pool, self.config.gateway.hostname)
+
+    def make_pool(self) -> ThreadPool:
+        """Threads that wait for a disk."""
+        pool = ThreadPool(0, LocalQueue.LIMIT, name="delivery")
+        pool.start()
+        self._pools.append(pool)
+        return pool
 
     def make_recorder(self) -> Recorder:
         """The log and the history; OSError where they cannot be written."""
@@ -242,7 +249,6 @@ class Gateway(Service):
             self.control.listen(self.places.control)
         except (OSError, CannotListenError) as error:
             self._cannot_start(f"mailgate: cannot start: {error}")
-        self._pool.start()
         self._serve(assembly)
         gc.freeze()  # what is here stays: the collector need not look at it again
         gc.set_threshold(*_GARBAGE)
@@ -317,6 +323,8 @@ class Gateway(Service):
             self.events.publish(ConfigRefused(at=self.reactor.seconds(), path=str(path), errors=error.errors))
             _log.error("the configuration was refused, the old one stays: {errors}", errors="; ".join(error.errors))
             return
+        for warning in read.warnings:
+            _log.warn("{warning}", warning=warning)
         waits = needs_restart(self._started, read.config)
         self.loaded = loaded
         self._serve(assembly)
@@ -349,7 +357,8 @@ class Gateway(Service):
         await self.control.close()
         self.resolver.close()
         await self.spool.close()
-        self._pool.stop()
+        for pool in self._pools:
+            pool.stop()
         self.events.publish(Stopped(at=self.reactor.seconds()))
         self.recorder.close()
 

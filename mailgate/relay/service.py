@@ -26,7 +26,7 @@ from mailgate.relay.locate import Locator
 from mailgate.relay.outcomes import Recorder
 from mailgate.relay.routing import Routing
 from mailgate.relay.transports import Transports
-from mailgate.reply import Reply, parse_reply
+from mailgate.reply import Reply, ReplyError, parse_reply
 from mailgate.verdict import Defer, Reject, Verdict
 
 __all__ = ["REPORTS", "Relay"]
@@ -46,6 +46,7 @@ _AFTER_FAILURE = 5.0
 #: Seconds between looks for attempts that last longer than their lease.
 _CHECK = 300.0
 
+_REFUSED = Reply.of(550, "5.7.1", "Refused by policy")
 _OURS = Reply.of(451, "4.3.0", "Local error in delivery")
 
 
@@ -67,7 +68,8 @@ class Relay:
     ) -> None:
         self._spool = spool
         self._clock = clock
-        self._open: dict[str, int] = {}  # jobs by queue id: the messages that are in memory
+        self._jobs: dict[str, list[Job]] = {}  # by queue id: the messages that are in memory
+        self._unreturned: list[Lease] = []  # what the spool would not take back
         self._wake: IDelayedCall | None = None
         self._check: IDelayedCall | None = None
         self._leasing: Deferred[None] | None = None
@@ -137,7 +139,7 @@ class Relay:
     def deliver(self, lease: Lease) -> None:
         """Take a message with its lease: at once, or, where there is no room or no running, later from the spool."""
         self._recorder.spool_writes()
-        if not self._is_running or len(self._open) >= self._config.spool.max_active:
+        if not self._is_running or len(self._jobs) >= self._config.spool.max_active:
             self._is_starved = True
             Deferred.fromCoroutine(self._give_back([lease]))
             return
@@ -177,7 +179,7 @@ class Relay:
 
     async def _lease(self) -> None:
         while self._is_running:
-            room = self._config.spool.max_active - len(self._open)
+            room = self._config.spool.max_active - len(self._jobs)
             if room <= 0:
                 self._is_starved = True
                 return
@@ -191,7 +193,7 @@ class Relay:
                 self._recorder.spool_writes()
             for lease in leases:
                 if not self._recorder.holds(lease.envelope.queue_id):
-                    self._sort(lease)
+                    self._sort_anew(lease)
             if sum(len(lease.recipients) for lease in leases) < limit:
                 break
         self._is_starved = False
@@ -200,18 +202,42 @@ class Relay:
             self._wake_at(due)
 
     async def _give_back(self, leases: Sequence[Lease]) -> None:
+        leases = [*leases, *self._unreturned]
+        self._unreturned.clear()
         try:
             await self._spool.release_leases(leases)
         except SpoolError as error:
-            _log.warn("leases could not be given back, and end by themselves: {error}", error=error)
+            self._unreturned += leases
+            _log.warn("leases cannot be given back now: {error}", error=error)
+            if self._is_running:
+                self._clock.callLater(_AFTER_FAILURE, self._return)
+
+    def _return(self) -> None:
+        if self._unreturned and self._is_running:
+            Deferred.fromCoroutine(self._give_back([])).addCallback(lambda _: self._wake_at(self._clock.seconds()))
 
     # -- sorting
+
+    def _sort_anew(self, lease: Lease) -> None:
+        """Sort what comes from the spool, but for recipients that have a job here.
+
+        Those were leased again because the clock has jumped, or the machine has slept: their jobs have the time of the
+        new lease.
+        """
+        held: set[int] = set()
+        for job in self._jobs.get(lease.envelope.queue_id, ()):
+            job.lease = replace(job.lease, until=lease.until)
+            held.update(one.number for one in job.recipients)
+        if held:
+            recipients = tuple(one for one in lease.recipients if one.number not in held)
+            lease = replace(lease, recipients=recipients)
+        if lease.recipients:
+            self._sort(lease)
 
     def _sort(self, lease: Lease) -> None:
         """One job for each destination. A message that we stumble over keeps its lease, and comes again after it."""
         queue_id = lease.envelope.queue_id
         recipients = lease.recipients
-        self._open[queue_id] = self._open.get(queue_id, 0) + 1  # held open until every job has been made
         try:
             if len(recipients) == 1 and not recipients[0].refusal:  # most mail
                 job = Job(lease, recipients, self._route_for(lease, recipients[0]))
@@ -220,8 +246,6 @@ class Relay:
                 self._sort_many(lease)
         except Exception:
             _log.failure("message {queue_id} cannot be sorted to its destinations", queue_id=queue_id)
-        finally:
-            self._close(queue_id)
 
     def _sort_many(self, lease: Lease) -> None:
         refused: list[EnvelopeRecipient] = []
@@ -252,7 +276,10 @@ class Relay:
         """What a policy refused when it took the message for others ends here: one report for all."""
         job.started = self._clock.seconds()
         for one in job.recipients:
-            reply = parse_reply([one.refusal.encode()])
+            try:
+                reply = parse_reply([one.refusal.encode()])
+            except ReplyError:
+                reply = _REFUSED
             job.results.append(Result(one, OutcomeKind.FAILED, reply, reason="refused by policy at its arrival"))
         self._count(job)
         self._finished(job)
@@ -309,26 +336,29 @@ class Relay:
         """To the spool, where they are due at once: whoever leases them next has the time."""
         await self._give_back([replace(job.lease, recipients=job.recipients) for job in jobs])
         for job in jobs:
-            self._close(job.lease.envelope.queue_id)
+            self._close(job)
         self._wake_at(self._clock.seconds())
 
     def _written(self, job: Job, due: float | None) -> None:
-        self._close(job.lease.envelope.queue_id)
+        self._close(job)
         if due is not None:
             self._wake_at(due)
-        if self._is_starved and len(self._open) <= self._config.spool.max_active * 3 // 4:
+        if self._is_starved and len(self._jobs) <= self._config.spool.max_active * 3 // 4:
             self._is_starved = False
             self._wake_at(self._clock.seconds())
 
     def _count(self, job: Job) -> None:
-        self._open[job.lease.envelope.queue_id] += 1
+        self._jobs.setdefault(job.lease.envelope.queue_id, []).append(job)
 
-    def _close(self, queue_id: str) -> None:
-        left = self._open[queue_id] - 1
-        if left:
-            self._open[queue_id] = left
-        else:
-            del self._open[queue_id]
+    def _close(self, job: Job) -> None:
+        queue_id = job.lease.envelope.queue_id
+        jobs = self._jobs[queue_id]
+        for place, one in enumerate(jobs):
+            if one is job:
+                del jobs[place]
+                break
+        if not jobs:
+            del self._jobs[queue_id]
 
     def _pause(self) -> None:
         self._destinations.pause()

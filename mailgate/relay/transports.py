@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from twisted.python.threadpool import ThreadPool
@@ -30,11 +31,14 @@ class Transports(Protocol):
 
 
 class RouteTransports:
-    """Transports over the network and into folders; `pool` writes the latter."""
+    """Transports over the network and into folders.
 
-    def __init__(self, reactor: ITransportReactor, pool: ThreadPool, hostname: str) -> None:
+    `make_pool` gives each Maildir path threads of its own, started: a disk that hangs holds up nobody else.
+    """
+
+    def __init__(self, reactor: ITransportReactor, make_pool: Callable[[], ThreadPool], hostname: str) -> None:
         self._reactor = reactor
-        self._pool = pool
+        self._make_pool = make_pool
         self._hostname = hostname
         self._maildirs: dict[str, MaildirTransport] = {}
 
@@ -51,6 +55,6 @@ class RouteTransports:
         # One for each path, whatever queues come and go: it counts its files, and no two may have one name.
         if route.path not in self._maildirs:
             self._maildirs[route.path] = MaildirTransport(
-                route.path, hostname=self._hostname, reactor=self._reactor, pool=self._pool
+                route.path, hostname=self._hostname, reactor=self._reactor, pool=self._make_pool()
             )
         return self._maildirs[route.path]

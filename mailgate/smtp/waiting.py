@@ -66,6 +66,7 @@ class Gate:
         """The session is over: cancel what is awaited and not shielded."""
         waited, self._waited = self._waited, None
         self.is_closed = False
+        self._resume = self._crashed = _nothing  # who is told holds us, and must not be held by us
         if waited is not None and not self._shielded:
             try:
                 waited.cancel()
@@ -93,6 +94,10 @@ class Gate:
             _log.failure("a session failed")
             self._crashed()
         self._resume()
+
+
+def _nothing() -> None:
+    pass
 
 
 async def _awaiting(answer: Awaitable[T]) -> T:

@@ -261,7 +261,9 @@ class MemoryGateway(Gateway):
         self.zone = dict(zone or {})
         self.seen: list[Event] = []
         self.random = random.Random(1)  # type: ignore[assignment]  # S311: the same each time
-        self._pool = _InlinePool(0, 1)
+
+    def make_pool(self) -> ThreadPool:
+        return _InlinePool(0, 1)
 
     def make_resolver(self) -> Resolver:
         return cast(Resolver, _Resolver(self.zone))

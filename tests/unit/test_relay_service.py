@@ -447,13 +447,18 @@ def test_those_refused_at_arrival_are_returned_in_one_report_without_an_attempt(
     assert bench.view() == []
 
 
-def test_a_message_that_cannot_be_sorted_stays_and_holds_up_nobody() -> None:
+def test_a_message_that_cannot_be_sorted_stays_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(start=False)
-    bad = EnvelopeRecipient(0, Address.parse("bad@a.test"), "out", refusal="not a reply")
-    one = envelope(bad, queue_id="BAD", received=bench.clock.seconds())
-    lease = wait_for(bench.spool.accept(one, Content(b"hello"), bench.clock.seconds() + LEASE_TIME))
-    wait_for(bench.spool.release_leases([lease]))
+    bench.put("bad@a.test")
     bench.put("good@a.test")
+    found = Relay._route_for
+
+    def route_for(relay: Relay, lease: Lease, recipient: EnvelopeRecipient) -> str:
+        if recipient.address.local_part == "bad":
+            raise RuntimeError("a bug")
+        return found(relay, lease, recipient)
+
+    monkeypatch.setattr(Relay, "_route_for", route_for)
     with failures_logged() as logged:
         bench.start()
     assert len(logged) == 1
@@ -462,6 +467,47 @@ def test_a_message_that_cannot_be_sorted_stays_and_holds_up_nobody() -> None:
     with failures_logged() as logged:
         bench.pump(LEASE_TIME + 1)
     assert len(logged) == 1  # not more often than its lease ends
+
+
+def test_a_refusal_that_is_no_reply_is_a_refusal_all_the_same() -> None:
+    bench = Bench()
+    bad = EnvelopeRecipient(0, Address.parse("bad@a.test"), "out", refusal="not a reply")
+    bench.take(bad, EnvelopeRecipient(1, Address.parse("good@a.test"), "out"))
+    bench.pump()
+    assert "good@a.test" in bench.hop.taken
+    (bounced,) = bench.events.of(Bounced)
+    assert bounced.recipient == "bad@a.test"
+    assert "bad@a.test" not in bench.states()
+
+
+def test_what_has_a_job_here_is_not_delivered_twice_when_the_clock_jumps() -> None:
+    bench = Bench()
+    bench.hop.answer = by_domain({"later.test": LATER})
+    bench.accept("first@later.test")  # the next look into the spool is in some minutes
+    bench.hold()
+    for number in range(60):
+        bench.accept(f"u{number}@a.test")
+    bench.pump(3 * 3600)
+    while bench.held:
+        bench.release()
+        bench.pump()
+    assert sorted(bench.hop.taken.count(f"u{number}@a.test") for number in range(60)) == [1] * 60
+    assert len([one for one in bench.events.of(Delivered) if one.recipient.endswith("@a.test")]) == 60
+
+
+def test_what_the_spool_would_not_take_back_is_given_back_later() -> None:
+    bench = Bench(start=False)
+    bench.spool.refuses.add("give back")
+    bench.accept("bob@a.test")  # before it runs: nobody delivers yet
+    assert bench.states() == {"bob@a.test": "leased"}
+    bench.spool.refuses.clear()
+    bench.start()
+    bench.accept("other@a.test")
+    bench.pump(60)
+    assert "bob@a.test" not in bench.hop.taken
+    bench.relay._return()
+    bench.pump()
+    assert "bob@a.test" in bench.hop.taken
 
 
 # -- delivery filters
@@ -587,11 +633,11 @@ def test_several_leases_of_one_message_are_one_in_memory() -> None:
     bench.put(*(f"u{number}@a.test" for number in range(1200)))
     bench.hold()
     bench.start()
-    assert len(bench.relay._open) == 1
+    assert len(bench.relay._jobs) == 1
     while bench.held:
         bench.release()
         bench.pump()
-    assert bench.relay._open == {}
+    assert bench.relay._jobs == {}
 
 
 # -- time

@@ -61,3 +61,9 @@ def test_any_octets_are_a_reply_or_an_error(lines: list[bytes]) -> None:
     except ReplyError:
         return
     assert 200 <= reply.code <= 559
+
+
+def test_a_lone_surrogate_does_no_harm() -> None:
+    reply = Reply.of(550, "5.7.1", "caf\udce9")
+    assert str(reply) == "550 5.7.1 caf?"
+    assert reply.to_bytes() == b"550 5.7.1 caf?\r\n"

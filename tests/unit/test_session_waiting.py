@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
@@ -340,3 +341,13 @@ def test_a_cut_in_the_middle_of_an_answer(make_stand: MakeStand) -> None:
     assert waited.called
     wire.lose()
     assert stand.causes == ["shutdown"]
+
+
+def test_a_session_that_is_over_leaves_no_cycle(make_stand: MakeStand) -> None:
+    wire = make_stand().connect()
+    assert wire.protocol._dialogue is not None
+    talk = wire.protocol._dialogue.talk
+    wire.lose()
+    held = [getattr(one, "__self__", one) for one in gc.get_referents(talk.gate)]
+    assert talk not in held
+    assert wire.protocol not in held
