@@ -369,8 +369,8 @@ class Lease:
 class Selector:
     """Which entries of the queue: all conditions that are set must hold; none set means every entry.
 
-    `state` is queued, leased, held, quarantined or set-aside; addresses and domains compare in lower case;
-    `older_than` is in seconds since arrival.
+    `state` is queued, leased, held, quarantined or set-aside; addresses and domains compare in lower case; "<>" as
+    `sender` is the null reverse-path; `older_than` is in seconds since arrival.
     """
 
     queue_id: str = ""

@@ -11,14 +11,20 @@ from typing import Any, TypeVar
 
 import click
 
+from mailgate.config.load import ConfigError, load
+from mailgate.config.locate import locate
 from mailgate.config.units import parse_duration
+from mailgate.pipeline.registry import Registry
 from mailgate.web.places import Places
 
 __all__ = [
+    "BadConfigError",
     "FailedError",
     "config_option",
+    "denied",
     "duration",
     "json_option",
+    "not_empty",
     "places_of",
     "printable",
     "size",
@@ -27,6 +33,7 @@ __all__ = [
     "when",
 ]
 
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -34,17 +41,30 @@ class FailedError(click.ClickException):
     """The answer is no: said on stderr, a line each, exit code 1."""
 
     exit_code = 1
+    prefix = "mailgate: "
 
     def show(self, file: Any = None) -> None:
         for line in self.message.split("\n"):
-            click.echo(f"mailgate: {printable(line)}", err=True)
+            click.echo(f"{self.prefix}{printable(line)}", err=True)
+
+
+class BadConfigError(FailedError):
+    """The configuration cannot be used: its lines are FILE:LINE: what is wrong, as editors know them."""
+
+    prefix = ""
+
+
+def denied(error: PermissionError) -> FailedError:
+    """What is another user's, in words."""
+    where = f"{error.filename}: " if error.filename else ""
+    return FailedError(f"{where}{error.strerror or error} (run this as root or as the gateway's user)")
 
 
 def config_option(command: F) -> F:
     """`--config`, given to the command as a Path."""
     return click.option(
         "--config",
-        type=click.Path(path_type=Path),
+        type=click.Path(readable=False, path_type=Path),
         envvar="MAILGATE_CONFIG",
         default=Path("/etc/mailgate/mailgate.toml"),
         show_default="$MAILGATE_CONFIG, /etc/mailgate/mailgate.toml",
@@ -60,32 +80,44 @@ def json_option(command: F) -> F:
 def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float:
     """A click callback: seconds for a duration like 30s, 2h or 1h30m; 0.0 where none was given."""
     try:
-        return parse_duration(value) if value else 0.0
+        return 0.0 if value is None else parse_duration(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def not_empty(ctx: click.Context, param: click.Parameter, value: T) -> T:
+    """A click callback: the text or texts, which may be left out but not be empty."""
+    if value == "" or (isinstance(value, tuple) and "" in value):
+        raise click.BadParameter("may not be empty")
+    return value
 
 
 def places_of(config: Path) -> Places:
     """Where the gateway's state lies; FailedError where the file does not say.
 
-    Nothing else of the file is read: the queue can be seen to while the file is being repaired. A superuser becomes
-    the owner of the state from here on, so that no file is left there that the daemon cannot open.
+    Nothing else of the file is looked at: the queue can be seen to while other keys are being repaired. A superuser
+    becomes the owner of the state from here on, so that no file is left there that the daemon cannot open.
+    PermissionError where the state is another user's.
     """
     try:
         state_dir = tomllib.loads(config.read_text("utf-8-sig"))["gateway"]["state_dir"]
+    except PermissionError:
+        raise
     except OSError as error:
         raise FailedError(f"{config}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise FailedError(f"{config}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadConfigError("\n".join(_errors(config)) or f"{config}:1: {error}") from None
     except (KeyError, TypeError):
-        raise FailedError(f"{config}: gateway.state_dir is missing") from None
+        raise BadConfigError(_about_state_dir(config, "is missing")) from None
     if not isinstance(state_dir, str):
-        raise FailedError(f"{config}: gateway.state_dir is no path")
+        raise BadConfigError(_about_state_dir(config, "is no path"))
     path = config.absolute().parent / state_dir
     try:
         owner = path.stat()
     except FileNotFoundError:
         raise FailedError(f"{path} does not exist: the gateway has not run with {config}") from None
+    except PermissionError:
+        raise
     except OSError as error:
         raise FailedError(f"{path}: {error.strerror}") from None
     if os.geteuid() == 0 and owner.st_uid != 0:
@@ -93,6 +125,19 @@ def places_of(config: Path) -> Places:
         os.setgid(owner.st_gid)
         os.setuid(owner.st_uid)
     return Places(path)
+
+
+def _errors(config: Path) -> Sequence[str]:
+    try:
+        load(config, Registry().find)
+    except ConfigError as error:
+        return error.errors
+    return ()
+
+
+def _about_state_dir(config: Path, text: str) -> str:
+    line = locate(config.read_text("utf-8-sig")).find(("gateway", "state_dir"))
+    return f"{config}:{line}: gateway.state_dir: {text}"
 
 
 def printable(text: str) -> str:
@@ -129,7 +174,8 @@ def trace_table(steps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The steps of a trace, one a line; those fields of a TraceStep that have their default may be missing."""
     width = max((len(step["filter"]) for step in steps), default=0)
     for step in steps:
-        shadow = "" if step.get("enforced", True) else " (shadow mode: not acted on)"
+        acted_on = step.get("enforced", True) or step["verdict"] == "continue"
+        shadow = "" if acted_on else " (shadow mode: not acted on)"
         about = "  ".join(printable(step[key]) for key in ("recipient", "reason") if step.get(key))
         ms = step.get("seconds", 0.0) * 1000
         name = f"{printable(step['filter']):{width}}"

@@ -52,13 +52,18 @@ class Desk(Protocol):
 
 
 def open_desk(places: Places) -> Desk:
-    """The daemon's, if one answers; else the spool's own. FailedError where neither can be had."""
+    """The daemon's, if one answers; else the spool's own.
+
+    FailedError where neither can be had; PermissionError where they are another user's.
+    """
     try:
         probe = _UnixConnection(places.control, _TIMEOUT)
         probe.connect()
         probe.close()
     except (FileNotFoundError, ConnectionRefusedError):
         return _OfflineDesk(places)
+    except PermissionError as error:
+        raise PermissionError(error.errno, error.strerror, str(places.control)) from None
     except OSError as error:
         raise FailedError(f"the daemon cannot be asked at {places.control}: {error.strerror or error}") from None
     return _ControlDesk(places.control)
@@ -94,7 +99,8 @@ class _ControlDesk:
             return None
 
     def change(self, action: Action, selection: Selection) -> Changed:
-        return self._ask(Changed, "POST", f"/v1/queue/{action}", selection.model_dump_json(), _CHANGE_TIMEOUT)
+        body = selection.model_dump_json(exclude_defaults=True)
+        return self._ask(Changed, "POST", f"/v1/queue/{action}", body, _CHANGE_TIMEOUT)
 
     def close(self) -> None:
         pass
@@ -126,8 +132,10 @@ class _OfflineDesk:
     """Owns the spool for as long as it is open."""
 
     def __init__(self, places: Places) -> None:
-        if not (places.spool / "spool.db").exists():
-            raise FailedError(f"there is no spool in {places.spool}")
+        try:
+            (places.spool / "spool.db").stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise FailedError(f"there is no spool in {places.spool}") from None
         self._places = places
         self._calls: SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]]] = SimpleQueue()
         self._events = EventHub()

@@ -17,6 +17,7 @@ from mailgate.cli.common import (
     config_option,
     duration,
     json_option,
+    not_empty,
     places_of,
     printable,
     size,
@@ -32,6 +33,14 @@ __all__ = ["command", "state_of"]
 #: Entries of one request.
 _PAGE = 10_000
 _DONE = {"hold": "held", "release": "released", "retry": "due now", "delete": "deleted"}
+#: What to say of entries in a state that the action is not about; of one, and of several.
+_OTHERS = {
+    ("retry", "held"): ("is held: release it first", "are held: release them first"),
+    ("retry", "quarantined"): ("is quarantined: release it first", "are quarantined: release them first"),
+    ("hold", "held"): ("is held already", "are held already"),
+    ("hold", "quarantined"): ("is quarantined and waits already", "are quarantined and wait already"),
+    ("release", "queued"): ("is not held", "are not held"),
+}
 
 
 @click.group("queue")
@@ -45,20 +54,22 @@ def command() -> None:
 def _selecting(function: Callable[..., None]) -> Callable[..., None]:
     """The options that choose entries; the function gets them as a Selection."""
 
-    @click.argument("ids", nargs=-1, metavar="[ID]...")
-    @click.option("--id", "more_ids", multiple=True, metavar="ID", help="A queue id.")
-    @click.option("--sender", default="", help="The sender's address.")
-    @click.option("--recipient", default="", help="The recipient's address.")
-    @click.option("--domain", default="", help="The recipient's domain.")
-    @click.option("--route", default="", help="The route that it takes.")
+    @click.argument("ids", nargs=-1, callback=not_empty, metavar="[ID]...")
+    @click.option("--id", "more_ids", multiple=True, callback=not_empty, metavar="ID", help="A queue id.")
+    @click.option("--sender", callback=not_empty, help='The sender\'s address; "<>" for the null sender.')
+    @click.option("--recipient", callback=not_empty, help="The recipient's address.")
+    @click.option("--domain", callback=not_empty, help="The recipient's domain.")
+    @click.option("--route", callback=not_empty, help="The route that it takes.")
     @click.option("--state", type=click.Choice(["queued", "leased", "held", "quarantined"]), help="How it stands.")
     @click.option("--older-than", callback=duration, metavar="AGE", help="Arrived longer ago than this, like 2h.")
     @wraps(function)
     def chosen(ids: tuple[str, ...], more_ids: tuple[str, ...], **others: Any) -> None:
         names = ("sender", "recipient", "domain", "route", "state", "older_than")
-        conditions = {name: others.pop(name) or Selection.model_fields[name].default for name in names}
+        given = {name: value for name in names if (value := others.pop(name))}
+        if ids or more_ids:
+            given["ids"] = (*ids, *more_ids)
         everything = others.pop("everything", False)
-        selection = Selection(ids=(*ids, *more_ids), **conditions)
+        selection = Selection(**given)
         if everything and not selection.is_empty:
             raise click.UsageError("--all stands for every entry: give it without ids and conditions")
         function(selection=selection.model_copy(update={"everything": everything}), **others)
@@ -73,7 +84,10 @@ def _selecting(function: Callable[..., None]) -> Callable[..., None]:
 @json_option
 @config_option
 def list_(selection: Selection, limit: int, after: str, as_json: bool, config: Path) -> None:
-    """List entries, one for each recipient, oldest first."""
+    """List entries, one for each recipient, oldest first.
+
+    Exit code 1 where ids or conditions are given and no entry fits.
+    """
     try:
         parse_after(after)
     except ValueError as error:
@@ -89,10 +103,12 @@ def list_(selection: Selection, limit: int, after: str, as_json: bool, config: P
         click.echo(f"There are more; go on with --after {after}", err=True)
     elif not entries and not as_json:
         click.echo("Nothing is in the queue." if selection.is_empty else "No entry fits.")
+    if not entries and not selection.is_empty:
+        raise click.exceptions.Exit(1)
 
 
 @command.command()
-@click.argument("queue_id", metavar="ID")
+@click.argument("queue_id", callback=not_empty, metavar="ID")
 @json_option
 @config_option
 def show(queue_id: str, as_json: bool, config: Path) -> None:
@@ -191,7 +207,14 @@ def _shown(shown: Shown) -> Iterator[str]:
 def _changed(changed: Changed) -> str:
     if not changed.matched:
         return "No entry fits."
-    text = f"{changed.changed} of {changed.matched} recipient(s) {_DONE[changed.action]}"
+    parts = [f"{changed.changed} of {changed.matched} recipient(s) {_DONE[changed.action]}"]
+    for state, count in sorted(changed.others.items()):
+        one, several = _OTHERS.get((changed.action, state), (f"is {state}", f"are {state}"))
+        parts.append(f"{count} {one if count == 1 else several}")
     if changed.busy and changed.action in ("hold", "release"):
-        return f"{text}; {changed.busy} under delivery now follow when the attempt has ended"
-    return f"{text}; {changed.busy} under delivery now were left alone" if changed.busy else text
+        verb = "follows" if changed.busy == 1 else "follow"
+        parts.append(f"{changed.busy} under delivery now {verb} when the attempt has ended")
+    elif changed.busy:
+        verb = "was" if changed.busy == 1 else "were"
+        parts.append(f"{changed.busy} under delivery now {verb} left alone")
+    return "; ".join(parts)

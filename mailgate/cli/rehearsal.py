@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import random
-import re
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -18,7 +18,7 @@ from twisted.internet.task import react
 
 from mailgate.address import NULL_PATH, Address, AddressError
 from mailgate.assembly import assemble
-from mailgate.cli.common import FailedError, config_option, json_option, printable, size, trace_table
+from mailgate.cli.common import BadConfigError, FailedError, config_option, json_option, printable, size, trace_table
 from mailgate.cli.rehearse import RecipientFate, Rehearsal, rehearse
 from mailgate.config.hosts import parse_server
 from mailgate.config.load import ConfigError, Loaded, load
@@ -29,8 +29,10 @@ from mailgate.envelope import Client, Identity, Session, Transaction, new_id
 from mailgate.message import Content
 from mailgate.observe.hub import EventHub
 from mailgate.pipeline.registry import Registry
-from mailgate.smtp.replies import TOO_LARGE
+from mailgate.smtp.receiving import ContentReceiver
+from mailgate.smtp.replies import ENDLESS, TOO_LARGE
 from mailgate.stores.counters import MemoryCounters
+from mailgate.verdict import Disconnect, Reject
 
 __all__ = ["React", "command"]
 
@@ -105,9 +107,11 @@ def command(
     try:
         loaded = load(config, registry.find)
     except ConfigError as error:
-        raise FailedError("\n".join(error.errors)) from None
-    # Files have the line ends of their system; on the wire there is one.
-    octets = re.sub(rb"\r?\n", b"\r\n", message.read())
+        raise BadConfigError("\n".join(error.errors)) from None
+    octets = message.read()
+    if b"\r\n" not in octets:
+        # Files have the line ends of their system; what has those of the wire is taken as it would come there.
+        octets = octets.replace(b"\n", b"\r\n")
     mail = _Mail(
         listener=_listener(loaded, listener_name),
         sender=sender,
@@ -148,7 +152,7 @@ def _run(run: React, loaded: Loaded, registry: Registry, mail: _Mail) -> tuple[S
         raise FailedError("interrupted")
     match ends[0]:
         case ConfigError() as error:
-            raise FailedError("\n".join(error.errors))
+            raise BadConfigError("\n".join(error.errors))
         case Exception() as error:
             raise error
         case found:
@@ -198,6 +202,7 @@ async def _rehearse(reactor: Any, loaded: Loaded, registry: Registry, mail: _Mai
             mail.helo,
             mail.recipients,
             mail.content,
+            _fault(mail.content, most),
         )
     finally:
         resolver.close()
@@ -210,6 +215,21 @@ def _too_large(mail: _Mail, most: int) -> Rehearsal:
     return Rehearsal(
         recipients=[RecipientFate(str(one), "refused", reply=reply, reason=reason) for one in mail.recipients]
     )
+
+
+def _fault(content: Content, most: int) -> Reject | Disconnect | None:
+    """How a session refuses the content, if it does."""
+    # It lies in memory already: no file is made.
+    receiver = ContentReceiver(Path(), sys.maxsize, most)
+    tail = b"\r\n"
+    for chunk in content.chunks():
+        # Nothing can be wrong with a dot, and without one there is nothing to stuff.
+        receiver.feed(chunk.replace(b".", b"-"))
+        if receiver.is_endless:
+            return Disconnect(ENDLESS, "the content went on far past a fault")
+        tail = (tail + chunk)[-2:]
+    receiver.feed(b".\r\n" if tail == b"\r\n" else b"\r\n.\r\n")
+    return Reject(receiver.refusal, receiver.reason) if receiver.refusal else None
 
 
 def _identity(mail: _Mail) -> Identity | None:

@@ -48,8 +48,12 @@ async def rehearse(
     helo: str,
     recipients: Sequence[Address],
     content: Content,
+    fault: Reject | Disconnect | None = None,
 ) -> Rehearsal:
-    """Play the mail through; a refusal at a stage ends it there, as it would in a session."""
+    """Play the mail through; a refusal at a stage ends it there, as it would in a session.
+
+    `fault` is what the session itself says to the content, once it has come.
+    """
     rehearsal = Rehearsal()
 
     def end(verdict: Verdict) -> Rehearsal:
@@ -66,27 +70,37 @@ async def rehearse(
     verdict = await _now(pipeline.mail(session, transaction))
     if _stops(verdict):
         return end(verdict)
-    for address in recipients:
+    fates: dict[int, RecipientFate] = {}
+    taken: list[int] = []
+    for number, address in enumerate(recipients):
         route = routing.route(session, transaction, address)
         if isinstance(route, Reject):
-            rehearsal.recipients.append(_fate(address, route))
+            fates[number] = _fate(address, route)
             continue
         recipient = Recipient(address=address, route=route)
         verdict = await _now(pipeline.rcpt(session, transaction, recipient))
         if _stops(verdict):
-            rehearsal.recipients.append(_fate(address, verdict))
+            fates[number] = _fate(address, verdict)
         else:
             transaction.recipients.append(recipient)
-    if not transaction.recipients:
-        return _closed(rehearsal, session, transaction)
-    verdict = await _now(pipeline.data(session, transaction))
-    verdicts: Sequence[Verdict] = [verdict] * len(transaction.recipients)
-    if not _stops(verdict):
-        votes = pipeline.message(session, transaction, Message(content))
-        verdicts = await votes if isinstance(votes, Awaitable) else votes
-    for recipient, verdict in zip(transaction.recipients, verdicts, strict=True):
-        rehearsal.recipients.append(_fate(recipient.address, verdict, recipient.route))
+            taken.append(number)
+    if taken:
+        verdicts = await _verdicts(pipeline, session, transaction, content, fault)
+        for number, recipient, verdict in zip(taken, transaction.recipients, verdicts, strict=True):
+            fates[number] = _fate(recipient.address, verdict, recipient.route)
+    rehearsal.recipients = [fates[number] for number in range(len(recipients))]
     return _closed(rehearsal, session, transaction)
+
+
+async def _verdicts(
+    pipeline: IPipeline, session: Session, transaction: Transaction, content: Content, fault: Reject | Disconnect | None
+) -> Sequence[Verdict]:
+    """For each recipient, from DATA on."""
+    verdict = await _now(pipeline.data(session, transaction))
+    if not _stops(verdict) and fault is None:
+        votes = pipeline.message(session, transaction, Message(content))
+        return await votes if isinstance(votes, Awaitable) else votes
+    return [fault if fault is not None and not _stops(verdict) else verdict] * len(transaction.recipients)
 
 
 async def _now(verdict: Verdict | Awaitable[Verdict]) -> Verdict:

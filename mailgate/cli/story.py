@@ -30,13 +30,17 @@ def tell(story: Story, waiting: Sequence[Entry], now: float) -> Iterator[str]:
 def _summary(story: Story, waiting: Sequence[Entry]) -> str:
     """Whom it is from, and how each recipient fared last."""
     sender = next((fields["sender"] for fields in story.entries if fields.get("sender")), "")
+    # The queue has addresses in lower case; events tell of them as they were given.
+    names: dict[str, str] = {}
     fates: dict[str, str] = {}
     for fields in story.entries:
-        if fields["event"] in _FATES:
-            for recipient in fields.get("recipients") or [fields.get("recipient", "")]:
-                fates[recipient] = _FATES[fields["event"]]
-    fates = {entry.recipient: entry.state for entry in waiting if not _is_among(entry.recipient, fates)} | fates
-    told = ", ".join(f"{printable(one) or 'nobody'} {fate}" for one, fate in list(fates.items())[:5])
+        for recipient in fields.get("recipients") or [fields.get("recipient", "")]:
+            key = recipient.lower()
+            if fate := _fate(fields, fates.get(key, "")):
+                names.setdefault(key, recipient)
+                fates[key] = fate
+    fates = {entry.recipient: entry.state for entry in waiting if entry.recipient not in fates} | fates
+    told = ", ".join(f"{printable(names.get(one, one)) or 'nobody'} {fate}" for one, fate in list(fates.items())[:5])
     more = f" and {len(fates) - 5} more" if len(fates) > 5 else ""
     origin = f"  from {printable(sender)}" if sender else ""
     return f"{origin}: {told}{more}" if told else origin
@@ -53,8 +57,15 @@ _FATES = {
 }
 
 
-def _is_among(recipient: str, fates: Mapping[str, str]) -> bool:
-    return any(one.lower() == recipient for one in fates)
+def _fate(fields: Fields, before: str) -> str:
+    """What an event makes of a recipient whose fate was `before`; "" where it decides nothing."""
+    match fields["event"], fields.get("action"):
+        case "operator_acted", "delete":
+            return "deleted"
+        case "operator_acted", "release":
+            return "released" if before == "quarantined" else ""
+        case event, _:
+            return _FATES.get(event, "")
 
 
 def _event(fields: Fields) -> Iterator[str]:
@@ -82,6 +93,8 @@ def _event(fields: Fields) -> Iterator[str]:
         case "deferred":
             yield f"deferred for {text('recipient')}{_attempt(fields)}"
             yield f"{_host(fields)}{text('reply')}"
+            if text("reason") not in ("", text("reply")):
+                yield f"because: {text('reason')}"
             next_attempt = from_stamp(fields["next_attempt"])
             yield f"next attempt at {when(next_attempt)}, {span(next_attempt - from_stamp(fields['at']))} later"
         case "bounced":

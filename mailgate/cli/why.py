@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from time import time
 
 import click
 
-from mailgate.cli.common import FailedError, config_option, duration, json_option, places_of, printable
+from mailgate.cli.common import (
+    FailedError,
+    config_option,
+    denied,
+    duration,
+    json_option,
+    not_empty,
+    places_of,
+    printable,
+)
 from mailgate.cli.desk import open_desk
 from mailgate.cli.story import tell
 from mailgate.observe.history import Found, Story, read_history
@@ -24,7 +34,7 @@ _MOST_WAITING = 1000
 
 
 @click.command("why")
-@click.argument("subject")
+@click.argument("subject", callback=not_empty)
 @click.option("--since", callback=duration, metavar="AGE", help="Look back so far only, like 2h.")
 @click.option("--limit", default=10, show_default=True, type=click.IntRange(1), help="The newest mails at most.")
 @json_option
@@ -36,6 +46,9 @@ def command(subject: str, since: float, limit: int, as_json: bool, config: Path)
     id. The newest mail comes last.
     """
     places = places_of(config)
+    with suppress(FileNotFoundError):
+        # A directory that may not be read has no files, for all that a search in it says.
+        os.listdir(places.history)
     now = time()
     found = read_history(places.history, subject, since=now - since if since else 0.0, limit=limit)
     waiting = _waiting(places, found, subject)
@@ -65,8 +78,9 @@ def _waiting(places: Places, found: Found, subject: str) -> Mapping[str, Sequenc
     try:
         with closing(open_desk(places)) as desk:
             page = desk.list(selection, _MOST_WAITING)
-    except FailedError as error:
-        click.echo(f"What is still in the queue is not told: {error.message}", err=True)
+    except (FailedError, PermissionError) as error:
+        failed = denied(error) if isinstance(error, PermissionError) else error
+        click.echo(f"What is still in the queue is not told: {printable(failed.message)}", err=True)
         return {}
     for entry in page.entries:
         waiting.setdefault(entry.queue_id, []).append(entry)

@@ -221,7 +221,7 @@ class MemorySpool:
         view = _view(stored, number, entry)
         facts = {
             "queue_id": view.queue_id,
-            "sender": view.sender,
+            "sender": view.sender or "<>",
             "recipient": view.recipient,
             "domain": entry.recipient.address.domain,
             "route": view.route,

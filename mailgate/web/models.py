@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mailgate.interfaces import EntryView, Selector
 
@@ -19,11 +19,15 @@ class _Model(BaseModel):
 
 
 class Selection(_Model):
-    """Which entries: all conditions that are given must hold."""
+    """Which entries: all conditions that are given must hold.
 
-    ids: tuple[str, ...] = ()
+    None may be given empty: a slip of a script must never widen what is chosen.
+    """
+
+    ids: tuple[Annotated[str, AfterValidator(str.upper)], ...] = ()
     """queue ids, of which one is enough"""
     sender: str = ""
+    """"<>" for the null sender"""
     recipient: str = ""
     domain: str = ""
     """the recipient's"""
@@ -33,6 +37,14 @@ class Selection(_Model):
     """seconds since arrival"""
     everything: bool = False
     """that no condition is meant; without it a change needs one"""
+
+    # Not asked about what is left out.
+    @field_validator("ids", "sender", "recipient", "domain", "route", "state")
+    @classmethod
+    def _not_empty(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not value or "" in tuple(value):
+            raise ValueError("may not be empty")
+        return value
 
     @model_validator(mode="after")
     def _not_both(self) -> Self:
@@ -133,6 +145,8 @@ class Changed(_Model):
     matched: int
     changed: int
     busy: int
+    others: Mapping[str, int] = {}
+    """how many were in which other state that the action is not about"""
 
 
 class Status(_Model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from itertools import groupby
 from time import time
@@ -22,6 +23,8 @@ T = TypeVar("T")
 _CHUNK = 500
 #: More recipients than one message can have.
 _MESSAGE = 1_000_000
+#: Digits of a recipient's number that are still looked at: what is longer names none, and no database holds it.
+_MAX_DIGITS = 9
 #: Octets of a message that are shown behind its header section.
 _TEXT = 4096
 
@@ -30,6 +33,7 @@ _CONCERNS: dict[Action, frozenset[str]] = {
     "hold": frozenset({"queued", "leased"}),
     "release": frozenset({"held", "quarantined", "leased"}),
     "retry": frozenset({"queued"}),
+    "delete": frozenset({"queued", "held", "quarantined"}),
 }
 
 
@@ -38,7 +42,7 @@ def parse_after(text: str) -> tuple[str, int] | None:
     if not text:
         return None
     queue_id, _, number = text.partition(":")
-    if not queue_id.isalnum() or not number.isdecimal():
+    if not queue_id.isalnum() or not number.isdecimal() or len(number) > _MAX_DIGITS:
         raise ValueError(f"not a place in the queue: {text!r} (a place is ID:NUMBER)")
     return queue_id, int(number)
 
@@ -90,6 +94,7 @@ class QueueOperations:
 
     async def show(self, queue_id: str) -> Shown | None:
         """A message, or None where the queue has none of this id."""
+        queue_id = queue_id.upper()
         message = await self._spool.content(queue_id)
         if message is None:
             return None
@@ -127,15 +132,18 @@ class QueueOperations:
         if selection.is_empty and not selection.everything:
             raise ValueError("say which entries, or that all are meant")
         matched = changed = busy = 0
+        others: Counter[str] = Counter()
         for selector in selection.selectors():
             async for messages in self._chunks(selector):
                 counts = await _all([self._change(action, selector, views) for views in messages])
                 matched += sum(map(len, messages))
                 changed += sum(counts)
-                busy += sum(view.state == "leased" for views in messages for view in views)
+                states = Counter(view.state for views in messages for view in views)
+                busy += states.pop("leased", 0)
+                others += Counter({state: count for state, count in states.items() if state not in _CONCERNS[action]})
         if changed or busy:
             self._kick()
-        return Changed(action=action, matched=matched, changed=changed, busy=busy)
+        return Changed(action=action, matched=matched, changed=changed, busy=busy, others=others)
 
     async def _change(self, action: Action, selector: Selector, views: Sequence[EntryView]) -> int:
         """How many recipients of one message changed; those that a hold or release waits for are told of as well."""

@@ -132,6 +132,20 @@ def test_a_filter_that_cannot_be_built_is_an_error(site: Site) -> None:
     assert "rules" in error
 
 
+def test_a_list_that_cannot_be_used_has_its_line(site: Site) -> None:
+    people = site.file.parent / "people"
+    text = CONFIG.replace('addresses = ["bob@box.test"]', 'path = "people"').replace('"mail"', '"mail/{local_part}"')
+    line = text[: text.index('path = "people"')].count("\n") + 1
+    site.file.write_text(text)
+    key = f"{site.file}:{line}: recipients.people.path: "
+    assert site.run("check", code=1).stderr == f"{key}{people}: cannot be read: No such file or directory\n"
+    people.write_text("bob@box.test\nbob\nann@box.test\tann\n")
+    first, second = site.run("check", code=1).stderr.splitlines()
+    assert first.startswith(f'{key}{people}:2: "bob": ')
+    assert second.startswith(f"{key}{people}:3: ")
+    assert second.endswith("(one address a line, nothing behind it)")
+
+
 def test_warnings_are_told_and_are_no_errors(site: Site) -> None:
     site.file.write_text(CONFIG.replace("192.0.2.0/24", "0.0.0.0/0"))
     result = site.run("check")
@@ -192,8 +206,41 @@ def test_line_ends_become_those_of_the_wire(site: Site, line_end: bytes) -> None
     assert "51 B" in site.attempt("bob@box.test")
 
 
+@pytest.mark.parametrize(
+    ("mail", "reply"),
+    [
+        (b"Subject: x\r\n\r\nbare\nline\r\n", "550 5.5.2 Lines must end with CR LF"),
+        (b"Subject: x\r\n\r\nbare\rreturn\r\n", "550 5.5.2 Lines must end with CR LF"),
+        (b"Subject: x\n\nbare\rreturn\n", "550 5.5.2 Lines must end with CR LF"),
+        (b"Subject: x\r\n\r\nlast\r", "550 5.5.2 Lines must end with CR LF"),
+        (b"Subject: x\r\n\r\nn\0l\r\n", "550 5.6.0 NUL octets"),
+        (b"Subject: x\n\n" + b"." * 999 + b"\n", "550 5.6.0 A line is longer than 998"),
+    ],
+)
+def test_content_that_a_session_refuses(site: Site, mail: bytes, reply: str) -> None:
+    site.mail.write_bytes(mail)
+    text = site.attempt("nobody@box.test", "bob@box.test", code=1)
+    assert "rcpt     recipients  continue" in text
+    assert "message " not in text
+    assert f"bob@box.test: refused, by route box\n    the client is told: {reply}" in text
+    # Refused before there was any content.
+    assert "nobody@box.test: refused\n    the client is told: 550 5.1.1" in text
+
+
+@pytest.mark.parametrize("text", [b"", b".", b".\r\n.\r\n..", b"." * 998 + b"\r\n", b"x\r\n.\r\ny"])
+def test_content_that_a_session_takes(site: Site, text: bytes) -> None:
+    site.mail.write_bytes(b"Subject: x\r\n\r\n" + text)
+    assert "bob@box.test: taken" in site.attempt("bob@box.test")
+
+
+def test_fates_stand_in_the_order_of_the_recipients(site: Site) -> None:
+    everybody = ("bob@box.test", "nobody@box.test", "x@elsewhere.test", "bob@box.test")
+    lines = site.attempt(*everybody, code=1).splitlines()
+    assert [line.split(": ")[0] for line in lines if "taken" in line or ": refused" in line] == list(everybody)
+
+
 def test_a_mail_that_is_too_large(site: Site) -> None:
-    site.mail.write_bytes(MAIL + b"x" * 70_000)
+    site.mail.write_bytes(MAIL + b"x\n" * 35_000)
     text = site.attempt("bob@box.test", code=1)
     assert "bob@box.test: refused\n    the client is told: 552 5.3.4 " in text
     assert "because: max_message_size of the listener is 65536" in text
@@ -220,7 +267,7 @@ def test_try_with_a_file_that_cannot_be_used(site: Site) -> None:
     site.file.write_text(CONFIG + 'files = ["rules"]\n')
     assert "filters.access" in site.run(*arguments, code=1).stderr
     site.file.write_text("[gateway]\n")
-    assert "gateway.hostname" in site.run(*arguments, code=1).stderr
+    assert site.run(*arguments, code=1).stderr.startswith(f"{site.file}:1: gateway.hostname: ")
 
 
 # -- filters

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mailgate.address import NULL_PATH, Address
 from mailgate.cli.common import printable, size, span
+from mailgate.envelope import EnvelopeRecipient
+from mailgate.events import OperatorActed
 from mailgate.observe.history import read_history
 from tests.unit.cli_machine import FIRST, SECOND, THIRD, DaemonThread, Machine
 
@@ -63,10 +69,86 @@ def test_pages(gateway: Machine) -> None:
 
 
 def test_nothing_to_list(gateway: Machine) -> None:
-    assert gateway.run("queue", "list", "--state", "held").stdout == "No entry fits.\n"
-    assert gateway.queued("--older-than", "2h") == []
+    assert gateway.run("queue", "list", "--state", "held", code=1).stdout == "No entry fits.\n"
+    assert gateway.run("queue", "list", "NOPE", code=1).stdout == "No entry fits.\n"
+    assert json.loads(gateway.run("queue", "list", "--json", "--older-than", "2h", code=1).stdout) == []
     gateway.run("queue", "delete", "--all", "--yes")
     assert gateway.run("queue", "list").stdout == "Nothing is in the queue.\n"
+    assert gateway.queued() == []
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        ("",),
+        (FIRST, ""),
+        ("--id", ""),
+        ("--sender", "", "--domain", "down.test"),
+        ("--recipient", "", FIRST),
+        ("--domain", "", FIRST),
+        ("--route", "", FIRST),
+        ("--state", "", FIRST),
+        ("--older-than", "", FIRST),
+    ],
+)
+@pytest.mark.parametrize("action", [("delete", "--yes"), ("hold",), ("list",)], ids=["delete", "hold", "list"])
+def test_nothing_may_be_given_empty(gateway: Machine, action: tuple[str, ...], selector: tuple[str, ...]) -> None:
+    before = gateway.states()
+    assert "Usage" in gateway.run("queue", *action, *selector, code=2).stderr
+    assert gateway.states() == before
+    assert gateway.events.of(OperatorActed) == []
+
+
+def test_the_null_sender(gateway: Machine) -> None:
+    assert [one["recipient"] for one in gateway.queued("--sender", "<>")] == ["three@down.test"]
+    assert len(gateway.queued("--sender", "ANN@client.test")) == 3
+    assert "1 of 1 recipient(s) held" in gateway.run("queue", "hold", "--sender", "<>").stdout
+    gateway.run("queue", "delete", "--sender", "<>", "--yes")
+    assert set(gateway.states()) == {"one@down.test", "two@other.test", "two@down.test"}
+
+
+def test_the_null_sender_of_what_has_just_come(machine: Machine) -> None:
+    machine.add(FIRST, "one@down.test", deferred=False)
+    machine.add(SECOND, "two@down.test", deferred=False, sender=NULL_PATH)
+    daemon = DaemonThread(machine)
+    assert [one["recipient"] for one in machine.queued("--sender", "<>")] == ["two@down.test"]
+    daemon.stop()
+
+
+def test_ids_in_lower_case(gateway: Machine) -> None:
+    assert len(gateway.queued(FIRST.lower())) == 2
+    assert "to one@down.test: queued" in gateway.run("queue", "show", FIRST.lower()).stdout
+    assert "1 of 1 recipient(s) held" in gateway.run("queue", "hold", SECOND.lower()).stdout
+
+
+def test_why_nothing_has_changed(gateway: Machine) -> None:
+    gateway.run("queue", "hold", FIRST)
+    for arguments, told in (
+        (("retry", SECOND), "1 of 1 recipient(s) due now\n"),
+        (("retry", FIRST), "0 of 2 recipient(s) due now; 2 are held: release them first\n"),
+        (("retry", "--recipient", "one@down.test"), "0 of 1 recipient(s) due now; 1 is held: release it first\n"),
+        (("hold", "--all"), "2 of 4 recipient(s) held; 2 are held already\n"),
+        (("release", FIRST), "2 of 2 recipient(s) released\n"),
+        (("release", "--all"), "2 of 4 recipient(s) released; 2 are not held\n"),
+    ):
+        assert gateway.run("queue", *arguments).stdout == told
+
+
+def test_what_is_quarantined_or_under_delivery(machine: Machine) -> None:
+    machine.add(FIRST, "one@down.test", deferred=False)
+    kept = EnvelopeRecipient(0, Address("two", "down.test"), "box", "a virus")
+    machine.add(SECOND, recipients=(kept,), deferred=False)
+    daemon = DaemonThread(machine)
+    try:
+        assert machine.run("queue", "retry", "--all").stdout == (
+            "0 of 2 recipient(s) due now; 1 is quarantined: release it first; 1 under delivery now was left alone\n"
+        )
+        assert machine.run("queue", "hold", "--all").stdout == (
+            "0 of 2 recipient(s) held; 1 is quarantined and waits already;"
+            " 1 under delivery now follows when the attempt has ended\n"
+        )
+    finally:
+        daemon.stop()
 
 
 @pytest.mark.parametrize(
@@ -102,12 +184,12 @@ def test_show(gateway: Machine) -> None:
 def test_changes(gateway: Machine) -> None:
     assert "1 of 1 recipient(s) held" in gateway.run("queue", "hold", SECOND).stdout
     assert gateway.states()["two@down.test"] == "held"
-    assert gateway.run("queue", "retry", SECOND).stdout == "0 of 1 recipient(s) due now\n"
     assert json.loads(gateway.run("queue", "release", "--all", "--json").stdout) == {
         "action": "release",
         "matched": 4,
         "changed": 1,
         "busy": 0,
+        "others": {"queued": 3},
     }
     gateway.run("queue", "retry", "--domain", "down.test")
     due = {one["recipient"]: one["next_attempt"] <= time.time() for one in gateway.queued()}
@@ -176,12 +258,14 @@ def test_no_spool_and_no_state(machine: Machine) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (None, "cannot be read"),
-        ("[gateway", "mailgate.toml"),
-        ("[gateway]", "state_dir is missing"),
-        ("gateway = 3", "state_dir is missing"),
-        ("[gateway]\nstate_dir = 3", "no path"),
-        (b"\xff", "mailgate.toml"),
+        (None, "mailgate: FILE: cannot be read"),
+        ("[gateway]\nstate_dir = ", "FILE:2: syntax: "),
+        ("[gateway", "FILE:1: syntax: "),
+        ("\n[gateway]", "FILE:2: gateway.state_dir: is missing"),
+        ("gateway = 3", "FILE:1: gateway.state_dir: is missing"),
+        ("[gateway]\nstate_dir = 3", "FILE:2: gateway.state_dir: is no path"),
+        (b"\n\xff", "FILE:2: the file is not UTF-8"),
+        ("x = " + "[" * 100_000, "FILE:1: lists and tables are nested too deeply"),
     ],
 )
 def test_a_file_that_does_not_say_where(machine: Machine, text: str | bytes | None, told: str) -> None:
@@ -189,7 +273,52 @@ def test_a_file_that_does_not_say_where(machine: Machine, text: str | bytes | No
         machine.file.unlink()
     else:
         machine.file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert told in machine.run("queue", "list", code=1).stderr
+    (line,) = machine.run("queue", "list", code=1).stderr.splitlines()
+    assert line.startswith(told.replace("FILE", str(machine.file)))
+
+
+def test_other_keys_may_be_wrong(machine: Machine) -> None:
+    machine.add(FIRST, "one@down.test")
+    machine.close()
+    machine.file.write_text('[gateway]\nstate_dir = "state"\nhostname = 7\n[speed]\n')
+    assert machine.states() == {"one@down.test": "queued"}
+
+
+@pytest.mark.parametrize("command", [("queue", "list"), ("queue", "show", FIRST), ("why", FIRST)])
+@pytest.mark.parametrize("denied", ["mailgate.toml", "state", "state/spool/spool.db", "state/history"])
+def test_what_is_another_users(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], denied: str
+) -> None:
+    machine.add(FIRST, "one@down.test")
+    machine.close()
+    machine.tell()
+    path = machine.file.parent / denied
+
+    def refuse(given: Any, call: Callable[..., Any], *others: Any, **more: Any) -> Any:
+        if str(given) == str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(given))
+        return call(given, *others, **more)
+
+    # The superuser, who may run this, is denied nothing.
+    for owner, name in ((Path, "stat"), (Path, "read_text"), (os, "listdir")):
+        call = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda given, *o, call=call, **m: refuse(given, call, *o, **m))
+    told = f"{path}: Permission denied (run this as root or as the gateway's user)\n"
+    if command[0] == "why" and denied == "state/spool/spool.db":
+        assert f"What is still in the queue is not told: {told}" in machine.run(*command, code=1).stderr
+    elif command[0] == "queue" and denied == "state/history":
+        machine.run(*command)
+    else:
+        assert machine.run(*command, code=1).stderr == f"mailgate: {told}"
+
+
+def test_a_daemon_of_another_user(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: socket.socket, address: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    error = machine.run("queue", "list", code=1).stderr
+    assert error.startswith(f"mailgate: {machine.places.control}: Permission denied (run this as root")
 
 
 @pytest.mark.parametrize(

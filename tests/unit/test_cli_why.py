@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mailgate.cli.common import trace_table
+from mailgate.cli.story import tell
 from mailgate.envelope import TraceStep
 from mailgate.events import (
     Bounced,
@@ -23,7 +26,8 @@ from mailgate.events import (
     Quarantined,
     Refused,
 )
-from mailgate.observe.history import History
+from mailgate.observe.history import History, Story
+from mailgate.observe.render import to_stamp
 from tests.unit.cli_machine import FIRST, SECOND, DaemonThread, Machine
 
 
@@ -167,6 +171,58 @@ def test_why_tells_every_end(machine: Machine) -> None:
         "and 25 more",
     ):
         assert part in text, part
+
+
+@pytest.mark.parametrize(
+    ("before", "actions", "fate"),
+    [
+        ("deferred", ["delete"], "deleted"),
+        ("deferred", ["hold"], "deferred"),
+        ("deferred", ["hold", "release"], "deferred"),
+        ("quarantined", ["release"], "released"),
+        ("quarantined", ["release", "delete"], "deleted"),
+        ("quarantined", ["retry"], "quarantined"),
+    ],
+)
+def test_why_tells_first_what_an_administrator_did(
+    machine: Machine, before: str, actions: list[str], fate: str
+) -> None:
+    now = time.time()
+    machine.tell(
+        accepted(FIRST, now - 90, recipients=("One@down.test", "two@down.test")),
+        Deferred(**attempt(FIRST, now - 80, recipient="One@down.test"), next_attempt=now)
+        if before == "deferred"
+        else Quarantined(
+            at=now - 80, queue_id=FIRST, sender="ann@client.test", recipients=("One@down.test",), reason="a virus"
+        ),
+        # As the queue tells of it: in lower case.
+        *(OperatorActed(at=now, action=one, queue_id=FIRST, recipients=("one@down.test",)) for one in actions),
+    )
+    headline = machine.run("why", FIRST).stdout.splitlines()[0]
+    assert headline == f"{FIRST}  from ann@client.test: One@down.test {fate}, two@down.test accepted"
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [("", []), ("451 4.3.0 later", []), ("no host \x1b answers", ["      because: no host \\x1b answers"])],
+)
+def test_why_tells_why_an_attempt_failed(reason: str, told: list[str]) -> None:
+    at, later = to_stamp(1000.0), to_stamp(1300.0)
+    entry = attempt(FIRST, 0.0) | {"at": at, "event": "deferred", "next_attempt": later, "reason": reason}
+    lines = list(tell(Story(FIRST, (entry,)), (), 1000.0))
+    assert lines[2] == "      mx.test[192.0.2.9]:25: 451 4.3.0 later"
+    assert lines[3:-1] == told
+    assert "next attempt at" in lines[-1]
+
+
+def test_steps_in_shadow_mode() -> None:
+    steps = [asdict(TraceStep("rcpt", "x", verdict, enforced=False)) for verdict in ("continue", "reject", "edit")]
+    assert ["shadow" in line for line in trace_table(steps)] == [False, True, True]
+
+
+def test_why_nothing(machine: Machine) -> None:
+    assert "may not be empty" in machine.run("why", "", code=2).stderr
+    assert "Usage" in machine.run("why", FIRST, "--since", "", code=2).stderr
 
 
 def test_why_with_limits(machine: Machine) -> None:

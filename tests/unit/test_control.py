@@ -129,6 +129,7 @@ def test_list(daemon: Daemon) -> None:
         ("state=held", ["B:0"]),
         ("sender=ann@client.test&domain=box.test", ["A:0"]),
         ("ids=B&ids=A&recipient=bob@box.test", ["A:0", "B:0"]),
+        ("ids=b", ["B:0"]),
         ("ids=C", []),
         ("route=nowhere", []),
         ("older_than=10", []),
@@ -167,6 +168,9 @@ def test_pages(daemon: Daemon, ids: str) -> None:
         ("state=odd", "state"),
         ("older_than=-1", "older_than"),
         ("sender=%ff", "decode"),
+        ("ids=", "ids: Value error, may not be empty"),
+        ("ids=A&ids=", "ids"),
+        ("sender=&domain=box.test", "sender"),
     ],
 )
 def test_a_question_that_is_none(daemon: Daemon, query: str, told: str) -> None:
@@ -180,6 +184,7 @@ def test_show(daemon: Daemon) -> None:
     daemon.add("A", state="quarantined", client="unknown[192.0.2.1]", edits=edits)
     code, shown = daemon.ask("GET", "/v1/queue/A")
     assert code == 200
+    assert daemon.ask("GET", "/v1/queue/a") == (200, shown)
     assert shown["sender"] == "Ann@client.test"
     assert shown["recipients"] == [{"address": "bob@box.test", "route": "box", "quarantine": "a virus"}]
     assert shown["edits"] == ["add at the top: Received: from x by y", "remove every Bcc"]
@@ -231,11 +236,11 @@ def test_hold_release_retry_delete(daemon: Daemon) -> None:
     daemon.add("A", "bob@box.test", "carol@other.test")
     daemon.add("B")
     code, changed = daemon.ask("POST", "/v1/queue/hold", {"ids": ["A"], "domain": "other.test"})
-    assert (code, changed) == (200, {"action": "hold", "matched": 1, "changed": 1, "busy": 0})
+    assert (code, changed) == (200, {"action": "hold", "matched": 1, "changed": 1, "busy": 0, "others": {}})
     assert daemon.states() == {"A:0": "queued", "A:1": "held", "B:0": "queued"}
     assert daemon.kicks == 1
     _, changed = daemon.ask("POST", "/v1/queue/release", {"everything": True})
-    assert (changed["matched"], changed["changed"]) == (3, 1)
+    assert (changed["matched"], changed["changed"], changed["others"]) == (3, 1, {"queued": 2})
     assert daemon.ask("POST", "/v1/queue/retry", {"sender": "ann@client.test"})[1]["changed"] == 3
     assert daemon.ask("POST", "/v1/queue/delete", {"ids": ["A", "C"]})[1]["changed"] == 2
     assert daemon.states() == {"B:0": "queued"}
@@ -255,6 +260,7 @@ def test_what_is_under_delivery(daemon: Daemon) -> None:
         "matched": 1,
         "changed": 0,
         "busy": 1,
+        "others": {},
     }
     assert daemon.acted() == []
     assert daemon.ask("POST", "/v1/queue/hold", {"ids": ["A"]})[1]["busy"] == 1
@@ -292,6 +298,14 @@ def test_long_queues_and_long_lists_of_recipients(daemon: Daemon) -> None:
         ({"speed": 3}, "speed"),
         ({"ids": "A"}, "ids"),
         ({"state": "gone"}, "state"),
+        ({"ids": [""]}, "ids: Value error, may not be empty"),
+        ({"ids": ["A", ""]}, "ids"),
+        ({"ids": [], "domain": "box.test"}, "ids"),
+        ({"ids": ["A"], "sender": ""}, "sender"),
+        ({"ids": ["A"], "recipient": ""}, "recipient"),
+        ({"ids": ["A"], "domain": ""}, "domain"),
+        ({"ids": ["A"], "route": ""}, "route"),
+        ({"ids": ["A"], "state": ""}, "state"),
     ],
 )
 @pytest.mark.parametrize("action", ["delete", "hold"])

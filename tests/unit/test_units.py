@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from mailgate.config.endpoints import check_endpoint
+from mailgate.config.endpoints import check_endpoint, listening
 from mailgate.config.hosts import (
     HostPort,
     parse_domain,
@@ -274,6 +274,44 @@ def test_endpoints(text: str) -> None:
     assert check_endpoint(text) == text
 
 
+def test_the_longest_path_of_a_socket() -> None:
+    path = "/" + "a" * 106
+    assert check_endpoint(f"unix:{path}") == f"unix:{path}"
+    assert parse_host(f"unix:{path}", 24) == HostPort(path, 0)
+    with pytest.raises(ValueError, match="at most 107 octets"):
+        parse_host(f"unix:{path}a", 24)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("smtp://127.0.0.1:10025", "write host:port, without smtp://"),
+        ("LMTP://mail.internal", "write host:port, without LMTP://"),
+        ("[mail.internal]:25", "names and IPv4 addresses stand without brackets; hosts given here are never looked"),
+        ("[192.0.2.1]", "names and IPv4 addresses stand without brackets"),
+    ],
+)
+def test_hosts_as_other_programs_write_them(text: str, what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        parse_host(text, 25)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tcp:25", ("", 25)),
+        ("tcp6:587", ("::", 587)),
+        ("tcp:25:interface=127.0.0.1", ("127.0.0.1", 25)),
+        ("tcp:25:interface=\\:\\:1", ("::1", 25)),
+        ("unix:/run/x", None),
+        ("systemd:domain=INET:index=0", None),
+        ("haproxy:tcp:25", None),
+    ],
+)
+def test_where_an_endpoint_listens(text: str, expected: tuple[str, int] | None) -> None:
+    assert listening(text) == expected
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
@@ -288,7 +326,11 @@ def test_endpoints(text: str) -> None:
         ("tcp:25:iface=x", "is no endpoint"),
         ("unix:", "full path"),
         ("unix:run/x", "full path"),
-        ("ssl:465:privateKey=/nonexistent", "No such file"),
+        ("ssl:465:privateKey=/nonexistent", "TLS is not there yet"),
+        ("tls:465", "TLS is not there yet"),
+        ("haproxy:ssl:465", "TLS is not there yet"),
+        ("unix:/" + "a" * 107, "at most 107 octets"),
+        ("unix:/" + "ä" * 60 + ":mode=660", "at most 107 octets"),
     ],
 )
 def test_what_is_no_endpoint(text: str, what: str) -> None:
