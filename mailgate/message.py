@@ -116,9 +116,10 @@ class Content:
         return self._data if self._data is not None else self._path().read_bytes()
 
     def discard(self) -> None:
-        """Remove the file, if there is one; for content that nobody has taken over."""
+        """Remove the file, if there is one; for content that nobody has taken over. Never raises."""
         if self.path is not None:
-            with contextlib.suppress(FileNotFoundError):
+            # A disk that cannot even do this is no reason to fail: the next start removes what stays.
+            with contextlib.suppress(OSError):
                 self.path.unlink()
 
     def _path(self) -> Path:
@@ -164,13 +165,13 @@ class ContentWriter:
         return Content(None, self._path, self.size)
 
     def abandon(self) -> None:
-        """Throw away what came so far. Safe at any time before `finish` has returned."""
+        """Throw away what came so far. Safe at any time before `finish` has returned; never raises."""
         self._first, self._more = b"", bytearray()
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
         if self._path is not None:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 self._path.unlink()
 
     def _spill(self) -> None:

@@ -43,10 +43,11 @@ def encode_envelope(envelope: Envelope) -> str:
 def decode_envelope(text: str) -> Envelope:
     """The envelope; CodecError where the text is none."""
     try:
+        text.encode()  # all that was ever written is ASCII: octets that are no UTF-8 are damage
         found = json.loads(text)
         if found["v"] != _VERSION:
             raise CodecError(f"envelope of version {found['v']}, which this mailgate does not know")
-        return Envelope(
+        envelope = Envelope(
             queue_id=str(found["id"]),
             sender=Address(*found["from"]),
             recipients=tuple(
@@ -59,10 +60,13 @@ def decode_envelope(text: str) -> Envelope:
             client=found["client"],
             edits=tuple(_to_edit(edit) for edit in found["edits"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, CodecError):
-            raise
+        for one in (envelope.sender, *(recipient.address for recipient in envelope.recipients)):
+            str(one).encode()  # an escape of half a character can be in no column
+    except CodecError:
+        raise
+    except (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise CodecError(f"no envelope: {error!r}") from error
+    return envelope
 
 
 def read_message(contents: Path, queue_id: str, text: str, data: bytes | None) -> tuple[Envelope, Content]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from mailgate.interfaces import SpoolError
 from mailgate.spool.codec import CodecError, decode_envelope
 
-__all__ = ["as_text", "is_damage", "link", "open_database", "rebuild", "sync"]
+__all__ = ["as_octets", "as_text", "is_damage", "link", "open_database", "rebuild", "sync"]
 
 #: Pages (of 4 KiB) that the database's log gathers before they are folded into it.
 _LOG_PAGES = 4000
@@ -134,6 +134,11 @@ def _parts(path: Path) -> list[Path]:
 def as_text(octets: bytes) -> str:
     """The text of a column, whatever stands there: it is for whoever knows what it should be to find fault with it."""
     return octets.decode("utf-8", "surrogateescape")
+
+
+def as_octets(value: object) -> bytes:
+    """What stands in a column, whatever it is."""
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
 
 
 def _upgrade(database: sqlite3.Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from mailgate.interfaces import SpoolError
 
-__all__ = ["Reserve", "is_full", "lock_directory", "write_durably"]
+__all__ = ["Reserve", "is_disk", "is_full", "lock_directory", "write_durably"]
 
 #: Octets of disk that are kept, and given up when the disk is full: more than folding the database's log into it can
 #: need (see Store), or a full disk could be made free by nothing.
@@ -26,7 +27,7 @@ class Reserve:
 
     def make(self) -> None:
         """Take the space, if it is not taken; OSError where there is none."""
-        if self._path.exists():
+        if self._path.exists() and self._path.stat().st_size >= _RESERVE:
             return
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
@@ -38,8 +39,9 @@ class Reserve:
             os.close(descriptor)
 
     def give_up(self) -> None:
-        """Free the space."""
-        self._path.unlink(missing_ok=True)
+        """Free the space, where the disk lets us."""
+        with contextlib.suppress(OSError):
+            self._path.unlink()
 
 
 def is_full(error: Exception) -> bool:
@@ -47,6 +49,11 @@ def is_full(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return isinstance(error, sqlite3.OperationalError) and "full" in str(error)
+
+
+def is_disk(error: Exception) -> bool:
+    """Whether the error says that the disk is at fault, and no single piece of work."""
+    return isinstance(error, OSError | sqlite3.OperationalError)
 
 
 def lock_directory(directory: Path) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from mailgate.interfaces import EntryView, Selector
 
-__all__ = ["FROM", "VIEW", "select_view", "to_view", "where_clause"]
+__all__ = ["FROM", "VIEW", "kept_sender", "select_view", "to_view", "where_clause"]
 
 VIEW = (
     "r.queue_id, r.number, m.sender, r.address, r.route, r.state, m.size, m.received, r.attempts, r.due, r.last_reply"
@@ -22,9 +22,11 @@ def where_clause(selector: Selector) -> tuple[str, dict[str, object]]:
     """The condition for a selector ("" for none), and its values."""
     conditions = []
     values: dict[str, object] = {}
+    if selector.sender:
+        conditions.append("m.sender = :sender")
+        values["sender"] = kept_sender(selector)
     for key, column in (
         ("queue_id", "r.queue_id"),
-        ("sender", "m.sender"),
         ("recipient", "r.address"),
         ("domain", "r.domain"),
         ("route", "r.route"),
@@ -32,11 +34,16 @@ def where_clause(selector: Selector) -> tuple[str, dict[str, object]]:
     ):
         if value := getattr(selector, key):
             conditions.append(f"{column} = :{key}")
-            values[key] = value.lower() if key in ("sender", "recipient", "domain") else value
+            values[key] = value.lower() if key in ("recipient", "domain") else value
     if selector.older_than:
         conditions.append("m.received <= :before")
         values["before"] = time.time() - selector.older_than
     return ("WHERE " + " AND ".join(conditions)) if conditions else "", values
+
+
+def kept_sender(selector: Selector) -> str:
+    """The sender that a selector asks for, as entries have it: the null reverse-path is "" there."""
+    return "" if selector.sender == "<>" else selector.sender.lower()
 
 
 def select_view(

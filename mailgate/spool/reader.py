@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.envelope import Envelope, EnvelopeRecipient
@@ -18,11 +22,13 @@ from mailgate.interfaces import EntryView, Selector, SpoolError
 from mailgate.message import Content
 from mailgate.spool.codec import CodecError, decode_envelope, read_message
 from mailgate.spool.database import as_text
-from mailgate.spool.query import select_view
+from mailgate.spool.query import kept_sender, select_view
 
 __all__ = ["SpoolReader", "failure_of"]
 
 T = TypeVar("T")
+
+_log = Logger()
 
 
 class SpoolReader:
@@ -41,10 +47,8 @@ class SpoolReader:
         """Entries by queue id and number, those of fresh messages too."""
 
         def run() -> list[EntryView]:
-            found = list(select_view(self._database, selector, limit, after))
-            found += self._fresh(selector, after)
-            found.sort(key=lambda entry: (entry.queue_id, entry.number))
-            return found[:limit]
+            found = chain(select_view(self._database, selector, limit, after), self._fresh(selector, after))
+            return heapq.nsmallest(limit, found, key=lambda entry: (entry.queue_id, entry.number))
 
         return self._submit(run)
 
@@ -54,9 +58,12 @@ class SpoolReader:
         def run() -> tuple[Envelope, Content] | None:
             row = self._database.execute(
                 "SELECT envelope, content FROM messages WHERE queue_id = ?", (queue_id,)
-            ).fetchone() or next(
-                (row for row in self._fresh_rows() if decode_envelope(row[0]).queue_id == queue_id), None
-            )
+            ).fetchone()
+            if row is None:
+                wanted = (number for number, envelope in self._fresh_envelopes() if envelope.queue_id == queue_id)
+                row = self._database.execute(
+                    "SELECT envelope, content FROM fresh WHERE id = ?", (next(wanted, None),)
+                ).fetchone()
             return None if row is None else read_message(self._contents, queue_id, *row)
 
         return self._submit(run)
@@ -65,8 +72,8 @@ class SpoolReader:
         """Another file has taken the database's place. From any thread; the questions that follow are put to it."""
 
         def run() -> None:
-            self._database.close()
-            self._database = self._open()
+            old, self._database = self._database, self._open()
+            old.close()
 
         self._submit(run)
 
@@ -82,14 +89,16 @@ class SpoolReader:
         database.text_factory = as_text
         return database
 
-    def _fresh_rows(self) -> Iterator[tuple[str, bytes | None]]:
-        return iter(self._database.execute("SELECT envelope, content FROM fresh").fetchall())
+    def _fresh_envelopes(self) -> Iterator[tuple[int, Envelope]]:
+        for number, text in self._database.execute("SELECT id, envelope FROM fresh"):
+            # One that cannot be read hides no other; the next start sets it aside.
+            with contextlib.suppress(CodecError):
+                yield number, decode_envelope(text)
 
     def _fresh(self, selector: Selector, after: tuple[str, int] | None) -> Iterator[EntryView]:
         if selector.state not in ("", "leased"):
             return
-        for text, _ in self._fresh_rows():
-            envelope = decode_envelope(text)
+        for _, envelope in self._fresh_envelopes():
             for one in envelope.recipients:
                 if (after is None or (envelope.queue_id, one.number) > after) and _matches(selector, envelope, one):
                     yield EntryView(
@@ -116,7 +125,9 @@ class SpoolReader:
             run, done = job
             try:
                 self._call(_fire, done.callback, run())
-            except (sqlite3.Error, OSError, CodecError) as error:
+            except Exception as error:
+                if not isinstance(error, sqlite3.Error | OSError | CodecError):
+                    _log.failure("the spool's reader failed", failure=failure_of(error))
                 self._call(_fire, done.errback, failure_of(SpoolError(f"cannot read the spool: {error}")))
 
 
@@ -132,7 +143,7 @@ def _fire(end: Callable[[Any], None], result: object) -> None:
 def _matches(selector: Selector, envelope: Envelope, one: EnvelopeRecipient) -> bool:
     return (
         selector.queue_id in ("", envelope.queue_id)
-        and selector.sender.lower() in ("", str(envelope.sender).lower())
+        and (not selector.sender or kept_sender(selector) == str(envelope.sender).lower())
         and selector.recipient.lower() in ("", str(one.address).lower())
         and selector.domain.lower() in ("", one.address.domain)
         and selector.route in ("", one.route)

@@ -8,6 +8,7 @@ connection, beside the writer.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -39,10 +40,12 @@ from mailgate.interfaces import (
 from mailgate.message import Content
 from mailgate.spool.codec import CodecError
 from mailgate.spool.database import is_damage, sync
-from mailgate.spool.disk import Reserve, is_full, lock_directory
+from mailgate.spool.disk import Reserve, is_disk, is_full, lock_directory
+from mailgate.spool.operate import change, delete
 from mailgate.spool.reader import SpoolReader, failure_of
 from mailgate.spool.store import SetAside, Store
-from mailgate.spool.work import LINGER, Accept, Finish, Job, Token, Work, is_one_statement, run_group
+from mailgate.spool.sweep import sweep
+from mailgate.spool.work import LINGER, Accept, Finish, Job, Token, Work, is_one_statement, run_group, split
 
 __all__ = ["SqliteSpool"]
 
@@ -156,24 +159,24 @@ class SqliteSpool:
         return self._reader.content(queue_id)
 
     def hold(self, selector: Selector) -> Deferred[int]:
-        return self._submit(lambda: self._store.change("hold", selector))
+        return self._submit(lambda: change(self._store, "hold", selector))
 
     def release(self, selector: Selector) -> Deferred[int]:
-        return self._submit(lambda: self._store.change("release", selector))
+        return self._submit(lambda: change(self._store, "release", selector))
 
     def retry(self, selector: Selector) -> Deferred[int]:
-        return self._submit(lambda: self._store.change("retry", selector))
+        return self._submit(lambda: change(self._store, "retry", selector))
 
     def delete(self, selector: Selector) -> Deferred[list[EntryView]]:
-        return self._submit(lambda: self._store.delete(selector))
+        return self._submit(lambda: delete(self._store, selector))
 
     def sweep(self) -> Deferred[SweepReport]:
         def run() -> SweepReport:
-            aside, leftovers = self._store.sweep()
+            aside, leftovers = sweep(self._store)
             self._tell_aside(aside)
             return SweepReport(tuple(name for name, _, _ in aside), leftovers)
 
-        return self._submit(run)
+        return self._submit(run, alone=True)
 
     def close(self) -> Deferred[None]:
         done: Deferred[None] = Deferred()
@@ -212,9 +215,9 @@ class SqliteSpool:
 
     # -- the writer's thread
 
-    def _submit(self, run: Callable[[], T]) -> Deferred[T]:
+    def _submit(self, run: Callable[[], T], *, alone: bool = False) -> Deferred[T]:
         done: Deferred[T] = Deferred()
-        self._jobs.put(Job(run, done))
+        self._jobs.put(Job(run, done, alone))
         return done
 
     def _work(self) -> None:
@@ -230,8 +233,8 @@ class SqliteSpool:
             except Empty:
                 first = LINGER
             group, last = self._gather(first)
-            if group:
-                self._answer(group, self._commit(group))
+            for part in split(group):
+                self._answer(part, self._commit(part))
             if last:
                 return
 
@@ -254,22 +257,32 @@ class SqliteSpool:
         return group, job is None
 
     def _commit(self, group: Sequence[Work]) -> list[object]:
-        """The result of each, or a Failure; all in one transaction, or, where one is at fault, one by one."""
-        fresh = dict(self._store.fresh) if len(group) == 1 else self._store.fresh.copy()
+        """The result of each, or a Failure, whatever happens: the thread outlives every piece of work."""
+        try:
+            return self._transact(group)
+        except Exception as error:
+            _log.failure("the spool's writer failed", failure=failure_of(error))
+            with contextlib.suppress(Exception):
+                self._store.rollback()
+            self._fail(SpoolError(str(error)))
+            return [failure_of(SpoolError(str(error))) for _ in group]
+
+    def _transact(self, group: Sequence[Work]) -> list[object]:
+        """All in one transaction, or, where one is at fault, one by one."""
         try:
             if not is_one_statement(self._store, group):
                 self._store.database.execute("BEGIN IMMEDIATE")
             results = run_group(self._store, group)
             self._store.commit()
         except Exception as error:
-            self._rollback(fresh)
+            self._rollback()
             if is_full(error) and not self._low:
                 # There is room now for whatever makes room, and for the outcomes of what is under way.
                 self._fail(error)
                 return [
                     self._failure(one, error) if isinstance(one, Accept) else self._commit([one])[0] for one in group
                 ]
-            if len(group) > 1 and not _is_disk(error):
+            if len(group) > 1 and not is_disk(error):
                 return [self._commit([one])[0] for one in group]
             return [self._failure(one, error) for one in group]
         if self._low:
@@ -290,10 +303,10 @@ class SqliteSpool:
             self._fail(error)
         return failure_of(SpoolError(str(error)))
 
-    def _rollback(self, fresh: dict[str, int]) -> None:
+    def _rollback(self) -> None:
         try:
-            self._store.rollback(fresh)
-        except sqlite3.Error as error:
+            self._store.rollback()
+        except Exception as error:
             self._fail(error)
 
     # -- failing and coming back
@@ -332,8 +345,10 @@ class SqliteSpool:
             self._store.database.execute("DROP TABLE probe")
             self._store.commit()
             self._reserve.make()
-        except (OSError, sqlite3.Error):
-            self._rollback(self._store.fresh)
+        except Exception as error:
+            if not isinstance(error, OSError | sqlite3.Error):
+                _log.failure("the spool cannot be tested", failure=failure_of(error))
+            self._rollback()
             return
         self._failed = ""
         self._low = False
@@ -352,7 +367,7 @@ class SqliteSpool:
         try:
             self._store.checkpoint()
             self._spare = self._store.spare()
-        except sqlite3.Error as error:
+        except Exception as error:
             _log.warn("the spool's log cannot be folded into its database: {error}", error=error)
 
     def _tell_aside(self, aside: Sequence[SetAside]) -> None:
@@ -375,7 +390,3 @@ def _fire(results: Sequence[tuple[Deferred[Any], object]]) -> None:
                 done.errback(result)
             else:
                 done.callback(result)
-
-
-def _is_disk(error: Exception) -> bool:
-    return isinstance(error, OSError | sqlite3.OperationalError)

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from mailgate.envelope import Envelope, EnvelopeRecipient
-from mailgate.interfaces import EntryView, Lease, Outcome, OutcomeKind, Selector
+from mailgate.interfaces import Lease, Outcome, OutcomeKind, SpoolError
 from mailgate.message import Content
 from mailgate.spool.codec import CodecError, decode_envelope, encode_envelope, read_message
-from mailgate.spool.database import is_damage, link, open_database, rebuild, sync
-from mailgate.spool.disk import write_durably
-from mailgate.spool.query import FROM, VIEW, to_view, where_clause
+from mailgate.spool.database import as_octets, is_damage, link, open_database, rebuild, sync
+from mailgate.spool.disk import is_disk, write_durably
 
-__all__ = ["SetAside", "Store"]
+__all__ = ["END_LEASE", "SetAside", "Store"]
 
+#: How a lease ends where nothing else is said: a hold that was asked for meanwhile comes into force.
+END_LEASE = "state = CASE hold WHEN 0 THEN 'queued' ELSE 'held' END, hold = 0"
 _FINAL = (OutcomeKind.DELIVERED, OutcomeKind.FAILED, OutcomeKind.DISCARDED)
 SetAside = tuple[str, str, str]
 """Queue id, where it lies now, why."""
@@ -40,17 +42,24 @@ class Store:
         for path in (directory, self.incoming, self.contents, self.aside):
             path.mkdir(mode=0o700, exist_ok=True)
             path.chmod(0o700)
-        # Which row of `fresh` holds a message that its acceptor has not finished with.
-        self.fresh: dict[str, int] = {}
+        # Which row of `fresh` holds a message that its acceptor has not finished with, and when the lease ends.
+        self.fresh: dict[str, tuple[int, float]] = {}
+        self._first_end = math.inf  # no lease in `fresh` ends before
+        self._before: list[tuple[str, tuple[int, float] | None]] = []  # what to put back into `fresh`
         self._unlink: list[Path] = []
         self._path = directory / "spool.db"
         self.damage: list[SetAside] = []  # what was wrong with the database when it was opened
+        # Leases of a past life, and files that came: when others are under way nobody can tell what is whose.
+        self.leftovers = list(self.incoming.iterdir())
+        self.past_leases: list[tuple[float, str, int]] = []
         try:
             self._open()
+            self._look_back()
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
             self.damage = self.rebuild(error)
+            self._look_back()
 
     def _open(self) -> None:
         self.database = open_database(self._path)
@@ -60,6 +69,11 @@ class Store:
             self.database.close()
             raise
         self._next_id = int(last) + 1
+
+    def _look_back(self) -> None:
+        self.past_leases = self.database.execute(
+            "SELECT due, queue_id, number FROM recipients WHERE state = 'leased'"
+        ).fetchall()
 
     def rebuild(self, error: Exception) -> list[SetAside]:
         """Go on in a new database with all that can be read of a damaged one; what is set aside with it."""
@@ -73,7 +87,7 @@ class Store:
         ).fetchall()
         aside = [self.set_aside(queue_id, "its recipients cannot be read") for (queue_id,) in lonely]
         left = {row for (row,) in self.database.execute("SELECT id FROM fresh")}
-        self.fresh = {queue_id: row for queue_id, row in self.fresh.items() if row in left}
+        self.fresh = {queue_id: found for queue_id, found in self.fresh.items() if found[0] in left}
         self.commit()
         return [("", str(kept), f"the database was damaged ({error}); what could be read of it goes on"), *aside]
 
@@ -85,30 +99,43 @@ class Store:
             return envelope, content, encode_envelope(envelope), content.read()
         place = self.contents / envelope.queue_id
         if content.path is not None:
-            sync(content.path)
+            try:
+                sync(content.path)
+            except FileNotFoundError as error:
+                raise SpoolError(f"the content of {envelope.queue_id} has gone") from error
             content.path.replace(place)
         else:
             write_durably(place, content.read())
         return envelope, Content(None, place, content.size), encode_envelope(envelope), None
 
-    def exchange_fresh(self, rows: Sequence[tuple[Envelope, str, bytes | None]], left: Sequence[str]) -> None:
+    def exchange_fresh(self, rows: Sequence[tuple[Envelope, str, bytes | None, float]], left: Sequence[str]) -> None:
         """The hot path: keep messages for their first attempt, and forget those that have left, whole.
 
         A message that comes takes the row of one that has left, so both are one statement as long as no more leave
         than come: between two statements the interpreter's lock changes hands, and the reactor's thread waits.
         """
-        free = [self.fresh.pop(queue_id) for queue_id in left]
+        free = [self._set_fresh(queue_id, None) for queue_id in left]
         values: list[object] = []
-        for envelope, text, data in rows:
+        for envelope, text, data, until in rows:
             row = free.pop() if free else self._next_id
             if row == self._next_id:
                 self._next_id += 1
-            self.fresh[envelope.queue_id] = row
+            self._set_fresh(envelope.queue_id, (row, until))
             values += (row, text, data)
         if rows:
             self.database.execute("REPLACE INTO fresh VALUES " + ", ".join(["(?, ?, ?)"] * len(rows)), values)
         if free:
             self.database.execute("DELETE FROM fresh WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(free),))
+
+    def _set_fresh(self, queue_id: str, found: tuple[int, float] | None) -> int:
+        """Note where a message stands, or that it has left; its row."""
+        before = self.fresh.pop(queue_id, None)
+        self._before.append((queue_id, before))
+        if found is not None:
+            self.fresh[queue_id] = found
+            self._first_end = min(self._first_end, found[1])
+        row, _ = found or before or (0, 0.0)
+        return row
 
     def insert(self, envelope: Envelope, text: str, data: bytes | None, leased_until: float | None) -> None:
         """Keep a message with a row for each recipient."""
@@ -140,19 +167,46 @@ class Store:
             ],
         )
 
-    def expand(self, queue_id: str, leased_until: float | None) -> None:
-        """Give a fresh message its rows."""
-        row = self.fresh.pop(queue_id, None)
-        if row is None:
+    def expand(self, queue_id: str) -> None:
+        """Give a fresh message its rows, leased as it is; CodecError where it cannot be read."""
+        if queue_id not in self.fresh:
             return
-        text, data = self.database.execute("SELECT envelope, content FROM fresh WHERE id = ?", (row,)).fetchone()
-        self.insert(decode_envelope(text), text, data, leased_until)
+        row, until = self.fresh[queue_id]
+        found = self.database.execute("SELECT envelope, content FROM fresh WHERE id = ?", (row,)).fetchone()
+        if found is None:
+            raise CodecError("its row has gone")
+        text, data = found
+        self.insert(decode_envelope(text), text, data, until)
+        self._set_fresh(queue_id, None)
         self.database.execute("DELETE FROM fresh WHERE id = ?", (row,))
+
+    def expand_all(self) -> None:
+        """Give every fresh message its rows, still leased, so that selection sees all of them."""
+        for queue_id in list(self.fresh):
+            # What cannot be read here may still be delivered by whoever has the lease.
+            with contextlib.suppress(CodecError):
+                self.expand(queue_id)
+
+    def _expand_ended(self, now: float) -> list[SetAside]:
+        """Give rows to fresh messages whose lease has ended, so that they are leased again; what is set aside."""
+        if now < self._first_end:
+            return []
+        aside = []
+        for queue_id, (row, until) in list(self.fresh.items()):
+            if until <= now:
+                aside.append(self.unfold(row, queue_id, until))
+                self._set_fresh(queue_id, None)
+        self._first_end = min((until for _, until in self.fresh.values()), default=math.inf)
+        return [one for one in aside if one is not None]
 
     # -- delivering
 
     def lease(self, limit: int, until: float, now: float) -> tuple[list[Lease], list[SetAside]]:
         """Lease up to `limit` recipients that are due, oldest first, grouped by message."""
+        aside = self._expand_ended(now)
+        self.database.execute(
+            "UPDATE recipients SET state = 'held', hold = 0 WHERE state = 'leased' AND due <= ? AND hold != 0", (now,)
+        )
         rows = self.database.execute(
             "SELECT queue_id, number, attempts FROM ("
             " SELECT * FROM (SELECT queue_id, number, attempts, due FROM recipients"
@@ -164,7 +218,7 @@ class Store:
         wanted: dict[str, dict[int, int]] = {}
         for queue_id, number, attempts in rows:
             wanted.setdefault(queue_id, {})[number] = attempts
-        leases, aside = [], []
+        leases = []
         for queue_id, attempts in wanted.items():
             try:
                 envelope, content = self.read(queue_id)
@@ -187,39 +241,43 @@ class Store:
         return read_message(self.contents, queue_id, *row)
 
     def record(self, lease: Lease, outcomes: Sequence[Outcome]) -> None:
-        """Write outcomes; the message goes with its last recipient."""
+        """Write outcomes; the message goes with its last recipient.
+
+        What is final is so whoever has the lease now; a deferral ends none but its own.
+        """
         queue_id = lease.envelope.queue_id
-        self.expand(queue_id, lease.until)
+        self.expand(queue_id)
         self.database.executemany(
             "DELETE FROM recipients WHERE queue_id = ? AND number = ?",
             [(queue_id, one.recipient.number) for one in outcomes if one.kind in _FINAL],
         )
         self.database.executemany(
-            "UPDATE recipients SET state = CASE hold WHEN 0 THEN 'queued' ELSE 'held' END, hold = 0, due = ?,"
-            " attempts = attempts + 1, last_reply = ? WHERE queue_id = ? AND number = ?",
+            f"UPDATE recipients SET {END_LEASE}, due = ?, attempts = attempts + 1, last_reply = ?"
+            " WHERE queue_id = ? AND number = ? AND state = 'leased' AND due = ?",
             [
-                (one.next_attempt, _told(one), queue_id, one.recipient.number)
+                (one.next_attempt, _told(one), queue_id, one.recipient.number, lease.until)
                 for one in outcomes
                 if one.kind is OutcomeKind.DEFERRED
             ],
         )
-        self._drop_finished([queue_id])
+        self.drop_finished([queue_id])
 
     def give_back(self, leases: Sequence[Lease]) -> None:
-        """End leases without an attempt."""
+        """End leases without an attempt; one that somebody else has by now stays."""
         now = time.time()
         for lease in leases:
             queue_id = lease.envelope.queue_id
-            self.expand(queue_id, lease.until)
+            self.expand(queue_id)
             self.database.executemany(
-                "UPDATE recipients SET state = CASE hold WHEN 0 THEN 'queued' ELSE 'held' END, hold = 0, due = ?"
-                " WHERE queue_id = ? AND number = ? AND state = 'leased'",
-                [(now, queue_id, one.number) for one in lease.recipients],
+                f"UPDATE recipients SET {END_LEASE}, due = ?"
+                " WHERE queue_id = ? AND number = ? AND state = 'leased' AND due = ?",
+                [(now, queue_id, one.number, lease.until) for one in lease.recipients],
             )
 
     def next_due(self) -> float | None:
         """When the next recipient is due or a lease ends."""
-        found = [
+        found = [self._first_end] if self.fresh else []
+        found += [
             due
             for state in ("queued", "leased")
             for (due,) in self.database.execute("SELECT min(due) FROM recipients WHERE state = ?", (state,))
@@ -227,87 +285,34 @@ class Store:
         ]
         return min(found, default=None)
 
-    # -- the operator
+    # -- what cannot be read
 
-    def change(self, action: str, selector: Selector) -> int:
-        """hold, release or retry; how many recipients it concerned."""
-        self.expand_all()
-        where, values = where_clause(selector)
-        chosen = f"(queue_id, number) IN (SELECT r.queue_id, r.number {FROM} {where})"
-        if action == "hold":
-            self.database.execute(
-                f"UPDATE recipients SET hold = 1 WHERE state = 'leased' AND {chosen}",
-                values,
-            )
-            done = self.database.execute(
-                f"UPDATE recipients SET state = 'held' WHERE state = 'queued' AND {chosen}",
-                values,
-            )
-        elif action == "release":
-            self.database.execute(
-                f"UPDATE recipients SET hold = 0 WHERE state = 'leased' AND {chosen}",
-                values,
-            )
-            done = self.database.execute(
-                "UPDATE recipients SET state = 'queued', due = :now"
-                f" WHERE state IN ('held', 'quarantined') AND {chosen}",
-                {**values, "now": time.time()},
-            )
-        else:
-            done = self.database.execute(
-                f"UPDATE recipients SET due = :now WHERE state = 'queued' AND {chosen}",
-                {**values, "now": time.time()},
-            )
-        return done.rowcount
+    def unfold(self, row: int, name: str, leased_until: float | None) -> SetAside | None:
+        """Give a row of `fresh` its rows, or set it aside under that name: only the disk's errors pass."""
+        found = self.database.execute("SELECT envelope, content FROM fresh WHERE id = ?", (row,)).fetchone()
+        if found is None:
+            return None
+        text, data = found
+        aside = None
+        self.database.execute("SAVEPOINT one")
+        try:
+            envelope = decode_envelope(text)
+            read_message(self.contents, envelope.queue_id, text, data)
+            # Where damage has left it in both tables, the other one knows more.
+            if not self.has(envelope.queue_id):
+                self.insert(envelope, text, data, leased_until)
+        except Exception as error:
+            if is_disk(error) or is_damage(error) or isinstance(error, MemoryError):
+                raise
+            self.database.execute("ROLLBACK TO one")
+            aside = self._put_aside(name, str(error), text, data)
+        self.database.execute("DELETE FROM fresh WHERE id = ?", (row,))
+        self.database.execute("RELEASE one")
+        return aside
 
-    def delete(self, selector: Selector) -> list[EntryView]:
-        """Remove what is not leased."""
-        self.expand_all()
-        where, values = where_clause(selector)
-        also = "AND" if where else "WHERE"
-        rows = self.database.execute(
-            f"SELECT {VIEW} {FROM} {where} {also} r.state != 'leased'",
-            values,
-        ).fetchall()
-        self.database.executemany(
-            "DELETE FROM recipients WHERE queue_id = ? AND number = ?", [(row[0], row[1]) for row in rows]
-        )
-        self._drop_finished({row[0] for row in rows})
-        return [to_view(row) for row in rows]
-
-    def expand_all(self) -> None:
-        """Give every fresh message its rows, still leased, so that selection sees all of them."""
-        for queue_id in list(self.fresh):
-            self.expand(queue_id, time.time() + 3600.0)
-
-    # -- the start
-
-    def sweep(self) -> tuple[list[SetAside], int]:
-        """End the leases of a past life, set aside what cannot be read, remove what was never acknowledged."""
-        aside: list[SetAside] = []
-        for row, text, data in self.database.execute("SELECT id, envelope, content FROM fresh").fetchall():
-            try:
-                envelope = decode_envelope(text)
-                read_message(self.contents, envelope.queue_id, text, data)
-                self.insert(envelope, text, data, None)
-            except CodecError as error:
-                aside.append(self._put_aside(f"fresh-{row}", str(error), text, data))
-            self.database.execute("DELETE FROM fresh WHERE id = ?", (row,))
-        self.fresh.clear()
-        self.database.execute("UPDATE recipients SET state = 'queued', due = ? WHERE state = 'leased'", (time.time(),))
-        unnamed = [
-            path
-            for path in self.contents.iterdir()
-            if path.is_file()
-            and self.database.execute("SELECT 1 FROM messages WHERE queue_id = ?", (path.name,)).fetchone() is None
-        ]
-        if aside:
-            # One of them may be the content of an envelope that cannot be read.
-            for path in unnamed:
-                link(path, self.aside / f"{path.name}.eml")
-            sync(self.aside)
-        self._unlink += [*self.incoming.iterdir(), *unnamed]
-        return aside, len(self._unlink)
+    def has(self, queue_id: str) -> bool:
+        """Whether a message has rows."""
+        return self.database.execute("SELECT 1 FROM messages WHERE queue_id = ?", (queue_id,)).fetchone() is not None
 
     def set_aside(self, queue_id: str, reason: str) -> SetAside:
         """Move what stands of an entry to where a person can look at it; nothing is deleted."""
@@ -321,9 +326,9 @@ class Store:
 
     def _put_aside(self, name: str, reason: str, text: object, data: bytes | None) -> SetAside:
         place = self.aside / f"{name}.envelope"
-        write_durably(place, _octets(text) + b"\n")
+        write_durably(place, as_octets(text) + b"\n")
         if data is not None:
-            write_durably(self.aside / f"{name}.eml", _octets(data))
+            write_durably(self.aside / f"{name}.eml", as_octets(data))
         elif (self.contents / name).is_file():
             # A link: the row may still be rolled back, and then the content must be where it was.
             link(self.contents / name, self.aside / f"{name}.eml")
@@ -336,16 +341,23 @@ class Store:
     def commit(self) -> None:
         """Commit; then remove the files that nothing names any more."""
         self.database.commit()
+        self._before.clear()
         unlink, self._unlink = self._unlink, []
         for path in unlink:
             # What is committed has happened, whatever the disk says now. The next sweep removes a file that stays.
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
-    def rollback(self, fresh: dict[str, int]) -> None:
-        """Undo, with `fresh` as it stood before."""
+    def rollback(self) -> None:
+        """Undo all since the last commit."""
         self._unlink.clear()
-        self.fresh = fresh
+        while self._before:
+            queue_id, found = self._before.pop()
+            if found is None:
+                self.fresh.pop(queue_id, None)
+            else:
+                self.fresh[queue_id] = found
+                self._first_end = min(self._first_end, found[1])
         if self.database.in_transaction:
             self.database.rollback()
 
@@ -365,7 +377,8 @@ class Store:
             self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.database.close()
 
-    def _drop_finished(self, queue_ids: Sequence[str] | set[str]) -> None:
+    def drop_finished(self, queue_ids: Sequence[str] | set[str]) -> None:
+        """Forget those of the messages that have no recipient left."""
         for queue_id in queue_ids:
             done = self.database.execute(
                 "DELETE FROM messages WHERE queue_id = ?1"
@@ -375,17 +388,12 @@ class Store:
             if done is not None and done[0]:
                 self._unlink.append(self.contents / queue_id)
 
-    def forget_file(self, queue_id: str) -> None:
-        """Remove a message's file after the next commit."""
-        self._unlink.append(self.contents / queue_id)
-
-
-def _octets(value: object) -> bytes:
-    """What stands in a column, whatever it is."""
-    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+    def forget(self, *paths: Path) -> None:
+        """Remove files after the next commit."""
+        self._unlink += paths
 
 
 def _told(outcome: Outcome) -> str:
     host = f"{outcome.host}: " if outcome.host else ""
     reason = f" ({outcome.reason})" if outcome.reason else ""
-    return f"{host}{outcome.reply}{reason}"[:1000]
+    return f"{host}{outcome.reply}{reason}"[:1000].encode("utf-8", "backslashreplace").decode()

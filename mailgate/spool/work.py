@@ -15,17 +15,18 @@ from mailgate.message import Content
 from mailgate.spool.database import sync
 from mailgate.spool.store import Store
 
-__all__ = ["LINGER", "Accept", "Finish", "Job", "Token", "Work", "is_one_statement", "run_group"]
+__all__ = ["LINGER", "Accept", "Finish", "Job", "Token", "Work", "is_one_statement", "run_group", "split"]
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Job(Generic[T]):
-    """One piece of work; `run` returns the result inside the group's transaction."""
+    """One piece of work; `run` returns the result inside the group's transaction, or in one of its own."""
 
     run: Callable[[], T]
     done: Deferred[T]
+    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -59,6 +60,17 @@ class Token(enum.Enum):
 LINGER = Token.LINGER
 
 
+def split(group: Sequence[Work]) -> list[list[Work]]:
+    """The group as the transactions that it may be."""
+    parts: list[list[Work]] = [[]]
+    for one in group:
+        if isinstance(one, Job) and one.alone:
+            parts += [[one], []]
+        else:
+            parts[-1].append(one)
+    return [part for part in parts if part]
+
+
 def run_group(store: Store, group: Sequence[Work]) -> list[object]:
     """Do the work, inside one transaction or as one statement; the result of each."""
     results: list[object] = [None] * len(group)
@@ -76,7 +88,7 @@ def run_group(store: Store, group: Sequence[Work]) -> list[object]:
                 store.insert(envelope, text, data, one.until)
                 recipients = tuple(recipient for recipient in recipients if not recipient.quarantine)
             else:
-                rows.append((envelope, text, data))
+                rows.append((envelope, text, data, one.until))
             results[number] = Lease(envelope, recipients, content, one.until, {})
         elif isinstance(one, Finish) and one.lease.envelope.queue_id in store.fresh:
             left[number] = one.lease
@@ -85,7 +97,7 @@ def run_group(store: Store, group: Sequence[Work]) -> list[object]:
     store.exchange_fresh(rows, [lease.envelope.queue_id for lease in left.values()])
     for lease in left.values():
         if lease.content.path is not None:
-            store.forget_file(lease.envelope.queue_id)
+            store.forget(store.contents / lease.envelope.queue_id)
     for number, one in enumerate(group):
         if isinstance(one, Job):
             results[number] = one.run()

@@ -227,6 +227,10 @@ def test_words_and_methods(daemon: Daemon) -> None:
         "rename A to B",
     ]
     assert parse_after("") is None
+    assert parse_after("A:7") == ("A", 7)
+    for text in ("A", "A:", "A:x", "A:-1", "A:99999999999999999999"):
+        with pytest.raises(ValueError, match="not a place in the queue"):
+            parse_after(text)
 
 
 # -- changes

@@ -127,6 +127,23 @@ def test_a_full_disk_is_452(
     assert stand.events.of(Refused)[0].reason.startswith("the content cannot be written: [Errno 28]")
 
 
+def test_a_disk_that_is_read_only_now_is_452(make_stand: MakeStand, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    stand = make_stand()
+    wire = stand.connect().data()
+    assert wire.send((b"z" * 70 + b"\r\n") * 5000) == []
+    assert len(stand.files) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(ContentWriter, "finish", refuse)
+        patch.setattr(Path, "unlink", refuse)
+        assert wire.send(b".\r\nNOOP\r\n") == [452, 250]
+    assert stand.events.of(Refused)[0].reason.startswith("the content cannot be written: [Errno 30]")
+    (left,) = stand.files
+    left.unlink()
+
+
 def test_a_folder_that_is_gone_is_452(make_stand: MakeStand, tmp_path: Path) -> None:
     stand = make_stand(incoming=tmp_path / "nowhere")
     assert stand.connect().data().send((b"z" * 70 + b"\r\n") * 30 + b".\r\n") == [452]
