@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Generator, Sequence
 from dataclasses import dataclass
-from inspect import iscoroutine
 from typing import Any, Generic, TypeVar, cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -15,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mailgate.awaiting import as_deferred
 from mailgate.envelope import Evidence, TraceStep
 from mailgate.events import BreakerChanged, FilterFailed
 from mailgate.interfaces import IEvents
@@ -73,7 +73,7 @@ class Asker:
                 scene.trace.append(TraceStep(question.stage, name, "continue", "", seconds, asked.enforced, recipient))
             return question.neutral
         if answer is not None and isinstance(answer, Awaitable):
-            return _Waiting(self, asked, scene, started, admission, _deferred(answer)).outcome
+            return _Waiting(self, asked, scene, started, admission, as_deferred(answer)).outcome
         return self.answered(asked, scene, started, admission, answer)
 
     def answered(self, asked: Asked[R], scene: Scene, started: float, admission: Admission, answer: object) -> R:
@@ -257,16 +257,6 @@ async def join(answers: Sequence[T | Deferred[T]]) -> list[T]:
                 answer.addErrback(lambda _: None)
                 answer.cancel()
         raise
-
-
-def _deferred(answer: Awaitable[object]) -> Deferred[object]:
-    if isinstance(answer, Deferred):
-        return answer
-    return Deferred.fromCoroutine(answer if iscoroutine(answer) else _awaited(answer))
-
-
-async def _awaited(answer: Awaitable[object]) -> object:
-    return await answer
 
 
 def _action(asked: Asked[Any]) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from random import Random
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mailgate.awaiting import as_deferred
 from mailgate.config.schema import LmtpRoute, Route, SmtpRoute
 from mailgate.interfaces import OutcomeKind
 from mailgate.relay.jobs import Job, JobQueue, LocalQueue
@@ -128,7 +128,7 @@ class Destinations:
             else:
                 self._located(job, route, hosts)
 
-        waited = hosts if isinstance(hosts, Deferred) else Deferred.fromCoroutine(_awaited(hosts))
+        waited = as_deferred(hosts)
         waited.addErrback(_not_located)
         waited.addCallback(found)
 
@@ -162,10 +162,6 @@ class Destinations:
         kind = OutcomeKind.FAILED if why.reply.is_permanent else OutcomeKind.DEFERRED
         job.settle(kind, why.reply, "", why.reason)
         self.finished(job)
-
-
-async def _awaited(answer: Awaitable[Hosts | NoHosts]) -> Hosts | NoHosts:
-    return await answer
 
 
 def _not_located(failure: Failure) -> NoHosts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailgate.awaiting import as_deferred
 from mailgate.envelope import Envelope, EnvelopeRecipient, Session, Transaction
 from mailgate.events import Discarded, MessageAccepted, Quarantined
 from mailgate.interfaces import IEvents, IIntake, ISpool, Lease, SpoolError
@@ -120,7 +121,7 @@ class Intake:
             return [told or reply for told in replies]
 
         accepted = self._spool.accept(envelope, content, now + LEASE_TIME)
-        waited = accepted if isinstance(accepted, Deferred) else Deferred.fromCoroutine(_lease(accepted))
+        waited = as_deferred(accepted)
         return waited.addCallbacks(durable, failed)
 
     def _tell_fates(self, transaction: Transaction, verdicts: Sequence[Verdict]) -> None:
@@ -140,10 +141,6 @@ class Intake:
                         reason=reason,
                     )
                 )
-
-
-async def _lease(accepted: Awaitable[Lease]) -> Lease:
-    return await accepted
 
 
 def message_id_of(content: Content) -> str:

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mailgate.awaiting import as_deferred
 from mailgate.config.schema import RetrySection
 from mailgate.envelope import Envelope, new_id
 from mailgate.events import Bounced, Delivered, Discarded, Event
@@ -138,7 +139,7 @@ class Recorder:
 
     def _write(self, record: _Record) -> None:
         answer: Awaitable[None] = self._spool.record(record.job.lease, record.outcomes, record.report)
-        waited = answer if isinstance(answer, Deferred) else Deferred.fromCoroutine(_awaited(answer))
+        waited = as_deferred(answer)
         self._under_way += 1
         waited.addCallbacks(self._done, self._failed, callbackArgs=(record,), errbackArgs=(record,))
 
@@ -213,10 +214,6 @@ def _event(job: Job, outcome: Outcome, now: float, report_id: str) -> Event:
     if outcome.kind is OutcomeKind.DEFERRED:
         return DeferredEvent(**common, next_attempt=outcome.next_attempt, reason=outcome.reason)  # type: ignore[arg-type]
     return Bounced(**common, reason=outcome.reason, report=report_id)  # type: ignore[arg-type]
-
-
-async def _awaited(answer: Awaitable[None]) -> None:
-    await answer
 
 
 def _postponed(outcome: Outcome, now: float) -> Outcome:

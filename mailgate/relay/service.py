@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.address import NULL_PATH
+from mailgate.awaiting import as_deferred
 from mailgate.config.schema import Config, SmtpRoute
 from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import AttemptContext, IDeliveryFilter, IEvents, ISpool, Lease, OutcomeKind, SpoolError
@@ -306,7 +307,7 @@ class Relay:
             self._end(job, OutcomeKind.DEFERRED, _OURS, failure.getErrorMessage())
 
         if isinstance(answer, Awaitable):
-            waited = answer if isinstance(answer, Deferred) else Deferred.fromCoroutine(_awaited(answer))
+            waited = as_deferred(answer)
             waited.addCallbacks(judged, failed)
         else:
             judged(answer)
@@ -367,7 +368,3 @@ class Relay:
     def _go_on(self) -> None:
         self._destinations.go_on()
         self._wake_at(self._clock.seconds())
-
-
-async def _awaited(answer: Awaitable[Verdict | None]) -> Verdict | None:
-    return await answer

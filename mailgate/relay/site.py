@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from mailgate.awaiting import as_deferred
 from mailgate.config.schema import LmtpRoute, SmtpRoute
 from mailgate.interfaces import OutcomeKind
 from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, Result
@@ -76,7 +77,7 @@ class Site(JobQueue):
             return
         # The common way: an open connection, one answer, no coroutine.
         answer = connection.deliver(job.lease.envelope, job.remaining, job.lease.content)
-        waited = answer if isinstance(answer, Deferred) else Deferred.fromCoroutine(_awaited(answer))
+        waited = as_deferred(answer)
         self.run(job, waited.addCallback(self._answered, job, connection))
 
     def refuses(self, job: Job) -> bool:
@@ -204,10 +205,6 @@ class Site(JobQueue):
                 connection.close()
             else:
                 self._idle.append((connection, at))
-
-
-async def _awaited(answer: Awaitable[Sequence[Result]]) -> Sequence[Result]:
-    return await answer
 
 
 def _for_now(reply: Reply) -> Reply:

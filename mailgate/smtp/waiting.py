@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from mailgate.awaiting import as_deferred
 
 __all__ = ["Gate"]
 
@@ -47,11 +49,7 @@ class Gate:
         if not isinstance(answer, Awaitable):
             then(answer)
             return
-        waited: Deferred[T]
-        if isinstance(answer, Deferred):
-            waited = answer
-        else:
-            waited = Deferred.fromCoroutine(answer if isinstance(answer, Coroutine) else _awaiting(answer))
+        waited = as_deferred(answer)
         self._waited = waited
         self.is_closed = True
         self._shielded = shielded
@@ -98,7 +96,3 @@ class Gate:
 
 def _nothing() -> None:
     pass
-
-
-async def _awaiting(answer: Awaitable[T]) -> T:
-    return await answer
