@@ -113,6 +113,8 @@ class Access:
 
     def on_connect(self, session: Session) -> Verdict | None:
         """Accept a client that a rule allows; with `when` at-once, Disconnect one that a rule refuses."""
+        if not self._sources:
+            return None
         allowed, refused = self._tables()
         if rule := _first(table.client(session) for table in allowed):
             return _accept(rule, session.client)
