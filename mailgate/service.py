@@ -105,8 +105,8 @@ def makeService(options: Options) -> Gateway:
 class Gateway(Service):
     """One process: accepts, judges, keeps, delivers.
 
-    The methods `open_spool`, `make_resolver`, `make_transports` and `make_recorder` make the parts that touch the
-    outside; a test in memory has its own.
+    The methods `open_spool`, `make_resolver`, `make_transports`, `make_pool` and `make_recorder` make the parts that
+    touch the outside; a test in memory has its own.
     """
 
     name = "mailgate"

@@ -23,7 +23,7 @@ from mailgate.relay.bounce import compose_report
 from mailgate.relay.jobs import Job
 from mailgate.relay.schedule import next_attempt
 
-__all__ = ["Recorder"]
+__all__ = ["OutcomeWriter"]
 
 _log = Logger()
 
@@ -44,7 +44,7 @@ class _Record:
     has_failed: bool = False
 
 
-class Recorder:
+class OutcomeWriter:
     """Writes what became of jobs. `written` is called for each once it is durable, with the earliest next attempt.
 
     `route_of` names the route for a report to this sender. While the spool cannot write, `is_stuck` holds, `stuck` and

@@ -24,7 +24,7 @@ from mailgate.relay.attempt import Result
 from mailgate.relay.destinations import Destinations
 from mailgate.relay.jobs import LEASE_TIME, Job
 from mailgate.relay.locate import Locator
-from mailgate.relay.outcomes import Recorder
+from mailgate.relay.outcomes import OutcomeWriter
 from mailgate.relay.routing import Routing
 from mailgate.relay.transports import Transports
 from mailgate.reply import Reply, ReplyError, parse_reply
@@ -80,7 +80,7 @@ class Relay:
         self._destinations = Destinations(
             transports, locator, clock, random, finished=self._finished, unbegun=self._unbegun
         )
-        self._recorder = Recorder(
+        self._writer = OutcomeWriter(
             spool,
             events,
             clock,
@@ -123,7 +123,7 @@ class Relay:
         if self._destinations.active:
             self._at_rest = Deferred()
             await self._at_rest
-        await self._recorder.when_idle()
+        await self._writer.when_idle()
 
     def cut(self) -> None:
         """Cut every attempt that is under way: its recipients are deferred."""
@@ -139,7 +139,7 @@ class Relay:
 
     def deliver(self, lease: Lease) -> None:
         """Take a message with its lease: at once, or, where there is no room or no running, later from the spool."""
-        self._recorder.spool_writes()
+        self._writer.spool_writes()
         if not self._is_running or len(self._jobs) >= self._config.spool.max_active:
             self._is_starved = True
             Deferred.fromCoroutine(self._give_back([lease]))
@@ -185,15 +185,15 @@ class Relay:
                 self._is_starved = True
                 return
             # While outcomes cannot be written, one recipient is enough to find out whether anything can.
-            limit = 1 if self._recorder.is_stuck else min(room, _PER_LEASE)
+            limit = 1 if self._writer.is_stuck else min(room, _PER_LEASE)
             leases = await self._spool.lease(limit, self._clock.seconds() + LEASE_TIME)
             if not self._is_running:
                 await self._give_back(leases)
                 return
             if leases:
-                self._recorder.spool_writes()
+                self._writer.spool_writes()
             for lease in leases:
-                if not self._recorder.holds(lease.envelope.queue_id):
+                if not self._writer.holds(lease.envelope.queue_id):
                     self._sort_anew(lease)
             if sum(len(lease.recipients) for lease in leases) < limit:
                 break
@@ -325,7 +325,7 @@ class Relay:
 
     def _finished(self, job: Job) -> None:
         route = self._destinations.routes.get(job.route)
-        self._recorder.record(job, (route or _REPORT_ROUTE).retry)
+        self._writer.record(job, (route or _REPORT_ROUTE).retry)
         if self._at_rest is not None and not self._destinations.active:
             at_rest, self._at_rest = self._at_rest, None
             at_rest.callback(None)

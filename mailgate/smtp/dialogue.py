@@ -7,13 +7,11 @@ awaited, nothing more is taken; so no reply can overtake another, whatever the c
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
-from mailgate.config.schema import ListenerSection
 from mailgate.envelope import Client, Session
 from mailgate.reply import Reply
 from mailgate.smtp import replies
-from mailgate.smtp.conversation import Conversation, SessionServices
+from mailgate.smtp.conversation import Conversation
 from mailgate.smtp.transaction import MailTransaction
 from mailgate.verdict import Defer, Disconnect, Reject, Verdict
 from mailgate.wire.commands import CommandError, parse_command, parse_greeting
@@ -27,20 +25,10 @@ _OTHER_PROTOCOLS = frozenset({"GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT"
 
 
 class Dialogue:
-    """One session, as its transport drives it; for `say`, `hang_up`, `resume` and `has_more` see Conversation."""
+    """One session, as its transport drives it: `talk` is the conversation with the peer."""
 
-    def __init__(
-        self,
-        client: Client,
-        settings: ListenerSection,
-        services: SessionServices,
-        *,
-        say: Callable[[bytes], None],
-        hang_up: Callable[[str], None],
-        resume: Callable[[], None],
-        has_more: Callable[[], bool],
-    ) -> None:
-        self.talk = Conversation(client, settings, services, say=say, hang_up=hang_up, resume=resume, has_more=has_more)
+    def __init__(self, talk: Conversation) -> None:
+        self.talk = talk
         self._transaction = MailTransaction(self.talk)
         self.is_draining = False
 

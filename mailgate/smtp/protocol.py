@@ -20,7 +20,7 @@ from mailgate.config.schema import ListenerSection
 from mailgate.envelope import Client, Session
 from mailgate.reply import Reply
 from mailgate.smtp import replies
-from mailgate.smtp.conversation import SessionServices
+from mailgate.smtp.conversation import Conversation, SessionServices
 from mailgate.smtp.dialogue import Dialogue
 from mailgate.sockets import write_now
 from mailgate.wire.commands import MAX_COMMAND_LINE
@@ -98,13 +98,15 @@ class ServerProtocol(ESMTP):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         self._dialogue = dialogue = Dialogue(
-            client_of(self.transport.getPeer()),
-            self._settings,
-            self._services,
-            say=self._out.append,
-            hang_up=self._hang_up,
-            resume=self._resume,
-            has_more=lambda: bool(self._buffer),
+            Conversation(
+                client_of(self.transport.getPeer()),
+                self._settings,
+                self._services,
+                say=self._out.append,
+                hang_up=self._hang_up,
+                resume=self._resume,
+                has_more=lambda: bool(self._buffer),
+            )
         )
         refusal = self._listener.admit(self, dialogue.session.client)
         self._wait(self._settings.command_timeout)

@@ -1,9 +1,9 @@
 """The spool of one machine: SQLite with group commit, on a thread of its own.
 
 Callers in the reactor's thread get Deferreds, which they must not cancel: what was asked for is done. Whatever waits
-when the writer comes round is one transaction with one sync; there is no timer, so an idle gateway adds no delay.
-Results go back with one call into the reactor per group. What an administrator reads comes by a second thread and
-connection, beside the writer.
+when the writer comes round is one transaction with one sync. What comes waits for no timer, so an idle gateway adds no
+delay; only the end of a message waits a moment for a group to go with. Results go back with one call into the reactor
+per group. What an administrator reads comes by a second thread and connection, beside the writer.
 """
 
 from __future__ import annotations

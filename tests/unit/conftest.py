@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.cli_machine import DaemonThread, Machine
 from tests.unit.smtp_stand import Stand
 
 
@@ -23,3 +24,23 @@ def make_stand(tmp_path: Path) -> Iterator[Callable[..., Stand]]:
             return stack.enter_context(Stand(incoming, settings, **services).watched())
 
         yield make
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path)
+    yield machine
+    machine.close()
+
+
+@pytest.fixture(params=["stopped", "running"])
+def gateway(request: pytest.FixtureRequest, machine: Machine) -> Iterator[Machine]:
+    """A machine with three mails, whose daemon runs or does not."""
+    machine.add_three()
+    if request.param == "stopped":
+        machine.close()
+        yield machine
+    else:
+        daemon = DaemonThread(machine)
+        yield machine
+        daemon.stop()

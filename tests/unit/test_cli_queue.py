@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,6 @@ from mailgate.envelope import EnvelopeRecipient
 from mailgate.events import OperatorActed
 from mailgate.observe.history import read_history
 from tests.unit.cli_machine import FIRST, SECOND, THIRD, DaemonThread, Machine
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path)
-    yield machine
-    machine.close()
-
-
-@pytest.fixture(params=["stopped", "running"])
-def gateway(request: pytest.FixtureRequest, machine: Machine) -> Iterator[Machine]:
-    """A machine with three mails, whose daemon runs or does not."""
-    machine.add_three()
-    if request.param == "stopped":
-        machine.close()
-        yield machine
-    else:
-        daemon = DaemonThread(machine)
-        yield machine
-        daemon.stop()
 
 
 def test_list(gateway: Machine) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,27 +26,7 @@ from mailgate.events import (
 )
 from mailgate.observe.history import History, Story
 from mailgate.observe.render import to_stamp
-from tests.unit.cli_machine import FIRST, SECOND, DaemonThread, Machine
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path)
-    yield machine
-    machine.close()
-
-
-@pytest.fixture(params=["stopped", "running"])
-def gateway(request: pytest.FixtureRequest, machine: Machine) -> Iterator[Machine]:
-    """A machine with three mails, whose daemon runs or does not."""
-    machine.add_three()
-    if request.param == "stopped":
-        machine.close()
-        yield machine
-    else:
-        daemon = DaemonThread(machine)
-        yield machine
-        daemon.stop()
+from tests.unit.cli_machine import FIRST, SECOND, Machine
 
 
 def accepted(queue_id: str, at: float, **more: Any) -> MessageAccepted:

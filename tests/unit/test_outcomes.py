@@ -18,7 +18,7 @@ from mailgate.interfaces import Lease, Outcome, OutcomeKind, SpoolError
 from mailgate.message import Content
 from mailgate.relay.attempt import Result
 from mailgate.relay.jobs import Job
-from mailgate.relay.outcomes import Recorder
+from mailgate.relay.outcomes import OutcomeWriter
 from mailgate.reply import Reply
 from mailgate.testing import EventRecorder
 from tests.unit.relaying import LATER, NO, OK, failures_logged, lease, results
@@ -29,7 +29,7 @@ Report = tuple[Envelope, Content]
 
 
 class FakeSpool:
-    """Writes, or does not, as the test says; `record` is all that a Recorder asks for."""
+    """Writes, or does not, as the test says; `record` is all that a OutcomeWriter asks for."""
 
     def __init__(self) -> None:
         self.written: list[tuple[Lease, Sequence[Outcome], Report | None]] = []
@@ -56,7 +56,7 @@ class Bench:
         self.events = EventRecorder()
         self.written: list[tuple[Job, float | None]] = []
         self.told: list[str] = []
-        self.recorder = Recorder(
+        self.writer = OutcomeWriter(
             self.spool,  # type: ignore[arg-type]  # as much of a spool as is asked
             self.events,
             self.clock,
@@ -71,7 +71,7 @@ class Bench:
     def record(self, *found: Result, job: Job | None = None, **more: Any) -> Job:
         job = job or self.job(*(str(one.recipient.address) for one in found), **more)
         job.results = list(found)
-        self.recorder.record(job, RETRY)
+        self.writer.record(job, RETRY)
         return job
 
     def job(self, *recipients: str, attempts: dict[int, int] | None = None, **more: Any) -> Job:
@@ -222,11 +222,11 @@ def test_outcomes_are_kept_until_the_spool_takes_them() -> None:
     bench = Bench()
     bench.spool.refuses = {"*"}
     first, second = bench.end(OK), bench.end(NO, queue_id="1Q")
-    assert bench.recorder.is_stuck
+    assert bench.writer.is_stuck
     assert bench.told == ["stuck"]
-    assert bench.recorder.holds("0Q")
-    assert bench.recorder.holds("1Q")
-    assert not bench.recorder.holds("2Q")
+    assert bench.writer.holds("0Q")
+    assert bench.writer.holds("1Q")
+    assert not bench.writer.holds("2Q")
     for _ in range(20):
         bench.clock.advance(1.0)
     assert (bench.written, bench.events.events, bench.told) == ([], [], ["stuck"])
@@ -235,8 +235,8 @@ def test_outcomes_are_kept_until_the_spool_takes_them() -> None:
     bench.clock.advance(1.0)
     assert [job for job, _ in bench.written] == [first, second]
     assert bench.told == ["stuck", "unstuck"]
-    assert not bench.recorder.is_stuck
-    assert not bench.recorder.holds("0Q")
+    assert not bench.writer.is_stuck
+    assert not bench.writer.holds("0Q")
     # Told and written once.
     assert [len(bench.events.of(kind)) for kind in (Delivered, Bounced)] == [1, 1]
     assert len(bench.spool.written) == 2
@@ -267,7 +267,7 @@ def test_outcomes_that_alone_cannot_be_written_hold_up_nobody() -> None:
     for _ in range(5):
         bench.clock.advance(60.0)
     assert bench.told == ["stuck", "unstuck"]
-    assert bench.recorder.holds("bad")
+    assert bench.writer.holds("bad")
     assert [job.lease.envelope.queue_id for job, _ in bench.written] == ["good"]
     bench.spool.refuses = set()
     bench.clock.advance(60.0)
@@ -278,11 +278,11 @@ def test_anything_that_is_written_shows_that_the_spool_writes() -> None:
     bench = Bench()
     bench.spool.refuses = {"*"}
     bench.end(OK)
-    bench.recorder.spool_writes()
-    bench.recorder.spool_writes()
+    bench.writer.spool_writes()
+    bench.writer.spool_writes()
     assert bench.told == ["stuck", "unstuck"]
     bench.clock.advance(1.0)
-    assert not bench.recorder.is_stuck  # that was no news
+    assert not bench.writer.is_stuck  # that was no news
     bench.end(OK, queue_id="1Q")
     assert bench.told == ["stuck", "unstuck", "stuck"]
 
@@ -290,12 +290,12 @@ def test_anything_that_is_written_shows_that_the_spool_writes() -> None:
 def test_idle_is_when_nothing_is_on_its_way() -> None:
     bench = Bench()
     done: list[None] = []
-    bench.recorder.when_idle().addCallback(done.append)
+    bench.writer.when_idle().addCallback(done.append)
     assert done == [None]
     bench.spool.held = []
     bench.end(OK)
     bench.end(OK, queue_id="1Q")
-    bench.recorder.when_idle().addCallback(done.append)
+    bench.writer.when_idle().addCallback(done.append)
     first, second = bench.spool.held
     first.callback(None)
     assert done == [None]
