@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 # A forgotten await, or interfaces whose order is inconsistent, fail the tests.
 STRICT := ZOPE_INTERFACE_STRICT_IRO=1 PYTHONWARNINGS=error::RuntimeWarning
 
-.PHONY: run test integration lint reference bench clean
+.PHONY: run test integration conformance lint reference bench clean
 
 $(READY): setup.cfg pyproject.toml
 	@echo "mailgate: making the virtual environment $(VENV) with $(PYTHON) (once)"
@@ -31,6 +31,10 @@ test: $(READY)
 # With the real programs: Postfix, Dovecot, swaks, strace (see CONTRIBUTING.md). What is not installed is skipped by name.
 integration: $(READY)
 	$(STRICT) $(BIN)/python -m pytest tests/integration
+
+# Dialogues of SMTP and LMTP, in a folder with their runner, against a gateway that is started for them.
+conformance: $(READY)
+	PYTHONPATH=. $(STRICT) $(BIN)/python -m tests.conformance $(CASES)
 
 lint: $(READY)
 	$(BIN)/ruff check .

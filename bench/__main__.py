@@ -1,102 +1,122 @@
 """`make bench`: messages accepted, made durable and delivered, per second, side by side in one run.
 
-Every system does the same work on this machine: smtp-source sends messages over a number of connections, the system
+Every system does the same work on this machine: a client sends messages over a number of connections, the system
 makes each durable and delivers it to smtp-sink. The clock runs from the first connection until the sink has taken
 the last message. The systems take turns, round by round; a figure is the median of the rounds, and only ratios
-within one run mean anything.
+within one run mean anything. With --tls, new sessions and messages under TLS as well. See bench/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from parts import Gateway, Part, Postfix, Sink, folder, free_port, memory_of, missing, program, wait_until
+from parts import Sink, folder, memory_of, missing, program, wait_until
 
-from bench.haraka import Haraka, install
+from bench import client
+from bench.systems import System, start
 
-_CONFIGURATION = """\
-[gateway]
-hostname = "mailgate.bench.test"
-state_dir = "state"
 
-[[listeners]]
-name = "mx"
-endpoints = ["tcp:{port}:interface=127.0.0.1"]
-pipeline = "inbound"
-max_connections_per_client = 1000
+@dataclass(frozen=True)
+class Work:
+    """One kind of load: `count` messages of `size` octets; of 0 octets, sessions without messages."""
 
-[domains."bench.test"]
-route = "sink"
-recipients = "bench"
+    title: str
+    count: int
+    size: int
+    connections: int
+    tls: bool
+    reuse: bool
 
-[recipients.bench]
-kind = "list"
-addresses = ["to@bench.test"]
+    @classmethod
+    def chosen(cls, options: argparse.Namespace) -> Iterator[Work]:
+        """What the options ask for."""
+        count, size, connections = options.messages, options.size, options.connections
+        one, many = "one message a connection", "many messages a connection"
+        messages = f"{count} messages of {size} octets, {connections} connections"
+        yield cls(f"{messages}, {many if options.reuse else one}", count, size, connections, False, options.reuse)
+        if options.tls:
+            title = f"TLS 1.3, {count} new sessions without a message, {connections} connections"
+            yield cls(title, count, 0, connections, True, False)
+            yield cls(f"TLS 1.3, {messages}, {one}", count, size, connections, True, False)
+            yield cls(f"TLS 1.3, {messages}, {many}", count, size, connections, True, True)
 
-[routes.sink]
-transport = "smtp"
-hosts = ["127.0.0.1:{sink}"]
+    def suits(self, system: System) -> bool:
+        """Whether the system can do it."""
+        return system.has_tls if self.tls else system.has_clear
 
-[pipelines.inbound]
-filters = ["early-talker", "access", "rate-limit", "recipients", "headers"]
-
-[filters.rate-limit]
-rules = []
-"""
+    def load(self, port: int) -> float:
+        """Do it; when it began. CalledProcessError or RuntimeError where one message was not accepted."""
+        if self.tls:
+            return client.run(client.Load(port, self.count, self.size, self.connections, self.reuse))
+        began = time.monotonic()
+        command = [
+            program("smtp-source"),
+            *(["-d"] if self.reuse else []),
+            *("-s", str(self.connections), "-m", str(self.count), "-l", str(self.size)),
+            *("-f", "from@client.test", "-t", "to@bench.test", f"127.0.0.1:{port}"),
+        ]
+        subprocess.run(command, check=True, timeout=300)  # noqa: S603
+        return began
 
 
 @dataclass
-class System:
-    """One system under load: its parts, and what was measured."""
+class Row:
+    """What was measured of one system under one kind of load, a figure a round; `client` is the processor time of the
+    client to the time it ran."""
 
-    name: str
-    port: int
-    parts: list[Part]
+    system: System
     rates: list[float] = field(default_factory=list)
     accept_rates: list[float] = field(default_factory=list)
+    client: list[float] = field(default_factory=list)
     memory: int = 0
 
+    def measure(self, work: Work, sink: Sink) -> None:
+        """One round."""
+        wanted = sink.messages + work.count
+        used = _children_time()
+        began = work.load(self.system.port)
+        seconds = time.monotonic() - began
+        self.client.append((_children_time() - used) / seconds)
+        self.accept_rates.append(work.count / seconds)
+        if work.size and self.system.delivers:
+            wait_until(lambda: sink.messages >= wanted, f"{self.system.name} delivers everything", 300)
+            seconds = time.monotonic() - began
+        self.rates.append(work.count / seconds)
+        if self.system.part is not None:
+            self.memory = max(self.memory, memory_of(self.system.part.pid))
 
-def load(port: int, messages: int, size: int, connections: int, *, reuse: bool) -> None:
-    """Send the messages; CalledProcessError where one was not accepted."""
-    command = [
-        program("smtp-source"),
-        *(["-d"] if reuse else []),
-        *("-s", str(connections), "-m", str(messages), "-l", str(size)),
-        *("-f", "from@client.test", "-t", "to@bench.test", f"127.0.0.1:{port}"),
-    ]
-    subprocess.run(command, check=True, timeout=300)  # noqa: S603
-
-
-def measure(system: System, sink: Sink, options: argparse.Namespace) -> None:
-    """One round of one system."""
-    before = sink.messages
-    wanted = before + options.messages
-    start = time.monotonic()
-    load(system.port, options.messages, options.size, options.connections, reuse=options.reuse)
-    system.accept_rates.append(options.messages / (time.monotonic() - start))
-    wait_until(lambda: sink.messages >= wanted, f"{system.name} delivers everything", 300)
-    system.rates.append(options.messages / (time.monotonic() - start))
-    system.memory = max(system.memory, sum(memory_of(part.pid) for part in system.parts))
+    def forget(self) -> None:
+        """Begin again, warm."""
+        for figures in (self.rates, self.accept_rates, self.client):
+            figures.clear()
 
 
-def table(systems: list[System]) -> str:
+def _children_time() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def table(work: Work, rows: list[Row]) -> str:
     """The figures as text: ratios are mailgate's rate to the other's."""
-    ours = statistics.median(next(one for one in systems if one.name == "mailgate").rates)
-    lines = [f"{'':<12}{'delivered/s':>12}{'accepted/s':>12}{'memory':>10}{'mailgate is':>13}"]
-    for system in systems:
-        rate = statistics.median(system.rates)
-        accepted = statistics.median(system.accept_rates)
-        held = f"{system.memory / 2**20:.0f} MiB" if system.memory else ""
-        ratio = "" if system.name == "mailgate" else f"{ours / rate:.2f} x"
-        lines.append(f"{system.name:<12}{rate:>12.0f}{accepted:>12.0f}{held:>10}{ratio:>13}")
+    ours = statistics.median(next(row for row in rows if row.system.name == "mailgate").rates)
+    names = ("delivered/s", "accepted/s") if work.size else ("sessions/s", "")
+    lines = [f"{'':<12}{names[0]:>12}{names[1]:>12}{'memory':>10}{'client':>8}{'mailgate is':>13}"]
+    for row in rows:
+        rate = statistics.median(row.rates)
+        delivered = f"{rate:.0f}" if row.system.delivers or not work.size else ""
+        accepted = f"{statistics.median(row.accept_rates):.0f}" if work.size else ""
+        held = f"{row.memory / 2**20:.0f} MiB" if row.memory else ""
+        used = f"{statistics.median(row.client):.0%}"
+        ratio = "" if row.system.name == "mailgate" else f"{ours / rate:.2f} x"
+        lines.append(f"{row.system.name:<12}{delivered:>12}{accepted:>12}{held:>10}{used:>8}{ratio:>13}")
     return "\n".join(lines)
 
 
@@ -107,48 +127,27 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=4096, help="octets of each message")
     parser.add_argument("--connections", type=int, default=20, help="of the client at one time")
-    parser.add_argument("--reuse", action="store_true", help="many messages a connection instead of one")
+    parser.add_argument("--reuse", action="store_true", help="in clear text, many messages a connection instead of one")
+    parser.add_argument("--tls", action="store_true", help="the same under TLS too, for mailgate and Postfix")
     parser.add_argument("--only", action="append", help="mailgate, postfix, haraka or sink")
     options = parser.parse_args()
     absent = missing("smtp-source", "smtp-sink", "postfix")
     if absent:
         print(f"the bench needs {', '.join(absent)} (Debian: apt-get install postfix)")
         return 2
-
-    def wants(name: str) -> bool:
-        return not options.only or name in options.only or name == "mailgate"
-
     with folder("bench") as base, contextlib.ExitStack() as stack:
-        enter: Callable[[Part], Part] = stack.enter_context
         sink = Sink(base / "sink")
-        enter(sink)
-        systems = []
-        port = free_port()
-        gateway = Gateway(base / "mailgate", _CONFIGURATION.format(port=port, sink=sink.port), [port])
-        enter(gateway)
-        systems.append(System("mailgate", port, [gateway]))
-        if wants("postfix"):
-            postfix = Postfix(base / "postfix", relay_port=sink.port)
-            enter(postfix)
-            systems.append(System("postfix", postfix.port, [postfix]))
-        script = install(base / "npm") if wants("haraka") else None
-        if script is not None:
-            haraka = Haraka(base / "haraka", script, sink.port)
-            enter(haraka)
-            systems.append(System("haraka", haraka.port, [haraka]))
-        elif wants("haraka"):
-            print("Haraka is left out: npm is not here or could not install it")
-        if wants("sink"):
-            systems.append(System("bare sink", sink.port, []))
-        for number in range(options.rounds + 1):
-            for system in systems:
-                measure(system, sink, options)
-                if number == 0:  # the first round warms up
-                    system.rates.clear()
-                    system.accept_rates.clear()
-        kind = "many messages a connection" if options.reuse else "one message a connection"
-        print(f"{options.messages} messages of {options.size} octets, {options.connections} connections, {kind}")
-        print(table(systems))
+        stack.enter_context(sink)
+        systems = start(base, sink, options.only, options.connections, options.tls, stack)
+        for work in Work.chosen(options):
+            rows = [Row(system) for system in systems if work.suits(system)]
+            for number in range(options.rounds + 1):
+                for row in rows:
+                    row.measure(work, sink)
+                    if number == 0:  # the first round warms up
+                        row.forget()
+            print(work.title)
+            print(table(work, rows), flush=True)
     return 0
 
 

@@ -7,6 +7,8 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
+import idna
+
 __all__ = ["NULL_PATH", "Address", "AddressError", "parse_path"]
 
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]+"
@@ -26,7 +28,8 @@ class AddressError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A mailbox. `local_part` is unquoted and keeps its case; `domain` is lower case, without a final dot.
+    """A mailbox. `local_part` is unquoted and keeps its case; `domain` is lower case, without a final dot, and an
+    internationalized one stands in A-labels: two spellings of a domain are one (RFC 5890).
 
     The null reverse-path is the address with both parts empty; it is false in a boolean context.
     `str()` quotes the local part where it must.
@@ -124,6 +127,11 @@ def _domain(text: str) -> str:
     if text.startswith("["):
         return _literal(text)
     domain = text.removesuffix(".")
+    if not domain.isascii():
+        try:
+            domain = idna.encode(domain, uts46=True).decode("ascii")
+        except idna.IDNAError:
+            raise AddressError("malformed domain") from None
     if not _DOMAIN.fullmatch(domain) or any(len(label.encode()) > 63 for label in domain.split(".")):
         raise AddressError("malformed domain")
     if len(domain.encode()) > MAX_DOMAIN:

@@ -4,15 +4,18 @@ sessions are given."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 
 from twisted.internet.interfaces import IReactorTime
 
+from mailgate.auth.checker import IAuthReactor
+from mailgate.auth.portal import Authenticator, make_authenticator
 from mailgate.config.load import ConfigError, Loaded
-from mailgate.config.schema import Config, ListenerSection
+from mailgate.config.schema import AuthSection, Config, ListenerSection
 from mailgate.dns.client_name import confirmed_name
 from mailgate.interfaces import (
     FilterServices,
@@ -24,14 +27,19 @@ from mailgate.interfaces import (
     IPipeline,
     IResolver,
 )
+from mailgate.message import MemoryBudget
 from mailgate.pipeline.build import build_pipelines
 from mailgate.pipeline.registry import Registry
 from mailgate.relay.routing import Routing
+from mailgate.relay.terms import Terms, TermsError, read_terms
 from mailgate.smtp.conversation import SessionServices
+from mailgate.smtp.offers import Offers
 from mailgate.smtp.postmaster import postmaster_domain
 from mailgate.stores.directory import Directory, DirectoryError
+from mailgate.tls.client import ClientContexts
+from mailgate.tls.store import CertificateStore
 
-__all__ = ["Assembly", "assemble"]
+__all__ = ["Assembly", "assemble", "make_certificates", "make_users"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +52,9 @@ class Assembly:
     observers: Sequence[IEventObserver]
     routing: Routing
     directory: Directory
+    users: Mapping[str, Authenticator]
+    certificates: CertificateStore | None
+    terms: Mapping[str, Terms]
 
     def session_services(
         self,
@@ -54,9 +65,22 @@ class Assembly:
         events: IEvents,
         intake: IIntake,
         incoming: Path,
+        budget: MemoryBudget,
+        counters: ICounters,
+        turn: Callable[[str], Awaitable[int]],
+        secret: bytes,
     ) -> SessionServices:
-        """What the sessions of a listener share; `incoming` is where content goes that is too large for memory."""
+        """What the sessions of a listener share, as in SessionServices."""
         gateway = self.config.gateway
+        has_tls = self.certificates is not None and listener.tls != "off"
+        asked = listener.client_certificates
+        if asked == "require" and self.config.tls.client_fingerprints:
+            asked = "request"  # those who are known by a fingerprint have no authority: MAIL refuses the others
+        tls = self.certificates.server_creator(asked) if self.certificates is not None and has_tls else None
+        authenticator = self.users[listener.auth] if listener.auth is not None else None
+        # Whoever knows the users may learn more mechanisms while it runs.
+        mechanisms = frozenset[str] if authenticator is None else lambda: authenticator.mechanisms
+        offers = Offers(gateway.hostname, listener, has_tls=has_tls, mechanisms=mechanisms)
         return SessionServices(
             hostname=gateway.hostname,
             clock=clock,
@@ -68,6 +92,14 @@ class Assembly:
             client_name=functools.partial(confirmed_name, resolver),
             incoming=incoming,
             memory_limit=gateway.memory_limit,
+            budget=budget,
+            offers=offers,
+            counters=counters,
+            turn=turn,
+            secret=secret,
+            authenticator=authenticator,
+            tls=tls,
+            fingerprints={print_: name for name, print_ in self.config.tls.client_fingerprints.items()},
             postmaster_domain=postmaster_domain(self.config),
         )
 
@@ -81,13 +113,20 @@ def assemble(
     counters: ICounters,
     events: IEvents,
     random: Random,
+    users: Mapping[str, Authenticator] = MappingProxyType({}),
 ) -> Assembly:
-    """Build it. ConfigError where a filter, a list or a table cannot be made of what the file says."""
+    """Build it, with the `users` of make_users. ConfigError where a filter, a list, a table or a certificate cannot be
+    made of what the file says."""
     config = loaded.config
+    try:
+        certificates = make_certificates(config, clock)
+    except ValueError as error:
+        raise ConfigError((loaded.error(("tls", "certificate"), str(error)),)) from error
     try:
         directory = Directory(config, clock)
         routing = Routing(config)
-    except DirectoryError as error:
+        terms = read_terms(config.routes, ClientContexts(clock))
+    except (DirectoryError, TermsError) as error:
         raise ConfigError(tuple(loaded.error(key, text) for key, text in error.errors)) from error
     except ValueError as error:
         raise ConfigError((f"{loaded.path}: {error}",)) from error
@@ -110,4 +149,54 @@ def assemble(
         observers=built.observers,
         routing=routing,
         directory=directory,
+        users=users,
+        certificates=certificates,
+        terms=terms,
     )
+
+
+def make_certificates(config: Config, clock: IReactorTime) -> CertificateStore | None:
+    """Our certificates, if there are any; ValueError where they cannot be used."""
+    section = config.tls
+    if section.certificate is None:
+        return None
+    return CertificateStore(
+        section.certificate,
+        clock,
+        hostname=config.gateway.hostname,
+        minimum_version=section.minimum_version,
+        ciphers=section.ciphers,
+        client_ca=section.client_ca,
+    )
+
+
+def _reads_a_secret(section: AuthSection) -> bool:
+    """Whether a file with a password of ours belongs to it, which is read at the start only."""
+    return any(value is not None and key.endswith("_file") for key, value in section)
+
+
+def make_users(
+    loaded: Loaded,
+    reactor: IAuthReactor,
+    known: Mapping[str, Authenticator] = MappingProxyType({}),
+    before: Config | None = None,
+) -> dict[str, Authenticator]:
+    """An authenticator for each [auth.NAME]; those `known` go on whose section is as it was `before`, but for those
+    that have read a password of ours.
+
+    ConfigError where one cannot be made.
+    """
+    config = loaded.config
+    certificates = {print_: name for name, print_ in config.tls.client_fingerprints.items()}
+    is_same = before is not None and before.tls.client_fingerprints == config.tls.client_fingerprints
+    users: dict[str, Authenticator] = {}
+    for name, section in config.auth.items():
+        is_known = before is not None and name in known and before.auth.get(name) == section
+        if is_known and is_same and not _reads_a_secret(section):
+            users[name] = known[name]
+            continue
+        try:
+            users[name] = make_authenticator(section, name=name, reactor=reactor, certificates=certificates)
+        except ValueError as error:
+            raise ConfigError((loaded.error(("auth", name), str(error)),)) from error
+    return users

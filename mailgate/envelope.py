@@ -14,13 +14,19 @@ from mailgate.address import Address
 from mailgate.message import Edit
 
 __all__ = [
+    "EIGHT_BIT_MAIL",
+    "NO_ORIGIN",
+    "PLAIN_MAIL",
     "Client",
     "Envelope",
     "EnvelopeRecipient",
     "Evidence",
     "Identity",
+    "MailParameters",
+    "Origin",
     "Recipient",
     "Session",
+    "Tls",
     "TraceStep",
     "Transaction",
     "new_id",
@@ -97,6 +103,77 @@ class Identity:
     mechanism: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """What the handshake of a connection came to.
+
+    `version` is "TLSv1.3" and the like, `server_name` the name that the client asked for (SNI). `subject` (RFC 4514),
+    `fingerprint` (SHA-256 of the certificate, lower-case hex) and `names` (its DNS names and mail addresses) are the
+    peer's, empty where it has shown no certificate; `is_verified` tells whether its chain leads to an authority that
+    we trust.
+    """
+
+    version: str
+    cipher: str
+    server_name: str = ""
+    subject: str = ""
+    fingerprint: str = ""
+    names: tuple[str, ...] = ()
+    is_verified: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a message came from, as XCLIENT and XFORWARD name it; "" and 0 stand for what is not known.
+
+    `protocol` is "SMTP" or "ESMTP" (LMTP: "LMTP"), `login` the name proved by AUTH, `ident` the id of the message at
+    the system that sent it here, `source` "LOCAL" or "REMOTE".
+    """
+
+    address: str = ""
+    port: int = 0
+    name: str = ""
+    helo: str = ""
+    protocol: str = ""
+    login: str = ""
+    ident: str = ""
+    source: str = ""
+
+
+#: Nothing is known.
+NO_ORIGIN = Origin()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailParameters:
+    """What MAIL asked for, beside SIZE; it is kept through the spool and carried to the next hop.
+
+    `body` is "7BIT", "8BITMIME" or "BINARYMIME" (RFC 6152, RFC 3030), `smtputf8` RFC 6531; `ret` is "FULL", "HDRS" or
+    "", and `envid` the envelope's id in xtext (RFC 3461); `require_tls` is REQUIRETLS, and `tls_optional` that the
+    message says `TLS-Required: no` (RFC 8689); `priority` is MT-PRIORITY (RFC 6710, -9 to 9), None where not given;
+    `auth` is the value of AUTH= as it stands, "<>" or a mailbox in xtext (RFC 4954 section 5), None where not given.
+    `release_at` (RFC 4865) and `deliver_by` (RFC 2852) are seconds since the epoch, 0 for none; `by_mode` is "R"
+    (return it then) or "N" (notify the sender), `by_trace` that every relay is to report.
+    """
+
+    body: str = "7BIT"
+    smtputf8: bool = False
+    ret: str = ""
+    envid: str = ""
+    require_tls: bool = False
+    tls_optional: bool = False
+    priority: int | None = None
+    auth: str | None = None
+    release_at: float = 0.0
+    deliver_by: float = 0.0
+    by_mode: str = ""
+    by_trace: bool = False
+
+
+#: MAIL without any parameter, and with the commonest.
+PLAIN_MAIL, EIGHT_BIT_MAIL = MailParameters(), MailParameters(body="8BITMIME")
+
+
 @dataclass(frozen=True, slots=True)
 class TraceStep:
     """One filter at one stage: what it said, why, and how long it took (seconds).
@@ -118,7 +195,9 @@ class TraceStep:
 class Session:
     """One connection, as filters see it. `listener` is the listener's name, `role` its role (inbound...).
 
-    `helo` is "" until HELO, EHLO or LHLO; `protocol` is the word for the Received field (RFC 3848).
+    `helo` is "" until HELO, EHLO or LHLO; `protocol` is the word for the Received field (RFC 3848): ESMTPSA and the
+    like. `client` is who a trusted proxy says the client is, and then `proxy` the peer that said so. `tls` is None in
+    clear text; behind a proxy that ended TLS, it is what the proxy told.
     """
 
     id: str
@@ -129,6 +208,8 @@ class Session:
     protocol: str = "SMTP"
     helo: str = ""
     identity: Identity | None = None
+    tls: Tls | None = None
+    proxy: Client | None = None
     early_octets: int = 0
     messages: int = 0
     trace: list[TraceStep] = field(default_factory=list)
@@ -137,25 +218,32 @@ class Session:
 
 @dataclass(slots=True, kw_only=True)
 class Recipient:
-    """One accepted forward-path. `route` is the next hop's route, once it has been chosen."""
+    """One accepted forward-path. `route` is the next hop's route, once it has been chosen.
+
+    `notify` holds the words of NOTIFY= in upper case, `orcpt` the value of ORCPT= as it stands (RFC 3461); both are
+    empty where not given.
+    """
 
     address: Address
     route: str = ""
+    notify: tuple[str, ...] = ()
+    orcpt: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
 class Transaction:
     """One mail transaction, from MAIL to its end.
 
-    `id` becomes the queue id; `declared_size` is SIZE= in octets, or None; `body` is "7BIT" or "8BITMIME";
-    `edits` are applied, in their order, when the message is sent on.
+    `id` becomes the queue id; `declared_size` is SIZE= in octets, or None; `edits` are applied, in their order, when
+    the message is sent on. `origin` is what XFORWARD told of this message, None where nothing.
     """
 
     id: str
     sender: Address
     recipients: list[Recipient] = field(default_factory=list)
     declared_size: int | None = None
-    body: str = "7BIT"
+    parameters: MailParameters = PLAIN_MAIL
+    origin: Origin | None = None
     edits: list[Edit] = field(default_factory=list)
     trace: list[TraceStep] = field(default_factory=list)
     evidence: Evidence = field(default_factory=Evidence)
@@ -167,6 +255,7 @@ class EnvelopeRecipient:
 
     `quarantine` is the reason why it is kept back, or "" where it may be delivered. `refusal` is the reply (as text)
     with which a policy refuses it where the message was taken for others; a report is owed for it, and no attempt.
+    `notify` and `orcpt` as in Recipient.
     """
 
     number: int
@@ -174,17 +263,23 @@ class EnvelopeRecipient:
     route: str
     quarantine: str = ""
     refusal: str = ""
+    notify: tuple[str, ...] = ()
+    orcpt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """What the spool keeps beside the content. `received` is in seconds since the epoch, UTC."""
+    """What the spool keeps beside the content. `received` is in seconds since the epoch, UTC.
+
+    `client` names who sent it, for people; `origin` is the same for a next hop that is told by XCLIENT or XFORWARD.
+    """
 
     queue_id: str
     sender: Address
     recipients: tuple[EnvelopeRecipient, ...]
     received: float
     size: int
-    body: str = "7BIT"
+    parameters: MailParameters = PLAIN_MAIL
     client: str = ""
+    origin: Origin = NO_ORIGIN
     edits: tuple[Edit, ...] = ()

@@ -25,6 +25,7 @@ __all__ = [
     "OperatorActed",
     "Quarantined",
     "Refused",
+    "Reported",
     "SessionClosed",
     "SpoolFailed",
     "SpoolRecovered",
@@ -45,7 +46,8 @@ class Event:
 class SessionClosed(Event):
     """A connection ended.
 
-    `cause` says how: "quit", "lost", "timeout", "refused", "errors", "limits", "shutdown", or "crash" (a bug of ours).
+    `cause` says how: "quit", "lost", "timeout", "refused", "errors", "limits", "tls", "auth", "proxy",
+    "shutdown", or "crash" (a bug of ours).
     """
 
     session: str
@@ -82,7 +84,11 @@ class Refused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageAccepted(Event):
-    """A message is durable and the peer has been, or is about to be, told 250."""
+    """A message is durable and the peer has been, or is about to be, told 250.
+
+    `protocol` is how it came (RFC 3848), `identity` as whom, `tls` the version and cipher ("" in clear text), and
+    `proxy` who told us of the client, where that was not the client itself.
+    """
 
     queue_id: str
     session: str
@@ -93,6 +99,10 @@ class MessageAccepted(Event):
     recipients: tuple[str, ...]
     size: int
     message_id: str = ""
+    protocol: str = ""
+    identity: str = ""
+    tls: str = ""
+    proxy: str = ""
     trace: tuple[TraceStep, ...] = ()
 
 
@@ -110,9 +120,13 @@ class _Attempt(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered(_Attempt):
-    """The next hop has taken the message for this recipient. `delay` counts from its arrival here."""
+    """The next hop has taken the message for this recipient. `delay` counts from its arrival here.
+
+    `tls` is how it travelled: "TLSv1.3 TLS_AES_256_GCM_SHA384 verified", or "" where in clear text.
+    """
 
     delay: float
+    tls: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +143,20 @@ class Bounced(_Attempt):
 
     reason: str
     report: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported(Event):
+    """The sender is sent a report, whose queue id is `report`, that tells of these recipients; Bounced has its own.
+
+    `kind` is what it says of them: "delayed", "relayed" or "delivered".
+    """
+
+    queue_id: str
+    sender: str
+    recipients: tuple[str, ...]
+    kind: str
+    report: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

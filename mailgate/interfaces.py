@@ -31,6 +31,7 @@ __all__ = [
     "DnsStatus",
     "EntryView",
     "FilterServices",
+    "Handover",
     "IAuthFilter",
     "IConnectFilter",
     "ICounters",
@@ -336,11 +337,21 @@ class OutcomeKind(enum.Enum):
     DISCARDED = "discarded"
 
 
+class Handover(enum.Enum):
+    """What a delivery leaves us to tell a sender who has asked for a report of success (RFC 3461 section 5.2)."""
+
+    FINAL = "delivered to where it was to go: we report it as delivered"
+    RELAYED = "handed to a system that sends no such reports: we report it as relayed"
+    PASSED_ON = "handed on with the sender's wish: the next system reports"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One recipient's outcome of one attempt. `next_attempt` is used where it is deferred.
+    """One recipient's outcome of one attempt. `next_attempt` is used where it is deferred, `handover` where delivered.
 
-    `host` names who answered ("" where nobody did), `reply` is the answer or, in its form, our own finding.
+    `host` names who answered ("" where nobody did), `reply` is the answer or, in its form, our own finding. `warned`:
+    with this outcome the sender is told that the recipient's mail is late. `tls` is how the message travelled, for
+    people: "TLSv1.3 TLS_AES_256_GCM_SHA384 verified", or "" where in clear text.
     """
 
     recipient: EnvelopeRecipient
@@ -349,13 +360,17 @@ class Outcome:
     host: str = ""
     next_attempt: float = 0.0
     reason: str = ""
+    handover: Handover = Handover.FINAL
+    warned: bool = False
+    tls: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to deliver one message to some of its recipients until `until`; nobody else has it meanwhile.
 
-    `attempts` counts those made before, by recipient number.
+    `attempts` counts those made before, by recipient number; `warned` holds the numbers of those of which the sender
+    has been told that they are late.
     """
 
     envelope: Envelope
@@ -363,6 +378,7 @@ class Lease:
     content: Content
     until: float
     attempts: Mapping[int, int]
+    warned: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -414,16 +430,17 @@ class ISpool(Interface):
         """Make the message durable, and lease it to the caller. The content's file, if any, is taken over.
 
         When this has succeeded the message survives `kill -9` and loss of power. When it has failed nothing of
-        it remains, and the content is discarded.
+        it remains, and the content is discarded. A message that is to be released later is not leased, but due then:
+        the lease has no recipients.
         """
 
     def lease(limit: int, until: float) -> Awaitable[Sequence[Lease]]:
         """Lease what is due, oldest next attempt first. Entries that cannot be read are set aside."""
 
     def record(
-        lease: Lease, outcomes: Sequence[Outcome], report: tuple[Envelope, Content] | None = None
+        lease: Lease, outcomes: Sequence[Outcome], reports: Sequence[tuple[Envelope, Content]] = ()
     ) -> Awaitable[None]:
-        """Write the outcomes, the end of the lease for those recipients, and a report, in one commit."""
+        """Write the outcomes, the end of the lease for those recipients, and the reports, in one commit."""
 
     def release_leases(leases: Sequence[Lease]) -> Awaitable[None]:
         """Give back leases without an attempt: the recipients are due at once."""

@@ -19,6 +19,7 @@ __all__ = [
     "ContentWriter",
     "Edit",
     "HeaderField",
+    "MemoryBudget",
     "Message",
     "RemoveHeader",
     "RenameHeader",
@@ -128,16 +129,29 @@ class Content:
         return self.path
 
 
+class MemoryBudget:
+    """Octets of content that all who share it may keep in memory while it comes in."""
+
+    __slots__ = ("ceiling", "used")
+
+    def __init__(self, ceiling: int) -> None:
+        self.ceiling = ceiling
+        self.used = 0
+
+
 class ContentWriter:
-    """Gathers content as it comes: in memory up to `memory_limit` octets, then in a new file in `directory`.
+    """Gathers content as it comes: in memory up to `memory_limit` octets, then in a new file in `directory`; there at
+    once where the `budget` that is shared with others has been spent.
 
     `write` and `finish` raise OSError when the disk does (ENOSPC, EDQUOT); `abandon` then removes the file.
     The file is not synced here: the spool does that before it says that the message is durable.
     """
 
-    def __init__(self, directory: Path, memory_limit: int) -> None:
+    def __init__(self, directory: Path, memory_limit: int, budget: MemoryBudget | None = None) -> None:
         self._directory = directory
         self._limit = memory_limit
+        self._budget = MemoryBudget(memory_limit) if budget is None else budget
+        self._held = 0  # octets of the budget
         self._first = b""  # most content comes in one piece, and need not be copied
         self._more = bytearray()
         self._file: BinaryIO | None = None
@@ -154,11 +168,15 @@ class ContentWriter:
             self._more += data
         else:
             self._first = data
-        if self.size > self._limit:
+        budget = self._budget
+        budget.used += len(data)
+        self._held += len(data)
+        if self.size > self._limit or budget.used > budget.ceiling:
             self._spill()
 
     def finish(self) -> Content:
         """The content; nothing can be written behind it."""
+        self._give_back()
         if self._file is None or self._path is None:
             return Content(self._first + self._more if self._more else self._first)
         self._file.close()
@@ -167,6 +185,7 @@ class ContentWriter:
     def abandon(self) -> None:
         """Throw away what came so far. Safe at any time before `finish` has returned; never raises."""
         self._first, self._more = b"", bytearray()
+        self._give_back()
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
@@ -174,7 +193,12 @@ class ContentWriter:
             with contextlib.suppress(OSError):
                 self._path.unlink()
 
+    def _give_back(self) -> None:
+        self._budget.used -= self._held
+        self._held = 0
+
     def _spill(self) -> None:
+        self._give_back()
         descriptor, name = tempfile.mkstemp(prefix="incoming-", dir=self._directory)
         self._path = Path(name)
         self._file = os.fdopen(descriptor, "wb", buffering=_CHUNK)

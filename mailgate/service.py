@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
-import pwd
 import random
-import resource
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,19 +26,24 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from mailgate.assembly import Assembly, assemble
+from mailgate.assembly import Assembly, assemble, make_users
+from mailgate.auth.checker import IAuthReactor
+from mailgate.auth.portal import Authenticator
+from mailgate.config.endpoints import with_backlog
 from mailgate.config.hosts import parse_server
 from mailgate.config.load import ConfigError, Loaded, load
 from mailgate.config.reload import as_running, needs_restart
 from mailgate.config.schema import Config
 from mailgate.dns.resolver import Resolver
 from mailgate.events import ConfigRefused, ConfigReloaded, Started, Stopped, Stopping
-from mailgate.interfaces import IEventObserver, SpoolError, SweepReport
+from mailgate.interfaces import IEventObserver, Selector, SpoolError, SweepReport
+from mailgate.message import MemoryBudget
 from mailgate.observe.history import History
 from mailgate.observe.hub import EventHub
 from mailgate.observe.log import JsonLog
 from mailgate.observe.recorder import Recorder
 from mailgate.pipeline.registry import Registry
+from mailgate.process import own_secret, raise_descriptor_limit, user_name
 from mailgate.relay.intake import Intake
 from mailgate.relay.jobs import LocalQueue
 from mailgate.relay.locate import Locator
@@ -60,11 +63,9 @@ _log = Logger()
 _BACKLOG = 1024
 #: The collector's thresholds: a message leaves hundreds of objects and hardly a cycle.
 _GARBAGE = (20_000, 20, 20)
-#: File descriptors that the process asks for: a connection each, at both ends.
-_DESCRIPTORS = 65536
 
 
-class IGatewayReactor(ITransportReactor, IReactorUDP):
+class IGatewayReactor(ITransportReactor, IAuthReactor, IReactorUDP):
     """What the gateway needs of the reactor."""
 
 
@@ -127,6 +128,8 @@ class Gateway(Service):
         self._ports: list[IListeningPort] = []
         self._filter_observers: Sequence[IEventObserver] = ()
         self._pools: list[ThreadPool] = []
+        self._users: dict[str, Authenticator] = {}
+        self._budget = MemoryBudget(loaded.config.gateway.memory_ceiling)
 
     @property
     def config(self) -> Config:
@@ -171,18 +174,10 @@ class Gateway(Service):
     def make_recorder(self) -> Recorder:
         """The log and the history; OSError where they cannot be written."""
         self.json_log = JsonLog(self.config.log.path, self.places.state_dir)
-        history = self.config.history
-        return Recorder(
-            [
-                self.json_log,
-                History(
-                    self.places.history,
-                    keep=history.keep,
-                    max_size=history.max_size,
-                    min_free=self.config.spool.min_free // 2,  # the refusals of a full disk are history too
-                ),
-            ]
-        )
+        section = self.config.history
+        min_free = self.config.spool.min_free // 2  # the refusals of a full disk are history too
+        history = History(self.places.history, keep=section.keep, max_size=section.max_size, min_free=min_free)
+        return Recorder([self.json_log, history])
 
     # -- start
 
@@ -192,7 +187,9 @@ class Gateway(Service):
         failures: list[str] = []
         for section in self.config.listeners:
             for text in section.endpoints:
-                listening = serverFromString(self.reactor, _with_backlog(text)).listen(self.listeners[section.name])
+                listening = serverFromString(self.reactor, with_backlog(text, _BACKLOG)).listen(
+                    self.listeners[section.name]
+                )
                 listening.addCallbacks(
                     self._ports.append,
                     lambda failure, text=text: failures.append(f"mailgate: {text}: {failure.getErrorMessage()}"),
@@ -205,32 +202,38 @@ class Gateway(Service):
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
         signal.signal(signal.SIGHUP, lambda *_: self.reactor.callFromThread(self.reload))
         os.umask(0o077)
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
         state_dir = self.config.gateway.state_dir
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             if os.geteuid() == 0 and (owner := state_dir.stat().st_uid) != 0:
                 # Root's files in it would lock the other user out.
-                self._cannot_start(f"mailgate: cannot start: {state_dir} belongs to {_name(owner)}: start with --uid")
+                self._cannot_start(
+                    f"mailgate: cannot start: {state_dir} belongs to {user_name(owner)}: start with --uid"
+                )
             state_dir.chmod(0o700)
+            self._secret = own_secret(self.places.secret)
             self.recorder = self.make_recorder()
             self.events.add(self.recorder)
             self.spool = self.open_spool()
             self.resolver = self.make_resolver()
             self.counters = MemoryCounters(self.reactor, self.config.counters.max_keys)
-            assembly = self._assemble(self.loaded)
+            self._users = make_users(self.loaded, self.reactor)
+            assembly = self._assemble(self.loaded, self._users)
         except ConfigError as error:
             self._cannot_start("\n".join(error.errors))
         except (OSError, SpoolError) as error:
             self._cannot_start(f"mailgate: cannot start: {error}")
-        for warning in self.loaded.warnings:
+        for warning in [*self.loaded.warnings, *(assembly.certificates.warnings() if assembly.certificates else ())]:
             _log.warn("{warning}", warning=warning)
         swept = self.spool.sweep()  # before anything else that the spool is asked
+        self.transports = self.make_transports()
+        self.transports.use(assembly.terms)
         self.relay = Relay(
             self.spool,
             self.config,
             assembly.routing,
-            transports=self.make_transports(),
+            transports=self.transports,
             locator=Locator(self.resolver, self.config.gateway.hostname, self.random),
             events=self.events,
             clock=self.reactor,
@@ -279,7 +282,7 @@ class Gateway(Service):
         if self.running:
             self.spool.sweep().addCallbacks(self._swept, self._unswept)
 
-    def _assemble(self, loaded: Loaded) -> Assembly:
+    def _assemble(self, loaded: Loaded, users: Mapping[str, Authenticator]) -> Assembly:
         return assemble(
             loaded,
             self.registry,
@@ -288,6 +291,7 @@ class Gateway(Service):
             counters=self.counters,
             events=self.events,
             random=self.random,
+            users=users,
         )
 
     def _serve(self, assembly: Assembly) -> None:
@@ -306,8 +310,19 @@ class Gateway(Service):
                     events=self.events,
                     intake=self.intake,
                     incoming=self.spool.incoming,
+                    budget=self._budget,
+                    counters=self.counters,
+                    turn=self._turn,
+                    secret=self._secret,
                 )
                 listener.serve(section, services)
+
+    async def _turn(self, domain: str) -> int:
+        """Try what waits for a domain now; how many recipients that are."""
+        count = await self.spool.retry(Selector(domain=domain))
+        if count:
+            self.relay.kick()
+        return count
 
     # -- reload
 
@@ -318,7 +333,8 @@ class Gateway(Service):
         try:
             read = load(path, Registry().find)
             loaded = replace(read, config=as_running(self._started, read.config))
-            assembly = self._assemble(loaded)
+            users = make_users(loaded, self.reactor, self._users, self.config)
+            assembly = self._assemble(loaded, users)
         except ConfigError as error:
             self.events.publish(ConfigRefused(at=self.reactor.seconds(), path=str(path), errors=error.errors))
             _log.error("the configuration was refused, the old one stays: {errors}", errors="; ".join(error.errors))
@@ -327,7 +343,13 @@ class Gateway(Service):
             _log.warn("{warning}", warning=warning)
         waits = needs_restart(self._started, read.config)
         self.loaded = loaded
+        before, self._users = self._users, users
+        for name, one in before.items():
+            if users.get(name) is not one:
+                one.close()
+        self._budget.ceiling = loaded.config.gateway.memory_ceiling
         self._serve(assembly)
+        self.transports.use(assembly.terms)
         self.relay.reload(loaded.config, assembly.routing, assembly.delivery_filter)
         self.events.publish(ConfigReloaded(at=self.reactor.seconds(), path=str(path), needs_restart=waits))
         if waits:
@@ -355,6 +377,8 @@ class Gateway(Service):
             self.relay.cut()
             await self._within(self.reactor.seconds() + 2.0, Deferred.fromCoroutine(self.relay.stop()))
         await self.control.close()
+        for one in self._users.values():
+            await self._within(self.reactor.seconds() + 2.0, one.close())
         self.resolver.close()
         await self.spool.close()
         for pool in self._pools:
@@ -369,22 +393,3 @@ class Gateway(Service):
         except (DeferredTimeout, CancelledError, FirstError):  # the last where one of several was cancelled
             return False
         return True
-
-
-def _name(user: int) -> str:
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return str(user)
-
-
-def _with_backlog(endpoint: str) -> str:
-    """The endpoint with room for a burst of connections, if it does not say itself how much."""
-    return f"{endpoint}:backlog={_BACKLOG}" if endpoint.startswith("tcp") and "backlog=" not in endpoint else endpoint
-
-
-def _raise_descriptor_limit() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

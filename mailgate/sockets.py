@@ -2,27 +2,69 @@
 
 from __future__ import annotations
 
-from twisted.internet.interfaces import ITransport
+import socket
+
+from OpenSSL import SSL
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.interfaces import IProtocol, ITransport
 from twisted.internet.tcp import Connection
+from twisted.protocols.tls import BufferingTLSTransport
 
 __all__ = ["write_now"]
+
+#: Octets of a TLS record at most, and of what our side of TLS may hold for the socket.
+_RECORD, _HELD = 2**14, 2**15
 
 
 def write_now(transport: ITransport, data: bytes) -> None:
     """As `transport.write(data)`, but the first try is made now.
 
     The reactor would wait for the socket to become writable, which it nearly always is: two changes to its interest and
-    one more event for each reply. Where octets still wait, or the transport is no plain socket (TLS, a test's), this is
-    `transport.write`.
+    one more event for each reply; under TLS, a turn for collecting writes as well. Where octets still wait, or the
+    transport is no socket (a test's), or a handshake is not over, this is `transport.write`.
+
+    What is written last, just before `loseConnection`, is better left to `transport.write`: it goes out together with
+    the end of TLS.
     """
     if (
-        isinstance(transport, Connection)
-        and transport.connected
-        and not (transport.TLS or transport.disconnecting or transport.dataBuffer or transport._tempDataBuffer)
+        not isinstance(transport, Connection)
+        or not transport.connected
+        or transport.disconnecting
+        or transport.dataBuffer
+        or transport._tempDataBuffer
     ):
-        sent = transport.writeSomeData(data)
-        if isinstance(sent, int):  # otherwise the connection is broken, and the ordinary way finds that out
-            if sent == len(data):
-                return
-            data = data[sent:]
-    transport.write(data)
+        transport.write(data)
+    elif not transport.TLS:
+        sent = _send(transport.socket, data)
+        if sent < len(data):
+            transport.write(data[sent:])
+    elif not _write_record(transport, transport.protocol, data):
+        transport.write(data)
+
+
+def _send(wire: socket.socket, data: bytes) -> int:
+    """How many octets the socket has taken. Where it is broken: none, and the ordinary way finds out why."""
+    try:
+        return wire.send(data)
+    except OSError:
+        return 0
+
+
+def _write_record(transport: Connection, tls: IProtocol, data: bytes) -> bool:
+    """Whether TLS was ready for it: its first record is on its way then, and the rest follows."""
+    if not isinstance(tls, BufferingTLSTransport) or tls._appSendBuffer:
+        return False
+    if tls._aggregator._buffer:  # type: ignore[union-attr]  # connected, it is one that has a buffer
+        return False
+    connection = tls.getHandle()
+    try:
+        taken = connection.send(data[:_RECORD])
+    except SSL.Error:  # no handshake yet, or no TLS any more: the ordinary way meets it again, and knows what to do
+        return False
+    record = connection.bio_read(_HELD)
+    sent = _send(transport.socket, record)
+    if sent < len(record):
+        FileDescriptor.write(transport, record[sent:])  # beneath TLS
+    if taken < len(data):
+        transport.write(data[taken:])
+    return True

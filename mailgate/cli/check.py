@@ -6,13 +6,17 @@ import json
 import random
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import cast
 
 import click
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from mailgate.assembly import assemble
+from mailgate.assembly import assemble, make_users
+from mailgate.auth.checker import IAuthReactor
+from mailgate.auth.file import warnings as users_warnings
 from mailgate.cli.common import config_option, json_option, printable
+from mailgate.config.auth import FileAuth
 from mailgate.config.load import ConfigError, load
 from mailgate.interfaces import Answer, DnsStatus, IResolver
 from mailgate.observe.hub import EventHub
@@ -51,8 +55,10 @@ def _found(config: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     except ConfigError as error:
         return error.errors, ()
     clock = Clock()
+    warnings = list(loaded.warnings)
     try:
-        assemble(
+        users = make_users(loaded, cast(IAuthReactor, clock))  # nobody logs in here
+        assembly = assemble(
             loaded,
             registry,
             clock=clock,
@@ -60,10 +66,16 @@ def _found(config: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
             counters=MemoryCounters(clock, loaded.config.counters.max_keys),
             events=EventHub(),
             random=random.Random(),  # noqa: S311  for jitter, and nothing runs
+            users=users,
         )
     except ConfigError as error:
         return error.errors, loaded.warnings
-    return (), loaded.warnings
+    for section in loaded.config.auth.values():
+        if isinstance(section, FileAuth):
+            warnings += users_warnings(section)
+    if assembly.certificates is not None:
+        warnings += assembly.certificates.warnings()
+    return (), tuple(warnings)
 
 
 @implementer(IResolver)

@@ -17,6 +17,7 @@ __all__ = ["main"]
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("mailgate.cli.check", "Read the configuration and say everything that is wrong with it."),
     "filters": ("mailgate.cli.filters", "Installed filters, their stages and options."),
+    "password": ("mailgate.cli.password", "A line with a user's password, hashed, for the file of [auth.NAME]."),
     "queue": ("mailgate.cli.queue", "Look at what waits for delivery, and change it."),
     "try": ("mailgate.cli.rehearsal", "What would happen to a mail, filter by filter; nothing is delivered."),
     "why": ("mailgate.cli.why", "What happened to a mail, and why."),

@@ -194,6 +194,8 @@ def _shown(shown: Shown) -> Iterator[str]:
         yield f"to {printable(recipient.address)}: {state}"
         if recipient.quarantine:
             yield f"    quarantined: {printable(recipient.quarantine)}"
+    for wish in shown.asked:
+        yield f"asked for: {printable(wish)}"
     for edit in shown.edits:
         yield f"will be changed: {printable(edit)}"
     yield ""

@@ -26,7 +26,7 @@ from mailgate.config.schema import ListenerSection
 from mailgate.dns.client_name import confirmed_name
 from mailgate.dns.resolver import Resolver
 from mailgate.envelope import Client, Identity, Session, Transaction, new_id
-from mailgate.message import Content
+from mailgate.message import Content, MemoryBudget
 from mailgate.observe.hub import EventHub
 from mailgate.pipeline.registry import Registry
 from mailgate.smtp.receiving import ContentReceiver
@@ -220,7 +220,7 @@ def _too_large(mail: _Mail, most: int) -> Rehearsal:
 def _fault(content: Content, most: int) -> Reject | Disconnect | None:
     """How a session refuses the content, if it does."""
     # It lies in memory already: no file is made.
-    receiver = ContentReceiver(Path(), sys.maxsize, most)
+    receiver = ContentReceiver(Path(), sys.maxsize, most, MemoryBudget(sys.maxsize))
     tail = b"\r\n"
     for chunk in content.chunks():
         # Nothing can be wrong with a dot, and without one there is nothing to stuff.

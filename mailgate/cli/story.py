@@ -56,6 +56,9 @@ _FATES = {
     "quarantined": "quarantined",
 }
 
+#: What a report to the sender tells, by its kind.
+_REPORTS = {"delayed": "delay", "relayed": "relaying", "delivered": "success"}
+
 
 def _fate(fields: Fields, before: str) -> str:
     """What an event makes of a recipient whose fate was `before`; "" where it decides nothing."""
@@ -74,6 +77,10 @@ def _event(fields: Fields) -> Iterator[str]:
     match fields["event"]:
         case "message_accepted":
             yield f"accepted from {text('client')} (helo {text('helo')}) by listener {text('listener')}"
+            told = (("as", "identity"), ("under", "tls"), ("through", "proxy"))
+            how = ", ".join(f"{word} {text(key)}" for word, key in told if text(key))
+            if how:
+                yield f"{text('protocol')} {how}"
             message_id = f", Message-ID {text('message_id')}" if text("message_id") else ""
             yield f"from {text('sender') or '<>'} to {_list(fields)}, {size(fields.get('size', 0))}{message_id}"
             yield from trace_table(fields.get("trace", ()))
@@ -83,25 +90,30 @@ def _event(fields: Fields) -> Iterator[str]:
             yield f"refused at {text('stage')} by {by}{f': {whom}' if whom else ''}"
             sender = f", sender {text('sender')}" if text("sender") else ""
             yield f"{text('client')} (helo {text('helo') or 'not said'}) at listener {text('listener')}{sender}"
-            yield f"the client was told: {text('reply')}"
-            if text("reason"):
-                yield f"because: {text('reason')}"
+            yield f"the client was told: {text('reply') or 'nothing'}"
+            if text.cause:
+                yield f"because: {text.cause}"
             yield from trace_table(fields.get("trace", ()))
         case "delivered":
             yield f"delivered to {text('recipient')}{_attempt(fields)}"
             yield f"{_host(fields)}{text('reply')}, {_seconds(fields.get('delay', 0.0))} after it came"
+            if text("tls"):
+                yield f"under {text('tls')}"
         case "deferred":
             yield f"deferred for {text('recipient')}{_attempt(fields)}"
             yield f"{_host(fields)}{text('reply')}"
-            if text("reason") not in ("", text("reply")):
-                yield f"because: {text('reason')}"
+            if text.cause:
+                yield f"because: {text.cause}"
             next_attempt = from_stamp(fields["next_attempt"])
             yield f"next attempt at {when(next_attempt)}, {span(next_attempt - from_stamp(fields['at']))} later"
         case "bounced":
             yield f"given up for {text('recipient')}{_attempt(fields)}"
             yield f"{_host(fields)}{text('reply')}"
             report = f"report to the sender: {text('report')}" if text("report") else "no report is owed"
-            yield f"because: {text('reason')}; {report}" if text("reason") else report
+            yield f"because: {text.cause}; {report}" if text.cause else report
+        case "reported":
+            what = _REPORTS.get(text("kind"), text("kind"))
+            yield f"a report of {what} was sent to {text('sender')} as {text('report')}, for {_list(fields)}"
         case "discarded" | "quarantined" as kept:
             yield f"{kept} for {_list(fields)}"
             yield f"because: {text('reason')}"
@@ -125,6 +137,12 @@ class _Texts:
 
     def __call__(self, name: str) -> str:
         return printable(str(self._fields.get(name, "")))
+
+    @property
+    def cause(self) -> str:
+        """The private reason; "" where the reply, which is told before, is made of it."""
+        reason = self("reason")
+        return "" if self("reply").endswith(reason) else reason
 
 
 def _list(fields: Fields) -> str:

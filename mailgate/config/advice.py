@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address
+from ipaddress import ip_address
 from string import Formatter
-from typing import TypeGuard
 
 from mailgate.config.document import Document
 from mailgate.config.endpoints import listening
 from mailgate.config.hosts import parse_domain_pattern, parse_host
+from mailgate.config.identities import advise_on_identities
 from mailgate.config.locate import Path
 from mailgate.config.machine import holds_a_line
 from mailgate.config.problems import Problems
+from mailgate.config.public import public_space
 from mailgate.config.schema import Config, DiscardRoute, ListenerSection, LmtpRoute, MaildirRoute, SmtpRoute
 from mailgate.config.units import format_duration
 
 __all__ = ["advise"]
 
-#: IPv4 space that is nobody's on the Internet (RFC 6890), and multicast and above.
-_NOT_PUBLIC = [
-    IPv4Network(text)
-    for text in (
-        "0.0.0.0/8",
-        "10.0.0.0/8",
-        "100.64.0.0/10",
-        "127.0.0.0/8",
-        "169.254.0.0/16",
-        "172.16.0.0/12",
-        "192.0.2.0/24",
-        "192.168.0.0/16",
-        "198.18.0.0/15",
-        "198.51.100.0/24",
-        "203.0.113.0/24",
-        "224.0.0.0/3",
-    )
-]
-_V6_PUBLIC = IPv6Network("2000::/3")
-#: Where IPv6 holds the whole of IPv4: mapped, and behind NAT64 (RFC 4291, RFC 6052).
-_V6_WITH_V4 = [IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96")]
-#: A large site has this much; more is a whole provider, or the Internet.
-_MOST_V4, _MOST_V6 = 2**16, 2**96
 #: Top level domains for private networks (RFC 6761, RFC 6762, RFC 8375, ICANN's "internal").
 _PRIVATE_TLDS = {"alt", "arpa", "corp", "example", "home", "internal", "intranet", "invalid", "lan", "local"} | {
     "localdomain",
@@ -65,6 +42,7 @@ def advise(config: Config, document: Document, problems: Problems) -> None:
     _filters(config, document, problems)
     _loops(config, problems)
     _unused(config, document, problems)
+    advise_on_identities(config, problems)
 
 
 def _relays(config: Config, problems: Problems) -> None:
@@ -77,7 +55,7 @@ def _relays(config: Config, problems: Problems) -> None:
             if not config.domains:
                 problems.warn((*path, "role"), "refuses every recipient: there are no [domains]")
         else:
-            if text := _too_many(listener.trusted_networks):
+            if text := public_space(listener.trusted_networks):
                 problems.warn(
                     (*path, "trusted_networks"), f"{text} may relay to anyone: this is an open relay for them"
                 )
@@ -237,36 +215,6 @@ def _unused(config: Config, document: Document, problems: Problems) -> None:
     for name in config.filters:
         if name not in named:
             problems.warn(("filters", name), "no pipeline names this filter")
-
-
-def _too_many(networks: Sequence[IPv4Network | IPv6Network]) -> str:
-    """How much public space the networks hold in words; "" where a site may have that much."""
-    v4 = [network for network in networks if isinstance(network, IPv4Network)]
-    v6 = [network for network in networks if _is_v6(network)]
-    # All of IPv4 is in these networks, whatever form a client's address comes in.
-    for network in v6:
-        for whole in _V6_WITH_V4:
-            if network.overlaps(whole):
-                v4.append(_embedded(network))
-    count = 0
-    for found in collapse_addresses(v4):
-        inside = [private for private in _NOT_PUBLIC if private.overlaps(found)]
-        count += found.num_addresses - sum(min(found.num_addresses, private.num_addresses) for private in inside)
-    if count > _MOST_V4:
-        return f"{count:,} public IPv4 addresses"
-    shared = [network for network in collapse_addresses(v6) if network.overlaps(_V6_PUBLIC)]
-    if sum(min(network.num_addresses, _V6_PUBLIC.num_addresses) for network in shared) > _MOST_V6:
-        return "more than one /32 of public IPv6 addresses"
-    return ""
-
-
-def _embedded(network: IPv6Network) -> IPv4Network:
-    """The IPv4 network in the last 32 bits of one that overlaps with a /96."""
-    return IPv4Network((int(network.network_address) & 0xFFFFFFFF, max(network.prefixlen - 96, 0)), strict=False)
-
-
-def _is_v6(network: IPv4Network | IPv6Network) -> TypeGuard[IPv6Network]:
-    return isinstance(network, IPv6Network)
 
 
 def _is_registry(pattern: str) -> bool:

@@ -82,6 +82,7 @@ def _references(document: Document, problems: Problems) -> None:
     for number, listener in document.listeners():
         for key in ("pipeline", "trusted_pipeline"):
             known(("listeners", number, key), listener.get(key), "pipeline", pipelines)
+        known(("listeners", number, "auth"), listener.get("auth"), "auth section", document.names("auth"))
     for domain, section in document.tables("domains").items():
         known(("domains", domain, "route"), section.get("route"), "route", routes)
         sources = ["any", *document.names("recipients")]
@@ -109,8 +110,24 @@ def _listeners(document: Document, problems: Problems) -> None:
                 if endpoint in endpoints:
                     problems.error(place, f'"{endpoint}" stands in line {problems.line(endpoints[endpoint])} already')
                 endpoints.setdefault(endpoint, place)
-        if role in ("outbound", "hybrid") and not listener.get("trusted_networks"):
-            problems.error((*path, "role"), f"nobody may relay here: role {role} needs trusted_networks")
+        tls = document.table("tls")
+        ways = [listener.get(key) for key in ("trusted_networks", "auth", "xclient_from")]
+        if role in ("outbound", "hybrid") and not any([*ways, tls.get("client_fingerprints")]):
+            problems.error((*path, "role"), f"nobody may relay here: role {role} needs trusted_networks or auth")
+        if listener.get("tls") in ("optional", "required", "implicit") and "certificate" not in tls:
+            problems.error((*path, "tls"), "there is no certificate: tls.certificate is not given")
+        if listener.get("client_certificates") in ("request", "require"):
+            _client_certificates(listener, tls, path, problems)
+
+
+def _client_certificates(
+    listener: Mapping[str, object], tls: Mapping[str, object], path: Path, problems: Problems
+) -> None:
+    place = (*path, "client_certificates")
+    if "certificate" not in tls or listener.get("tls") == "off":
+        problems.error(place, "clients show certificates under TLS only")
+    elif "client_ca" not in tls and not tls.get("client_fingerprints"):
+        problems.error(place, "none would be known: it needs tls.client_ca or tls.client_fingerprints")
 
 
 def _twice(path: Path, keys: Mapping[str, object], normal: Callable[[str], str], problems: Problems) -> None:

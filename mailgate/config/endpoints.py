@@ -15,10 +15,10 @@ from twisted.internet.protocol import Factory
 
 from mailgate.config.hosts import check_socket_path
 
-__all__ = ["Listening", "check_endpoint", "listening"]
+__all__ = ["Listening", "check_endpoint", "listening", "with_backlog"]
 
 _FORMS = "valid values are: tcp:25, tcp:25:interface=127.0.0.1, tcp6:25, unix:/run/socket, systemd:domain=INET:index=0"
-_TLS = re.compile(r"(?:haproxy:)?(?:ssl|tls):.*", re.DOTALL)
+_WRAPPED = re.compile(r"(?:haproxy|ssl|tls):.*", re.DOTALL)
 
 
 class Listening(NamedTuple):
@@ -53,8 +53,10 @@ def check_endpoint(text: str) -> str:
     """`text` itself; ValueError, fit for an administrator, where no endpoint can be made of it."""
     if text.startswith("systemd:"):
         return text  # refers to sockets that only the daemon is handed
-    if _TLS.fullmatch(text):
-        raise ValueError(f'"{text}": TLS is not there yet')
+    if _WRAPPED.fullmatch(text):
+        raise ValueError(
+            f'"{text}": TLS and the PROXY header are options of the listener: see tls and proxy_protocol_from'
+        )
     recorder = _Recorder()
     try:
         endpoint = serverFromString(recorder, text)
@@ -88,3 +90,8 @@ def _hint(text: str, error: Exception) -> str:
     if "::" in text:
         return ": in an IPv6 address each colon is written \\\\:"
     return ""
+
+
+def with_backlog(text: str, backlog: int) -> str:
+    """The endpoint with room for so many connections that wait, if it does not say itself for how many."""
+    return f"{text}:backlog={backlog}" if text.startswith("tcp") and "backlog=" not in text else text

@@ -68,9 +68,17 @@ def _headings(name: str, field: FieldInfo) -> Iterator[tuple[str, type[BaseModel
         name, annotation = f"{name}.NAME", get_args(annotation)[1]
     for model in unwrapped(annotation):
         if _is_section(model):
-            tag = get_args(model.model_fields["transport"].annotation) if "transport" in model.model_fields else ()
-            yield f"[{name}]" + (f", transport {tag[0]}" if tag else ""), model
+            yield f"[{name}]{_variant(model)}", model
             yield from _nested(name, model)
+
+
+def _variant(model: type[BaseModel]) -> str:
+    """Which of several sections it is, by the key that tells."""
+    for key in ("transport", "kind"):
+        values = get_args(model.model_fields[key].annotation) if key in model.model_fields else ()
+        if len(values) == 1:
+            return f", {key} {values[0]}"
+    return ""
 
 
 def _nested(name: str, model: type) -> Iterator[tuple[str, type[BaseModel]]]:

@@ -8,27 +8,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from mailgate.config.auth import AuthSection
+from mailgate.config.routes import DiscardRoute, LmtpRoute, MaildirRoute, RetrySection, Route, SmtpRoute
+from mailgate.config.section import Section
 from mailgate.config.units import ConfigPath, Duration, Size, Timeout, at_least, format_size
 from mailgate.config.values import (
     Count,
     Domain,
     Endpoint,
     Filters,
+    Fingerprint,
     Flag,
     Hostname,
-    Hosts,
+    Keyword,
     Mailbox,
-    MaildirPath,
+    Mechanism,
     Name,
     Network,
     Pattern,
-    Port,
     Server,
 )
 
 __all__ = [
+    "AuthSection",
     "Config",
     "CountersSection",
     "DiscardRoute",
@@ -51,13 +55,8 @@ __all__ = [
     "Section",
     "SmtpRoute",
     "SpoolSection",
+    "TlsSection",
 ]
-
-
-class Section(BaseModel):
-    """The base of every section, those of filters too: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=False)
 
 
 class GatewaySection(Section):
@@ -71,6 +70,8 @@ class GatewaySection(Section):
     """how long a stop waits for sessions and deliveries that are under way; what is cut off then stays in the spool"""
     memory_limit: Size = 256 * 1024
     """content up to this size stays in memory while it is received; larger content goes to a file"""
+    memory_ceiling: Annotated[Size, at_least(1024**2, format_size)] = 64 * 1024**2
+    """content that all sessions together keep in memory while it is received; above it all content goes to files"""
 
 
 class ListenerSection(Section):
@@ -94,6 +95,44 @@ class ListenerSection(Section):
     trusted_networks: list[Network] = []
     """clients that may relay (role outbound or hybrid): to anyone, in our name. Who connects by a unix socket always
     may"""
+    tls: Literal["off", "optional", "required", "implicit"] | None = None
+    """off: no TLS; optional: STARTTLS is offered; required: no mail before STARTTLS; implicit: TLS from the first octet
+    (port 465). If not given: optional where [tls] has a certificate, else off"""
+    client_certificates: Literal["none", "request", "require"] = "none"
+    """whether clients are asked for a certificate, by the authorities of tls.client_ca or the fingerprints of
+    tls.client_fingerprints; require refuses the others"""
+    auth: Name | None = None
+    """the [auth.NAME] that checks AUTH; role outbound then takes mail from nobody else but trusted_networks"""
+    auth_mechanisms: list[Mechanism] = [
+        "scram-sha-256-plus",
+        "scram-sha-256",
+        "plain",
+        "login",
+        "xoauth2",
+        "oauthbearer",
+    ]
+    """what AUTH offers, as far as `auth` can check it; others are cram-md5 and external (with client_certificates).
+    Those that show the password are offered under TLS only"""
+    auth_without_tls: Flag = False
+    """whether passwords may come in clear text: for devices that know no TLS, on a network that nobody else can read"""
+    max_auth_failures: Count = 3
+    """wrong secrets per connection, each answered after a growing delay; after them 421"""
+    max_auth_failures_per_client: Count = 20
+    """wrong secrets per hour from one address (IPv6: one /64); after them AUTH gets 454, right or wrong"""
+    proxy_protocol_from: list[Network] = []
+    """balancers (haproxy, nginx) that begin each connection with a PROXY header, v1 or v2; who else connects is taken
+    for a client"""
+    xclient_from: list[Network] = []
+    """systems in front of us that may tell by XCLIENT who the client is"""
+    xforward_from: list[Network] = []
+    """systems in front of us that may tell by XFORWARD where a message came from, for the history and the next hop"""
+    hide: list[Keyword] = []
+    """extensions that are not offered here, for clients that cannot cope with them"""
+    bare_newlines: Literal["reject", "normalize"] = "reject"
+    """content with a CR or LF that stands alone: reject (550), or normalize to CR LF. It never ends content, and is
+    never sent on"""
+    max_hold: Duration = 7 * 86400.0
+    """how far ahead a message may ask to be sent (FUTURERELEASE); 0 offers it to nobody. Clients that may relay only"""
     max_message_size: Annotated[Size, at_least(64 * 1024, format_size)] = 50 * 1024 * 1024
     """larger messages are refused with 552; announced with SIZE (RFC 5321: at least 64KiB)"""
     max_recipients: Annotated[int, Field(strict=True, ge=100)] = 1000
@@ -117,6 +156,26 @@ class ListenerSection(Section):
     """how long we wait for the next piece of content (RFC 5321: at least 3 minutes)"""
     session_timeout: Timeout = 3600.0
     """how long a session may last that keeps within the other limits"""
+    stress_timeout: Timeout = 10.0
+    """how long we wait for a command or content while the listener is under stress: with nine tenths of max_connections
+    open"""
+
+
+class TlsSection(Section):
+    """`[tls]`: our certificates, and those that clients show."""
+
+    certificate: ConfigPath | None = None
+    """a PEM file with certificate, chain and key, or a directory of such files (also NAME.crt with NAME.key, and
+    NAME/fullchain.pem with NAME/privkey.pem): chosen by the name that the client asks for, and read again when it
+    changes"""
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    """the oldest TLS that is spoken, as a server"""
+    ciphers: str = ""
+    """ciphers of TLS 1.2, as OpenSSL writes them; those with forward secrecy and AEAD if empty"""
+    client_ca: ConfigPath | None = None
+    """the authorities (PEM) of client certificates"""
+    client_fingerprints: dict[Name, Fingerprint] = {}
+    """client certificates by SHA-256 fingerprint, each under the name that AUTH EXTERNAL gives it"""
 
 
 class DomainSection(Section):
@@ -139,97 +198,6 @@ class ListRecipients(Section):
     user does, and postmaster always"""
     path: ConfigPath | None = None
     """a file with one address a line, in the same forms, and # for comments; read again when it changes"""
-
-
-class RetrySection(Section):
-    """`retry` of a route: when a deferred recipient is tried again (RFC 5321 section 4.5.4.1)."""
-
-    first: Timeout = 300.0
-    """how long a recipient waits after the first attempt that failed; this and later waits vary by a tenth"""
-    factor: Annotated[float, Field(strict=True, ge=1, le=10)] = 2.0
-    """each later wait is this many times the one before"""
-    longest: Timeout = 4 * 3600.0
-    """no wait is longer"""
-    expire: Timeout = 5 * 86400.0
-    """a message this old is tried no more: its sender gets a report"""
-
-
-class _RouteSection(Section):
-    retry: RetrySection = RetrySection()
-    """the retry schedule"""
-
-
-class SmtpRoute(_RouteSection):
-    """`[routes.NAME]` with transport smtp: to fixed hosts, or by MX where there are none."""
-
-    transport: Literal["smtp"]
-    """by SMTP, to mail servers"""
-    hosts: Hosts = []
-    """"host" or "host:port" ("[v6]:port") in the order in which they are tried; an inner list shares the load. Empty:
-    by the MX records of the recipient's domain"""
-    port: Port = 25
-    """the port of hosts that name none, and of MX hosts"""
-    connections: Count = 20
-    """connections at one time to one site: these hosts, or by MX the hosts of one set of records"""
-    messages_per_connection: Count = 100
-    """messages on one connection before it is closed"""
-    idle_timeout: Duration = 10.0
-    """how long an idle connection is kept for the next message"""
-    connect_timeout: Timeout = 30.0
-    """how long we wait for a connection; then the next address is tried"""
-    command_timeout: Timeout = 300.0
-    """how long we wait for the greeting and for each reply but the last"""
-    data_timeout: Timeout = 600.0
-    """how long we wait for the reply to the end of data (RFC 5321: at least 10 minutes; less makes duplicates)"""
-    ipv6: Flag = True
-    """whether IPv6 addresses of hosts are tried, too; false where this machine has no IPv6 to the Internet"""
-
-
-class LmtpRoute(_RouteSection):
-    """`[routes.NAME]` with transport lmtp: to fixed hosts, or a socket "unix:/path"."""
-
-    transport: Literal["lmtp"]
-    """by LMTP, to a mailbox server, with an answer for each recipient"""
-    hosts: Hosts = Field(min_length=1)
-    """"host:port" or "unix:/path" in the order in which they are tried; an inner list shares the load"""
-    port: Port = 24
-    """the port of hosts that name none"""
-    connections: Count = 20
-    """connections at one time"""
-    messages_per_connection: Count = 100
-    """messages on one connection before it is closed"""
-    idle_timeout: Duration = 10.0
-    """how long an idle connection is kept for the next message"""
-    connect_timeout: Timeout = 30.0
-    """how long we wait for a connection; then the next address is tried"""
-    command_timeout: Timeout = 300.0
-    """how long we wait for the greeting and for each reply but the last"""
-    data_timeout: Timeout = 600.0
-    """how long we wait for the replies to the end of data; less makes duplicates"""
-    ipv6: Flag = True
-    """whether IPv6 addresses of hosts are tried, too; false where this machine has no IPv6 to the Internet"""
-
-
-class MaildirRoute(_RouteSection):
-    """`[routes.NAME]` with transport maildir: into folders of this machine."""
-
-    transport: Literal["maildir"]
-    """into a Maildir, synced to disk before it counts as delivered"""
-    path: MaildirPath
-    """the Maildir, made with mode 0700 if it does not exist; {domain} and {local_part} stand for the recipient's, in
-    lower case"""
-
-
-class DiscardRoute(_RouteSection):
-    """`[routes.NAME]` with transport discard: taken, dropped, and told so in the history."""
-
-    transport: Literal["discard"]
-    """thrown away, without a report"""
-    reason: str = "discarded by its route"
-    """what the history says"""
-
-
-Route = Annotated[SmtpRoute | LmtpRoute | MaildirRoute | DiscardRoute, Field(discriminator="transport")]
 
 
 class RoutingSection(Section):
@@ -341,6 +309,8 @@ class Config(Section):
     counters: CountersSection = CountersSection()
     history: HistorySection = HistorySection()
     log: LogSection = LogSection()
+    tls: TlsSection = TlsSection()
+    auth: dict[Name, AuthSection] = {}
 
     def filter(self, name: str) -> FilterSection:
         """The section of a filter that a pipeline names; an empty one where the file has none."""

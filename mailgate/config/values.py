@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import string
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo
 
@@ -26,17 +27,22 @@ __all__ = [
     "Domain",
     "Endpoint",
     "Filters",
+    "Fingerprint",
     "Flag",
     "Host",
     "Hostname",
     "Hosts",
+    "HttpUrl",
+    "Keyword",
     "Mailbox",
     "MaildirPath",
+    "Mechanism",
     "Name",
     "Network",
     "Pattern",
     "Port",
     "Server",
+    "SocketAddress",
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -78,7 +84,53 @@ def _shape(value: object) -> str:
     return "group" if isinstance(value, list) else "one"
 
 
+def _fingerprint(text: str) -> str:
+    plain = text.replace(":", "").lower()
+    if not re.fullmatch("[0-9a-f]{64}", plain):
+        raise ValueError("a SHA-256 fingerprint has 64 hexadecimal digits, with colons or without")
+    return plain
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
+        raise ValueError('no address of a service: it looks like "https://host/path"')
+    return text
+
+
+def _socket(text: str, info: ValidationInfo) -> str:
+    if text.startswith("unix:"):
+        return f"unix:{absolute(text.removeprefix('unix:'), info)}"
+    if ":" not in text:
+        raise ValueError('a socket is "unix:/path" or "host:port"')
+    parse_host(text, 25)
+    return text
+
+
 Name = Annotated[str, AfterValidator(_name), Form("name")]
+Keyword = Literal[
+    "pipelining",
+    "size",
+    "8bitmime",
+    "starttls",
+    "auth",
+    "chunking",
+    "binarymime",
+    "smtputf8",
+    "dsn",
+    "requiretls",
+    "limits",
+    "mt-priority",
+    "futurerelease",
+    "deliverby",
+    "etrn",
+]
+Mechanism = Literal[
+    "scram-sha-256-plus", "scram-sha-256", "plain", "login", "cram-md5", "xoauth2", "oauthbearer", "external"
+]
+Fingerprint = Annotated[str, AfterValidator(_fingerprint), Form("fingerprint")]
+HttpUrl = Annotated[str, AfterValidator(_url), Form("URL")]
+SocketAddress = Annotated[str, AfterValidator(_socket), Form("socket")]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Flag = Annotated[bool, Field(strict=True)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]

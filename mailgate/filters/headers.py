@@ -129,8 +129,14 @@ class Headers:
             # Of several recipients none is told about the others (RFC 5321 section 7.2).
             address = str(transaction.recipients[0].address)
             only = f"\r\n\tfor <{address}>" if address.isascii() and address.isprintable() else ""
+        secured = ""
+        if session.tls is not None:
+            secured = f"\r\n\t(using {session.tls.version} with cipher {session.tls.cipher})"
+        protocol = session.protocol
+        if transaction.parameters.smtputf8:
+            protocol = f"UTF8{protocol.removeprefix('E')}"  # RFC 6531 section 4.3
         return (
-            f"from {helo} ({_peer(session.client)})\r\n\tby {session.hostname} (mailgate) with {session.protocol}"
+            f"from {helo} ({_peer(session.client)}){secured}\r\n\tby {session.hostname} (mailgate) with {protocol}"
             f" id {transaction.id}{only};\r\n\t{self._now()}"
         )
 

@@ -23,6 +23,7 @@ from mailgate.events import (
     OperatorActed,
     Quarantined,
     Refused,
+    Reported,
 )
 from mailgate.observe.parts import INSERT_ENTRIES, INSERT_KEYS, create, list_parts, open_part
 from mailgate.observe.recorder import Written
@@ -45,6 +46,7 @@ _KEPT: tuple[type[Event], ...] = (
     OperatorActed,
     Quarantined,
     Refused,
+    Reported,
 )
 
 #: A part holds at most this share of the size and of the time that are kept, which are overstepped by no more.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from zope.interface import Attribute, Interface
 
-from mailgate.envelope import Envelope, EnvelopeRecipient
-from mailgate.interfaces import OutcomeKind
+from mailgate.envelope import Envelope, EnvelopeRecipient, Origin, Tls
+from mailgate.interfaces import Handover, OutcomeKind
 from mailgate.message import Content
 from mailgate.reply import Reply
 
@@ -22,9 +22,11 @@ class Result:
     `reply` is the answer of `host` (a Target as text), or our own finding in its form where `host` is "". `next_host`
     tells a deferral after which another host may be asked at once (the connection broke before the content was out, a
     4yz or 421 greeting, a host that is full) from one that says something about the mail itself, or that came with the
-    fate of the content unknown. `again` is set where this host has decided nothing and may be asked again at once,
-    without counting an attempt: a reused connection turned out to be dead (ask on a new one), or the recipient is over
-    the number that the host takes in one transaction (ask in another; this one accepted at least one recipient).
+    fate of the content unknown. A failure has it where the mail is for what this host does not offer, and another may:
+    it counts when no host is left to ask. `again` is set where this host has decided nothing and may be asked again at
+    once, without counting an attempt: a reused connection turned out to be dead, or full (ask on a new one), or the
+    recipient is over the number that the host takes in one transaction (ask in another; this one has settled others).
+    `handover` as in Outcome; `tls` is `security` of the connection.
     """
 
     recipient: EnvelopeRecipient
@@ -34,6 +36,8 @@ class Result:
     next_host: bool = False
     reason: str = ""
     again: bool = False
+    handover: Handover = Handover.FINAL
+    tls: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +54,32 @@ class Target:
 
 
 class ConnectFailedError(Exception):
-    """No session with this target: nobody answered, or the greeting or EHLO was refused.
+    """No session with this target: nobody answered, or it does not come up to what its route asks for.
 
-    `reply` is the peer's answer or ours in its form; `stage` is "connect", "greeting" or "hello". Always temporary for
-    the mail, except that a 5yz greeting (`is_permanent`) means that this host will never take mail from us (RFC 5321
-    section 3.1). A 5yz to EHLO and HELO is about the name that we gave, which an administrator can mend.
+    `reply` is the peer's answer, or ours in its form (`is_ours`); `stage` is "connect", "greeting", "hello", "tls",
+    "auth" or "xclient". Always temporary for the mail, except that a 5yz greeting (`is_permanent`) means that this host
+    will never take mail from us (RFC 5321 section 3.1). A 5yz at the other stages is about us, which an administrator
+    can mend, or about the client that XCLIENT names. `in_clear`: TLS alone is to blame, and is not asked for: the host
+    may be asked again in clear text.
     """
 
-    def __init__(self, target: Target, reply: Reply, reason: str, *, stage: str = "greeting") -> None:
+    def __init__(
+        self,
+        target: Target,
+        reply: Reply,
+        reason: str,
+        *,
+        stage: str = "greeting",
+        is_ours: bool = False,
+        in_clear: bool = False,
+    ) -> None:
         super().__init__(f"{target}: {reason}")
         self.target = target
         self.reply = reply
         self.reason = reason
         self.stage = stage
+        self.is_ours = is_ours or stage == "connect"
+        self.in_clear = in_clear
 
     @property
     def is_permanent(self) -> bool:
@@ -71,11 +88,14 @@ class ConnectFailedError(Exception):
 
 
 class IConnection(Interface):
-    """A session with a next hop that is past EHLO or LHLO, for one message after another."""
+    """A session with a next hop that is open, for one message after another."""
 
     target: Target = Attribute("whom it is connected to")
     is_usable: bool = Attribute("whether another message may be sent on it now: not broken, not closed, none under way")
     messages: int = Attribute("messages sent on it so far")
+    tls: Tls | None = Attribute("what the handshake came to; None in clear text")
+    is_authenticated: bool = Attribute("whether we have logged in")
+    security: str = Attribute('`tls` for people: "TLSv1.3 TLS_AES_256_GCM_SHA384 verified", or ""')
 
     def deliver(
         envelope: Envelope, recipients: Sequence[EnvelopeRecipient], content: Content
@@ -92,8 +112,11 @@ class IConnection(Interface):
 class IConnector(Interface):
     """Opens connections."""
 
-    def connect(target: Target) -> Awaitable[IConnection]:
-        """A connection past EHLO or LHLO; ConnectFailedError, only, where there is none."""
+    def connect(target: Target, origin: Origin | None = None) -> Awaitable[IConnection]:
+        """An open session; ConnectFailedError, only, where there is none.
+
+        `origin` is that of the one message that it is for, where the route tells its next hops of clients.
+        """
 
 
 class ITransport(Interface):

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
+from collections.abc import MutableMapping
+
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IAddress, IReactorTCP, IReactorTime, IReactorUNIX
 from twisted.internet.interfaces import IConnector as ITwistedConnector
 from twisted.internet.protocol import ClientFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailgate.relay.attempt import IConnection, IConnector, Target
-from mailgate.relay.connection import SmtpConnection, Timeouts
+from mailgate.envelope import Origin
+from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, Target
+from mailgate.relay.connection import SmtpConnection
+from mailgate.relay.opening import Opening
+from mailgate.relay.session import Timeouts, Work
+from mailgate.relay.terms import PLAIN, Terms
 from mailgate.reply import Reply
 
-__all__ = ["IClientReactor", "SmtpConnector"]
+__all__ = ["IClientReactor", "SmtpConnector", "WithoutTls"]
 
 _NO_ANSWER = Reply.of(451, "4.4.1", "The recipient's mail server cannot be reached")
+
+#: Hosts, by address and port, with which TLS has failed where it may do so; why. Entries go by themselves, in time.
+WithoutTls = MutableMapping[tuple[str, int], str]
 
 
 class IClientReactor(IReactorTime, IReactorTCP, IReactorUNIX):
@@ -34,12 +43,19 @@ class _Factory(ClientFactory):
         return self._connection
 
     def clientConnectionFailed(self, connector: ITwistedConnector, reason: Failure) -> None:  # noqa: N802  Twisted's name
-        self._connection.connect_failed("connect", _NO_ANSWER, f"cannot connect: {reason.getErrorMessage()}")
+        why = f"cannot connect: {reason.getErrorMessage()}"
+        connection = self._connection
+        connection.connect_failed(ConnectFailedError(connection.target, _NO_ANSWER, why, stage="connect"))
 
 
 @implementer(IConnector)
 class SmtpConnector:
-    """Connects by TCP to an IPv4 or IPv6 address, or to a unix socket; by SMTP, or LMTP where the target says so."""
+    """Connects by TCP to an IPv4 or IPv6 address, or to a unix socket; by SMTP, or LMTP where the target says so.
+
+    Where TLS fails that is welcome but not asked for, the host is asked again in clear text, on a new connection: what
+    was said on the first counts for nothing. `without_tls` remembers such hosts, so that not every session begins with
+    a handshake that fails; connectors may share it.
+    """
 
     def __init__(
         self,
@@ -48,21 +64,51 @@ class SmtpConnector:
         connect_timeout: float = 30.0,
         command_timeout: float = 300.0,
         data_timeout: float = 600.0,
+        *,
+        terms: Terms = PLAIN,
+        without_tls: WithoutTls | None = None,
+        work: Work = execute,
     ) -> None:
-        """`hostname` is what EHLO says; times in seconds, see Timeouts."""
+        """`hostname` is what EHLO says; times in seconds, see Timeouts; `work` as for SmtpConnection."""
         self._reactor = reactor
         self._hostname = hostname
         self._timeouts = Timeouts(connect_timeout, command_timeout, data_timeout)
+        self._terms = terms
+        self._without_tls: WithoutTls = {} if without_tls is None else without_tls
+        self._work = work
 
-    def connect(self, target: Target) -> Deferred[IConnection]:
+    def connect(self, target: Target, origin: Origin | None = None) -> Deferred[IConnection]:
         """As in IConnector. Cancelling gives the connection up."""
+        if self._terms.tls != "opportunistic":
+            return self._connect(target, origin)
+        if (target.address, target.port) in self._without_tls:
+            return self._connect(target, origin, clear=True)
+        return self._connect(target, origin).addErrback(self._in_clear, target, origin)
 
+    def _in_clear(self, failure: Failure, target: Target, origin: Origin | None) -> Deferred[IConnection]:
+        error = failure.value
+        if not isinstance(error, ConnectFailedError) or not error.in_clear:
+            failure.raiseException()
+        self._without_tls[target.address, target.port] = error.reason
+        return self._connect(target, origin, clear=True)
+
+    def _connect(self, target: Target, origin: Origin | None, *, clear: bool = False) -> Deferred[IConnection]:
         def cancelled(_ready: Deferred[IConnection]) -> None:
             connection.forget()
             connecting.disconnect()
 
         ready: Deferred[IConnection] = Deferred(cancelled)
-        connection = SmtpConnection(target, self._hostname, self._timeouts, self._reactor, ready)
+        connection = SmtpConnection(
+            target,
+            Opening(target, self._hostname, self._terms, origin, clear=clear),
+            self._timeouts,
+            self._reactor,
+            ready,
+            creator=self._terms.creator,
+            work=self._work,
+            chunking=self._terms.chunking,
+            xforward=self._terms.xforward,
+        )
         factory = _Factory(connection)
         timeout = self._timeouts.connect
         if target.port:

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IConsumer, IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    IOpenSSLClientConnectionCreator,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailgate.envelope import Envelope, EnvelopeRecipient
+from mailgate.envelope import Envelope, EnvelopeRecipient, Tls
 from mailgate.interfaces import OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import ConnectFailedError, IConnection, Result, Target
-from mailgate.relay.sending import ContentProducer, Payload, UnsendableError, prepare
-from mailgate.relay.transaction import Step, Transaction, refusal
+from mailgate.relay.carriage import Carriage, Hop, carriage_of
+from mailgate.relay.deadline import Deadline
+from mailgate.relay.handshake import look_at, told_for_people, why_lost
+from mailgate.relay.opening import Action, Opening
+from mailgate.relay.sending import ContentSender, Payload, UnsendableError, convert, is_small, prepare
+from mailgate.relay.session import IOutlet, Timeouts, Work
+from mailgate.relay.transaction import Step, Transaction, begin
 from mailgate.reply import Reply
 from mailgate.sockets import write_now
-from mailgate.wire.extensions import NO_EXTENSIONS, Extensions, parse_extensions
+from mailgate.tls.pem import TlsError
+from mailgate.wire.extensions import NO_EXTENSIONS, Extensions
 from mailgate.wire.replies import ReplyReader
+from mailgate.wire.sasl_text import SaslError
 
-__all__ = ["SmtpConnection", "Timeouts"]
+__all__ = ["SmtpConnection"]
+
+Recipients: TypeAlias = Sequence[EnvelopeRecipient]
 
 #: Seconds for QUIT to leave before the connection is dropped.
 _QUIT_TIMEOUT = 5.0
@@ -33,112 +47,107 @@ _TIMED_OUT = Reply.of(451, "4.4.2", "The next hop did not answer in time")
 _PROTOCOL_ERROR = Reply.of(451, "4.5.0", "The next hop does not follow the protocol")
 
 
-class _Transport(IConsumer, ITCPTransport):
-    """What a stream's transport provides, TCP or unix."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds: for the connection, for each reply and each chunk of content, for the reply to the end of data."""
-
-    connect: float = 30.0
-    command: float = 300.0
-    data: float = 600.0
-
-
-@implementer(IConnection)
+@implementer(IConnection, IHandshakeListener)
 class SmtpConnection(Protocol):
-    """One session. It fires `ready` with itself after EHLO, HELO or LHLO, or with ConnectFailedError.
+    """One session. It fires `ready` with itself when `opening` has come to its end, or with ConnectFailedError.
 
-    Whatever the server does ends in results: what it says before it was asked, or what is no reply, closes the session.
+    `creator` makes the client's side of a handshake (TlsError where it cannot), and `work` does in another thread what
+    would hold up this one. `chunking` and `xforward` as in ServerRoute. Whatever the server does ends in results: what
+    it says before it was asked, or what is no reply, closes the session.
     """
 
-    transport: _Transport
+    transport: IOutlet
 
     def __init__(
-        self, target: Target, hostname: str, timeouts: Timeouts, clock: IReactorTime, ready: Deferred[IConnection]
+        self,
+        target: Target,
+        opening: Opening,
+        timeouts: Timeouts,
+        clock: IReactorTime,
+        ready: Deferred[IConnection],
+        *,
+        creator: Callable[[Target], IOpenSSLClientConnectionCreator],
+        work: Work,
+        chunking: bool = True,
+        xforward: bool = False,
     ) -> None:
         self.target = target
         self.messages = 0
         self.extensions: Extensions = NO_EXTENSIONS
+        self.tls: Tls | None = None
+        self.is_authenticated = False
+        self.security = ""
         self._peer = str(target)
-        self._hostname = hostname
+        self._opening: Opening | None = opening  # None once the session is open
         self._timeouts = timeouts
         self._clock = clock
         self._ready: Deferred[IConnection] | None = ready
+        self._creator = creator
+        self._work = work
+        self._hop = Hop(target, NO_EXTENSIONS, chunking=chunking, xforward=xforward)
         self._reader = ReplyReader()
-        # The step of the greeting that takes the next reply; None once the session is open. TLS has its place here.
-        self._greeting: Callable[[Reply], None] | None = self._on_banner
         self._transaction: Transaction | None = None
-        self._payload: Payload | None = None
-        self._seven_bit = False
-        self._producer: ContentProducer | None = None
+        self._sender: ContentSender | None = None
         self._done: Deferred[Sequence[Result]] | None = None
         self._needs_reset = False
+        self._domains: set[str] = set()
+        self._is_spent = False  # the server will take no more messages in this session
         self._closed = False
-        # One delayed call serves all timeouts: it fires at most once per period, and then looks at the deadline.
-        self._deadline = math.inf
-        self._watch: IDelayedCall | None = None
+        self._deadline = Deadline(clock, self._too_late)
 
     # -- IConnection
 
     @property
     def is_usable(self) -> bool:
         """Whether the session is open and at rest."""
-        return not self._closed and self._transaction is None and self._greeting is None
+        return not (self._closed or self._is_spent) and self._transaction is None and self._opening is None
 
-    def deliver(
-        self, envelope: Envelope, recipients: Sequence[EnvelopeRecipient], content: Content
-    ) -> Deferred[Sequence[Result]]:
+    @property
+    def tls_is_verified(self) -> bool:
+        """Whether this is TLS with a server that has proved who it is."""
+        return self.tls is not None and self.tls.is_verified
+
+    def deliver(self, envelope: Envelope, recipients: Recipients, content: Content) -> Deferred[Sequence[Result]]:
         """As in IConnection. Cancelling drops the connection."""
         if not self.is_usable:
             return succeed([Result(one, OutcomeKind.DEFERRED, _LOST, next_host=True, again=True) for one in recipients])
-        extensions = self.extensions
-        self._seven_bit = envelope.body == "8BITMIME" and not extensions.eight_bit
         try:
-            payload = prepare(content, envelope.edits, seven_bit=self._seven_bit)
+            carriage = carriage_of(self._hop, envelope, content, self._clock.seconds)
+            fit = carriage.fit
+            if fit is not None and not is_small(content):
+                return self._begin_later(envelope, recipients, carriage, partial(convert, content, envelope.edits, fit))
+            payload = prepare(content, envelope.edits, fit, by_chunks=carriage.by_chunks)
+            transaction = self._make(envelope, recipients, carriage, payload.size)
         except UnsendableError as error:
-            return succeed(_for_all(recipients, error.reply, str(error)))
-        refused = refusal(extensions, envelope, payload.size)
-        if refused is not None:
-            return succeed(_for_all(recipients, refused, f"{self._peer} was not asked"))
-        transaction = Transaction(
-            extensions,
-            envelope,
-            recipients,
-            payload.size,
-            peer=self._peer,
-            lmtp=self.target.lmtp,
-            reset=self._needs_reset,
-            reused=self.messages > 0,
-        )
+            return succeed(error.results(recipients))
         commands = transaction.start()
         if not commands:
             return succeed(transaction.results)
-        self.messages += 1
-        self._transaction = transaction
-        self._payload = payload
-        done: Deferred[Sequence[Result]] = Deferred(self._cancelled)
-        self._done = done
-        self._write(commands, self._timeouts.command)
+        done = self._done = Deferred(self._cancelled)
+        self._begin(transaction, payload, commands)
         return done
 
     def close(self) -> None:
         """As in IConnection. The answer to QUIT is not waited for."""
         if self._closed:
             return
-        if self._greeting is not None or self._transaction is not None:
+        if self._opening is not None or self._transaction is not None:
             self._give_up(_LOST, "closed by us")
-            return
-        self._quit()
+        else:
+            self._quit()
 
     # -- Twisted's Protocol
 
     def connectionMade(self) -> None:
-        """Wait for the banner."""
+        """Begin, which mostly is to wait for the banner."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
-        self._arm(self._timeouts.command)
+        opening = self._opening
+        if opening is not None:
+            header = opening.header()
+            if header:
+                self.transport.write(header)
+            self._go_on(opening, opening.start())
 
     def dataReceived(self, data: bytes) -> None:
         """Take the replies of one chunk all at once."""
@@ -146,7 +155,8 @@ class SmtpConnection(Protocol):
             return
         transaction = self._transaction
         replies = self._reader.feed(data)
-        owed = transaction.owed if transaction is not None else int(self._greeting is not None)
+        opening = self._opening
+        owed = transaction.owed if transaction is not None else int(opening is not None and opening.owes_reply)
         problem = ""
         if self._reader.fault is not None:
             problem = f"{self._peer} sent what is no reply: {self._reader.fault}"
@@ -156,71 +166,148 @@ class SmtpConnection(Protocol):
         if transaction is not None:
             self._in_transaction(transaction, replies, problem)
         elif problem:
-            self._give_up(_PROTOCOL_ERROR, problem)
-        elif replies and self._greeting is not None:
-            self._greeting(replies[0])
+            self._give_up(_PROTOCOL_ERROR, problem, is_foul=True)
+        elif replies and opening is not None:
+            self._go_on(opening, opening.receive(replies[0]))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The end, whoever brought it about."""
         self._closed = True
-        self._give_up(_LOST, f"connection to {self._peer} lost: {reason.getErrorMessage()}")
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        why = why_lost(reason)
+        is_handshake = self._opening is not None and self._opening.stage == "tls"
+        self._give_up(_LOST, why if is_handshake else f"connection to {self._peer} lost: {why}")
+        self._deadline.stop()
 
-    # -- The greeting
+    # -- The opening
 
-    def _on_banner(self, reply: Reply) -> None:
-        if not reply.is_positive:
-            self._refused("greeting", reply)
-        elif self.target.lmtp:
-            self._hello("LHLO", self._on_ehlo)
-        else:
-            self._hello("EHLO", self._on_ehlo)
+    def _go_on(self, opening: Opening, action: Action) -> None:
+        if action is Action.SEND:
+            self._write(opening.output, self._timeouts.command)
+        elif action is Action.OPEN:
+            self._open(opening)
+        elif action is Action.WAIT:
+            self._arm(self._timeouts.command)
+        elif action is Action.SECURE:
+            self._secure()
+        elif action is Action.COMPUTE:
+            self._compute(opening)
+        elif opening.refusal is not None:
+            self._opening = None
+            if opening.at_rest:
+                self._quit()
+            else:
+                self._abort()
+            self.connect_failed(opening.refusal)
 
-    def _on_ehlo(self, reply: Reply) -> None:
-        if reply.is_positive:
-            self._open(parse_extensions(reply))
-        elif reply.is_permanent and not self.target.lmtp:
-            self._hello("HELO", self._on_helo)
-        else:
-            self._refused("hello", reply)
-
-    def _on_helo(self, reply: Reply) -> None:
-        if reply.is_positive:
-            self._open(NO_EXTENSIONS)
-        else:
-            self._refused("hello", reply)
-
-    def _hello(self, verb: str, then: Callable[[Reply], None]) -> None:
-        self._greeting = then
-        self._write(f"{verb} {self._hostname}\r\n".encode("ascii"), self._timeouts.command)
-
-    def _open(self, extensions: Extensions) -> None:
-        self.extensions = extensions
-        self._greeting = None
-        self._deadline = math.inf
+    def _open(self, opening: Opening) -> None:
+        self.extensions = opening.extensions
+        self.is_authenticated = opening.is_authenticated
+        self._hop = self._hop._replace(
+            extensions=self.extensions, is_verified=self.tls_is_verified, is_authenticated=self.is_authenticated
+        )
+        self._opening = None
+        self._deadline.clear()
         ready, self._ready = self._ready, None
         if ready is not None:
             ready.callback(self)
 
-    def _refused(self, stage: str, reply: Reply) -> None:
-        self._greeting = None
-        self._quit()
-        self.connect_failed(stage, _PROTOCOL_ERROR if reply.is_intermediate else reply, f"{stage} refused: {reply}")
+    def _secure(self) -> None:
+        self._arm(self._timeouts.connect)
+        try:
+            creator = self._creator(self.target)
+        except TlsError as error:
+            self._give_up(_LOST, str(error))
+            return
+        self.transport.startTLS(creator)
 
-    def connect_failed(self, stage: str, reply: Reply, reason: str) -> None:
+    def handshakeCompleted(self) -> None:
+        """See IHandshakeListener: go on under TLS."""
+        opening = self._opening
+        if opening is None:
+            return
+        self.tls, bindings = look_at(self.transport.getHandle())
+        self.security = told_for_people(self.tls)
+        self._go_on(opening, opening.secured(self.tls, bindings))
+
+    def _compute(self, opening: Opening) -> None:
+        self._arm(self._timeouts.command)
+
+        def computed(response: bytes | SaslError) -> None:
+            if self._opening is opening:
+                self._go_on(opening, opening.computed(response))
+
+        def failed(failure: Failure) -> None:
+            # Its text might quote what was computed with.
+            error = failure.value
+            computed(error if isinstance(error, SaslError) else SaslError(f"{type(error).__name__} in computing it"))
+
+        if opening.compute is not None:
+            self._work(opening.compute).addCallbacks(computed, failed)
+
+    def connect_failed(self, error: ConnectFailedError) -> None:
         """There will be no session: tell whoever waits for it."""
         ready, self._ready = self._ready, None
         if ready is not None:
-            ready.errback(ConnectFailedError(self.target, reply, reason, stage=stage))
+            ready.errback(error)
 
     def forget(self) -> None:
         """Nobody waits for the session any more."""
-        self._ready = self._greeting = None
+        self._ready = self._opening = None
         self._closed = True
 
     # -- The transaction
+
+    def _make(self, envelope: Envelope, recipients: Recipients, carriage: Carriage, size: int) -> Transaction:
+        reset, reused = self._needs_reset, self.messages > 0
+        transaction = begin(
+            self._hop, envelope, recipients, carriage, size, domains=self._domains, reset=reset, reused=reused
+        )
+        self._is_spent = transaction.is_full or 0 < self.extensions.limits.messages <= self.messages + 1
+        return transaction
+
+    def _begin(self, transaction: Transaction, payload: Payload, commands: bytes) -> None:
+        self.messages += 1
+        self._transaction = transaction
+        self._sender = ContentSender(self.transport, payload, self._sending, self._on_unsendable)
+        self._write(commands, self._timeouts.command)
+
+    def _begin_later(
+        self, envelope: Envelope, recipients: Recipients, carriage: Carriage, make: Callable[[], Payload]
+    ) -> Deferred[Sequence[Result]]:
+        """Begin when the content is ready. Until then a transaction that has asked for nothing stands in: whatever
+        becomes of the session meanwhile, there are results."""
+        waiting = self._transaction = self._make(envelope, recipients, carriage, 0)
+        done = self._done = Deferred(self._cancelled)
+
+        def converted(payload: Payload) -> None:
+            if self._transaction is not waiting:
+                return
+            transaction = self._make(envelope, recipients, carriage, payload.size)
+            commands = transaction.start()
+            if commands:
+                self._begin(transaction, payload, commands)
+            else:
+                self._settle(transaction.results)
+
+        def failed(failure: Failure) -> None:
+            if self._transaction is not waiting:
+                return
+            error = failure.value
+            if isinstance(error, UnsendableError):
+                self._settle(error.results(recipients))
+            else:
+                self._transaction = self._done = None
+                done.errback(failure)
+
+        self._work(make).addCallback(converted).addErrback(failed)
+        return done
+
+    def _settle(self, results: Sequence[Result]) -> None:
+        """These are the results, and nothing has been sent."""
+        done, self._done = self._done, None
+        self._transaction = None
+        if done is not None:
+            done.callback(results)
 
     def _in_transaction(self, transaction: Transaction, replies: list[Reply], problem: str) -> None:
         step = Step.WAIT
@@ -236,7 +323,8 @@ class SmtpConnection(Protocol):
         elif step is Step.DONE:
             self._finish(transaction, keep=True)
         elif step is Step.CONTENT:
-            self._send_content(transaction)
+            if self._sender is not None:
+                self._sender.go_on()
         elif step is Step.SEND:
             self._write(transaction.output, self._timeouts.command)
         elif step is Step.EMPTY:
@@ -244,28 +332,9 @@ class SmtpConnection(Protocol):
         elif replies:
             self._arm(self._timeouts.data if transaction.end_sent else self._timeouts.command)
 
-    def _send_content(self, transaction: Transaction) -> None:
-        payload, self._payload = self._payload, None
-        if payload is None:
-            return
-        if payload.chunks is None:
-            transaction.end_sent = True
-            self._write(payload.wire, self._timeouts.data)
-            return
-        self._arm(self._timeouts.command)
-        self._producer = ContentProducer(
-            self.transport,
-            payload.chunks,
-            seven_bit=self._seven_bit,
-            sent=self._on_sent,
-            failed=self._on_unsendable,
-        )
-        self.transport.registerProducer(self._producer, False)
-
-    def _on_sent(self, at_end: bool) -> None:
-        if self._transaction is not None and at_end:
-            self._transaction.end_sent = True
-            self._producer = None
+    def _sending(self, at_end: bool) -> None:
+        if self._transaction is not None:
+            self._transaction.announce(is_last=at_end)
         self._arm(self._timeouts.data if at_end else self._timeouts.command)
 
     def _on_unsendable(self, error: UnsendableError) -> None:
@@ -275,10 +344,13 @@ class SmtpConnection(Protocol):
 
     def _finish(self, transaction: Transaction, *, keep: bool) -> None:
         done, self._done = self._done, None
-        self._transaction = self._payload = None
+        sender, self._sender = self._sender, None
+        self._transaction = None
         self._needs_reset = transaction.needs_reset
-        self._deadline = math.inf
+        self._deadline.clear()
         if not keep:
+            if sender is not None:
+                sender.stopProducing()
             self._abort()
         if done is not None:
             done.callback(transaction.results)
@@ -289,15 +361,15 @@ class SmtpConnection(Protocol):
 
     # -- The end, and time
 
-    def _give_up(self, reply: Reply, reason: str) -> None:
+    def _give_up(self, reply: Reply, reason: str, *, is_foul: bool = False) -> None:
         """Drop the connection; whoever waits for it is told so."""
-        greeting, self._greeting = self._greeting, None
+        opening, self._opening = self._opening, None
         self._abort()
         if self._transaction is not None:
             self._transaction.abandon(reply, reason)
             self._finish(self._transaction, keep=False)
-        elif greeting is not None:
-            self.connect_failed("greeting", reply, reason)
+        elif opening is not None:
+            self.connect_failed(opening.break_off(reply, reason, is_foul=is_foul))
 
     def _quit(self) -> None:
         self._write(b"QUIT\r\n", _QUIT_TIMEOUT)
@@ -305,12 +377,9 @@ class SmtpConnection(Protocol):
         self.transport.loseConnection()
 
     def _abort(self) -> None:
-        if self._producer is not None:
-            self._producer.stopProducing()
-            self._producer = None
         if not self._closed:
             self._closed = True
-            self._deadline = math.inf
+            self._deadline.clear()
             self.transport.abortConnection()
 
     def _write(self, octets: bytes, timeout: float) -> None:
@@ -318,24 +387,10 @@ class SmtpConnection(Protocol):
         self._arm(timeout)
 
     def _arm(self, seconds: float) -> None:
-        self._deadline = self._clock.seconds() + seconds
-        if self._watch is None:
-            self._watch = self._clock.callLater(seconds, self._look_at_the_time)
-        elif self._watch.getTime() > self._deadline:
-            self._watch.reset(seconds)
+        self._deadline.set(seconds)
 
-    def _look_at_the_time(self) -> None:
-        self._watch = None
-        left = self._deadline - self._clock.seconds()
-        if left > 0:
-            if left < math.inf:
-                self._watch = self._clock.callLater(left, self._look_at_the_time)
-        elif self._closed:
+    def _too_late(self) -> None:
+        if self._closed:
             self.transport.abortConnection()
         else:
             self._give_up(_TIMED_OUT, f"{self._peer} did not answer in time")
-
-
-def _for_all(recipients: Sequence[EnvelopeRecipient], reply: Reply, reason: str) -> list[Result]:
-    kind = OutcomeKind.FAILED if reply.is_permanent else OutcomeKind.DEFERRED
-    return [Result(recipient, kind, reply, reason=reason) for recipient in recipients]

@@ -142,7 +142,7 @@ class Destinations:
                 Site(
                     hosts,
                     route,
-                    connector=self._transports.connector(route),
+                    connector=self._transports.connector(job.route, route),
                     locator=self._locator,
                     clock=self._clock,
                     random=self._random,

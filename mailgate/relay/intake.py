@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -12,10 +13,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.awaiting import as_deferred
-from mailgate.envelope import Envelope, EnvelopeRecipient, Session, Transaction
+from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters, Origin, Session, Transaction
 from mailgate.events import Discarded, MessageAccepted, Quarantined
 from mailgate.interfaces import IEvents, IIntake, ISpool, Lease, SpoolError
-from mailgate.message import Content
+from mailgate.message import Content, Message
 from mailgate.relay.jobs import LEASE_TIME
 from mailgate.reply import Reply
 from mailgate.verdict import Defer, Discard, Disconnect, Quarantine, Reject, Verdict
@@ -32,7 +33,8 @@ _OURS = Reply.of(451, "4.3.0", "Local error, try again later")
 
 @implementer(IIntake)
 class Intake:
-    """IIntake into a spool. `deliver` is given each lease: the relay's first attempt reads nothing back.
+    """IIntake into a spool. `deliver` is given each lease: the relay's first attempt reads nothing back. Where the
+    lease has no recipients, all are kept back, or wait for the time at which they are to be released.
 
     `refusal` is the spool's: why it cannot take so many octets now, or "".
     """
@@ -59,6 +61,7 @@ class Intake:
         self, session: Session, transaction: Transaction, content: Content, verdicts: Sequence[Verdict]
     ) -> Deferred[Sequence[Reply]]:
         now = self._clock.seconds()
+        is_lmtp = "LMTP" in session.protocol
         recipients: list[EnvelopeRecipient] = []
         for number, (recipient, verdict) in enumerate(zip(transaction.recipients, verdicts, strict=True)):
             quarantine = refusal = ""
@@ -67,12 +70,16 @@ class Intake:
             if isinstance(verdict, Quarantine):
                 quarantine = verdict.reason
             elif isinstance(verdict, Reject | Defer | Disconnect):
-                if session.protocol == "LMTP":
+                if is_lmtp:
                     continue  # its own reply tells it
                 refusal = str(verdict.reply)
-            recipients.append(EnvelopeRecipient(number, recipient.address, recipient.route, quarantine, refusal))
+            recipients.append(
+                EnvelopeRecipient(
+                    number, recipient.address, recipient.route, quarantine, refusal, recipient.notify, recipient.orcpt
+                )
+            )
         replies = [
-            verdict.reply if session.protocol == "LMTP" and isinstance(verdict, Reject | Defer | Disconnect) else None
+            verdict.reply if is_lmtp and isinstance(verdict, Reject | Defer | Disconnect) else None
             for verdict in verdicts
         ]
         taken = Reply(250, "2.0.0", (f"queued as {transaction.id}",))
@@ -86,12 +93,14 @@ class Intake:
             recipients=tuple(recipients),
             received=now,
             size=content.size,
-            body=transaction.body,
+            parameters=_with_header(transaction.parameters, content),
             client=str(session.client),
+            origin=transaction.origin or origin_of(session),
             edits=tuple(transaction.edits),
         )
 
         message_id = message_id_of(content)  # now: a file moves when it is taken over
+        identity, tls = session.identity, session.tls
 
         def durable(lease: Lease) -> Sequence[Reply]:
             self._events.publish(
@@ -106,6 +115,10 @@ class Intake:
                     recipients=tuple([str(one.address) for one in recipients]),
                     size=envelope.size,
                     message_id=message_id,
+                    protocol=session.protocol,
+                    identity="" if identity is None else f"{identity.name} by {identity.mechanism}",
+                    tls="" if tls is None else f"{tls.version} {tls.cipher}",
+                    proxy="" if session.proxy is None else str(session.proxy),
                     trace=(*session.trace, *transaction.trace),
                 )
             )
@@ -141,6 +154,32 @@ class Intake:
                         reason=reason,
                     )
                 )
+
+
+def origin_of(session: Session) -> Origin:
+    """Where the mail of a session comes from, as a next hop is told; who is known by its address only has no login."""
+    client, identity, protocol = session.client, session.identity, session.protocol
+    if protocol != "SMTP":
+        protocol = "LMTP" if "LMTP" in protocol else "ESMTP"  # without what RFC 3848 and RFC 6531 add
+    return Origin(
+        address="" if client.address is None else str(client.address),
+        port=client.port,
+        name=client.name,
+        helo=session.helo,
+        protocol=protocol,
+        login=identity.name if identity is not None and identity.mechanism != "network" else "",
+    )
+
+
+def _with_header(parameters: MailParameters, content: Content) -> MailParameters:
+    """The parameters, with what the header says about TLS (RFC 8689 section 5); REQUIRETLS has the last word."""
+    try:
+        if parameters.require_tls or b"tls-required" not in content.header.lower():
+            return parameters
+        values = Message(content).values("TLS-Required")
+    except OSError:
+        return parameters
+    return replace(parameters, tls_optional=True) if [one.lower() for one in values] == ["no"] else parameters
 
 
 def message_id_of(content: Content) -> str:

@@ -16,9 +16,10 @@ from twisted.python.failure import Failure
 from mailgate.envelope import EnvelopeRecipient
 from mailgate.interfaces import Lease, OutcomeKind
 from mailgate.relay.attempt import ITransport, Result
+from mailgate.relay.schedule import is_too_late
 from mailgate.reply import Reply
 
-__all__ = ["LEASE_TIME", "Job", "JobQueue", "LocalQueue", "QueueOwner"]
+__all__ = ["LEASE_TIME", "TOO_LATE", "Job", "JobQueue", "LocalQueue", "QueueOwner"]
 
 _log = Logger()
 
@@ -28,6 +29,8 @@ LEASE_MARGIN = LEASE_TIME / 2
 #: With less than this left of its lease an attempt is cut: when a lease has ended, another attempt may begin.
 _LEASE_END = 600.0
 
+#: RFC 2852 section 4.1.
+TOO_LATE = Reply.of(554, "5.4.7", "Delivery time expired")
 _OURS = Reply.of(451, "4.3.0", "Local error in delivery")
 _CUT = Reply.of(451, "4.3.2", "The attempt was cut off")
 
@@ -66,7 +69,9 @@ class QueueOwner(Protocol):
 
 
 class JobQueue:
-    """Starts jobs in the order in which they came, at most `limit` at one time. Nothing raises."""
+    """Starts jobs, at most `limit` at one time: those of a higher priority first (RFC 6710), and among equals those
+    that came first. Nothing raises.
+    """
 
     def __init__(self, name: str, limit: int, clock: IReactorTime, owner: QueueOwner) -> None:
         self.name = name
@@ -76,13 +81,18 @@ class JobQueue:
         self.is_paused = False
         self._is_pumping = False
         self._waiting: deque[Job] = deque()
+        self._ranked: dict[int, deque[Job]] = {}  # what has another priority than most mail, none empty
         self._active: dict[int, tuple[Job, Deferred[object] | None]] = {}
 
     # -- the owner's calls
 
     def add(self, job: Job) -> None:
         """Queue a job."""
-        self._waiting.append(job)
+        priority = job.lease.envelope.parameters.priority
+        if priority:
+            self._ranked.setdefault(priority, deque()).append(job)
+        else:
+            self._waiting.append(job)
         self._pump()
 
     def pause(self) -> None:
@@ -97,8 +107,9 @@ class JobQueue:
     def stop(self) -> list[Job]:
         """Start no more jobs, give back those that wait, and keep nothing open for later ones."""
         self.is_paused = True
-        waiting = list(self._waiting)
-        self._waiting.clear()
+        waiting = []
+        while self.has_waiting:
+            waiting.append(self._take())
         self.close_idle()
         self.tell_if_empty()
         return waiting
@@ -132,7 +143,7 @@ class JobQueue:
     @property
     def has_waiting(self) -> bool:
         """Whether jobs wait for their attempt."""
-        return bool(self._waiting)
+        return bool(self._waiting or self._ranked)
 
     def start(self, job: Job) -> None:
         """Begin an attempt: `run` its work, or `finish` it at once."""
@@ -147,7 +158,7 @@ class JobQueue:
 
     def is_empty(self) -> bool:
         """Whether nothing here is needed any more."""
-        return not (self._waiting or self._active)
+        return not (self._waiting or self._ranked or self._active)
 
     def run(self, job: Job, work: Deferred[object]) -> None:
         """Let `work` go its way; when it is done, every recipient has its result."""
@@ -171,17 +182,31 @@ class JobQueue:
             return
         self._is_pumping = True
         try:
-            while self._waiting and not self.is_paused and len(self._active) < self.limit:
-                self._begin(self._waiting.popleft())
+            while (self._waiting or self._ranked) and not self.is_paused and len(self._active) < self.limit:
+                self._begin(self._take() if self._ranked else self._waiting.popleft())
         finally:
             self._is_pumping = False
         self.tell_if_empty()
+
+    def _take(self) -> Job:
+        """The one whose turn it is."""
+        highest = max(self._ranked, default=0)
+        if highest > 0 or not self._waiting:
+            ranked = self._ranked[highest]
+            job = ranked.popleft()
+            if not ranked:
+                del self._ranked[highest]
+            return job
+        return self._waiting.popleft()
 
     def _begin(self, job: Job) -> None:
         job.started = self.clock.seconds()
         job.remaining = job.recipients
         if job.lease.until - job.started < LEASE_MARGIN:
             self.owner.unbegun(job)
+        elif job.lease.envelope.parameters.deliver_by and is_too_late(job.lease.envelope, job.started):
+            job.settle(OutcomeKind.FAILED, TOO_LATE, "", "the time that the sender had set was over")
+            self.owner.finished(job)
         elif self.refuses(job):
             self.owner.finished(job)
         else:

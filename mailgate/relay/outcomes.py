@@ -1,4 +1,4 @@
-"""From the results of an attempt to what is written and told: outcomes, the report that is owed, the events."""
+"""From the results of an attempt to what is written and told: outcomes, the reports that are owed, the events."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from twisted.python.failure import Failure
 from mailgate.awaiting import as_deferred
 from mailgate.config.schema import RetrySection
 from mailgate.envelope import Envelope, new_id
-from mailgate.events import Bounced, Delivered, Discarded, Event
+from mailgate.events import Bounced, Delivered, Discarded, Event, Reported
 from mailgate.events import Deferred as DeferredEvent
-from mailgate.interfaces import IEvents, ISpool, Outcome, OutcomeKind
+from mailgate.interfaces import Handover, IEvents, ISpool, Outcome, OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import Result
-from mailgate.relay.bounce import compose_report
-from mailgate.relay.jobs import Job
-from mailgate.relay.schedule import next_attempt
+from mailgate.relay.jobs import TOO_LATE, Job
+from mailgate.relay.report_fields import Action, action_of
+from mailgate.relay.reports import compose_report
+from mailgate.relay.schedule import expiry, is_too_late, late_at, next_attempt
+from mailgate.reply import Reply
 
 __all__ = ["OutcomeWriter"]
 
@@ -36,11 +38,12 @@ _REPORT_RETRY = 600.0
 
 @dataclass(slots=True)
 class _Record:
-    """Outcomes on their way into the spool, and what is to be done once they are there."""
+    """Outcomes on their way into the spool, with the report about some of them."""
 
     job: Job
     outcomes: Sequence[Outcome]
-    report: tuple[Envelope, Content] | None
+    reported: Sequence[Outcome] = ()
+    report: tuple[Envelope, Content] | None = None
     has_failed: bool = False
 
 
@@ -101,44 +104,65 @@ class OutcomeWriter:
         """Write the results of a job by the retry schedule of its route."""
         now = self._clock.seconds()
         envelope = job.lease.envelope
-        outcomes = [self._outcome(job, result, retry, now) for result in job.results]
-        report = None
-        if any(outcome.kind is OutcomeKind.FAILED for outcome in outcomes):
+        outcomes = [
+            self._deferral(job, result, retry, now) if result.kind is OutcomeKind.DEFERRED else _outcome(result)
+            for result in job.results
+        ]
+        # Of most deliveries nobody wants to hear: that they are none of these is all that they cost here.
+        asked = envelope.parameters.deliver_by
+        reported = [
+            one
+            for one in outcomes
+            if (one.recipient.notify or asked or one.kind is not OutcomeKind.DELIVERED) and _is_owed(envelope, one)
+        ]
+        record = _Record(job, outcomes, reported)
+        if reported:
             try:
-                report = self._report(envelope, job, outcomes, now)
+                record.report = self._report(envelope, job, reported, expiry(retry, envelope), now)
             except Exception:
                 # Nobody is given up without a report: it stays until its report can be made.
                 _log.failure("the report for {queue_id} cannot be made", queue_id=envelope.queue_id)
-                outcomes = [_postponed(one, now) if one.kind is OutcomeKind.FAILED else one for one in outcomes]
-        self._write(_Record(job, outcomes, report))
+                record.outcomes = [_unreported(one, now) for one in outcomes]
+                record.reported = ()
+        self._write(record)
 
     def _report(
-        self, envelope: Envelope, job: Job, outcomes: Sequence[Outcome], now: float
+        self, envelope: Envelope, job: Job, reported: Sequence[Outcome], until: float, now: float
     ) -> tuple[Envelope, Content] | None:
         return compose_report(
             envelope,
-            [outcome for outcome in outcomes if outcome.kind is OutcomeKind.FAILED],
+            reported,
             job.lease.content,
             hostname=self._hostname,
             now=now,
             queue_id=new_id(),
             route=self._route_of(envelope),
+            retry_until=until,
         )
 
-    def _outcome(self, job: Job, result: Result, retry: RetrySection, now: float) -> Outcome:
-        kind, reply, reason, due = result.kind, result.reply, result.reason, 0.0
-        if kind is OutcomeKind.DEFERRED:
-            attempts = job.lease.attempts.get(result.recipient.number, 0) + 1
-            next_one = next_attempt(retry, attempts, job.lease.envelope.received, now, self._random)
-            if next_one is None:
-                kind = OutcomeKind.FAILED
-                reason = f"given up after {attempts} attempts: {reason or reply}"
-            else:
-                due = next_one
-        return Outcome(result.recipient, kind, reply, result.host, due, reason)
+    def _deferral(self, job: Job, result: Result, retry: RetrySection, now: float) -> Outcome:
+        """The outcome of an attempt that may come again, or was the last."""
+        envelope, recipient = job.lease.envelope, result.recipient
+        attempts = job.lease.attempts.get(recipient.number, 0) + 1
+        ends = expiry(retry, envelope)
+        due = next_attempt(retry, attempts, ends, now, self._random, deadline=envelope.parameters.deliver_by)
+        if due is not None:
+            is_late = now >= late_at(retry, envelope) and recipient.number not in job.lease.warned
+            warned = is_late and bool(envelope.sender) and _wants(recipient.notify, "DELAY")
+            return Outcome(
+                recipient, OutcomeKind.DEFERRED, result.reply, result.host, due, result.reason, warned=warned
+            )
+        reason = f"given up after {attempts} attempts: {result.reason or result.reply}"
+        reply = result.reply
+        if is_too_late(envelope, now):
+            said = f"{result.host} said: {reply}" if result.host else str(reply)
+            reply = Reply.of(TOO_LATE.code, TOO_LATE.status, f"{TOO_LATE.text}; the last answer: {said}")
+            return Outcome(recipient, OutcomeKind.FAILED, reply, "", 0.0, reason)
+        return Outcome(recipient, OutcomeKind.FAILED, reply, result.host, 0.0, reason)
 
     def _write(self, record: _Record) -> None:
-        answer: Awaitable[None] = self._spool.record(record.job.lease, record.outcomes, record.report)
+        reports = () if record.report is None else (record.report,)
+        answer: Awaitable[None] = self._spool.record(record.job.lease, record.outcomes, reports)
         waited = as_deferred(answer)
         self._under_way += 1
         waited.addCallbacks(self._done, self._failed, callbackArgs=(record,), errbackArgs=(record,))
@@ -188,7 +212,39 @@ class OutcomeWriter:
         now = self._clock.seconds()
         report_id = record.report[0].queue_id if record.report else ""
         for outcome in record.outcomes:
-            self._events.publish(_event(record.job, outcome, now, report_id))
+            told = report_id if outcome in record.reported else ""
+            self._events.publish(_event(record.job, outcome, now, told))
+        if report_id:
+            self._tell_report(record, report_id, now)
+
+    def _tell_report(self, record: _Record, report_id: str, now: float) -> None:
+        """What else than failures, of which Bounced tells, the sender hears."""
+        envelope = record.job.lease.envelope
+        for action in (Action.DELAYED, Action.RELAYED, Action.DELIVERED):
+            recipients = tuple(str(one.recipient.address) for one in record.reported if action_of(one) is action)
+            if recipients:
+                self._events.publish(
+                    Reported(
+                        at=now,
+                        queue_id=envelope.queue_id,
+                        sender=str(envelope.sender),
+                        recipients=recipients,
+                        kind=action.value,
+                        report=report_id,
+                    )
+                )
+
+
+def _outcome(result: Result) -> Outcome:
+    return Outcome(
+        result.recipient,
+        result.kind,
+        result.reply,
+        result.host,
+        reason=result.reason,
+        handover=result.handover,
+        tls=result.tls,
+    )
 
 
 def _event(job: Job, outcome: Outcome, now: float, report_id: str) -> Event:
@@ -210,13 +266,40 @@ def _event(job: Job, outcome: Outcome, now: float, report_id: str) -> Event:
         "seconds": now - job.started,
     }
     if outcome.kind is OutcomeKind.DELIVERED:
-        return Delivered(**common, delay=now - envelope.received)  # type: ignore[arg-type]
+        return Delivered(**common, delay=now - envelope.received, tls=outcome.tls)  # type: ignore[arg-type]
     if outcome.kind is OutcomeKind.DEFERRED:
         return DeferredEvent(**common, next_attempt=outcome.next_attempt, reason=outcome.reason)  # type: ignore[arg-type]
     return Bounced(**common, reason=outcome.reason, report=report_id)  # type: ignore[arg-type]
 
 
-def _postponed(outcome: Outcome, now: float) -> Outcome:
-    return replace(
-        outcome, kind=OutcomeKind.DEFERRED, next_attempt=now + _REPORT_RETRY, reason="its report could not be made"
-    )
+def _is_owed(envelope: Envelope, outcome: Outcome) -> bool:
+    """Whether the sender is to be told of this outcome (RFC 3461 section 4.1; RFC 2852 for what is passed on)."""
+    notify = outcome.recipient.notify
+    if not envelope.sender or notify == ("NEVER",):
+        return False
+    match outcome.kind:
+        case OutcomeKind.FAILED:
+            return _wants(notify, "FAILURE")
+        case OutcomeKind.DEFERRED:
+            return outcome.warned
+        case OutcomeKind.DELIVERED:
+            parameters, handover = envelope.parameters, outcome.handover
+            if parameters.by_trace and handover is not Handover.FINAL:
+                return True
+            if handover is Handover.PASSED_ON:
+                return False
+            return "SUCCESS" in notify or (parameters.by_mode == "N" and handover is Handover.RELAYED)
+    return False
+
+
+def _wants(notify: Sequence[str], word: str) -> bool:
+    """Whether a sender who said this wants to hear of failure or delay: who said nothing does."""
+    return not notify or word in notify
+
+
+def _unreported(outcome: Outcome, now: float) -> Outcome:
+    """What is left of an outcome whose report could not be made."""
+    if outcome.kind is OutcomeKind.FAILED:
+        why = "its report could not be made"
+        return replace(outcome, kind=OutcomeKind.DEFERRED, next_attempt=now + _REPORT_RETRY, reason=why)
+    return replace(outcome, warned=False) if outcome.warned else outcome

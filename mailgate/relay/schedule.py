@@ -7,28 +7,55 @@ import random
 from dataclasses import dataclass
 
 from mailgate.config.schema import RetrySection
+from mailgate.envelope import Envelope
 
-__all__ = ["HostState", "next_attempt"]
+__all__ = ["HostState", "expiry", "is_too_late", "late_at", "next_attempt"]
 
 #: Waits vary by this share, so that what failed together does not come back together.
 _JITTER = 0.1
 #: No wait is shorter, whatever the configuration says.
 _SHORTEST = 1.0
+#: Seconds before a deadline at which a last attempt is worth while.
+_IN_TIME = 30.0
 #: A host that cannot be reached: the first wait and the longest.
 _HOST_FIRST, _HOST_LONGEST = 15.0, 600.0
 
 
+def expiry(retry: RetrySection, envelope: Envelope) -> float:
+    """When a message is tried no more: it is old, or its sender wants it back by then (RFC 2852)."""
+    parameters = envelope.parameters
+    expired = _begin(envelope) + retry.expire
+    return min(expired, parameters.deliver_by) if parameters.by_mode == "R" else expired
+
+
+def is_too_late(envelope: Envelope, now: float) -> bool:
+    """Whether the sender wants the message back, rather than have it delivered now."""
+    parameters = envelope.parameters
+    return parameters.by_mode == "R" and now >= parameters.deliver_by
+
+
+def late_at(retry: RetrySection, envelope: Envelope) -> float:
+    """When the sender is told that a message is late: at the time that it has set for that, or as we are configured."""
+    parameters = envelope.parameters
+    if parameters.by_mode == "N":
+        return parameters.deliver_by
+    return _begin(envelope) + (retry.warn or math.inf)
+
+
 def next_attempt(
-    retry: RetrySection, attempts: int, received: float, now: float, random: random.Random
+    retry: RetrySection, attempts: int, expiry: float, now: float, random: random.Random, *, deadline: float = 0.0
 ) -> float | None:
     """When the next attempt is due, after `attempts` (the one that has just failed included); None: expired.
 
-    The last attempt is at the moment of expiry, never behind it.
+    The last attempt is at the moment of expiry, never behind it. One is at the deadline, if that is to come, and one
+    shortly before, in which the message may still be delivered in time.
     """
-    expiry = received + retry.expire
     if now >= expiry:
         return None
-    return min(now + _wait(attempts, retry.first, retry.factor, retry.longest, random), expiry)
+    due = min(now + _wait(attempts, retry.first, retry.factor, retry.longest, random), expiry)
+    if deadline > now:
+        due = min(due, deadline - _IN_TIME if deadline - _IN_TIME >= now + _SHORTEST else deadline)
+    return due
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +82,11 @@ class HostState:
     def after_success(self) -> HostState:
         """A session was had: nothing is held against the host any more."""
         return HostState() if self.failures else self
+
+
+def _begin(envelope: Envelope) -> float:
+    """When delivery could begin: at the message's arrival, or at its release if that was to come (RFC 4865)."""
+    return max(envelope.received, envelope.parameters.release_at or envelope.received)
 
 
 def _wait(failures: int, first: float, factor: float, longest: float, random: random.Random) -> float:

@@ -1,126 +1,208 @@
-"""Content made ready for a next hop: in one piece where it is small, else in chunks with back-pressure."""
+"""Content made ready for a next hop, and sent: in one piece where it is small, else in chunks with back-pressure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-from twisted.internet.interfaces import IConsumer, IPullProducer
+from twisted.internet.interfaces import IPullProducer
 from zope.interface import implementer
 
+from mailgate.envelope import EnvelopeRecipient
+from mailgate.interfaces import OutcomeKind
 from mailgate.message import AddHeader, Content, Edit, apply_edits, rendered
+from mailgate.relay.attempt import Result
+from mailgate.relay.recode import RecodeError, Recoding, recoded
+from mailgate.relay.recode import Target as Fit
+from mailgate.relay.session import IOutlet
 from mailgate.reply import Reply
+from mailgate.sockets import write_now
 from mailgate.wire.content import Stuffer, stuff
 
-__all__ = ["ContentProducer", "Payload", "UnsendableError", "prepare"]
+__all__ = ["ContentSender", "Payload", "UnsendableError", "convert", "is_small", "prepare"]
 
-#: Content in memory up to this size, in octets, is stuffed at once and goes out in one write.
+#: Content in memory up to this size, in octets, goes out in one write; other content in pieces of about this size.
 _ONE_WRITE = 256 * 1024
 
 _UNREADABLE = Reply.of(451, "4.3.0", "The message cannot be read now")
 _MALFORMED = Reply.of(554, "5.6.0", "The message has lines or fields that cannot be sent by SMTP")
-_EIGHT_BIT = Reply.of(554, "5.6.3", "The message has 8-bit data, which the next hop does not take")
 
 
 class UnsendableError(Exception):
-    """This content cannot be sent on this session; `reply` says how that is to be taken (4yz or 5yz)."""
+    """This message cannot be sent on this session; `reply` says how that is to be taken (4yz or 5yz).
 
-    def __init__(self, reply: Reply, reason: str) -> None:
+    `next_host`: it is for what this host does not offer; another one may.
+    """
+
+    def __init__(self, reply: Reply, reason: str, *, next_host: bool = False) -> None:
         super().__init__(reason)
         self.reply = reply
+        self.next_host = next_host
+
+    @classmethod
+    def of(cls, error: OSError | ValueError) -> UnsendableError:
+        """Content that cannot be read, or is not fit for the wire."""
+        return cls(_UNREADABLE if isinstance(error, OSError) else _MALFORMED, str(error))
+
+    def results(self, recipients: Sequence[EnvelopeRecipient]) -> list[Result]:
+        """What it comes to for each of them."""
+        kind = OutcomeKind.FAILED if self.reply.is_permanent else OutcomeKind.DEFERRED
+        return [Result(one, kind, self.reply, next_host=self.next_host, reason=str(self)) for one in recipients]
 
 
 @dataclass(slots=True)
 class Payload:
     """Edited content. `size` is in octets, without dots and end of data (RFC 1870 section 3).
 
-    Either `wire` holds all of it with its end, or `chunks` yields it, not stuffed.
+    `wire` holds all of it with its end; or `chunks` yields it, not stuffed, for DATA; or `pieces` yields it with the
+    BDAT commands, each with whether it is the last.
     """
 
     size: int
     wire: bytes
     chunks: Iterator[bytes] | None = None
+    pieces: Iterator[tuple[bytes, bool]] | None = None
 
 
-def prepare(content: Content, edits: Sequence[Edit], *, seven_bit: bool) -> Payload:
+def is_small(content: Content) -> bool:
+    """Whether making it ready takes no time that anybody would notice."""
+    return content.in_memory and content.size <= _ONE_WRITE
+
+
+def prepare(content: Content, edits: Sequence[Edit], fit: Fit | None = None, *, by_chunks: bool = False) -> Payload:
     """The content after its edits; UnsendableError where it cannot be sent.
 
-    `seven_bit`: the content was declared 8BITMIME and the next hop does not offer that. It may go only if it has no
-    such octets after all (RFC 6152 section 3; it is not recoded, which would break signatures).
+    `fit`, for small content only, is what it is made fit for (see `recode`); `by_chunks` is for BDAT (RFC 3030).
     """
     try:
-        if not content.in_memory or content.size > _ONE_WRITE:
-            return Payload(content.size + _growth(content, edits), b"", rendered(content, edits))
-        octets = b"".join(rendered(content, edits))
-        if seven_bit and not octets.isascii():
-            raise UnsendableError(_EIGHT_BIT, "8-bit content and a next hop without 8BITMIME")
-        return Payload(len(octets), stuff(octets))
+        if not is_small(content):
+            size = content.size + _growth(content, edits)
+            chunks = rendered(content, edits)
+            return Payload(size, b"", pieces=_pieces(chunks)) if by_chunks else Payload(size, b"", chunks)
+        octets = b"".join(rendered(content, edits) if fit is None else recoded(content, edits, fit))
+        return Payload(len(octets), _bdat(octets, is_last=True) if by_chunks else stuff(octets))
+    except RecodeError as error:
+        raise _unfit(error) from error
     except (OSError, ValueError) as error:
-        raise _unsendable(error) from error
+        raise UnsendableError.of(error) from error
+
+
+def convert(content: Content, edits: Sequence[Edit], fit: Fit) -> Payload:
+    """As `prepare` with `fit`, for content of any size: it is read and converted once to know whether it can be sent,
+    and how large it is then. That takes its time."""
+    try:
+        recoding = Recoding.of(content, fit)
+        header = recoding.header(apply_edits(content.header, edits))
+        size = len(header) + sum(map(len, recoding.body()))
+    except RecodeError as error:
+        raise _unfit(error) from error
+    except (OSError, ValueError) as error:
+        raise UnsendableError.of(error) from error
+    return Payload(size, b"", _whole(header, recoding))
 
 
 @implementer(IPullProducer)
-class ContentProducer:
-    """Writes chunks, each when the one before it has left. It reads 256 KiB at a time in the reactor's thread.
+class ContentSender:
+    """Sends one payload: in one write; in chunks, each when the one before it has left; by BDAT, each when the next hop
+    has taken the one before it. It reads 256 KiB at a time in the reactor's thread.
 
-    `sent` is called after each write, with True once the end of data is out; `failed` with an UnsendableError, after
-    which the connection must be dropped, as the peer still waits for the rest.
+    `sending` is called before each write, with whether the end of the content goes out with it; `failed` with an
+    UnsendableError, after which the connection must be dropped, as the peer still waits for the rest.
     """
+
+    __slots__ = ("_failed", "_outlet", "_payload", "_sending", "_stopped", "_stuffer")
 
     def __init__(
         self,
-        consumer: IConsumer,
-        chunks: Iterator[bytes],
-        *,
-        seven_bit: bool,
-        sent: Callable[[bool], None],
+        outlet: IOutlet,
+        payload: Payload,
+        sending: Callable[[bool], None],
         failed: Callable[[UnsendableError], None],
     ) -> None:
-        self._consumer = consumer
-        self._chunks = chunks
-        self._seven_bit = seven_bit
-        self._stuffer = Stuffer()
-        self._sent = sent
+        self._outlet = outlet
+        self._payload = payload
+        self._sending = sending
         self._failed = failed
+        self._stuffer: Stuffer | None = None
         self._stopped = False
+
+    def go_on(self) -> None:
+        """The next hop asks for the content, or for its next chunk by BDAT."""
+        payload = self._payload
+        if payload.pieces is not None:
+            self._send_piece(payload.pieces)
+        elif payload.chunks is None:
+            self._sending(True)
+            write_now(self._outlet, payload.wire)
+        else:
+            self._stuffer = Stuffer()
+            self._outlet.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
         """Write the next chunk, or the end."""
-        if self._stopped:
+        chunks, stuffer = self._payload.chunks, self._stuffer
+        if self._stopped or chunks is None or stuffer is None:
             return
         try:
             octets = b""
             while not octets:
-                chunk = next(self._chunks, None)
+                chunk = next(chunks, None)
                 if chunk is None:
                     break
-                if self._seven_bit and not chunk.isascii():
-                    raise UnsendableError(_EIGHT_BIT, "8-bit content and a next hop without 8BITMIME")
-                octets = self._stuffer.feed(chunk)
+                octets = stuffer.feed(chunk)
             at_end = not octets
             if at_end:
-                octets = self._stuffer.finish()
-        except UnsendableError as error:
-            self._fail(error)
-            return
+                octets = stuffer.finish()
         except (OSError, ValueError) as error:
-            self._fail(_unsendable(error))
+            self._fail(error)
             return
         if at_end:
             self._stopped = True
-            self._consumer.unregisterProducer()
-        self._consumer.write(octets)
-        self._sent(at_end)
+            self._outlet.unregisterProducer()
+        self._sending(at_end)
+        self._outlet.write(octets)
 
     def stopProducing(self) -> None:
         """The connection is gone: write nothing more, the end of data least of all, and close the file."""
         self._stopped = True
-        if isinstance(self._chunks, Generator):
-            self._chunks.close()
+        for source in (self._payload.chunks, self._payload.pieces):
+            if isinstance(source, Generator):
+                source.close()
 
-    def _fail(self, error: UnsendableError) -> None:
+    def _send_piece(self, pieces: Iterator[tuple[bytes, bool]]) -> None:
+        try:
+            octets, is_last = next(pieces)
+        except (OSError, ValueError) as error:
+            self._fail(error)
+            return
+        self._sending(is_last)
+        write_now(self._outlet, octets)
+
+    def _fail(self, error: OSError | ValueError) -> None:
         self.stopProducing()
-        self._failed(error)
+        self._failed(UnsendableError.of(error))
+
+
+def _bdat(octets: bytes, *, is_last: bool) -> bytes:
+    return b"BDAT %d%s\r\n" % (len(octets), b" LAST" if is_last else b"") + octets
+
+
+def _pieces(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+    waiting: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        if size >= _ONE_WRITE:
+            yield _bdat(b"".join(waiting), is_last=False), False
+            waiting.clear()
+            size = 0
+        waiting.append(chunk)
+        size += len(chunk)
+    yield _bdat(b"".join(waiting), is_last=True), True
+
+
+def _whole(header: bytes, recoding: Recoding) -> Iterator[bytes]:
+    yield header
+    yield from recoding.body()
 
 
 def _growth(content: Content, edits: Sequence[Edit]) -> int:
@@ -129,5 +211,7 @@ def _growth(content: Content, edits: Sequence[Edit]) -> int:
     return len(apply_edits(content.header, edits)) - len(content.header)
 
 
-def _unsendable(error: OSError | ValueError) -> UnsendableError:
-    return UnsendableError(_UNREADABLE if isinstance(error, OSError) else _MALFORMED, str(error))
+def _unfit(error: RecodeError) -> UnsendableError:
+    code, what = (550, "header fields") if error.status == "5.6.7" else (554, "data")
+    text = f"The message has {what} that the next hop cannot take, and that must not or cannot be converted"
+    return UnsendableError(Reply.of(code, error.status, text), str(error), next_host=True)

@@ -138,8 +138,15 @@ class Relay:
     # -- from the intake and the operator
 
     def deliver(self, lease: Lease) -> None:
-        """Take a message with its lease: at once, or, where there is no room or no running, later from the spool."""
+        """Take a message with its lease: at once, or, where there is no room or no running, later from the spool.
+
+        A lease without recipients is for none of them yet: the message is looked for when it is to be released.
+        """
         self._writer.spool_writes()
+        if not lease.recipients:
+            if lease.envelope.parameters.release_at:
+                self._wake_at(lease.envelope.parameters.release_at)
+            return
         if not self._is_running or len(self._jobs) >= self._config.spool.max_active:
             self._is_starved = True
             Deferred.fromCoroutine(self._give_back([lease]))

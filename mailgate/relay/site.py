@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from twisted.internet.defer import Deferred
@@ -25,7 +25,7 @@ _NO_ANSWER = Reply.of(451, "4.4.2", "No host has given an answer")
 
 @dataclass(frozen=True, slots=True)
 class _Trouble:
-    """Why the last attempt to connect failed: `host` is who said so, "" where nobody was reached."""
+    """Why the last attempt to connect failed: `host` is who said so, "" where it is our own finding."""
 
     reply: Reply
     host: str
@@ -34,8 +34,9 @@ class _Trouble:
     @classmethod
     def of(cls, error: ConnectFailedError) -> _Trouble:
         """What an attempt to connect came to."""
-        if error.stage == "connect":
-            return cls(_for_now(error.reply), "", f"{error.target}: {error.reason}")
+        if error.is_ours:
+            reason = error.reason if str(error.target) in error.reason else f"{error.target}: {error.reason}"
+            return cls(_for_now(error.reply), "", reason)
         return cls(_for_now(error.reply), str(error.target), error.reason)
 
 
@@ -43,6 +44,7 @@ class Site(JobQueue):
     """Delivers over at most `connections` connections, which are used again; hosts are asked one after another.
 
     When none of them can be connected to, jobs that come in the next moments are deferred with that error at once.
+    Where next hops are told of clients, a connection is opened for one message, and serves no other.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Site(JobQueue):
         self._connector = connector
         self._locator = locator
         self._keeps_connections = True
+        self._one_message = route.xclient or route.proxy_protocol
         self._idle: list[tuple[IConnection, float]] = []  # the longest idle first
         self._idle_timer: IDelayedCall | None = None
         self._random = random
@@ -117,41 +120,52 @@ class Site(JobQueue):
             kind = OutcomeKind.FAILED if targets.reply.is_permanent else OutcomeKind.DEFERRED
             job.settle(kind, targets.reply, "", targets.reason)
             return
-        error: ConnectFailedError | None = None
-        deferrals: dict[int, Result] = {}  # answers that another host, or another transaction, may better
+        error = unreached = None  # why there was no session with the last host, and with any
+        origin = job.lease.envelope.origin if self._one_message else None
+        found: dict[int, Result] = {}  # answers that another host, or another transaction, may better
         for target in targets:
             again = False
             # Whoever asks for another transaction has taken a recipient in this one, or was an idle connection.
             for _ in range(len(job.recipients) + self.limit):
                 try:
-                    connection = (self._take_idle() if again else None) or await self._connector.connect(target)
+                    connection = (self._take_idle() if again else None) or await self._connector.connect(target, origin)
                 except ConnectFailedError as failure:
-                    error = failure
+                    error = unreached = failure
                     break
                 self._trouble, self._state, error = None, self._state.after_success(), None
                 results = await connection.deliver(job.lease.envelope, job.remaining, job.lease.content)
                 if self._take_over(job, connection, results):
                     return
-                deferrals |= {one.recipient.number: one for one in results if one.next_host or one.again}
+                for one in results:
+                    # A failure that another host may better counts for less than a deferral.
+                    if (one.next_host or one.again) and not (
+                        one.kind is OutcomeKind.FAILED and one.recipient.number in found
+                    ):
+                        found[one.recipient.number] = one
                 again = any(one.again for one in results)
                 if not again:
                     break
-        if error is not None and not deferrals:
+        if error is not None and not found and not (self._one_message and _is_about_client(error)):
             self._leave_alone(error)
-        job.results += [deferrals[one.number] for one in job.remaining if one.number in deferrals]
-        job.remaining = tuple(one for one in job.remaining if one.number not in deferrals)
-        if error is None:
+        if unreached is not None:
+            # Whoever was not reached may offer what the others do not.
+            found = {number: one for number, one in found.items() if one.kind is not OutcomeKind.FAILED}
+        job.results += [found[one.number] for one in job.remaining if one.number in found]
+        job.remaining = tuple(one for one in job.remaining if one.number not in found)
+        if unreached is None:
             job.settle(OutcomeKind.DEFERRED, _NO_ANSWER, "", "no host has given an answer")
         else:
-            trouble = _Trouble.of(error)
+            trouble = _Trouble.of(unreached)
             job.settle(OutcomeKind.DEFERRED, trouble.reply, trouble.host, trouble.reason)
 
     def _take_over(self, job: Job, connection: IConnection, results: Sequence[Result]) -> bool:
         """Keep the results that count, and the connection if it can serve again; whether all results count."""
+        if connection.security:
+            results = [replace(result, tls=connection.security) for result in results]
         job.results += [result for result in results if not (result.again or result.next_host)]
         job.remaining = tuple(result.recipient for result in results if result.again or result.next_host)
         is_good = connection.is_usable and connection.messages < self._route.messages_per_connection
-        if is_good and (self._keeps_connections or self.has_waiting):
+        if is_good and not self._one_message and (self._keeps_connections or self.has_waiting):
             self._idle.append((connection, self.clock.seconds()))
             if self._idle_timer is None:
                 self._idle_timer = self.clock.callLater(self._route.idle_timeout, self._look_at_idle)
@@ -205,6 +219,11 @@ class Site(JobQueue):
                 connection.close()
             else:
                 self._idle.append((connection, at))
+
+
+def _is_about_client(error: ConnectFailedError) -> bool:
+    # A next hop that was told who the client is may refuse this one, and nobody else.
+    return not error.is_ours and error.stage in ("greeting", "hello", "xclient")
 
 
 def _for_now(reply: Reply) -> Reply:

@@ -1,22 +1,27 @@
-"""One mail transaction with a next hop (RFC 5321 section 3.3, RFC 2920, RFC 2033): replies in, commands out, no I/O."""
+"""One mail transaction with a next hop: replies in, commands out, no I/O.
+
+RFC 5321 section 3.3, RFC 2920 (PIPELINING), RFC 2033 (LMTP), RFC 3030 (BDAT), RFC 9422 (LIMITS), XFORWARD.
+"""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
 
-from mailgate.address import Address
 from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import OutcomeKind
 from mailgate.relay.attempt import Result
+from mailgate.relay.carriage import NO_SMTPUTF8, PLAIN, Carriage, Hop, handover_of, recipient_parameters
+from mailgate.relay.sending import UnsendableError
 from mailgate.reply import Reply
-from mailgate.wire.extensions import Extensions
+from mailgate.wire.extensions import NO_LIMITS, Extensions, Limits
+from mailgate.wire.xclient import xforward_commands
 
-__all__ = ["Step", "Transaction", "refusal"]
+__all__ = ["Step", "Transaction", "begin"]
 
 _PROTOCOL_ERROR = Reply.of(451, "4.5.0", "The next hop does not follow the protocol")
-_NO_SMTPUTF8 = Reply.of(553, "5.6.7", "The next hop cannot be given an internationalized address")
 _BAD_ADDRESS = Reply.of(553, "5.1.3", "The address cannot be written in a command")
+_OVER_LIMIT = Reply.of(452, "4.5.3", "More recipients than the next hop takes at one time")
 
 #: "Too many recipients", where a reply to RCPT has an enhanced status at all (RFC 3463 section 3.6).
 _TOO_MANY = ("", "4.5.3", "5.5.3")
@@ -29,26 +34,25 @@ class Step(enum.Enum):
 
     WAIT = "wait for the next reply"
     SEND = "write `output`"
-    CONTENT = "send the content and its end, then set `end_sent`"
+    CONTENT = "send the content, or its next chunk by BDAT; call `announce` before each write"
     EMPTY = "send the end of data alone: no recipient is left, and this server drops such a message"
     DONE = "every result is there, and the session is at rest"
     DROP = "every result is there, and the session is good for nothing more"
-
-
-def refusal(extensions: Extensions, envelope: Envelope, size: int) -> Reply | None:
-    """Why this next hop need not even be asked to take a message of `size` octets, or None."""
-    if 0 < extensions.max_size < size:
-        text = f"The message has {size} octets; the next hop takes {extensions.max_size}"
-        return Reply.of(552, "5.3.4", text)
-    return _fault_of(envelope.sender)
 
 
 class Transaction:
     """The dialogue about one message, from MAIL to the last reply.
 
     With PIPELINING all commands up to DATA are one group, otherwise each waits for the reply before it. `reset` puts
-    RSET in front. `reused` says that the session has rested since its last message: if it ends without any answer to
-    us, the results say `again`.
+    RSET in front, then come the commands of `xforward`; a refusal of those is none of the mail. `reused` says that the
+    session has rested since its last message: if it ends without any answer to us, the results say `again`.
+
+    Content that goes by BDAT does so after the replies to RCPT, never with them: a server that takes no recipient is
+    given none, and a session that turns out to be dead has not had the end of it.
+
+    Recipients over the server's limits are not named; the results say `again`. `domains` are those of recipients that
+    the session has named, to which this adds its own; `is_full` tells that one was left out that the session has no
+    room for.
 
     `owed` is the number of replies that are still to come for what was sent. A reply that nobody owes must not be
     given to `receive`.
@@ -58,15 +62,23 @@ class Transaction:
         "_accepted",
         "_asked",
         "_at",
+        "_by_chunks",
         "_commands",
+        "_domains",
         "_first",
+        "_handover",
+        "_is_spoilt",
+        "_last",
+        "_later",
         "_lmtp",
         "_peer",
         "_pipelining",
         "_recipients",
+        "_reset",
         "_results",
         "_reused",
         "end_sent",
+        "is_full",
         "output",
         "owed",
     )
@@ -79,33 +91,62 @@ class Transaction:
         size: int,
         *,
         peer: str,
+        carriage: Carriage = PLAIN,
+        xforward: Sequence[bytes] = (),
+        domains: set[str] | None = None,
         lmtp: bool = False,
         reset: bool = False,
         reused: bool = False,
     ) -> None:
         self._peer = peer
         self._lmtp = lmtp
+        self._reset = reset
         self._reused = reused
         self._pipelining = extensions.pipelining
+        self._by_chunks = carriage.by_chunks
+        dsn = extensions.dsn
+        self._handover = handover_of(dsn, lmtp=lmtp, relayed=carriage.relayed)
         self._recipients = recipients
         self._results: list[Result | None] = [None] * len(recipients)
         self._asked: list[int] = []  # positions of the recipients that RCPT names
         self._accepted: list[int] = []  # those of them that were accepted
-        # Replies are counted: -1 is that to RSET, 0 to MAIL, 1 to n to RCPT, n + 1 to DATA; then come the last ones.
-        self._first = self._at = -1 if reset else 0
-        self._commands: list[bytes] = [b"RSET\r\n"] if reset else []
-        parameters = f" SIZE={size}" if extensions.size else ""
-        if envelope.body == "8BITMIME" and extensions.eight_bit:
-            parameters += " BODY=8BITMIME"
-        self._commands.append(f"MAIL FROM:<{envelope.sender}>{parameters}\r\n".encode("ascii"))
+        self._later: list[int] = []  # positions of those over the server's limits
+        self._domains = set() if domains is None else domains
+        self.is_full = False
+        sender = str(envelope.sender)
+        utf8 = carriage.utf8 or not sender.isascii()
+        limits = extensions.limits
+        lines: list[str] = []
         for position, recipient in enumerate(recipients):
-            fault = _fault_of(recipient.address)
-            if fault is not None:
-                self._settle(position, fault, host="")
+            address = str(recipient.address)
+            if not (address.isascii() and address.isprintable()):
+                fault = _fault_of(address, utf8=extensions.utf8)
+                if fault is not None:
+                    self._settle(position, fault, host="", next_host=fault is NO_SMTPUTF8)
+                    continue
+            if limits is not NO_LIMITS and self._is_over(limits, recipient):
+                self._later.append(position)
                 continue
+            utf8 = utf8 or not address.isascii()
             self._asked.append(position)
-            self._commands.append(f"RCPT TO:<{recipient.address}>\r\n".encode("ascii"))
-        self._commands.append(b"DATA\r\n")
+            if dsn and (recipient.notify or recipient.orcpt):
+                lines.append(f"RCPT TO:<{address}>{recipient_parameters(recipient, utf8=carriage.utf8)}\r\n")
+            else:
+                lines.append(f"RCPT TO:<{address}>\r\n")
+        parameters = f" SIZE={size}{carriage.parameters}" if extensions.size else carriage.parameters
+        if utf8:
+            parameters += " SMTPUTF8"
+        self._commands: list[bytes] = [b"RSET\r\n"] if reset else []
+        if xforward:
+            self._commands += xforward
+        # Replies are counted: 0 is that to MAIL, up to `_last` come those to RCPT and DATA, then those to the content.
+        self._first = self._at = -len(self._commands)
+        self._commands.append(f"MAIL FROM:<{sender}>{parameters}\r\n".encode())
+        self._commands += map(str.encode, lines)
+        if not carriage.by_chunks:
+            self._commands.append(b"DATA\r\n")
+        self._last = len(self._asked) + (not carriage.by_chunks)
+        self._is_spoilt = False
         self.end_sent = False
         self.owed = 0
         self.output = b""
@@ -113,12 +154,15 @@ class Transaction:
     @property
     def results(self) -> list[Result]:
         """One result for each recipient, in order; complete after DONE, DROP and `abandon`."""
+        for position in self._later:
+            reason = f"{self._peer} has named its limits"
+            self._settle(position, _OVER_LIMIT, kind=OutcomeKind.DEFERRED, host="", reason=reason, again=True)
         return [result for result in self._results if result is not None]
 
     @property
     def needs_reset(self) -> bool:
         """Whether the server may still have something of this transaction when it is over."""
-        return not self.end_sent
+        return self._is_spoilt or not self.end_sent
 
     def start(self) -> bytes:
         """What to write first; nothing where no recipient can be asked for: then the results are there."""
@@ -139,16 +183,23 @@ class Transaction:
             self.abandon(reply, "the next hop closes the session", host=self._peer)
             return Step.DROP
         self._at = at + 1
-        last = len(self._asked)
         if at < 0:
-            return self._rset(reply)
+            return self._rset(reply) if self._reset and at == self._first else self._xforward(reply)
         if at == 0:
             return self._mail(reply)
-        if at <= last:
+        if at <= len(self._asked):
             return self._rcpt(self._asked[at - 1], reply)
-        if at == last + 1:
+        if at <= self._last:
             return self._data(reply)
-        return self._final(at - last - 2, reply)
+        if self._by_chunks and not self.end_sent:
+            return self._chunk(reply)
+        return self._final(at - self._last - 1, reply)
+
+    def announce(self, *, is_last: bool) -> None:
+        """Content goes out; with the last of it, its end."""
+        if self._by_chunks:
+            self.owed = len(self._accepted) if is_last and self._lmtp else 1
+        self.end_sent = is_last
 
     def abandon(self, reply: Reply, reason: str, *, host: str = "", is_ours: bool = False) -> None:
         """End it here: who has no result is deferred, or failed where `reply` is 5yz.
@@ -171,12 +222,15 @@ class Transaction:
         self._at = self._first  # that was no answer to anything of this message
         return self._stray(reply)
 
+    def _xforward(self, reply: Reply) -> Step:
+        return self._stray(reply) if reply.is_intermediate else self._proceed()
+
     def _mail(self, reply: Reply) -> Step:
         if reply.is_positive:
             return self._proceed()
         if reply.is_intermediate:
             return self._stray(reply)
-        for position in self._asked:
+        for position in (*self._asked, *self._later):
             self._settle(position, reply, next_host=reply.status in _HOST_IS_BUSY)
         return Step.WAIT if self._pipelining else Step.DONE
 
@@ -207,9 +261,22 @@ class Transaction:
         self.owed = len(self._accepted) if self._lmtp else 1
         return Step.CONTENT
 
+    def _chunk(self, reply: Reply) -> Step:
+        """To a chunk that was not the last."""
+        self._at -= 1
+        if reply.is_intermediate:
+            return self._stray(reply)
+        if reply.is_positive:
+            return Step.CONTENT
+        for position in self._accepted:
+            self._settle(position, reply)
+        return Step.DONE
+
     def _final(self, number: int, reply: Reply) -> Step:
         if reply.is_intermediate or (self._accepted and reply.is_positive and not self.end_sent):
             return self._stray(reply)
+        # RFC 3030 section 4.2: BDAT that has failed leaves the server in a state that only RSET ends.
+        self._is_spoilt = self._is_spoilt or (self._by_chunks and not reply.is_positive)
         early = bool(self._accepted) and not self.end_sent
         per_recipient = self._lmtp and not early
         for position in self._accepted[number : number + 1] if per_recipient else self._accepted:
@@ -219,10 +286,12 @@ class Transaction:
         return Step.WAIT if self.owed else Step.DONE
 
     def _proceed(self) -> Step:
+        index = self._at - self._first
+        if self._by_chunks and index == len(self._commands):
+            return Step.CONTENT if self._accepted else Step.DONE
         if self._pipelining:
             return Step.WAIT
-        index = self._at - self._first
-        if index == len(self._commands) - 1 and not self._accepted:
+        if index == len(self._commands) - 1 and not (self._accepted or self._by_chunks):
             return Step.DONE
         self.owed = 1
         self.output = self._commands[index]
@@ -253,7 +322,20 @@ class Transaction:
             next_host,
             reason,
             again,
+            self._handover,
         )
+
+    def _is_over(self, limits: Limits, recipient: EnvelopeRecipient) -> bool:
+        """Whether one more recipient is one too many."""
+        if 0 < limits.recipients <= len(self._asked):
+            return True
+        if limits.domains:
+            domain = recipient.address.domain
+            if domain not in self._domains and len(self._domains) >= limits.domains:
+                self.is_full = True
+                return True
+            self._domains.add(domain)
+        return False
 
 
 def _kind_of(reply: Reply) -> OutcomeKind:
@@ -263,8 +345,47 @@ def _kind_of(reply: Reply) -> OutcomeKind:
     return OutcomeKind.FAILED if reply.is_permanent and reply.code != 503 else OutcomeKind.DEFERRED
 
 
-def _fault_of(address: Address) -> Reply | None:
-    text = f"{address.local_part}@{address.domain}"
-    if not text.isprintable():
+def _fault_of(address: str, *, utf8: bool) -> Reply | None:
+    if not address.isprintable():
         return _BAD_ADDRESS
-    return None if text.isascii() else _NO_SMTPUTF8
+    return None if utf8 or address.isascii() else NO_SMTPUTF8
+
+
+def begin(
+    hop: Hop,
+    envelope: Envelope,
+    recipients: Sequence[EnvelopeRecipient],
+    carriage: Carriage,
+    size: int,
+    *,
+    domains: set[str],
+    reset: bool,
+    reused: bool,
+) -> Transaction:
+    """The transaction; UnsendableError where the next hop need not even be asked to take a message of `size` octets."""
+    extensions = hop.extensions
+    max_size = extensions.max_size
+    if 0 < max_size < size:
+        text = f"The message has {size} octets; the next hop takes {max_size}"
+        raise UnsendableError(Reply.of(552, "5.3.4", text), f"{hop.target} was not asked")
+    sender = str(envelope.sender)
+    if not (sender.isascii() and sender.isprintable()):
+        fault = _fault_of(sender, utf8=extensions.utf8)
+        if fault is not None:
+            raise UnsendableError(fault, f"{hop.target} was not asked", next_host=fault is NO_SMTPUTF8)
+    xforward: Sequence[bytes] = ()
+    if hop.xforward and "XFORWARD" in extensions:
+        xforward = xforward_commands(envelope.origin, envelope.queue_id, extensions.offered["XFORWARD"])
+    return Transaction(
+        extensions,
+        envelope,
+        recipients,
+        size,
+        peer=str(hop.target),
+        carriage=carriage,
+        xforward=xforward,
+        domains=domains,
+        lmtp=hop.target.lmtp,
+        reset=reset,
+        reused=reused,
+    )

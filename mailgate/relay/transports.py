@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
 
+from cachetools import TTLCache
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from mailgate.config.schema import DiscardRoute, LmtpRoute, MaildirRoute, SmtpRoute
 from mailgate.relay.attempt import IConnector, ITransport
-from mailgate.relay.client import IClientReactor, SmtpConnector
+from mailgate.relay.client import IClientReactor, SmtpConnector, WithoutTls
 from mailgate.relay.discard import DiscardTransport
 from mailgate.relay.maildir import IMaildirReactor, MaildirTransport
+from mailgate.relay.terms import Terms, terms_of
+from mailgate.tls.client import ClientContexts
 
 __all__ = ["ITransportReactor", "RouteTransports", "Transports"]
+
+T = TypeVar("T")
+
+#: Hosts with which TLS has failed that are remembered at one time, and for how many seconds.
+_WITHOUT_TLS, _FORGOTTEN_AFTER = 10_000, 3600.0
 
 
 class ITransportReactor(IClientReactor, IMaildirReactor):
@@ -23,8 +33,11 @@ class ITransportReactor(IClientReactor, IMaildirReactor):
 class Transports(Protocol):
     """Makes what delivers by a route."""
 
-    def connector(self, route: SmtpRoute | LmtpRoute) -> IConnector:
-        """Opens connections, with this route's time-outs."""
+    def use(self, terms: Mapping[str, Terms]) -> None:
+        """From now on, new connections go by these terms, by the names of routes."""
+
+    def connector(self, name: str, route: SmtpRoute | LmtpRoute) -> IConnector:
+        """Opens connections for the route of this name, on its terms and with its time-outs."""
 
     def local(self, route: MaildirRoute | DiscardRoute) -> ITransport:
         """Delivers without connections."""
@@ -33,7 +46,8 @@ class Transports(Protocol):
 class RouteTransports:
     """Transports over the network and into folders.
 
-    `make_pool` gives each Maildir path threads of its own, started: a disk that hangs holds up nobody else.
+    `make_pool` gives each Maildir path threads of its own, started: a disk that hangs holds up nobody else. Logins that
+    take long to compute have such threads, too.
     """
 
     def __init__(self, reactor: ITransportReactor, make_pool: Callable[[], ThreadPool], hostname: str) -> None:
@@ -41,11 +55,29 @@ class RouteTransports:
         self._make_pool = make_pool
         self._hostname = hostname
         self._maildirs: dict[str, MaildirTransport] = {}
+        self._pool: ThreadPool | None = None
+        self._terms: Mapping[str, Terms] = {}
+        self._contexts = ClientContexts(reactor)
+        self._without_tls: WithoutTls = TTLCache(_WITHOUT_TLS, _FORGOTTEN_AFTER, timer=reactor.seconds)
 
-    def connector(self, route: SmtpRoute | LmtpRoute) -> IConnector:
-        """As in Transports."""
+    def use(self, terms: Mapping[str, Terms]) -> None:
+        """From now on connectors are made on these terms (see `read_terms`), by the name of their route."""
+        self._terms = terms
+        self._without_tls.clear()
+
+    def connector(self, name: str, route: SmtpRoute | LmtpRoute) -> IConnector:
+        """As in Transports. A route without terms, which the configuration does not have, gets those that it says;
+        TermsError where its files do not serve."""
+        terms = self._terms.get(name)
         return SmtpConnector(
-            self._reactor, self._hostname, route.connect_timeout, route.command_timeout, route.data_timeout
+            self._reactor,
+            self._hostname,
+            route.connect_timeout,
+            route.command_timeout,
+            route.data_timeout,
+            terms=terms_of(route, self._contexts) if terms is None else terms,
+            without_tls=self._without_tls,
+            work=self._work,
         )
 
     def local(self, route: MaildirRoute | DiscardRoute) -> ITransport:
@@ -58,3 +90,8 @@ class RouteTransports:
                 route.path, hostname=self._hostname, reactor=self._reactor, pool=self._make_pool()
             )
         return self._maildirs[route.path]
+
+    def _work(self, compute: Callable[[], T]) -> Deferred[T]:
+        if self._pool is None:
+            self._pool = self._make_pool()
+        return deferToThreadPool(self._reactor, self._pool, compute)

@@ -6,30 +6,49 @@ awaited, nothing more is taken; so no reply can overtake another, whatever the c
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address
 
-from mailgate.envelope import Client, Session
+from mailgate.address import Address, AddressError
+from mailgate.config.schema import Network
+from mailgate.envelope import NO_ORIGIN, Client, Identity, Session, Tls
 from mailgate.reply import Reply
 from mailgate.smtp import replies
+from mailgate.smtp.authentication import Authentication
 from mailgate.smtp.conversation import Conversation
+from mailgate.smtp.offers import NOTHING
 from mailgate.smtp.transaction import MailTransaction
 from mailgate.verdict import Defer, Disconnect, Reject, Verdict
-from mailgate.wire.commands import CommandError, parse_command, parse_greeting
+from mailgate.wire.commands import parse_command, parse_greeting
+from mailgate.wire.fault import CommandError
+from mailgate.wire.xclient import XClient, parse_xclient, parse_xforward
 
 __all__ = ["Dialogue"]
 
 #: Commands that exist and that this server does not do (RFC 5321 section 4.2.4).
-_NOT_OURS = frozenset({"EXPN", "TURN", "ETRN", "SEND", "SOML", "SAML", "STARTTLS", "AUTH", "XCLIENT", "XFORWARD"})
+_NOT_OURS = frozenset({"EXPN", "TURN", "ATRN", "SEND", "SOML", "SAML"})
 #: First words of other protocols: a browser or a proxy that was made to talk to us.
 _OTHER_PROTOCOLS = frozenset({"GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE", "TRACE", "PATCH", "HOST"})
 
 
 class Dialogue:
-    """One session, as its transport drives it: `talk` is the conversation with the peer."""
+    """One session, as its transport drives it: `talk` is the conversation with the peer.
 
-    def __init__(self, talk: Conversation) -> None:
+    `start_tls` begins a handshake on the transport; `secured` is called when it is done, and no line comes in between.
+    `reconsider` counts the connection as another client's, and tells the refusal where that is one too many.
+    """
+
+    def __init__(
+        self,
+        talk: Conversation,
+        start_tls: Callable[[], None],
+        reconsider: Callable[[Client], tuple[Reply, str] | None],
+    ) -> None:
         self.talk = talk
         self._transaction = MailTransaction(self.talk)
+        self._auth: Authentication | None = None
+        self._start_tls = start_tls
+        self._reconsider = reconsider
         self.is_draining = False
 
     @property
@@ -50,7 +69,8 @@ class Dialogue:
     def open(self) -> None:
         """Judge the connection, then greet."""
         address = self.talk.session.client.address
-        if self.talk.settings.resolve_clients and address is not None and not address.is_loopback:
+        is_nameless = address is None or address.is_loopback or address.is_unspecified
+        if self.talk.settings.resolve_clients and address is not None and not is_nameless:
             self.talk.gate.when(self.talk.services.client_name(address), self._named, lambda: self._named(""))
         else:
             self._judge_client()
@@ -61,7 +81,12 @@ class Dialogue:
         self.talk.end(reply, "refused")
 
     def command(self, line: bytes) -> None:
-        """One command line, its CRLF removed."""
+        """One command line, or one line of an AUTH exchange, its CRLF removed."""
+        auth = self._auth
+        if auth is not None and auth.is_under_way:
+            if self.talk.may_command():
+                auth.line(line)
+            return
         try:
             command = parse_command(line)
             verb, argument = command.verb, command.argument
@@ -69,6 +94,8 @@ class Dialogue:
                 self._transaction.rcpt(argument)
             elif verb == "DATA":
                 self._transaction.data(argument)
+            elif verb == "BDAT":
+                self._transaction.bdat(argument)
             elif verb == "QUIT":
                 self._quit(argument)
             elif self.talk.may_command():
@@ -80,7 +107,9 @@ class Dialogue:
             self.talk.mistake(error.reply)
 
     def mistake(self, reply: Reply) -> None:
-        """A line that is no command at all."""
+        """A line that is no command at all; no answer to AUTH either, which is then over (RFC 4954 section 4)."""
+        if self._auth is not None:
+            self._auth.give_up()
         self.talk.mistake(reply)
 
     def content(self, data: bytes) -> bytes:
@@ -117,7 +146,7 @@ class Dialogue:
 
     def lost(self) -> None:
         """The connection is gone. What was handed to the intake goes its way all the same."""
-        if self.talk.takes_content and not self.is_over:
+        if self._transaction.is_receiving and not self.is_over:
             self._transaction.break_off(None, "the connection was lost within the content")
         self.talk.is_over = True
         self.talk.gate.end()
@@ -152,6 +181,7 @@ class Dialogue:
         self._transaction.forget()
         self.talk.session.helo = name
         self.talk.session.protocol = protocol
+        self.talk.offer = NOTHING
 
         def answer(verdict: Verdict) -> None:
             if self.talk.objects("helo", verdict, self.talk.session.trace):
@@ -159,7 +189,9 @@ class Dialogue:
             elif protocol == "SMTP":
                 self.talk.say(f"250 {self.talk.services.hostname}\r\n".encode())
             else:
-                self.talk.say(_extensions(self.talk.services.hostname, self.talk.settings.max_message_size))
+                self.talk.update_protocol()
+                self.talk.make_offer()
+                self.talk.say(self.talk.offer.reply)
 
         self.talk.ask(self.talk.pipeline.helo(self.talk.session), answer)
 
@@ -177,9 +209,16 @@ class Dialogue:
                 self._vrfy(argument)
             case "HELP":
                 self.talk.say(replies.HELP_LMTP if self.talk.is_lmtp else replies.HELP)
-            case "BDAT":
-                # Its content comes unasked (RFC 3030 section 2), and must not be taken for commands.
-                self.talk.end(replies.NOT_IMPLEMENTED, "errors")
+            case "STARTTLS":
+                self._starttls(argument)
+            case "AUTH":
+                self._authenticate(argument)
+            case "XCLIENT":
+                self._xclient(argument)
+            case "XFORWARD":
+                self._xforward(argument)
+            case "ETRN":
+                self._etrn(argument)
             case _ if verb in _OTHER_PROTOCOLS:
                 self.talk.end(replies.NOT_SMTP, "errors")
             case _:
@@ -201,9 +240,112 @@ class Dialogue:
             raise CommandError(replies.NO_ARGUMENT)
         self.talk.end(replies.BYE, "quit")
 
+    # -- TLS and AUTH
 
-@functools.lru_cache(maxsize=64)
-def _extensions(hostname: str, max_message_size: int) -> bytes:
-    """What EHLO is answered. Nothing stands here that is not kept through the spool and the next hop."""
-    lines = (hostname, "PIPELINING", f"SIZE {max_message_size}", "8BITMIME", "ENHANCEDSTATUSCODES")
-    return Reply(250, "", lines).to_bytes()
+    def _starttls(self, argument: str) -> None:
+        talk = self.talk
+        if argument:
+            raise CommandError(replies.NO_ARGUMENT)
+        if talk.session.tls is not None:
+            raise CommandError(replies.TLS_ALREADY)
+        if "STARTTLS" not in talk.offer.keywords:
+            raise CommandError(replies.NOT_IMPLEMENTED if talk.session.helo else replies.NO_GREETING)
+        if talk.is_authenticated:
+            raise CommandError(replies.TLS_TOO_LATE)
+        if talk.has_more():
+            # What came in clear text behind it was not said by whom the handshake will prove (RFC 3207 section 6).
+            talk.end(replies.TLS_IMPATIENT, "errors")
+            return
+        self._transaction.forget()
+        talk.reply(replies.TLS_GO_AHEAD)
+        self._start_tls()
+
+    def secured(self, tls: Tls) -> None:
+        """The handshake is done."""
+        self.talk.secured(tls)
+
+    def _authenticate(self, argument: str) -> None:
+        talk = self.talk
+        if not talk.session.helo:
+            raise CommandError(replies.NO_GREETING)
+        if self._transaction.is_under_way:
+            raise CommandError(replies.AUTH_NOT_NOW)
+        if talk.settings.tls == "required" and talk.session.tls is None:
+            talk.teller.tell("auth", replies.TLS_FIRST, "the listener has tls = required, and this is clear text")
+            raise CommandError(replies.TLS_FIRST)
+        if self._auth is None:
+            self._auth = Authentication(talk)
+        self._auth.command(argument)
+
+    # -- who is in front of us
+
+    def _xclient(self, argument: str) -> None:
+        """Begin the session anew, from before the banner, as that of another client (Postfix's XCLIENT)."""
+        talk = self.talk
+        self._may_tell(talk.settings.xclient_from)
+        told = parse_xclient(argument)
+        self._transaction.forget()
+        before = talk.session
+        client = _client(told, before.client)
+        refusal = self._reconsider(client)
+        talk.begin(client)
+        talk.session.tls = before.tls
+        if told.helo:
+            talk.session.helo = told.helo
+        if told.login:
+            talk.session.identity = Identity(told.login, "XCLIENT")
+            talk.pipeline = talk.services.trusted_pipeline
+        self._auth = None
+        if refusal is not None:
+            self.refuse_connection(*refusal)
+        elif told.name is None:
+            self.open()
+        else:
+            self._judge_client()
+
+    def _xforward(self, argument: str) -> None:
+        """Take down where the next message came from (Postfix's XFORWARD)."""
+        talk = self.talk
+        self._may_tell(talk.settings.xforward_from)
+        talk.forwarded = parse_xforward(argument).apply(talk.forwarded or NO_ORIGIN)
+        talk.say(replies.OK)
+
+    def _may_tell(self, networks: Sequence[Network]) -> None:
+        if not networks:
+            raise CommandError(replies.NOT_IMPLEMENTED)
+        if not self.talk.may(networks):
+            raise CommandError(replies.NOT_TRUSTED)
+        if self._transaction.is_under_way:
+            raise CommandError(replies.NOT_IN_TRANSACTION)
+
+    def _etrn(self, argument: str) -> None:
+        """Make what waits for a domain due now (RFC 1985), for those whom we relay for."""
+        talk = self.talk
+        if talk.services.offers.hides("ETRN"):
+            raise CommandError(replies.NOT_IMPLEMENTED)
+        try:
+            domain = Address.parse(f"x@{argument.lstrip('@')}").domain
+        except AddressError:
+            raise CommandError(replies.ETRN_WHOM) from None
+        if self._transaction.is_under_way:
+            raise CommandError(replies.NOT_IN_TRANSACTION)
+        if talk.session.identity is None:
+            raise CommandError(replies.ETRN_NOT_YOU)
+
+        def answer(count: int) -> None:
+            if count:
+                talk.reply(Reply(253, "2.0.0", (f"OK, {count} pending messages for node {domain} started",)))
+            else:
+                talk.reply(replies.ETRN_NOTHING)
+
+        talk.gate.when(talk.services.turn(domain), answer, lambda: talk.reply(replies.ETRN_FAILED))
+
+
+def _client(told: XClient, before: Client) -> Client:
+    """The client that XCLIENT tells of. One whose address is not available has none that anybody trusts."""
+    address = before.address if told.address is None else told.address or IPv4Address(0)
+    return Client(
+        address,
+        before.port if told.port is None else told.port,
+        told.name or "" if told.name is not None or told.address is not None else before.name,
+    )

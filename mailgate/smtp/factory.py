@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
 from twisted.mail.smtp import SMTPFactory
 
 from mailgate.config.schema import ListenerSection
@@ -18,6 +19,8 @@ from mailgate.smtp.conversation import SessionServices
 from mailgate.smtp.protocol import ServerProtocol
 
 __all__ = ["Listener"]
+
+_log = Logger()
 
 
 class Listener(SMTPFactory):
@@ -35,7 +38,8 @@ class Listener(SMTPFactory):
     def __init__(self, settings: ListenerSection) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
         self.settings = settings
-        self._sessions: set[ServerProtocol] = set()
+        self._sessions: dict[ServerProtocol, int] = {}  # with whom the limit per client counts for it
+        self.is_stressed = False
         self._per_client: Counter[int] = Counter()
         self._is_draining = False
         self._drained: Deferred[None] | None = None
@@ -54,26 +58,51 @@ class Listener(SMTPFactory):
     # -- what sessions ask and tell
 
     def admit(self, protocol: ServerProtocol, client: Client) -> tuple[Reply, str] | None:
-        """Count a connection; the refusal, and its private reason, where it is one too many."""
-        self._sessions.add(protocol)
+        """As in Host."""
+        self._forget(protocol)
         key = _key(client)
+        self._sessions[protocol] = key
         self._per_client[key] += 1
         if self._is_draining:
             return replies.CLOSING, "the gateway is closing down"
-        if len(self._sessions) > self.settings.max_connections:
-            return replies.TOO_MANY_CONNECTIONS, f"max_connections of the listener is {self.settings.max_connections}"
+        count, most = len(self._sessions), self.settings.max_connections
+        if not self.is_stressed and count * 10 >= most * 9:
+            self._stress()
+        if count > most:
+            return replies.TOO_MANY_CONNECTIONS, f"max_connections of the listener is {most}"
         limit = self.settings.max_connections_per_client
         if key and self._per_client[key] > limit:
             return replies.TOO_MANY_FROM_CLIENT, f"max_connections_per_client of the listener is {limit}"
         return None
 
-    def left(self, protocol: ServerProtocol, session: Session, cause: str, started: float) -> None:
-        """A connection is gone."""
-        self._sessions.discard(protocol)
-        key = _key(session.client)
-        self._per_client[key] -= 1
-        if not self._per_client[key]:
-            del self._per_client[key]
+    def _stress(self) -> None:
+        """Nearly all connections are taken: who is silent makes room sooner."""
+        self.is_stressed = True
+        _log.warn(
+            "listener {name} is under stress: {count} connections", name=self.settings.name, count=len(self._sessions)
+        )
+        for protocol in self._sessions:
+            protocol.hurry()
+
+    def _forget(self, protocol: ServerProtocol) -> None:
+        key = self._sessions.pop(protocol, None)
+        if key is not None:
+            self._per_client[key] -= 1
+            if not self._per_client[key]:
+                del self._per_client[key]
+
+    def left(self, protocol: ServerProtocol, session: Session | None, cause: str, started: float) -> None:
+        """As in Host."""
+        self._forget(protocol)
+        if self.is_stressed and len(self._sessions) * 10 < self.settings.max_connections * 8:
+            self.is_stressed = False
+        if session is not None:
+            self._tell_end(session, cause, started)
+        if self._drained is not None and not self._sessions:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+    def _tell_end(self, session: Session, cause: str, started: float) -> None:
         now = self.services.clock.seconds()
         self.services.events.publish(
             SessionClosed(
@@ -87,9 +116,6 @@ class Listener(SMTPFactory):
                 cause=cause,
             )
         )
-        if self._drained is not None and not self._sessions:
-            drained, self._drained = self._drained, None
-            drained.callback(None)
 
     # -- the end
 

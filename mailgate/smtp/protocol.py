@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from twisted.internet.address import IPv4Address as TCPv4
-from twisted.internet.address import IPv6Address as TCPv6
-from twisted.internet.interfaces import IAddress, IConsumer, IDelayedCall, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IPushProducer, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.mail.smtp import ESMTP
@@ -17,58 +13,52 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.config.schema import ListenerSection
-from mailgate.envelope import Client, Session
+from mailgate.envelope import Client, Session, Tls
 from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.conversation import Conversation, SessionServices
 from mailgate.smtp.dialogue import Dialogue
+from mailgate.smtp.peer import ServerTransport, client_of, handshake_fault, is_in, told_by
 from mailgate.sockets import write_now
-from mailgate.wire.commands import MAX_COMMAND_LINE
+from mailgate.tls.check import outcome_of
+from mailgate.tls.info import channel_bindings, tls_of
+from mailgate.wire.commands import MAX_AUTH_LINE, MAX_COMMAND_LINE
+from mailgate.wire.proxy import ProxyError, ProxyReader
 
-__all__ = ["Host", "ServerProtocol", "client_of"]
+__all__ = ["Host", "ServerProtocol"]
 
 _log = Logger()
 
 #: Seconds that a peer has to take our last reply, at least.
 _PARTING = 10.0
+#: Seconds for a PROXY header, and for a handshake.
+_OPENING = 30.0
+#: Whom a connection is counted for until its PROXY header has come: no limit per client is for them.
+_NOBODY = Client(None)
 #: Octets that may wait while an answer is pending; then the client is not read any more.
 _MAX_WAITING = 64 * 1024
-
-
-def client_of(peer: IAddress) -> Client:
-    """Who connected: a mapped IPv4 address is an IPv4 address; a unix socket's client has none."""
-    if not isinstance(peer, TCPv4 | TCPv6):
-        return Client(None)
-    return Client(_address(peer.host), peer.port)
-
-
-@functools.lru_cache(maxsize=4096)
-def _address(host: str) -> IPv4Address | IPv6Address:
-    address = ip_address(host.partition("%")[0])
-    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 class Host(Protocol):
     """What a session tells its listener."""
 
+    is_stressed: bool
+
     def admit(self, protocol: ServerProtocol, client: Client) -> tuple[Reply, str] | None:
-        """Count a connection; the refusal, and its private reason, where it is one too many."""
+        """Count a connection, once again where it turns out to be another client's; the refusal, and its private
+        reason, where it is one too many."""
 
-    def left(self, protocol: ServerProtocol, session: Session, cause: str, started: float) -> None:
-        """A connection is gone."""
-
-
-class _Transport(ITCPTransport, IConsumer, IPushProducer):
-    """What a transport of the reactor provides."""
+    def left(self, protocol: ServerProtocol, session: Session | None, cause: str, started: float) -> None:
+        """A connection is gone; `session` is None where it never came to one."""
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHandshakeListener)
 class ServerProtocol(ESMTP):
     """One connection. Of Twisted's ESMTP only its place in the framework is left; what it reads, says and accepts is
     decided by the Dialogue.
     """
 
-    transport: _Transport
+    transport: ServerTransport
 
     def __init__(self, listener: Host, settings: ListenerSection, services: SessionServices) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
@@ -76,6 +66,9 @@ class ServerProtocol(ESMTP):
         self._settings = settings
         self._services = services
         self._dialogue: Dialogue | None = None
+        self._proxy: ProxyReader | None = None  # while a PROXY header is to come
+        self._is_shaking = False  # a TLS handshake is under way
+        self._max_line = MAX_AUTH_LINE if settings.auth or settings.client_certificates != "none" else MAX_COMMAND_LINE
         self._buffer = b""
         self._out: list[bytes] = []
         self._is_open = False  # the banner has been said, or a refusal
@@ -84,33 +77,58 @@ class ServerProtocol(ESMTP):
         self._is_unheard = False  # the peer does not take what we say
         self._skips_line = False
         self._cause = ""
+        self._refusal: tuple[Reply, str] | None = None
         self._started = self._end = 0.0
         self._deadline = 0.0
 
     # -- the framework's calls
 
     def connectionMade(self) -> None:
-        """Greet, or refuse what is over a limit."""
-        clock = self._services.clock
-        self._started = clock.seconds()
-        self._end = self._started + self._settings.session_timeout
+        """Greet, or refuse what is over a limit; behind a proxy, when it has said for whom."""
+        settings = self._settings
+        self._started = self._services.clock.seconds()
+        self._end = self._started + settings.session_timeout
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
+        client = client_of(self.transport.getPeer())
+        if settings.proxy_protocol_from and is_in(client, settings.proxy_protocol_from):
+            self._proxy = ProxyReader()
+            self._listener.admit(self, _NOBODY)
+            self._wait(_OPENING)
+            self._look_in_time()
+            return
+        self._open(client)
+
+    def _open(self, client: Client, proxy: Client | None = None, tls: Tls | None = None) -> None:
+        """Begin the session of this client; `proxy` has named it, and `tls` is what that has ended."""
+        settings = self._settings
         self.transport.registerProducer(self, True)
         self._dialogue = dialogue = Dialogue(
             Conversation(
-                client_of(self.transport.getPeer()),
-                self._settings,
+                client,
+                settings,
                 self._services,
                 say=self._out.append,
                 hang_up=self._hang_up,
                 resume=self._resume,
                 has_more=lambda: bool(self._buffer),
-            )
+                bindings=self._bindings,
+                proxy=proxy,
+            ),
+            self._start_tls,
+            lambda other: self._listener.admit(self, other),
         )
-        refusal = self._listener.admit(self, dialogue.session.client)
-        self._wait(self._settings.command_timeout)
-        self.setTimeout(min(self._tick, self._settings.session_timeout))  # type: ignore[no-untyped-call]  # Twisted's
+        dialogue.session.tls = tls
+        refusal = self._listener.admit(self, client)
+        self._wait(settings.command_timeout)
+        self._look_in_time()
+        if settings.tls == "implicit":
+            self._refusal = refusal
+            self._start_tls()
+        else:
+            self._greet(dialogue, refusal)
+
+    def _greet(self, dialogue: Dialogue, refusal: tuple[Reply, str] | None) -> None:
         self._is_working = True
         try:
             if refusal is None:
@@ -128,6 +146,8 @@ class ServerProtocol(ESMTP):
         """Octets from the peer, in any pieces."""
         dialogue = self._dialogue
         if dialogue is None or dialogue.is_over:
+            if self._proxy is not None:
+                self._introduced(self._proxy, data)
             return
         if not self._is_open:
             dialogue.session.early_octets += len(data)
@@ -137,15 +157,67 @@ class ServerProtocol(ESMTP):
         elif len(self._buffer) > _MAX_WAITING:
             self._pause()
 
+    def _introduced(self, reader: ProxyReader, data: bytes) -> None:
+        """Octets of the PROXY header, and what may stand behind it."""
+        peer = client_of(self.transport.getPeer())
+        try:
+            found = reader.feed(data)
+        except ProxyError as error:
+            _log.warn("{peer} of proxy_protocol_from sent no PROXY header: {error}", peer=str(peer), error=str(error))
+            self._abort("proxy")
+            return
+        if found is None:
+            return
+        self._proxy = None
+        header, rest = found
+        client, tls = told_by(header, peer)
+        self._open(client, None if client is peer else peer, tls)
+        if rest:
+            # With implicit TLS this is the beginning of the handshake: whoever reads the transport now gets it.
+            reads = self.transport.protocol if self._is_shaking else self
+            reads.dataReceived(rest)
+
+    def _start_tls(self) -> None:
+        """What comes next from the peer is its handshake, and nothing of it has come yet."""
+        self._flush()
+        self._is_shaking = True
+        self._wait(_OPENING)
+        self._look_in_time()
+        if self._services.tls is None:
+            raise AssertionError("there is no certificate")
+        self.transport.startTLS(self._services.tls)
+
+    def handshakeCompleted(self) -> None:
+        """The peer speaks TLS."""
+        dialogue = self._dialogue
+        if dialogue is None or self._cause:
+            return
+        self._is_shaking = False
+        self._wait(self._settings.command_timeout)
+        self._look_in_time()
+        connection = self.transport.getHandle()  # type: ignore[attr-defined]  # ISSLTransport's
+        dialogue.secured(tls_of(connection, outcome_of(connection).is_verified))
+        if not self._is_open:
+            self._greet(dialogue, self._refusal)
+
+    def _bindings(self) -> Mapping[str, bytes]:
+        return channel_bindings(self.transport.getHandle(), is_server=True)  # type: ignore[attr-defined]  # ISSLTransport's
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is closed, by whomever."""
         self.setTimeout(None)  # type: ignore[no-untyped-call]  # Twisted's
         dialogue, self._dialogue = self._dialogue, None
-        if dialogue is not None:
-            try:
-                dialogue.lost()
-            finally:
-                self._listener.left(self, dialogue.session, self._cause or "lost", self._started)
+        if dialogue is None:
+            self._listener.left(self, None, self._cause or "lost", self._started)
+            return
+        try:
+            if self._is_shaking and self._cause != "shutdown":
+                fault = "it took too long" if self._cause else handshake_fault(reason)
+                dialogue.talk.teller.tell("tls", None, f"the TLS handshake failed: {fault}")
+                self._cause = self._cause or "tls"
+            dialogue.lost()
+        finally:
+            self._listener.left(self, dialogue.session, self._cause or "lost", self._started)
 
     def callLater(self, period: float, func: Callable[[], None]) -> IDelayedCall:
         """The framework's own seam for the clock."""
@@ -154,17 +226,21 @@ class ServerProtocol(ESMTP):
     def timeoutConnection(self) -> None:
         """Look whether the peer has been silent for too long, or does not take our last reply."""
         dialogue = self._dialogue
-        if dialogue is None:
-            return
         left = self._deadline - self._services.clock.seconds()
-        if left <= 0 and dialogue.is_over:
-            self.transport.abortConnection()
+        if left <= 0 and (dialogue is None or dialogue.is_over or self._is_shaking):
+            # No header, no handshake, or our last reply was not taken.
+            self._abort("timeout")
             return
-        if left <= 0 and not dialogue.is_busy:  # where we are busy, we are the ones who are slow
+        if left <= 0 and dialogue is not None and not dialogue.is_busy:  # where we are busy, we are those who are slow
             dialogue.time_out()
             self._flush()
             left = _PARTING
         self.setTimeout(min(left, self._tick) if left > 0 else self._tick)  # type: ignore[no-untyped-call]  # Twisted's
+
+    def _look_in_time(self) -> None:
+        """Set the timer anew, where the time that the peer has may end before it goes off."""
+        left = self._deadline - self._services.clock.seconds()
+        self.setTimeout(max(min(left, self._tick), 0.0))  # type: ignore[no-untyped-call]  # Twisted's
 
     def pauseProducing(self) -> None:
         """The peer does not take our replies: it gets no new ones."""
@@ -183,15 +259,32 @@ class ServerProtocol(ESMTP):
 
     def drain(self) -> None:
         """End soon, without cutting a transaction."""
-        if self._dialogue is not None:
+        if self._dialogue is None or self._is_shaking:
+            self._abort("shutdown")
+        else:
             self._dialogue.drain()
             self._flush()
 
     def cut(self) -> None:
         """End now."""
-        if self._dialogue is not None:
+        if self._dialogue is None or self._is_shaking:
+            self._abort("shutdown")
+        else:
             self._dialogue.cut()
             self._flush()
+
+    def _abort(self, cause: str) -> None:
+        # Before a session, and within a handshake, there is no way to say why.
+        self._cause = self._cause or cause
+        self._proxy = None
+        self.transport.abortConnection()
+
+    def hurry(self) -> None:
+        """The listener has come under stress: who is silent has less time."""
+        if self._dialogue is not None and not self._is_shaking:
+            stress = self._settings.stress_timeout
+            self._deadline = min(self._deadline, self._services.clock.seconds() + stress)
+            self.setTimeout(stress)  # type: ignore[no-untyped-call]  # Twisted's
 
     # -- the work
 
@@ -202,9 +295,9 @@ class ServerProtocol(ESMTP):
         self._is_working = True
         talk, settings = dialogue.talk, self._settings
         gate = talk.gate
-        self._is_open = self._is_open or not gate.is_closed
+        self._is_open = self._is_open or not (gate.is_closed or self._is_shaking)
         try:
-            while not (gate.is_closed or talk.is_over):
+            while not (gate.is_closed or talk.is_over or self._is_shaking):
                 if dialogue.is_draining and dialogue.drain():
                     break
                 if talk.takes_content:
@@ -242,7 +335,7 @@ class ServerProtocol(ESMTP):
         """Take one command line from the buffer; whether there was one."""
         buffer = self._buffer
         if not self._skips_line:
-            end = buffer.find(b"\n", 0, MAX_COMMAND_LINE)
+            end = buffer.find(b"\n", 0, self._max_line)
             if end >= 0:
                 line, self._buffer = buffer[: end + 1], buffer[end + 1 :]
                 self._wait(self._settings.command_timeout)
@@ -252,7 +345,7 @@ class ServerProtocol(ESMTP):
                     # Nothing here can be read in two ways: whoever ends lines otherwise is told, and let go.
                     dialogue.end(replies.BARE_LF, "errors")
                 return True
-            if len(buffer) < MAX_COMMAND_LINE:
+            if len(buffer) < self._max_line:
                 return False
             self._skips_line = True
         end = buffer.find(b"\r\n")
@@ -281,6 +374,8 @@ class ServerProtocol(ESMTP):
     def _wait(self, seconds: float) -> None:
         """Give the peer this long, but not past the end of the session's time; after our last reply, no more."""
         if not self._cause:
+            if self._listener.is_stressed:
+                seconds = min(seconds, self._settings.stress_timeout)
             deadline = self._services.clock.seconds() + seconds
             self._deadline = deadline if deadline < self._end else self._end
 
@@ -288,4 +383,6 @@ class ServerProtocol(ESMTP):
     def _tick(self) -> float:
         # One timer a connection, which looks often enough to be late for no deadline: moving a timer forward for each
         # command is what costs.
-        return min(self._settings.command_timeout, self._settings.data_timeout)
+        settings = self._settings
+        tick = min(settings.command_timeout, settings.data_timeout)
+        return min(tick, settings.stress_timeout) if self._listener.is_stressed else tick

@@ -1,14 +1,15 @@
-"""Content as it comes in, from the 354 reply to the end of data: decoded, counted, kept."""
+"""Content as it comes in, by DATA or in chunks by BDAT: decoded, counted, kept."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
-from mailgate.message import Content, ContentWriter
+from mailgate.message import Content, ContentWriter, MemoryBudget
 from mailgate.reply import Reply
-from mailgate.wire.content import ContentDecoder, ContentFault, ContentTooLongError
+from mailgate.wire.content import ChunkDecoder, ContentDecoder, ContentFault, ContentTooLongError, Inspector
 
-__all__ = ["ContentReceiver"]
+__all__ = ["ContentReceiver", "RefusedChunk"]
 
 _REPLIES = {
     ContentFault.TOO_LARGE: Reply.of(552, "5.3.4", "The message is larger than this server accepts"),
@@ -23,35 +24,69 @@ class ContentReceiver:
     """The content of one message. After its end it is in `content`, or `refusal` is the reply where it cannot be taken,
     with the private `reason`; `is_endless` tells that it was given up before its end. Nothing raises for what the peer
     or the disk does.
+
+    `bare` as in Inspector. With `chunked` the content comes in chunks, each announced with `expect`; otherwise up to
+    the end of data.
     """
 
-    __slots__ = ("_decoder", "_writer", "content", "is_endless", "reason", "refusal")
+    __slots__ = (
+        "_chunks",
+        "_decoder",
+        "_inspector",
+        "_is_last",
+        "_writer",
+        "content",
+        "is_endless",
+        "reason",
+        "refusal",
+    )
 
-    def __init__(self, directory: Path, memory_limit: int, max_size: int) -> None:
-        self._decoder = ContentDecoder(max_size)
-        self._writer = ContentWriter(directory, memory_limit)
+    def __init__(
+        self,
+        directory: Path,
+        memory_limit: int,
+        max_size: int,
+        budget: MemoryBudget,
+        *,
+        bare: str = "reject",
+        chunked: bool = False,
+    ) -> None:
+        self._inspector = Inspector(max_size, bare=bare)
+        self._chunks = ChunkDecoder(self._inspector) if chunked else None
+        self._decoder = self._chunks or ContentDecoder(self._inspector)
+        self._is_last = not chunked
+        self._writer = ContentWriter(directory, memory_limit, budget)
         self.content: Content | None = None
         self.refusal: Reply | None = None
         self.reason = ""
         self.is_endless = False
 
+    def expect(self, size: int, *, is_last: bool) -> None:
+        """A chunk of so many octets comes next."""
+        if self._chunks is None:
+            raise AssertionError("this content does not come in chunks")
+        self._chunks.expect(size)
+        self._is_last = is_last
+
     def feed(self, data: bytes) -> bytes | None:
-        """Take octets; what follows the end of data, or None where it has not come yet."""
+        """Take octets; what follows the end of data, or of the chunk, or None where it has not come yet."""
         try:
             settled, rest = self._decoder.feed(data)
+            if rest is not None and self._is_last:
+                settled += self._inspector.finish()
         except ContentTooLongError:
             self.is_endless = True
             self.abandon()
             return b""
         if self.refusal is None:
-            fault = self._decoder.fault
+            fault = self._inspector.fault
             if fault is not None:
                 self._refuse(_REPLIES[fault], fault.value)
             else:
                 try:
                     if settled:
                         self._writer.write(settled)
-                    if rest is not None:
+                    if rest is not None and self._is_last:
                         self.content = self._writer.finish()
                 except OSError as error:
                     self._refuse(_NO_SPACE, f"the content cannot be written: {error}")
@@ -65,3 +100,26 @@ class ContentReceiver:
         self.refusal = reply
         self.reason = reason
         self._writer.abandon()
+
+
+class RefusedChunk:
+    """A chunk that is read all the same, as nobody else knows where the next command begins; then the answer is said.
+
+    One of more than MAX_SIZE octets is not worth it.
+    """
+
+    MAX_SIZE: ClassVar[int] = 64 * 1024 * 1024
+
+    __slots__ = ("_left", "answer")
+
+    def __init__(self, size: int, answer: bytes) -> None:
+        self._left = size
+        self.answer = answer
+
+    def feed(self, data: bytes) -> bytes | None:
+        """What follows the chunk, or None where its end has not come yet."""
+        left = self._left
+        if len(data) < left:
+            self._left = left - len(data)
+            return None
+        return data[left:]

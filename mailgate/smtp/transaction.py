@@ -1,30 +1,39 @@
-"""One mail transaction after another: MAIL, RCPT, DATA, the content, and the answer to it (RFC 5321 section 3.3)."""
+"""One mail transaction after another: MAIL, RCPT, DATA or BDAT, the content, and the answer to it (RFC 5321 section
+3.3, RFC 3030)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from mailgate.address import Address
-from mailgate.envelope import Recipient, Transaction, new_id
+from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, Recipient, Transaction, new_id
 from mailgate.message import Content, Message
 from mailgate.reply import Reply
 from mailgate.smtp import replies
+from mailgate.smtp.answers import answers_to, of_a_stranger, tell_refusals
 from mailgate.smtp.conversation import Conversation
-from mailgate.smtp.receiving import ContentReceiver
-from mailgate.verdict import Defer, Disconnect, Reject, Verdict
-from mailgate.wire.commands import CommandError, parse_mail, parse_rcpt
+from mailgate.smtp.receiving import ContentReceiver, RefusedChunk
+from mailgate.verdict import Disconnect, Reject, Verdict
+from mailgate.wire.commands import BdatCommand, parse_bdat, parse_mail, parse_rcpt
+from mailgate.wire.fault import CommandError
 
 __all__ = ["MailTransaction"]
-
-Refusal = Reject | Defer | Disconnect
-
-_WITH_THE_OTHERS = "deferred because another recipient is: SMTP has one answer for all"
 
 
 class MailTransaction:
     """The session's transaction, if one is under way. Each command raises CommandError for the peer's mistakes."""
 
-    __slots__ = ("_answers", "_content", "_places", "_receiver", "_surplus", "_talk", "_transaction")
+    __slots__ = (
+        "_answers",
+        "_chunk",
+        "_content",
+        "_places",
+        "_receiver",
+        "_refused",
+        "_surplus",
+        "_talk",
+        "_transaction",
+    )
 
     def __init__(self, talk: Conversation) -> None:
         self._talk = talk
@@ -34,11 +43,18 @@ class MailTransaction:
         self._places: dict[Address, int] = {}
         self._answers: list[int] = []  # for each RCPT that got 250, its place among the recipients
         self._surplus = 0  # RCPTs that were too many
+        self._chunk: BdatCommand | None = None  # the one whose octets come now
+        self._refused: RefusedChunk | None = None  # whose octets come now
 
     @property
     def is_under_way(self) -> bool:
         """Whether MAIL has been said, and the answer to the content has not."""
         return self._transaction is not None
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether content has begun, and its end has not come."""
+        return self._receiver is not None
 
     def mail(self, argument: str) -> None:
         """MAIL: begin a transaction, where the size, the spool and the pipeline let it."""
@@ -50,14 +66,29 @@ class MailTransaction:
         if talk.session.messages >= talk.settings.max_messages:
             talk.end(replies.TOO_MANY_MESSAGES, "limits")
             return
+        lack = talk.lack()
+        if lack is not None:
+            self._tell("mail", *lack)
+            raise CommandError(lack[0])
+        now = talk.services.clock.seconds()
         try:
-            mail = parse_mail(argument)
-            if talk.session.protocol == "SMTP" and (mail.size is not None or mail.body != "7BIT"):
-                raise CommandError(replies.NEEDS_EHLO)
+            mail = parse_mail(argument, talk.offer.keywords, now)
+            if mail.parameters.release_at > now + talk.settings.max_hold:
+                raise CommandError(replies.HOLD_TOO_LONG)
         except CommandError as error:
             self._tell("mail", error.reply, f"MAIL {argument[:300]}")
             raise
-        transaction = Transaction(id=new_id(), sender=mail.sender, declared_size=mail.size, body=mail.body)
+        parameters = mail.parameters
+        answer_text = replies.SENDER_OK
+        if talk.session.identity is None and parameters is not EIGHT_BIT_MAIL and parameters is not PLAIN_MAIL:
+            parameters, answer_text = of_a_stranger(parameters)
+        transaction = Transaction(
+            id=new_id(),
+            sender=mail.sender,
+            declared_size=mail.size,
+            parameters=parameters,
+            origin=talk.forwarded,
+        )
         limit = talk.settings.max_message_size
         if mail.size is not None and mail.size > limit:
             self._tell("mail", replies.TOO_LARGE, f"SIZE={mail.size} is over {limit}", transaction=transaction)
@@ -70,7 +101,7 @@ class MailTransaction:
         def answer(verdict: Verdict) -> None:
             if not talk.objects("mail", verdict, transaction.trace, transaction):
                 self._transaction = transaction
-                talk.say(replies.SENDER_OK)
+                talk.say(answer_text)
 
         talk.ask(talk.pipeline.mail(talk.session, transaction), answer)
 
@@ -80,8 +111,16 @@ class MailTransaction:
         transaction = self._transaction
         if transaction is None:
             raise CommandError(replies.NO_MAIL)
+        if self._receiver is not None:
+            raise CommandError(replies.CHUNKS_BEGUN)
         try:
-            address = parse_rcpt(argument, talk.services.postmaster_domain or talk.services.hostname)
+            asked = parse_rcpt(
+                argument,
+                talk.services.postmaster_domain or talk.services.hostname,
+                talk.offer.keywords,
+                is_utf8=transaction.parameters.smtputf8,
+            )
+            address = asked.recipient
         except CommandError as error:
             self._tell("rcpt", error.reply, f"RCPT {argument[:300]}", recipients=())
             raise
@@ -97,7 +136,7 @@ class MailTransaction:
         if isinstance(route, Reject):
             self._tell("rcpt", route.reply, route.reason, recipients=[address])
             raise CommandError(route.reply)
-        recipient = Recipient(address=address, route=route)
+        recipient = Recipient(address=address, route=route, notify=asked.notify, orcpt=asked.orcpt)
 
         def answer(verdict: Verdict) -> None:
             if not talk.objects("rcpt", verdict, transaction.trace, transaction, address):
@@ -125,10 +164,15 @@ class MailTransaction:
         """DATA: ask for the content."""
         talk = self._talk
         transaction = self._transaction
-        if argument or transaction is None or not transaction.recipients:
-            talk.mistake(
-                replies.NO_ARGUMENT if argument else replies.NO_MAIL if transaction is None else replies.NO_RECIPIENT
-            )
+        refusal = self._not_now(transaction)
+        if argument:
+            refusal = replies.NO_ARGUMENT
+        elif refusal is None and self._receiver is not None:
+            refusal = replies.CHUNKS_BEGUN
+        elif refusal is None and transaction is not None and transaction.parameters.body == "BINARYMIME":
+            refusal = replies.CHUNKS_ONLY
+        if refusal is not None or transaction is None:
+            talk.mistake(refusal or replies.NO_MAIL)
             self._distrust()
             return
 
@@ -137,10 +181,8 @@ class MailTransaction:
                 self.forget()
                 self._distrust()
                 return
+            self._receive(transaction, chunked=False)
             talk.takes_content = True
-            self._receiver = ContentReceiver(
-                talk.services.incoming, talk.services.memory_limit, talk.settings.max_message_size
-            )
             talk.say(replies.GO_AHEAD)
 
         talk.ask(talk.pipeline.data(talk.session, transaction), answer)
@@ -151,29 +193,122 @@ class MailTransaction:
         if self._talk.has_more():
             self._talk.end(replies.CONTENT_TOO_EARLY, "errors")
 
+    def bdat(self, argument: str) -> None:
+        """BDAT: a chunk of content follows, whatever we say to it (RFC 3030 section 2)."""
+        talk = self._talk
+        try:
+            chunk = parse_bdat(argument)
+        except CommandError as error:
+            # Where the next command begins is anyone's guess.
+            talk.end(error.reply, "errors")
+            return
+        # Chunks are bounded by the size of messages, but for those that hold nothing.
+        if not (chunk.size or chunk.is_last or talk.may_command()):
+            return
+        transaction = self._transaction
+        receiver = self._receiver
+        refusal = replies.NOT_IMPLEMENTED if "CHUNKING" not in talk.offer.keywords else self._not_now(transaction)
+        if refusal is not None or transaction is None:
+            self._refuse_chunk(chunk, refusal or replies.NO_MAIL)
+        elif chunk.size > talk.settings.max_message_size:
+            self._tell("content", replies.CHUNK_TOO_LARGE, f"a chunk of {chunk.size} octets")
+            self._refuse_chunk(chunk, replies.CHUNK_TOO_LARGE)
+        elif receiver is not None:
+            self._take_chunk(receiver, chunk)
+        else:
+
+            def answer(verdict: Verdict) -> None:
+                objection = talk.objection("data", verdict, transaction.trace, transaction)
+                if isinstance(verdict, Disconnect):
+                    talk.end(verdict.reply, "refused")
+                elif objection is not None:
+                    self._refuse_chunk(chunk, objection)
+                else:
+                    self._take_chunk(self._receive(transaction, chunked=True), chunk)
+
+            talk.ask(talk.pipeline.data(talk.session, transaction), answer)
+
+    def _not_now(self, transaction: Transaction | None) -> Reply | None:
+        """Why no content may come, or None."""
+        if transaction is None:
+            return replies.NO_MAIL
+        if not transaction.recipients:
+            return replies.NO_RECIPIENT_LMTP if self._talk.is_lmtp else replies.NO_RECIPIENT  # RFC 2033 section 4.2
+        return None
+
+    def _receive(self, transaction: Transaction, *, chunked: bool) -> ContentReceiver:
+        services, settings = self._talk.services, self._talk.settings
+        self._receiver = receiver = ContentReceiver(
+            services.incoming,
+            services.memory_limit,
+            settings.max_message_size,
+            services.budget,
+            bare="allow" if transaction.parameters.body == "BINARYMIME" else settings.bare_newlines,
+            chunked=chunked,
+        )
+        return receiver
+
+    def _take_chunk(self, receiver: ContentReceiver, chunk: BdatCommand) -> None:
+        receiver.expect(chunk.size, is_last=chunk.is_last)
+        self._chunk = chunk
+        self._talk.takes_content = True
+        if not chunk.size:
+            self.content(b"")
+
+    def _refuse_chunk(self, chunk: BdatCommand, reply: Reply) -> None:
+        """Read the chunk, then say no: it must not be taken for commands. LMTP's last chunk has an answer for each RCPT
+        that was accepted (RFC 2033 section 4.3)."""
+        count = len(self._answers) if self._talk.is_lmtp and chunk.is_last else 1
+        self.forget()
+        if chunk.size > RefusedChunk.MAX_SIZE:
+            self._talk.end(reply, "errors")
+            return
+        self._refused = RefusedChunk(chunk.size, reply.to_bytes() * (count or 1))
+        self._talk.takes_content = True
+        if not chunk.size:
+            self.content(b"")
+
     def content(self, data: bytes) -> bytes:
         """Content in any pieces; what is behind its end."""
+        if self._refused is not None:
+            return self._throw_away(self._refused, data)
         receiver = self._receiver
         if receiver is None:
             raise AssertionError("no content was asked for")
         rest = receiver.feed(data)
         if rest is None:
             return b""
-        self._receiver = None
         self._talk.takes_content = False
+        chunk, self._chunk = self._chunk, None
+        if chunk is not None and not chunk.is_last and receiver.refusal is None and not receiver.is_endless:
+            self._talk.reply(Reply(250, "2.0.0", (f"{chunk.size} octets received",)))
+            return rest
+        self._receiver = None
         if receiver.is_endless:
             self._tell("content", replies.ENDLESS, "the client went on far past the limit")
             self._talk.end(replies.ENDLESS, "errors")
         elif receiver.refusal is not None:
             self._tell("content", receiver.refusal, receiver.reason)
-            self._conclude([receiver.refusal] * len(self._current.recipients))
+            # A chunk has one reply, the last one as many as DATA (RFC 2033 section 4.3).
+            is_single = chunk is not None and not chunk.is_last
+            self._conclude([receiver.refusal] * len(self._current.recipients), is_single=is_single)
         elif receiver.content is not None:
             self._content = receiver.content
             self._judge(Message(receiver.content))
         return rest
 
+    def _throw_away(self, chunk: RefusedChunk, data: bytes) -> bytes:
+        rest = chunk.feed(data)
+        if rest is None:
+            return b""
+        self._refused = None
+        self._talk.takes_content = False
+        self._talk.say(chunk.answer)
+        self._talk.count_error()
+        return rest
+
     def break_off(self, reply: Reply | None, reason: str) -> None:
-        """The session ends in the middle of it; `reply` is what the peer is told, if anything."""
+        """The session ends within it; `reply` is what the peer is told, if anything."""
         if self._transaction is not None:
             self._tell("session" if self._receiver is None else "content", reply, reason)
         self.abandon()
@@ -182,7 +317,7 @@ class MailTransaction:
         """Throw away content that the intake does not have."""
         if self._receiver is not None:
             self._receiver.abandon()
-            self._receiver = None
+            self._receiver = self._chunk = None
             self._talk.takes_content = False
         if self._content is not None:
             self._content.discard()
@@ -202,13 +337,9 @@ class MailTransaction:
         )
 
     def _take(self, transaction: Transaction, message: Message, verdicts: Sequence[Verdict]) -> None:
-        refusals = [verdict if isinstance(verdict, Refusal) else None for verdict in verdicts]
-        if any(refusals):
-            if self._talk.is_lmtp:
-                told = [None if one is None else one.reply for one in refusals]
-            else:
-                told = [_one_reply(refusals)] * len(refusals)
-            self._tell_refusals(transaction, message, refusals, told)
+        told = answers_to(verdicts, is_lmtp=self._talk.is_lmtp)
+        if told is not None:
+            tell_refusals(self._talk.teller, transaction, message, verdicts, told)
             if None not in told:
                 self.abandon()
                 leave = any(isinstance(verdict, Disconnect) for verdict in verdicts)
@@ -222,35 +353,9 @@ class MailTransaction:
             shielded=True,
         )
 
-    def _tell_refusals(
-        self,
-        transaction: Transaction,
-        message: Message,
-        refusals: Sequence[Refusal | None],
-        told: Sequence[Reply | None],
-    ) -> None:
-        """One event for each reason, about all whom it concerns."""
-        message_id = next(iter(message.values("Message-ID")), "")
-        concerned: dict[tuple[Reply, str], list[Address]] = {}
-        for recipient, refusal, reply in zip(transaction.recipients, refusals, told, strict=True):
-            if refusal is not None:
-                concerned.setdefault((reply or refusal.reply, refusal.reason), []).append(recipient.address)
-            elif reply is not None:
-                concerned.setdefault((reply, _WITH_THE_OTHERS), []).append(recipient.address)
-        for (reply, reason), recipients in concerned.items():
-            self._talk.teller.tell(
-                "message",
-                reply,
-                reason,
-                trace=transaction.trace,
-                transaction=transaction,
-                recipients=recipients,
-                message_id=message_id,
-            )
-
-    def _conclude(self, answers: Sequence[Reply], *, leave: bool = False) -> None:
+    def _conclude(self, answers: Sequence[Reply], *, leave: bool = False, is_single: bool = False) -> None:
         """End the transaction with one reply, or for LMTP with one for each RCPT that was accepted."""
-        places = self._answers if self._talk.is_lmtp else [0]
+        places = self._answers if self._talk.is_lmtp and not is_single else [0]
         self.forget()
         self._talk.session.messages += 1
         self._talk.commands = 0
@@ -275,8 +380,11 @@ class MailTransaction:
         )
 
     def forget(self) -> None:
-        """End the transaction, if there is one (RSET, a greeting, the end of data)."""
+        """End the transaction, if there is one (RSET, a greeting, the end of data), and what was told of it."""
+        if self._receiver is not None:
+            self.abandon()
         self._transaction = None
+        self._talk.forwarded = None
         self._places.clear()
         self._answers = []
         self._surplus = 0
@@ -286,16 +394,3 @@ class MailTransaction:
         if self._transaction is None:
             raise AssertionError("no transaction is under way")
         return self._transaction
-
-
-def _one_reply(refusals: Sequence[Refusal | None]) -> Reply | None:
-    """What SMTP, with its one reply, says; None where the intake may take the message.
-
-    One that is deferred defers all. One that is refused while another is taken is left to the intake, which owes the
-    sender a report.
-    """
-    told = [one.reply for one in refusals if one is not None]
-    deferred = next((reply for reply in told if reply.is_transient), None)
-    if deferred is not None or len(told) < len(refusals):
-        return deferred
-    return told[0]

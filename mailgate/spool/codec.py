@@ -1,19 +1,38 @@
-"""Envelopes and edits as JSON, messages as rows and files. Every version ever written can be read."""
+"""Envelopes and edits as JSON, messages as rows and files. Every version ever written can be read.
+
+Version 1 has the one parameter "body", and tells nothing of the origin. Version 2 has "mail", the parameters that are
+not as in plain mail, which have none; the origin without the empty end of it; and for a recipient what RCPT asked.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from mailgate.address import Address
-from mailgate.envelope import Envelope, EnvelopeRecipient
+from mailgate.envelope import (
+    EIGHT_BIT_MAIL,
+    NO_ORIGIN,
+    PLAIN_MAIL,
+    Envelope,
+    EnvelopeRecipient,
+    MailParameters,
+    Origin,
+)
 from mailgate.message import AddHeader, Content, Edit, RemoveHeader, RenameHeader
 
 __all__ = ["CodecError", "decode_envelope", "encode_envelope", "read_message"]
 
-_VERSION = 1
+_VERSION = 2
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+_DEFAULTS: dict[str, object] = {one.name: one.default for one in dataclasses.fields(MailParameters)}
+#: What the values are; two of them have None for their default.
+_KINDS: dict[str, type] = {name: type(default) for name, default in _DEFAULTS.items()} | {"priority": int, "auth": str}
+_EIGHT_BIT = {"body": EIGHT_BIT_MAIL.body}
+_ORIGIN = [one.name for one in dataclasses.fields(Origin)]
 
 
 class CodecError(ValueError):
@@ -22,22 +41,20 @@ class CodecError(ValueError):
 
 def encode_envelope(envelope: Envelope) -> str:
     """The envelope as one line of ASCII."""
-    return _encode(
-        {
-            "v": _VERSION,
-            "id": envelope.queue_id,
-            "from": _address(envelope.sender),
-            "to": [
-                [one.number, *_address(one.address), one.route, one.quarantine, one.refusal]
-                for one in envelope.recipients
-            ],
-            "at": envelope.received,
-            "size": envelope.size,
-            "body": envelope.body,
-            "client": envelope.client,
-            "edits": [_edit(edit) for edit in envelope.edits],
-        }
-    )
+    found: dict[str, object] = {
+        "v": _VERSION,
+        "id": envelope.queue_id,
+        "from": _address(envelope.sender),
+        "to": [_recipient(one) for one in envelope.recipients],
+        "at": envelope.received,
+        "size": envelope.size,
+        "client": envelope.client,
+        "origin": _origin(envelope.origin),
+        "edits": [_edit(edit) for edit in envelope.edits],
+    }
+    if envelope.parameters is not PLAIN_MAIL:
+        found["mail"] = _parameters(envelope.parameters)
+    return _encode(found)
 
 
 def decode_envelope(text: str) -> Envelope:
@@ -45,19 +62,19 @@ def decode_envelope(text: str) -> Envelope:
     try:
         text.encode()  # all that was ever written is ASCII: octets that are no UTF-8 are damage
         found = json.loads(text)
-        if found["v"] != _VERSION:
+        if found["v"] == 1:
+            found["mail"] = {"body": found["body"]}
+        elif found["v"] != _VERSION:
             raise CodecError(f"envelope of version {found['v']}, which this mailgate does not know")
         envelope = Envelope(
             queue_id=str(found["id"]),
             sender=Address(*found["from"]),
-            recipients=tuple(
-                EnvelopeRecipient(int(number), Address(local_part, domain), route, quarantine, refusal)
-                for number, local_part, domain, route, quarantine, refusal in found["to"]
-            ),
+            recipients=tuple(_to_recipient(*one) for one in found["to"]),
             received=float(found["at"]),
             size=int(found["size"]),
-            body=found["body"],
+            parameters=_to_parameters(found.get("mail", {})),
             client=found["client"],
+            origin=_to_origin(found.get("origin", ())),
             edits=tuple(_to_edit(edit) for edit in found["edits"]),
         )
         for one in (envelope.sender, *(recipient.address for recipient in envelope.recipients)):
@@ -90,6 +107,56 @@ def read_message(contents: Path, queue_id: str, text: str, data: bytes | None) -
 
 def _address(address: Address) -> tuple[str, str]:
     return (address.local_part, address.domain)
+
+
+def _recipient(one: EnvelopeRecipient) -> tuple[object, ...]:
+    address = one.address
+    plain = (one.number, address.local_part, address.domain, one.route, one.quarantine, one.refusal)
+    return (*plain, one.notify, one.orcpt) if one.notify or one.orcpt else plain
+
+
+def _to_recipient(
+    number: int,
+    local_part: str,
+    domain: str,
+    route: str,
+    quarantine: str,
+    refusal: str,
+    notify: list[str] | None = None,
+    orcpt: str = "",
+) -> EnvelopeRecipient:
+    address = Address(local_part, domain)
+    return EnvelopeRecipient(int(number), address, route, quarantine, refusal, tuple(notify or ()), orcpt)
+
+
+def _origin(origin: Origin) -> tuple[object, ...]:
+    start = (origin.address, origin.port, origin.name, origin.helo, origin.protocol)
+    if origin.login or origin.ident or origin.source:
+        return (*start, origin.login, origin.ident, origin.source)
+    return start if origin is not NO_ORIGIN else ()
+
+
+def _to_origin(found: list[Any]) -> Origin:
+    values = {name: int(value) if name == "port" else str(value) for name, value in zip(_ORIGIN, found, strict=False)}
+    return Origin(**values) if values else NO_ORIGIN  # type: ignore[arg-type]  # the port is the one number
+
+
+def _parameters(parameters: MailParameters) -> dict[str, Any]:
+    if parameters is EIGHT_BIT_MAIL:
+        return _EIGHT_BIT
+    return {name: value for name, default in _DEFAULTS.items() if (value := getattr(parameters, name)) != default}
+
+
+def _to_parameters(found: dict[str, Any]) -> MailParameters:
+    if not found:
+        return PLAIN_MAIL
+    if found == _EIGHT_BIT:
+        return EIGHT_BIT_MAIL
+    for name, value in found.items():
+        kind = _KINDS.get(name)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise CodecError(f"an unknown parameter {name} of {value!r}")
+    return MailParameters(**found)
 
 
 def _edit(edit: Edit) -> list[Any]:

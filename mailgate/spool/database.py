@@ -25,7 +25,10 @@ _TABLES = {"fresh": ("id",), "messages": ("rowid",), "recipients": ("queue_id", 
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """The database, made or brought up to date; sqlite3.Error where it cannot be used."""
+    """The database, made or brought up to date; sqlite3.Error or OSError where it cannot be used.
+
+    What an older mailgate has written is kept beside it as it was, in a file with its version behind the name.
+    """
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=_STATEMENTS)
     try:
         path.chmod(0o600)
@@ -33,7 +36,7 @@ def open_database(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
-        _upgrade(database)
+        _upgrade(database, path)
     except BaseException:
         database.close()
         raise
@@ -61,11 +64,15 @@ def rebuild(path: Path, aside: Path, contents: Path) -> Path:
             with contextlib.suppress(sqlite3.DatabaseError):
                 old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             for table, order in _TABLES.items():
+                known = {row[1] for row in new.execute(f"PRAGMA table_info({table})")}
                 for row in _readable(old, table, order):
-                    places = ", ".join("?" * len(row))
+                    # The old one may be of an earlier version, and have less columns.
+                    names = [name for name in row if name in known]
+                    values = [row[name] for name in names]
+                    into = f"{table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
                     # What no row of ours can be is left behind.
                     with contextlib.suppress(sqlite3.Error, UnicodeError):
-                        new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({places})", row)  # noqa: S608  of _TABLES
+                        new.execute(f"INSERT OR IGNORE INTO {into}", values)
         new.commit()
         named = _named(new)
     sync(draft)
@@ -100,18 +107,20 @@ def link(file: Path, place: Path) -> None:
         os.link(file, place)
 
 
-def _readable(old: sqlite3.Connection, table: str, order: tuple[str, ...]) -> Iterator[tuple[object, ...]]:
-    """All rows; where some cannot be read, those before them and those behind them."""
+def _readable(old: sqlite3.Connection, table: str, order: tuple[str, ...]) -> Iterator[dict[str, object]]:
+    """All rows, by their columns; where some cannot be read, those before them and those behind them."""
     seen: set[tuple[object, ...]] = set()
     key = ", ".join(order)
     for direction in ("ASC", "DESC"):
         columns = ", ".join(f"{column} {direction}" for column in order)
         try:
-            for row in old.execute(f"SELECT {key}, * FROM {table} ORDER BY {columns}"):  # noqa: S608  of _TABLES
+            rows = old.execute(f"SELECT {key}, * FROM {table} ORDER BY {columns}")  # noqa: S608  of _TABLES
+            names = [column[0] for column in rows.description[len(order) :]]
+            for row in rows:
                 if row[: len(order)] in seen:
                     return
                 seen.add(row[: len(order)])
-                yield row[len(order) :]
+                yield dict(zip(names, row[len(order) :], strict=True))
         except (sqlite3.Error, OverflowError):
             continue
         return
@@ -141,10 +150,28 @@ def as_octets(value: object) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
 
 
-def _upgrade(database: sqlite3.Connection) -> None:
+def _upgrade(database: sqlite3.Connection, path: Path) -> None:
     (version,) = database.execute("PRAGMA user_version").fetchone()
     scripts = sorted(Path(__file__).with_name("schema").glob("*.sql"))
     if version > len(scripts):
         raise SpoolError(f"the spool was written by a newer mailgate (schema {version}, this one knows {len(scripts)})")
-    for number, script in enumerate(scripts[version:], start=version + 1):
-        database.executescript(f"BEGIN;\n{script.read_text()}\nPRAGMA user_version = {number};\nCOMMIT;")
+    if version == len(scripts):
+        return
+    if version:
+        _copy(database, path.with_name(f"{path.name}.v{version}"))
+    steps = "\n".join(script.read_text() for script in scripts[version:])
+    database.executescript(f"BEGIN;\n{steps}\nPRAGMA user_version = {len(scripts)};\nCOMMIT;")
+
+
+def _copy(database: sqlite3.Connection, place: Path) -> None:
+    """Keep a whole copy there, durable before anything is changed; one of an upgrade that was cut off gives way."""
+    draft = place.with_name(f"{place.name}.part")
+    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    try:
+        database.execute("VACUUM INTO ?", (str(draft),))
+        sync(draft)
+        draft.replace(place)
+        sync(place.parent)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

@@ -12,7 +12,10 @@ __all__ = ["change", "delete"]
 
 
 def change(store: Store, action: str, selector: Selector) -> int:
-    """hold, release or retry; how many recipients it concerned."""
+    """hold, release or retry; how many recipients it concerned.
+
+    Nothing is due before the time for which its sender has asked.
+    """
     store.expand_all()
     where, values = where_clause(selector)
     chosen = f"(queue_id, number) IN (SELECT r.queue_id, r.number {FROM} {where})"
@@ -31,12 +34,13 @@ def change(store: Store, action: str, selector: Selector) -> int:
             values,
         )
         done = store.database.execute(
-            f"UPDATE recipients SET state = 'queued', due = :now WHERE state IN ('held', 'quarantined') AND {chosen}",
+            "UPDATE recipients SET state = 'queued', due = max(:now, not_before)"
+            f" WHERE state IN ('held', 'quarantined') AND {chosen}",
             {**values, "now": time.time()},
         )
     else:
         done = store.database.execute(
-            f"UPDATE recipients SET due = :now WHERE state = 'queued' AND {chosen}",
+            f"UPDATE recipients SET due = max(:now, not_before) WHERE state = 'queued' AND {chosen}",
             {**values, "now": time.time()},
         )
     return done.rowcount

@@ -1,4 +1,4 @@
-"""Which entries an administrator means, as SQL over `recipients r` and `messages m`."""
+"""Which entries an administrator means, as SQL over `recipients r` and `messages m`, and what is shown of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sqlite3
 import time
 from collections.abc import Iterator
 
-from mailgate.interfaces import EntryView, Selector
+from mailgate.interfaces import EntryView, Outcome, Selector
 
-__all__ = ["FROM", "VIEW", "kept_sender", "select_view", "to_view", "where_clause"]
+__all__ = ["FROM", "VIEW", "kept_sender", "select_view", "to_view", "told", "where_clause"]
 
 VIEW = (
     "r.queue_id, r.number, m.sender, r.address, r.route, r.state, m.size, m.received, r.attempts, r.due, r.last_reply"
@@ -64,3 +64,10 @@ def select_view(
 def to_view(row: tuple[object, ...]) -> EntryView:
     """A row of VIEW."""
     return EntryView(**dict(zip(FIELDS, row, strict=True)))  # type: ignore[arg-type]
+
+
+def told(outcome: Outcome) -> str:
+    """The last reply as an entry has it."""
+    host = f"{outcome.host}: " if outcome.host else ""
+    reason = f" ({outcome.reason})" if outcome.reason else ""
+    return f"{host}{outcome.reply}{reason}"[:1000].encode("utf-8", "backslashreplace").decode()

@@ -118,18 +118,18 @@ class SqliteSpool:
         return done
 
     def record(
-        self, lease: Lease, outcomes: Sequence[Outcome], report: tuple[Envelope, Content] | None = None
+        self, lease: Lease, outcomes: Sequence[Outcome], reports: Sequence[tuple[Envelope, Content]] = ()
     ) -> Deferred[None]:
         def run() -> None:
             self._store.record(lease, outcomes)
-            if report is not None:
+            for report in reports:
                 envelope, _, text, data = self._store.prepare(*report)
                 if data is None:
                     sync(self._store.contents)
                 self._store.insert(envelope, text, data, None)
 
         done: Deferred[None] = Deferred()
-        if report is None and len(outcomes) == len(lease.envelope.recipients) and _all_final(outcomes):
+        if not reports and len(outcomes) == len(lease.envelope.recipients) and _all_final(outcomes):
             self._finishes.append(Finish(lease, run, done))
             if not self._lingers:
                 self._lingers = True

@@ -14,12 +14,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mailgate.envelope import Envelope, EnvelopeRecipient
+from mailgate.envelope import Envelope
 from mailgate.interfaces import Lease, Outcome, OutcomeKind, SpoolError
 from mailgate.message import Content
 from mailgate.spool.codec import CodecError, decode_envelope, encode_envelope, read_message
 from mailgate.spool.database import as_octets, is_damage, link, open_database, rebuild, sync
 from mailgate.spool.disk import is_disk, write_durably
+from mailgate.spool.query import told
 
 __all__ = ["END_LEASE", "SetAside", "Store"]
 
@@ -138,21 +139,16 @@ class Store:
         return row
 
     def insert(self, envelope: Envelope, text: str, data: bytes | None, leased_until: float | None) -> None:
-        """Keep a message with a row for each recipient."""
+        """Keep a message with a row for each recipient: leased until then, or (None) due at once, or at its release."""
         self.database.execute(
             "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)",
             (envelope.queue_id, str(envelope.sender).lower(), envelope.received, envelope.size, text, data),
         )
-        self._insert_recipients(envelope, envelope.recipients, leased_until)
-
-    def _insert_recipients(
-        self, envelope: Envelope, recipients: Sequence[EnvelopeRecipient], leased_until: float | None
-    ) -> None:
-        now = time.time()
-        state, due = ("queued", now) if leased_until is None else ("leased", leased_until)
+        not_before = envelope.parameters.release_at
+        state, due = ("queued", max(time.time(), not_before)) if leased_until is None else ("leased", leased_until)
         self.database.executemany(
-            "INSERT INTO recipients (queue_id, number, address, domain, route, state, due)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO recipients (queue_id, number, address, domain, route, state, due, not_before)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     envelope.queue_id,
@@ -162,8 +158,9 @@ class Store:
                     one.route,
                     "quarantined" if one.quarantine else state,
                     due,
+                    not_before,
                 )
-                for one in recipients
+                for one in envelope.recipients
             ],
         )
 
@@ -208,16 +205,19 @@ class Store:
             "UPDATE recipients SET state = 'held', hold = 0 WHERE state = 'leased' AND due <= ? AND hold != 0", (now,)
         )
         rows = self.database.execute(
-            "SELECT queue_id, number, attempts FROM ("
-            " SELECT * FROM (SELECT queue_id, number, attempts, due FROM recipients"
+            "SELECT queue_id, number, attempts, warned FROM ("
+            " SELECT * FROM (SELECT queue_id, number, attempts, warned, due FROM recipients"
             "  WHERE state = 'queued' AND due <= ?1 ORDER BY due LIMIT ?2)"
-            " UNION ALL SELECT * FROM (SELECT queue_id, number, attempts, due FROM recipients"
+            " UNION ALL SELECT * FROM (SELECT queue_id, number, attempts, warned, due FROM recipients"
             "  WHERE state = 'leased' AND due <= ?1 ORDER BY due LIMIT ?2)) ORDER BY due LIMIT ?2",
             (now, limit),
         ).fetchall()
         wanted: dict[str, dict[int, int]] = {}
-        for queue_id, number, attempts in rows:
+        warned: dict[str, set[int]] = {}
+        for queue_id, number, attempts, is_warned in rows:
             wanted.setdefault(queue_id, {})[number] = attempts
+            if is_warned:
+                warned.setdefault(queue_id, set()).add(number)
         leases = []
         for queue_id, attempts in wanted.items():
             try:
@@ -230,7 +230,7 @@ class Store:
                 [(until, queue_id, number) for number in attempts],
             )
             recipients = tuple(one for one in envelope.recipients if one.number in attempts)
-            leases.append(Lease(envelope, recipients, content, until, attempts))
+            leases.append(Lease(envelope, recipients, content, until, attempts, frozenset(warned.get(queue_id, ()))))
         return leases, aside
 
     def read(self, queue_id: str) -> tuple[Envelope, Content]:
@@ -255,10 +255,15 @@ class Store:
             f"UPDATE recipients SET {END_LEASE}, due = ?, attempts = attempts + 1, last_reply = ?"
             " WHERE queue_id = ? AND number = ? AND state = 'leased' AND due = ?",
             [
-                (one.next_attempt, _told(one), queue_id, one.recipient.number, lease.until)
+                (one.next_attempt, told(one), queue_id, one.recipient.number, lease.until)
                 for one in outcomes
                 if one.kind is OutcomeKind.DEFERRED
             ],
+        )
+        # Whoever has the lease now: the report goes out with this.
+        self.database.executemany(
+            "UPDATE recipients SET warned = 1 WHERE queue_id = ? AND number = ?",
+            [(queue_id, one.recipient.number) for one in outcomes if one.warned],
         )
         self.drop_finished([queue_id])
 
@@ -391,9 +396,3 @@ class Store:
     def forget(self, *paths: Path) -> None:
         """Remove files after the next commit."""
         self._unlink += paths
-
-
-def _told(outcome: Outcome) -> str:
-    host = f"{outcome.host}: " if outcome.host else ""
-    reason = f" ({outcome.reason})" if outcome.reason else ""
-    return f"{host}{outcome.reply}{reason}"[:1000].encode("utf-8", "backslashreplace").decode()

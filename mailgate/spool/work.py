@@ -84,7 +84,10 @@ def run_group(store: Store, group: Sequence[Work]) -> list[object]:
             one.content = content
             in_files = in_files or data is None
             recipients = envelope.recipients
-            if _is_kept_back(envelope):
+            if _waits(envelope):
+                store.insert(envelope, text, data, None)
+                recipients = ()
+            elif _is_kept_back(envelope):
                 store.insert(envelope, text, data, one.until)
                 recipients = tuple(recipient for recipient in recipients if not recipient.quarantine)
             else:
@@ -111,7 +114,7 @@ def is_one_statement(store: Store, group: Sequence[Work]) -> bool:
     come = leave = 0
     for one in group:
         if isinstance(one, Accept):
-            if _is_kept_back(one.envelope):
+            if _waits(one.envelope) or _is_kept_back(one.envelope):
                 return False
             come += 1
         elif isinstance(one, Finish) and one.lease.envelope.queue_id in store.fresh:
@@ -119,6 +122,11 @@ def is_one_statement(store: Store, group: Sequence[Work]) -> bool:
         else:
             return False
     return leave <= come or not come
+
+
+def _waits(envelope: Envelope) -> bool:
+    """Whether it is to be released later: it is for nobody yet, and needs its rows."""
+    return envelope.parameters.release_at > envelope.received
 
 
 def _is_kept_back(envelope: Envelope) -> bool:

@@ -19,7 +19,8 @@ from zope.interface import implementer
 from mailgate.assembly import assemble
 from mailgate.config.load import load
 from mailgate.events import Event
-from mailgate.interfaces import IEventObserver, IFilterFactory, Lease
+from mailgate.interfaces import IEventObserver, IFilterFactory, Lease, Selector
+from mailgate.message import MemoryBudget
 from mailgate.observe.hub import EventHub
 from mailgate.pipeline.registry import Registry
 from mailgate.relay.intake import Intake
@@ -59,12 +60,13 @@ class MemoryGateway:
         registry = _Registry(filters)
         loaded = load(path, registry.find)
         config = loaded.config
+        counters = MemoryCounters(self.clock, config.counters.max_keys)
         assembly = assemble(
             loaded,
             registry,
             clock=self.clock,
             resolver=self.resolver,
-            counters=MemoryCounters(self.clock, config.counters.max_keys),
+            counters=counters,
             events=hub,
             random=Random(1),  # noqa: S311  tests want the same numbers each time
         )
@@ -88,6 +90,10 @@ class MemoryGateway:
                 events=hub,
                 intake=intake,
                 incoming=incoming,
+                budget=MemoryBudget(config.gateway.memory_ceiling),
+                counters=counters,
+                turn=self._turn,
+                secret=b"of the tests",
             )
             self.listeners[section.name] = Listener(section)
             self.listeners[section.name].serve(section, services)
@@ -98,6 +104,9 @@ class MemoryGateway:
         KeyError where there is none of this name.
         """
         return MemoryClient(self.listeners[listener or next(iter(self.listeners))], address)
+
+    async def _turn(self, domain: str) -> int:
+        return await self.spool.retry(Selector(domain=domain))
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, in small steps."""

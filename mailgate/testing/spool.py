@@ -33,6 +33,8 @@ class _Entry:
     attempts: int = 0
     last_reply: str = ""
     hold: bool = False
+    warned: bool = False
+    not_before: float = 0.0
 
 
 @dataclass(slots=True)
@@ -59,7 +61,10 @@ class MemorySpool:
         if self._cannot():
             content.discard()
             return fail(SpoolError(self._cannot()))
-        kept = self._keep(envelope, content, "leased", until)
+        if envelope.parameters.release_at > envelope.received:
+            kept = self._keep(envelope, content, "queued", envelope.parameters.release_at)
+        else:
+            kept = self._keep(envelope, content, "leased", until)
         free = tuple(one for one in envelope.recipients if kept.entries[one.number].state == "leased")
         return succeed(Lease(envelope, free, kept.content, until, {}))
 
@@ -80,7 +85,7 @@ class MemorySpool:
         return succeed([self._lease(self._stored[queue_id], numbers, until) for queue_id, numbers in wanted.items()])
 
     def record(
-        self, lease: Lease, outcomes: Sequence[Outcome], report: tuple[Envelope, Content] | None = None
+        self, lease: Lease, outcomes: Sequence[Outcome], reports: Sequence[tuple[Envelope, Content]] = ()
     ) -> Deferred[None]:
         if self._cannot():
             return fail(SpoolError(self._cannot()))
@@ -89,12 +94,13 @@ class MemorySpool:
             entry = stored.entries[outcome.recipient.number]
             if outcome.kind is OutcomeKind.DEFERRED:
                 entry.attempts += 1
+                entry.warned = entry.warned or outcome.warned
                 entry.last_reply = f"{outcome.host}: {outcome.reply}" if outcome.host else str(outcome.reply)
                 self._end_lease(entry, outcome.next_attempt)
             else:
                 del stored.entries[outcome.recipient.number]
         self._forget_finished()
-        if report is not None:
+        for report in reports:
             self._keep(*report, "queued", self._clock.seconds())
         return succeed(None)
 
@@ -144,7 +150,7 @@ class MemorySpool:
             entry.hold = False
             if entry.state not in ("held", "quarantined"):
                 return False
-            entry.state, entry.due = "queued", self._clock.seconds()
+            entry.state, entry.due = "queued", max(self._clock.seconds(), entry.not_before)
             return True
 
         return self._change(selector, change)
@@ -153,7 +159,7 @@ class MemorySpool:
         def change(entry: _Entry) -> bool:
             if entry.state != "queued":
                 return False
-            entry.due = self._clock.seconds()
+            entry.due = max(self._clock.seconds(), entry.not_before)
             return True
 
         return self._change(selector, change)
@@ -189,7 +195,8 @@ class MemorySpool:
         content.discard()
         stored = _Stored(envelope, Content(data))
         for one in envelope.recipients:
-            stored.entries[one.number] = _Entry(one, "quarantined" if one.quarantine else state, due)
+            kept = "quarantined" if one.quarantine else state
+            stored.entries[one.number] = _Entry(one, kept, due, not_before=envelope.parameters.release_at)
         self._stored[envelope.queue_id] = stored
         return stored
 
@@ -198,7 +205,8 @@ class MemorySpool:
             stored.entries[number].state, stored.entries[number].due = "leased", until
         recipients = tuple(one for one in stored.envelope.recipients if one.number in numbers)
         attempts = {number: stored.entries[number].attempts for number in numbers}
-        return Lease(stored.envelope, recipients, stored.content, until, attempts)
+        warned = frozenset(number for number in numbers if stored.entries[number].warned)
+        return Lease(stored.envelope, recipients, stored.content, until, attempts, warned)
 
     def _end_lease(self, entry: _Entry, due: float) -> None:
         entry.state, entry.hold, entry.due = ("held" if entry.hold else "queued"), False, due

@@ -128,6 +128,8 @@ class Shown(_Model):
     received: float
     size: int
     body: str
+    asked: tuple[str, ...] = ()
+    """what the sender asked for with the envelope, in words"""
     client: str
     edits: tuple[str, ...]
     header: str

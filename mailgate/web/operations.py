@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 from time import time
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
+from mailgate.envelope import Envelope
 from mailgate.events import OperatorActed
 from mailgate.interfaces import EntryView, IEvents, ISpool, Selector
 from mailgate.message import AddHeader, Content, Edit, RemoveHeader, RenameHeader
@@ -112,7 +114,8 @@ class QueueOperations:
                 ),
                 received=envelope.received,
                 size=envelope.size,
-                body=envelope.body,
+                body=envelope.parameters.body,
+                asked=tuple(_asked(envelope)),
                 client=envelope.client,
                 edits=tuple(described(edit) for edit in envelope.edits),
                 header=content.header.decode("utf-8", "replace"),
@@ -190,3 +193,32 @@ def _beginning(content: Content) -> tuple[str, bool]:
         if len(taken) >= skip + _TEXT:
             break
     return taken[skip : skip + _TEXT].decode("utf-8", "replace"), content.size <= skip + _TEXT
+
+
+def _asked(envelope: Envelope) -> Iterator[str]:
+    """What MAIL and RCPT asked for beside the body's form."""
+    asked = envelope.parameters
+    if asked.release_at:
+        yield f"to be sent not before {_when(asked.release_at)} (FUTURERELEASE)"
+    if asked.deliver_by:
+        what = "returned" if asked.by_mode == "R" else "reported as late"
+        yield f"to be delivered by {_when(asked.deliver_by)}, or else {what} (DELIVERBY)"
+    if asked.priority is not None:
+        yield f"priority {asked.priority} (MT-PRIORITY)"
+    if asked.require_tls:
+        yield "to go over verified TLS only (REQUIRETLS)"
+    if asked.tls_optional:
+        yield "TLS is not required (TLS-Required: no)"
+    if asked.smtputf8:
+        yield "internationalized (SMTPUTF8)"
+    if asked.ret or asked.envid:
+        words = [f"RET={asked.ret}"] * bool(asked.ret) + [f"ENVID={asked.envid}"] * bool(asked.envid)
+        yield f"reports: {' '.join(words)} (DSN)"
+    for one in envelope.recipients:
+        words = [f"NOTIFY={','.join(one.notify)}"] * bool(one.notify) + [f"ORCPT={one.orcpt}"] * bool(one.orcpt)
+        if words:
+            yield f"reports about {one.address}: {' '.join(words)} (DSN)"
+
+
+def _when(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -28,3 +28,8 @@ class Places:
     def control(self) -> Path:
         """The socket on which a running daemon answers."""
         return self.state_dir / "control"
+
+    @property
+    def secret(self) -> Path:
+        """A file with octets that nobody else knows."""
+        return self.state_dir / "secret"

@@ -1,18 +1,26 @@
-"""SMTP and LMTP command lines (RFC 5321 section 4.1, RFC 2033, RFC 1870, RFC 6152): octets to values."""
+"""SMTP and LMTP command lines (RFC 5321 section 4.1, RFC 2033, RFC 3030): octets to values."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass
 
 from mailgate.address import Address, AddressError, parse_path
+from mailgate.envelope import PLAIN_MAIL, MailParameters
 from mailgate.reply import Reply
+from mailgate.wire import parameters
+from mailgate.wire.fault import CommandError
 
 __all__ = [
+    "MAX_AUTH_LINE",
     "MAX_COMMAND_LINE",
+    "BdatCommand",
     "Command",
     "CommandError",
     "MailCommand",
+    "RcptCommand",
+    "parse_bdat",
     "parse_command",
     "parse_greeting",
     "parse_mail",
@@ -22,19 +30,14 @@ __all__ = [
 #: The longest command line, in octets with its CRLF: 512 (RFC 5321 section 4.5.3.1.4) and room for what
 #: the parameters of extensions add to MAIL and RCPT.
 MAX_COMMAND_LINE = 2048
+#: The longest line with AUTH: 12,288 octets of base64 (RFC 4954 section 4), and the command before them.
+MAX_AUTH_LINE = 12288 + 64
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _VERB = re.compile(r"[A-Za-z]+")
-_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?")
+_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\u0080-\U0010ffff]+))?")
+_BDAT = re.compile(r"([0-9]{1,20})(?: +(LAST))?", re.IGNORECASE | re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?|\[[0-9A-Za-z.:-]+\]")
-
-
-class CommandError(Exception):
-    """The peer's mistake, with the reply that tells it."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(str(reply))
-        self.reply = reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,24 @@ class MailCommand:
 
     sender: Address
     size: int | None = None
-    body: str = "7BIT"
+    parameters: MailParameters = PLAIN_MAIL
+
+
+@dataclass(frozen=True, slots=True)
+class RcptCommand:
+    """RCPT: the forward-path and its parameters; `notify` and `orcpt` as in `mailgate.envelope.Recipient`."""
+
+    recipient: Address
+    notify: tuple[str, ...] = ()
+    orcpt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BdatCommand:
+    """BDAT: so many octets follow at once; `is_last` ends the content (RFC 3030 section 2)."""
+
+    size: int
+    is_last: bool
 
 
 def parse_command(line: bytes) -> Command:
@@ -77,37 +97,47 @@ def parse_greeting(argument: str) -> str:
     return argument
 
 
-def parse_mail(argument: str) -> MailCommand:
-    """The argument of MAIL. Unknown parameters are 555 (RFC 5321 section 4.1.1.11)."""
-    sender, parameters = _path(argument, "FROM:", allow_null=True)
-    size: int | None = None
-    body = "7BIT"
-    for keyword, value in parameters.items():
-        if keyword == "SIZE":
-            if not value.isascii() or not value.isdigit() or len(value) > 20:
-                raise CommandError(Reply.of(501, "5.5.4", "SIZE takes a number of octets"))
-            size = int(value)
-        elif keyword == "BODY":
-            body = value.upper()
-            if body not in ("7BIT", "8BITMIME"):
-                raise CommandError(Reply.of(501, "5.5.4", "BODY is 7BIT or 8BITMIME"))
-        else:
-            raise _unknown(keyword)
-    return MailCommand(sender, size, body)
+def parse_mail(argument: str, offered: Set[str], now: float) -> MailCommand:
+    """The argument of MAIL. Parameters of extensions that are not `offered` (keywords in upper case) are 555 (RFC 5321
+    section 4.1.1.11). `now`, in seconds since the epoch, is what HOLDFOR and BY count from.
+    """
+    sender, words = _path(argument, "FROM:", allow_null=True)
+    if not words:
+        _require_ascii(sender, is_utf8=False)
+        return MailCommand(sender)
+    given = _parameters(words)
+    size = parameters.parse_size(given.pop("SIZE")) if "SIZE" in given and "SIZE" in offered else None
+    asked = parameters.parse_mail_parameters(given, offered, now) if given else PLAIN_MAIL
+    _require_ascii(sender, is_utf8=asked.smtputf8)
+    return MailCommand(sender, size, asked)
 
 
-def parse_rcpt(argument: str, hostname: str) -> Address:
-    """The argument of RCPT. `<postmaster>` without a domain is postmaster at `hostname` (section 4.5.1)."""
-    prefix = argument[:3].upper()
-    if prefix == "TO:" and argument[3:].lstrip(" ").lower() == "<postmaster>":
-        return Address(argument[3:].strip(" <>"), hostname.lower())
-    recipient, parameters = _path(argument, "TO:", allow_null=False)
-    for keyword in parameters:
-        raise _unknown(keyword)
-    return recipient
+def parse_rcpt(argument: str, hostname: str, offered: Set[str], *, is_utf8: bool) -> RcptCommand:
+    """The argument of RCPT. `<postmaster>` without a domain is postmaster at `hostname` (section 4.5.1).
+
+    `is_utf8`: the transaction was begun with SMTPUTF8.
+    """
+    text = argument[3:].lstrip(" ")
+    if argument[:3].upper() == "TO:" and text[:12].lower() == "<postmaster>":
+        recipient, words = Address(text[1:11], hostname.lower()), text[12:].split()
+    else:
+        recipient, words = _path(argument, "TO:", allow_null=False)
+    _require_ascii(recipient, is_utf8=is_utf8)
+    if not words:
+        return RcptCommand(recipient)
+    notify, orcpt = parameters.parse_rcpt_parameters(_parameters(words), offered, is_utf8=is_utf8)
+    return RcptCommand(recipient, notify, orcpt)
 
 
-def _path(argument: str, prefix: str, *, allow_null: bool) -> tuple[Address, dict[str, str]]:
+def parse_bdat(argument: str) -> BdatCommand:
+    """The argument of BDAT. After a CommandError nobody knows where the next command begins."""
+    match = _BDAT.fullmatch(argument)
+    if match is None:
+        raise CommandError(Reply.of(501, "5.5.4", "Syntax: BDAT octets [LAST]"))
+    return BdatCommand(int(match[1]), match[2] is not None)
+
+
+def _path(argument: str, prefix: str, *, allow_null: bool) -> tuple[Address, list[str]]:
     if argument[: len(prefix)].upper() != prefix:
         raise CommandError(Reply.of(501, "5.5.2", f"Syntax: {prefix}<address>"))
     status = "5.1.7" if prefix == "FROM:" else "5.1.3"
@@ -115,18 +145,22 @@ def _path(argument: str, prefix: str, *, allow_null: bool) -> tuple[Address, dic
         address, rest = parse_path(argument[len(prefix) :].lstrip(" "), allow_null=allow_null)
     except AddressError as error:
         raise CommandError(Reply.of(501, status, f"Bad address: {error}")) from None
-    if not address.is_ascii:
-        raise CommandError(Reply.of(553, "5.6.7", "Internationalized addresses are not supported"))
-    parameters: dict[str, str] = {}
-    for word in rest.split():
+    return address, rest.split()
+
+
+def _require_ascii(address: Address, *, is_utf8: bool) -> None:
+    if not is_utf8 and not address.is_ascii:
+        raise CommandError(Reply.of(553, "5.6.7", "An internationalized address needs SMTPUTF8"))
+
+
+def _parameters(words: list[str]) -> dict[str, str]:
+    """By keyword in upper case; one without "=" has the value "", and one with "=" something behind it."""
+    given: dict[str, str] = {}
+    for word in words:
         match = _PARAMETER.fullmatch(word)
         if match is None:
             raise CommandError(Reply.of(501, "5.5.4", "Malformed parameter"))
-        if match[1].upper() in parameters:
+        if match[1].upper() in given:
             raise CommandError(Reply.of(501, "5.5.4", f"{match[1].upper()} is given twice"))
-        parameters[match[1].upper()] = match[2] or ""
-    return address, parameters
-
-
-def _unknown(keyword: str) -> CommandError:
-    return CommandError(Reply.of(555, "5.5.4", f"Parameter {keyword} is not known"))
+        given[match[1].upper()] = match[2] or ""
+    return given

@@ -1,4 +1,4 @@
-"""Message content on the wire: the end of data and dot-stuffing (RFC 5321 sections 4.1.1.4 and 4.5.2).
+"""Message content on the wire: the end of data and dot-stuffing (RFC 5321 sections 4.1.1.4 and 4.5.2), and chunks.
 
 This is the only place that stuffs and unstuffs. Both work on whole buffers with `bytes.find` and
 `bytes.replace`; nothing here goes through content line by line, unless a line breaks a rule.
@@ -7,13 +7,24 @@ This is the only place that stuffs and unstuffs. Both work on whole buffers with
 from __future__ import annotations
 
 import enum
+import re
 
-__all__ = ["MAX_LINE", "ContentDecoder", "ContentFault", "ContentTooLongError", "Stuffer", "stuff"]
+__all__ = [
+    "MAX_LINE",
+    "ChunkDecoder",
+    "ContentDecoder",
+    "ContentFault",
+    "ContentTooLongError",
+    "Inspector",
+    "Stuffer",
+    "stuff",
+]
 
 #: The longest line of content, in octets, without its CRLF (RFC 5322 section 2.1.1).
 MAX_LINE = 998
 
 _END = b"\r\n.\r\n"
+_BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
 class ContentFault(enum.Enum):
@@ -29,27 +40,94 @@ class ContentTooLongError(Exception):
     """More octets came after the fault than the decoder is willing to throw away: close the connection."""
 
 
-class ContentDecoder:
-    """Octets after the 354 reply, in any chunks, to content with the dots unstuffed.
+class Inspector:
+    """Content in any pieces, its dots unstuffed, held to the rules; what may be kept comes back.
 
-    `feed` returns the content that is settled and, when the end of data was met, the octets behind it;
-    None while there is more to come. The end is CRLF.CRLF (or .CRLF at the very start) and nothing else.
-    The first fault is kept in `fault`: from then on content is thrown away, and the end is still looked
-    for, so that the rest of a refused message can never be taken for commands. `size` counts the content
-    in octets. When more than `slack` octets have been thrown away, ContentTooLongError is raised.
+    `bare` is what is done with a CR or LF that stands alone: "reject", "normalize" (it becomes CR LF), or "allow"
+    where any octets may come (BINARYMIME, RFC 3030 section 3): then NUL and lines of any length may, too. The first
+    fault is kept in `fault`: from then on content is thrown away. `size` counts what came, in octets. When more than
+    `slack` octets have been thrown away, ContentTooLongError is raised.
     """
 
-    def __init__(self, max_size: int, *, max_line: int = MAX_LINE, slack: int = 64 * 1024 * 1024) -> None:
+    __slots__ = ("_bare", "_column", "_held", "_max_line", "_max_size", "_slack", "_wasted", "fault", "size")
+
+    def __init__(
+        self, max_size: int, *, max_line: int = MAX_LINE, slack: int = 64 * 1024 * 1024, bare: str = "reject"
+    ) -> None:
         self.fault: ContentFault | None = None
         self.size = 0
         self._max_size = max_size
         self._max_line = max_line
         self._slack = slack
+        self._bare = bare
         self._wasted = 0
+        self._held = b""  # a CR whose LF may be in the next piece
+        self._column = 0  # octets of the unfinished line that have been let through
+
+    def feed(self, content: bytes) -> bytes:
+        """What may be kept of it now."""
+        self.size += len(content)
+        if self.fault is None and self.size > self._max_size:
+            self.fault = ContentFault.TOO_LARGE
+        if self.fault is None:
+            if self._bare == "allow":
+                return content
+            if self._held:
+                content = self._held + content
+                self._held = b""
+            if content.endswith(b"\r"):
+                self._held = b"\r"
+                content = content[:-1]
+            content = self._inspect(content)
+            if self.fault is None:
+                return content
+        self._wasted += len(content)
+        if self._wasted > self._slack:
+            raise ContentTooLongError
+        return b""
+
+    def finish(self) -> bytes:
+        """What is left at the end of content."""
+        held, self._held = self._held, b""
+        return self._inspect(held) if held and self.fault is None else b""
+
+    def _inspect(self, content: bytes) -> bytes:
+        if _has_bare(content):
+            if self._bare == "reject":
+                self.fault = ContentFault.BARE_CR_OR_LF
+                return b""
+            content = _BARE.sub(b"\r\n", content)
+        if b"\0" in content:
+            self.fault = ContentFault.NUL
+            return b""
+        # Line lengths: leap by the limit and back to the last line end before it.
+        start, length = -self._column, len(content)
+        while length - start > self._max_line:
+            found = content.rfind(b"\r\n", max(start, 0), start + self._max_line + 2)
+            if found < 0:
+                self.fault = ContentFault.LINE_TOO_LONG
+                return b""
+            start = found + 2
+        last = content.rfind(b"\r\n", max(start, 0))
+        self._column = length - (last + 2 if last >= 0 else start)
+        return content
+
+
+class ContentDecoder:
+    """Octets after the 354 reply, in any chunks, to content with the dots unstuffed.
+
+    `feed` returns the content that is settled and, when the end of data was met, the octets behind it;
+    None while there is more to come. The end is CRLF.CRLF (or .CRLF at the very start) and nothing else. It is looked
+    for whatever the `inspector` finds, so that the rest of a refused message can never be taken for commands.
+    """
+
+    __slots__ = ("_held", "_virtual", "inspector")
+
+    def __init__(self, inspector: Inspector) -> None:
+        self.inspector = inspector
         # Content starts at the beginning of a line: a CRLF before it lets one search serve both cases.
         self._held = b"\r\n"
         self._virtual = 2  # octets of _held that are not content
-        self._column = 0  # octets of the unfinished line that are settled
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """Content settled by `data`, and what follows the end of data (None: it has not come yet)."""
@@ -63,42 +141,34 @@ class ContentDecoder:
             keep = next((n for n in range(min(4, len(buffer)), 0, -1) if _END.startswith(buffer[-n:])), 0)
             settled, rest = buffer[: len(buffer) - keep], None
             self._held = buffer[len(buffer) - keep :]
-        return self._settle(settled), rest
-
-    def _settle(self, settled: bytes) -> bytes:
         if not settled:
-            return b""
+            return b"", rest
         # A held CRLF always leaves together with the octets behind it, so every dot to remove is preceded by
         # its CRLF in this very buffer.
         content = settled.replace(b"\r\n.", b"\r\n")[self._virtual :]
         self._virtual = 0
-        self.size += len(content)
-        if self.fault is None:
-            self.fault = self._inspect(content)
-        if self.fault is None:
-            return content
-        self._wasted += len(content)
-        if self._wasted > self._slack:
-            raise ContentTooLongError
-        return b""
+        return self.inspector.feed(content), rest
 
-    def _inspect(self, content: bytes) -> ContentFault | None:
-        if self.size > self._max_size:
-            return ContentFault.TOO_LARGE
-        if _has_bare(content):
-            return ContentFault.BARE_CR_OR_LF
-        if b"\0" in content:
-            return ContentFault.NUL
-        # Line lengths: leap by the limit and back to the last line end before it.
-        start, length = -self._column, len(content)
-        while length - start > self._max_line:
-            found = content.rfind(b"\r\n", max(start, 0), start + self._max_line + 2)
-            if found < 0:
-                return ContentFault.LINE_TOO_LONG
-            start = found + 2
-        last = content.rfind(b"\r\n", max(start, 0))
-        self._column = length - (last + 2 if last >= 0 else start)
-        return None
+
+class ChunkDecoder:
+    """The octets of BDAT chunks (RFC 3030 section 2): counted, not searched. `expect` announces each."""
+
+    __slots__ = ("_left", "inspector")
+
+    def __init__(self, inspector: Inspector) -> None:
+        self.inspector = inspector
+        self._left = 0
+
+    def expect(self, size: int) -> None:
+        """The next chunk has so many octets."""
+        self._left = size
+
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """Content settled by `data`, and what follows the chunk (None: it goes on)."""
+        left = self._left
+        chunk, rest = (data, None) if len(data) < left else (data[:left], data[left:])
+        self._left = left - len(chunk)
+        return self.inspector.feed(chunk), rest
 
 
 class Stuffer:

@@ -194,21 +194,20 @@ class Life:
             outcomes.append(Outcome(one, kind, {"d": OK, "f": NO, "l": LATER}[letter], next_attempt=time.time() - 1))
             if letter != "l":
                 ends.add((queue_id, one.number))
-        found = None
+        reports = []
         if report:
             data = os.urandom(report)
             envelope = self.envelope(1, report, sender=NULL_PATH)
-            found = (envelope, Content(data))
+            reports.append((envelope, Content(data)))
             self.ledger.contents[envelope.queue_id] = data
             self.ledger.reports |= dict.fromkeys(ends, envelope.queue_id)
         self.ledger.ending |= ends
 
         def written(_: None) -> None:
             self.ledger.ended |= ends
-            if found is not None:
-                self.ledger.accepted.add((found[0].queue_id, 0))
+            self.ledger.accepted |= {(made.queue_id, 0) for made, _ in reports}
 
-        return lambda: self.spool.record(lease, outcomes, found).addCallback(written)
+        return lambda: self.spool.record(lease, outcomes, reports).addCallback(written)
 
     def write(self, lease: Lease, kinds: str, report: int = 0) -> None:
         self.surely(self.record(lease, kinds, report))

@@ -214,7 +214,7 @@ ROWS: dict[str, Hurt] = {
     ),
     "a number": lambda db, one: db.execute("UPDATE messages SET envelope = 7 WHERE queue_id = ?", (one,)),
     "a later version": lambda db, one: db.execute(
-        "UPDATE messages SET envelope = replace(envelope, '\"v\":1', '\"v\":99') WHERE queue_id = ?", (one,)
+        "UPDATE messages SET envelope = replace(envelope, '\"v\":2', '\"v\":99') WHERE queue_id = ?", (one,)
     ),
     "another's": lambda db, one: db.execute(
         "UPDATE messages SET envelope = replace(envelope, queue_id, '0000000000000000') WHERE queue_id = ?", (one,)

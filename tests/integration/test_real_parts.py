@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from configurations import configuration
-from parts import Dovecot, Gateway, Postfix, free_port, program, wait_until
+from dovecot_parts import Dovecot
+from parts import Gateway, Postfix, free_port, program, wait_until
 
 pytestmark = pytest.mark.needs("postfix", "dovecot", "swaks", "root")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -12,6 +13,7 @@ from mailgate.reply import Reply
 from mailgate.verdict import Continue, Defer, Reject
 from mailgate.wire.content import Stuffer
 from tests.unit.peer import Peer
+from tests.unit.session_security import client, server
 from tests.unit.smtp_stand import CONTENT, ENVELOPE, Call, Stand
 
 MakeStand = Callable[..., Stand]
@@ -29,13 +31,31 @@ def test_a_line_of_content_of_any_length_stays_content(make_stand: MakeStand, le
     assert wire.say("NOOP") == [250]
 
 
-def test_nothing_that_is_said_in_the_clear_is_carried_into_tls(make_stand: MakeStand) -> None:
-    # TLS is not offered, so it is refused, and what stands behind it is answered in the clear where it was said.
-    wire = make_stand().connect()
-    assert wire.say("EHLO client.example") == [220, 250]
+def test_nothing_that_is_said_in_the_clear_is_carried_into_tls(make_stand: MakeStand, tmp_path: Path) -> None:
+    stand = make_stand(tls=server(tmp_path))
+    wire = stand.connect().hello()
+    assert wire.send(ENVELOPE) == [250, 250]
+    wire.starttls(client())
+    assert wire.session.helo == ""
+    assert wire.say("MAIL FROM:<>", "RCPT TO:<bob@example.org>", "DATA") == [503, 503, 503]
+    # Where TLS is not offered it is refused, and what stands behind it is answered in the clear where it was said.
+    wire = make_stand().connect().hello()
     assert b"STARTTLS" not in wire.octets
     assert wire.say("STARTTLS", "MAIL FROM:<ann@client.example>") == [502, 250]
-    assert not hasattr(wire.transport, "startTLS")
+
+
+@pytest.mark.parametrize("cut", [10, 11, 20, None])
+def test_no_command_from_the_clear_is_executed_under_tls(
+    make_stand: MakeStand, tmp_path: Path, cut: int | None
+) -> None:
+    stand = make_stand(tls=server(tmp_path))
+    wire = stand.connect().hello()
+    octets = b"STARTTLS\r\nRSET\r\n" + ENVELOPE
+    codes = wire.send(octets[:cut])
+    if codes == [220]:  # nothing was there when it was answered: what comes now must be the handshake
+        wire.secure(client(), before=octets[10:])
+    assert wire.is_closed
+    assert stand.script.asked == ["connect", "helo"]
 
 
 @pytest.mark.parametrize("stage", ["message", "take"])
@@ -91,16 +111,64 @@ def test_what_is_offered_is_honoured_and_nothing_else_is_taken(make_stand: MakeS
     stand = make_stand({"max_message_size": "64KiB"})
     wire = stand.connect()
     wire.say("EHLO client.example")
-    offered = {line[4:].split(b" ")[0] for line in wire.octets.split(b"\r\n")[2:-1]}
-    assert offered == {b"PIPELINING", b"SIZE", b"8BITMIME", b"ENHANCEDSTATUSCODES"}
-    honoured = {"SIZE=100000": 552, "SIZE=x": 501, "BODY=8BITMIME": 250, "BODY=9BIT": 501}
-    unknown = ["SMTPUTF8", "RET=FULL", "ENVID=x", "AUTH=<>", "REQUIRETLS", "BY=1;R", "HOLDFOR=1", "MT-PRIORITY=1"]
-    for parameter, code in {**honoured, **dict.fromkeys(unknown, 555)}.items():
+    offered = {line[4:].split(b" ")[0].decode() for line in wire.octets.split(b"\r\n")[2:-1]}
+    assert offered == {
+        *("PIPELINING", "SIZE", "8BITMIME", "CHUNKING", "BINARYMIME", "SMTPUTF8", "DSN", "LIMITS", "MT-PRIORITY"),
+        *("DELIVERBY", "ETRN", "ENHANCEDSTATUSCODES"),
+    }
+    parameters = {
+        "SIZE=100000": 552,
+        "SIZE=x": 501,
+        "BODY=8BITMIME": 250,
+        "BODY=BINARYMIME": 250,
+        "BODY=9BIT": 501,
+        "SMTPUTF8": 250,
+        "SMTPUTF8=1": 501,
+        "RET=FULL": 250,
+        "RET=ALL": 501,
+        "ENVID=x": 250,
+        "ENVID=+": 501,
+        "MT-PRIORITY=1": 250,
+        "MT-PRIORITY=10": 501,
+        "BY=1;R": 250,
+        "BY=0;R": 501,
+        **dict.fromkeys(["AUTH=<>", "REQUIRETLS", "HOLDFOR=1", "HOLDUNTIL=2030-01-31T12:00:00Z", "FOO"], 555),
+    }
+    for parameter, code in parameters.items():
         assert wire.say(f"MAIL FROM:<ann@client.example> {parameter}", "RSET") == [code, 250]
     wire.say("MAIL FROM:<ann@client.example>")
-    for parameter in ("NOTIFY=NEVER", "ORCPT=rfc822;bob@example.org", "FOO"):
-        assert wire.say(f"RCPT TO:<bob@example.org> {parameter}") == [555]
-    assert wire.say("BDAT 0 LAST") == [502]
+    for parameter, code in {
+        "NOTIFY=NEVER": 250,
+        "ORCPT=rfc822;bob@example.org": 250,
+        "NOTIFY=X": 501,
+        "FOO": 555,
+    }.items():
+        assert wire.say(f"RCPT TO:<bob@example.org> {parameter}") == [code]
+    assert wire.send(b"BDAT 3 LAST\r\na\r\n") == [250]
+    refused = {"STARTTLS": 502, "AUTH PLAIN": 502, "XCLIENT ADDR=10.0.0.1": 502, "XFORWARD IDENT=1": 502}
+    assert [wire.say(line) for line in refused] == [[code] for code in refused.values()]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4096])
+@pytest.mark.parametrize("refusal", ["order", "filter", "content", "size", "parameter"])
+def test_a_chunk_stays_content_whatever_is_said_to_it(make_stand: MakeStand, size: int, refusal: str) -> None:
+    stand = make_stand({"max_message_size": "64KiB"})
+    evil = b"a\nb\r\n.\r\nRSET\r\nMAIL FROM:<evil@client.example>\r\nHELP\r\nBDAT 0 LAST\r\n"
+    if refusal == "size":
+        evil *= 2000
+    if refusal == "filter":
+        stand.script.answers["data"] = Reject(Reply.of(550, "5.7.1", "No"), "never")
+    wire = stand.connect().hello()
+    if refusal == "parameter":
+        assert wire.say("HELO client.example") == [250]
+    if refusal != "order":
+        wire.send(ENVELOPE)
+    code = {"order": 503, "size": 552, "parameter": 502}.get(refusal, 550)
+    octets = b"BDAT %d LAST\r\n" % len(evil) + evil + b"NOOP\r\n"
+    size = size if refusal != "size" else size + 4096
+    assert [code for at in range(0, len(octets), size) for code in wire.send(octets[at : at + size])] == [code, 250]
+    assert stand.script.asked.count("mail") == (refusal != "order")
+    assert stand.script.taken == []
 
 
 def test_one_message_is_taken_in_the_pieces_in_which_it_comes(

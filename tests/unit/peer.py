@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, execute
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -17,6 +17,8 @@ from mailgate.interfaces import OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import ConnectFailedError, IConnection, Result, Target
 from mailgate.relay.client import IClientReactor, SmtpConnector
+from mailgate.relay.session import Work
+from mailgate.relay.terms import Terms
 
 MESSAGE = b"From: <ann@client.test>\r\nSubject: one\r\n\r\n.dot\r\nbody\r\n"
 STUFFED = MESSAGE.replace(b"\r\n.", b"\r\n..") + b".\r\n"
@@ -43,6 +45,10 @@ class Peer:
         "END": [b"250 2.0.0 taken"],
     }
 
+    #: On what terms the client comes, and who does its long work.
+    terms: ClassVar[Terms] = Terms()
+    work: ClassVar[Sequence[Work]] = (execute,)
+
     def __init__(self, target: Target = MX, banner: bytes = b"220 hello", **script: Sequence[bytes]) -> None:
         self.script = {**self.PLAIN, "LHLO": self.PLAIN["EHLO"], **{k: list(v) for k, v in script.items()}}
         self.reactor = MemoryReactorClock()
@@ -52,7 +58,9 @@ class Peer:
         self.accepted = 0
         self.is_receiving = False
         self.transport = StringTransport()
-        self.connector = SmtpConnector(cast(IClientReactor, self.reactor), "gw.example", 30.0, 300.0, 600.0)
+        reactor = cast(IClientReactor, self.reactor)
+        times = (30.0, 300.0, 600.0)
+        self.connector = SmtpConnector(reactor, "gw.example", *times, terms=self.terms, work=self.work[0])
         self.sessions: list[IConnection | Failure] = []
         self.connecting = self.connector.connect(target)
         self.connecting.addBoth(self.sessions.append)
@@ -92,7 +100,13 @@ class Peer:
                 if not data.endswith(b"\r\n.\r\n") and data != b".\r\n":
                     continue
                 self.is_receiving = False
-                replies = [self.next("END") for _ in range(self.accepted if "LHLO" in self.commands[0] else 1)]
+                replies = self.ends()
+            elif data.startswith(b"BDAT "):
+                command, _, chunk = data.partition(b"\r\n")
+                self.commands.append(command.decode())
+                self.contents.append(chunk)
+                assert int(command.split()[1]) == len(chunk)
+                replies = self.ends() if command.endswith(b" LAST") else [self.next("BDAT")]
             else:
                 for line in data.decode().split("\r\n")[:-1]:
                     self.commands.append(line)
@@ -102,6 +116,10 @@ class Peer:
                     self.accepted += line.startswith("RCPT") and replies[-1].startswith(b"2")
                     self.is_receiving = line == "DATA" and replies[-1].startswith(b"354")
             self.answer(replies)
+
+    def ends(self) -> list[bytes]:
+        """The replies to the end of the content."""
+        return [self.next("END") for _ in range(self.accepted if "LHLO" in self.commands[0] else 1)]
 
     def next(self, word: str) -> bytes:
         replies = self.script.get(word, [b"250 ok"])

@@ -12,10 +12,11 @@ from zope.interface import implementer
 
 from mailgate.address import Address
 from mailgate.config.schema import Config, DiscardRoute, LmtpRoute, MaildirRoute, SmtpRoute
-from mailgate.envelope import Envelope, EnvelopeRecipient
+from mailgate.envelope import Envelope, EnvelopeRecipient, Origin, Tls
 from mailgate.interfaces import Lease, OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, ITransport, Result, Target
+from mailgate.relay.terms import Terms
 from mailgate.reply import Reply
 
 __all__ = [
@@ -99,6 +100,9 @@ class Connection:
         self.is_usable = True
         self.messages = 0
         self.is_closed = False
+        self.tls: Tls | None = None
+        self.is_authenticated = False
+        self.security = hop.security
 
     def deliver(self, envelope: Envelope, recipients: Recipients, content: Content) -> Awaitable[Sequence[Result]]:
         self.messages += 1
@@ -126,15 +130,18 @@ class NextHop:
 
     def __init__(self) -> None:
         self.connections: list[Connection] = []
+        self.security = ""
         self.targets: list[str] = []
+        self.origins: list[Origin | None] = []
         self.asked: list[tuple[Connection, tuple[EnvelopeRecipient, ...]]] = []
         self.answer: Callable[[Connection, Recipients], list[Result] | Deferred[list[Result]]] = (
             lambda connection, recipients: results(recipients)
         )
         self.connecting: Callable[[Target], ConnectFailedError | Deferred[None] | None] = lambda target: None
 
-    def connect(self, target: Target) -> Deferred[IConnection]:
+    def connect(self, target: Target, origin: Origin | None = None) -> Deferred[IConnection]:
         self.targets.append(target.address)
+        self.origins.append(origin)
         how = self.connecting(target)
         if isinstance(how, ConnectFailedError):
             return fail(how)
@@ -175,11 +182,14 @@ class FakeTransports:
     def __init__(self) -> None:
         self.hop = NextHop()
 
-    def connector(self, route: SmtpRoute | LmtpRoute) -> IConnector:
+    def connector(self, name: str, route: SmtpRoute | LmtpRoute) -> IConnector:
         return self.hop
 
     def local(self, route: MaildirRoute | DiscardRoute) -> ITransport:
         return LocalHop(self.hop)
+
+    def use(self, terms: Mapping[str, Terms]) -> None:
+        """It has terms of its own."""
 
 
 def by_domain(answers: Mapping[str, Reply]) -> Callable[[Connection, Recipients], list[Result]]:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from OpenSSL import SSL
 from twisted.internet.address import IPv4Address as TCPv4
 from twisted.internet.address import IPv6Address as TCPv6
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import (
+    IAddress,
+    IOpenSSLClientConnectionCreator,
+    IOpenSSLServerConnectionCreator,
+)
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -24,14 +32,17 @@ from mailgate.config.schema import ListenerSection
 from mailgate.envelope import Identity, Recipient, Session, Transaction
 from mailgate.events import Refused, SessionClosed
 from mailgate.interfaces import IIntake, IPipeline, IRouting
-from mailgate.message import Content, Message
+from mailgate.message import Content, MemoryBudget, Message
 from mailgate.reply import MAX_REPLY_LINE, Reply
 from mailgate.smtp.conversation import SessionServices
 from mailgate.smtp.factory import Listener
+from mailgate.smtp.offers import Offers
 from mailgate.smtp.protocol import ServerProtocol
+from mailgate.stores.counters import MemoryCounters
 from mailgate.testing import EventRecorder
 from mailgate.verdict import Continue, Reject
 from mailgate.wire.replies import ReplyReader
+from tests.unit.tls_pair import Side
 
 __all__ = ["CONTENT", "ENVELOPE", "Call", "Script", "Stand", "TcpTransport", "Wire"]
 
@@ -66,7 +77,7 @@ class Script:
         return self._answer("helo", Continue(), session)
 
     def auth(self, session: Session, identity: Identity) -> Any:
-        raise AssertionError("nobody authenticates")
+        return self._answer("auth", Continue(), session, identity)
 
     def mail(self, session: Session, transaction: Transaction) -> Any:
         return self._answer("mail", Continue(), session, transaction)
@@ -110,15 +121,60 @@ class Script:
 
 
 class TcpTransport(StringTransport):
-    """A transport that counts its writes."""
+    """A transport that counts its writes, and goes on under TLS as Twisted's sockets do (twisted.internet._newtls)."""
 
-    def __init__(self, peer: IAddress) -> None:
+    protocol: Any
+
+    def __init__(self, peer: IAddress, clock: Clock) -> None:
         super().__init__(peerAddress=peer)  # type: ignore[no-untyped-call]  # Twisted's
+        self._clock = clock
+        self._tls: Any = None
         self.writes = 0
+
+    def startTLS(self, creator: IOpenSSLServerConnectionCreator, normal: bool = True) -> None:  # noqa: N802  Twisted's
+        producer = self.producer
+        self.unregisterProducer()
+        factory = TLSMemoryBIOFactory(creator, not normal, Factory(), self._clock)
+        self.protocol = tls = factory.protocol(factory, self.protocol, False)
+        self._tls = tls
+        tls.makeConnection(_Beneath(self))
+        self.registerProducer(producer, True)
+
+    def getHandle(self) -> SSL.Connection:  # noqa: N802  Twisted's name
+        return cast(SSL.Connection, self._tls.getHandle())
 
     def write(self, data: bytes) -> None:
         self.writes += 1
-        super().write(data)  # type: ignore[no-untyped-call]  # Twisted's
+        self._tls.write(data) if self._tls is not None else super().write(data)  # type: ignore[no-untyped-call]
+
+    def loseConnection(self) -> None:  # noqa: N802  Twisted's name
+        if self._tls is None:
+            super().loseConnection()  # type: ignore[no-untyped-call]  # Twisted's
+        elif not self.disconnecting:
+            self._tls.loseConnection()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: N802  Twisted's name
+        where: Any = super() if self._tls is None else self._tls
+        where.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:  # noqa: N802  Twisted's name
+        where: Any = super() if self._tls is None else self._tls
+        where.unregisterProducer()
+
+    def abortConnection(self) -> None:  # noqa: N802  Twisted's name
+        self.disconnected = self.disconnecting = True
+
+
+class _Beneath:
+    """The transport as its TLS sees it."""
+
+    def __init__(self, transport: TcpTransport) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("write", "loseConnection", "registerProducer", "unregisterProducer"):
+            return partial(getattr(StringTransport, name), self._transport)
+        return getattr(self._transport, name)
 
 
 class Wire:
@@ -126,13 +182,16 @@ class Wire:
 
     def __init__(self, stand: Stand, address: str = "192.0.2.1") -> None:
         self.stand = stand
+        self._side: Side | None = None
+        self._heard = 0  # octets of what TLS has brought that were looked at
         peer: IAddress
         if address.startswith("/"):
             peer = UNIXAddress(address)
         else:
             peer = (TCPv6 if ":" in address else TCPv4)("TCP", address, 40000)
-        self.transport = TcpTransport(peer)
+        self.transport = TcpTransport(peer, stand.clock)
         self.protocol: ServerProtocol = stand.listener.buildProtocol(None)
+        self.transport.protocol = self.protocol
         self.octets = b""
         self._reader = ReplyReader()
         self._is_gone = False
@@ -140,8 +199,45 @@ class Wire:
 
     def send(self, data: bytes) -> list[int]:
         """Send octets at once; the codes of the replies that are there now."""
-        self.protocol.dataReceived(data)
+        if self._side is not None:
+            self._side.send(data)
+        else:
+            self.transport.protocol.dataReceived(data)
         return self.codes()
+
+    def secure(self, client: IOpenSSLClientConnectionCreator, before: bytes = b"") -> Wire:
+        """Begin a handshake, and carry on with it for as long as there is something to carry; `before` goes ahead of
+        its first octet."""
+        self._side = Side(client, is_client=True)
+        self.transport.protocol.dataReceived(before + self._side.sent())
+        self._carry()
+        return self
+
+    def starttls(self, client: IOpenSSLClientConnectionCreator) -> Wire:
+        """Go on under TLS, not greeted yet."""
+        assert self.say("STARTTLS") == [220]
+        return self.secure(client)
+
+    @property
+    def tls(self) -> SSL.Connection:
+        """The client's end of TLS."""
+        assert self._side is not None
+        return self._side.connection
+
+    def _carry(self) -> None:
+        """Carry what is under TLS to and fro until there is nothing more."""
+        side = self._side
+        assert side is not None
+        while True:
+            self.stand.clock.advance(0)
+            back: bytes = self.transport.value()  # type: ignore[no-untyped-call]  # Twisted's
+            self.transport.clear()  # type: ignore[no-untyped-call]  # Twisted's
+            side.take(back)
+            there = side.sent()
+            if there and not self._is_gone:
+                self.transport.protocol.dataReceived(there)
+            if not (there or back):
+                return
 
     def say(self, *lines: str) -> list[int]:
         """Send command lines, all in one piece."""
@@ -153,8 +249,13 @@ class Wire:
 
     def replies(self) -> list[Reply]:
         """What was said since the last look."""
-        octets: bytes = self.transport.value()  # type: ignore[no-untyped-call]  # Twisted's
-        self.transport.clear()  # type: ignore[no-untyped-call]  # Twisted's
+        if self._side is not None:
+            self._carry()
+            octets = self._side.received[self._heard :]
+            self._heard += len(octets)
+        else:
+            octets = self.transport.value()  # type: ignore[no-untyped-call]  # Twisted's
+            self.transport.clear()  # type: ignore[no-untyped-call]  # Twisted's
         self.octets += octets
         replies = self._reader.feed(octets)
         assert self._reader.is_empty, f"malformed: {octets!r}"
@@ -199,7 +300,7 @@ class Wire:
         """The connection is gone."""
         if not self._is_gone:
             self._is_gone = True
-            self.protocol.connectionLost(Failure(ConnectionDone()))
+            self.transport.protocol.connectionLost(Failure(ConnectionDone()))
 
 
 class Stand:
@@ -213,6 +314,7 @@ class Stand:
         self.trusted = Script()
         self.errors: list[LogEvent] = []
         self.wires: list[Wire] = []
+        self.strangers = 0  # connections that never came to a session
         fields: dict[str, object] = {"name": "mx", "endpoints": ["tcp:25"], "pipeline": "p", "resolve_clients": False}
         section = ListenerSection.model_validate(fields | (settings or {}))
         self.is_lmtp = section.protocol == "lmtp"
@@ -228,8 +330,26 @@ class Stand:
             "client_name": lambda address: "",
             "incoming": folder,
             "memory_limit": 1000,
+            "budget": MemoryBudget(1_000_000),
+            "counters": MemoryCounters(self.clock, 1000),
+            "turn": self.turn,
+            "secret": b"of the tests",
         }
-        self.listener.serve(section, SessionServices(**(values | services)))
+        values |= services
+        authenticator = values.get("authenticator")
+        values["offers"] = Offers(
+            "mx.example.org",
+            section,
+            has_tls=values.get("tls") is not None,
+            mechanisms=frozenset if authenticator is None else lambda: authenticator.mechanisms,
+        )
+        self.listener.serve(section, SessionServices(**values))
+        self.turned: list[str] = []
+
+    def turn(self, domain: str) -> Deferred[int]:
+        """Note for which domain the queue was to be tried; two recipients wait for each."""
+        self.turned.append(domain)
+        return succeed(2)
 
     def connect(self, address: str = "192.0.2.1") -> Wire:
         """A client that has connected."""
@@ -277,6 +397,7 @@ class Stand:
         assert self.failed() == []
         assert self.clock.getDelayedCalls() == []
         assert self.listener.session_count == 0
-        assert len(self.causes) == len(self.wires)
+        assert len(self.causes) == len(self.wires) - self.strangers
+        assert self.listener.services.budget.used == 0
         kept = {content.path for script in (self.script, self.trusted) for _, _, content, _ in script.taken}
         assert set(self.files) <= kept, "content that nobody has is left on the disk"

@@ -19,7 +19,7 @@ from mailgate.address import NULL_PATH, Address, AddressError, parse_path
         ('"x@y"@example.org', "x@y", "example.org"),
         ("u@[192.0.2.1]", "u", "[192.0.2.1]"),
         ("u@[IPv6:2001:DB8::1]", "u", "[ipv6:2001:db8::1]"),
-        ("jörg@bücher.example", "jörg", "bücher.example"),
+        ("jörg@bücher.example", "jörg", "xn--bcher-kva.example"),
     ],
 )
 def test_valid_addresses(text: str, local_part: str, domain: str) -> None:

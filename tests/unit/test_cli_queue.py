@@ -15,8 +15,9 @@ import pytest
 
 from mailgate.address import NULL_PATH, Address
 from mailgate.cli.common import printable, size, span
-from mailgate.envelope import EnvelopeRecipient
+from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters
 from mailgate.events import OperatorActed
+from mailgate.message import Content
 from mailgate.observe.history import read_history
 from tests.unit.cli_machine import FIRST, SECOND, THIRD, DaemonThread, Machine
 
@@ -159,6 +160,40 @@ def test_show(gateway: Machine) -> None:
     shown = json.loads(gateway.run("queue", "show", FIRST, "--json").stdout)
     assert shown["text"] == "the text\x1b[2J\r\n"
     assert "no message 0000000000000000" in gateway.run("queue", "show", "0000000000000000", code=1).stderr
+
+
+def test_show_tells_what_was_asked_for(machine: Machine) -> None:
+    asked = MailParameters(
+        smtputf8=True,
+        ret="HDRS",
+        envid="QQ1",
+        require_tls=True,
+        priority=3,
+        release_at=4_000_000_000.0,
+        deliver_by=4_000_000_600.0,
+        by_mode="R",
+    )
+    envelope = Envelope(
+        queue_id=FIRST,
+        sender=Address("ann", "client.test"),
+        recipients=(EnvelopeRecipient(0, Address("one", "down.test"), "box", "", "", ("SUCCESS", "DELAY"), "x;y"),),
+        received=time.time(),
+        size=3,
+        parameters=asked,
+    )
+    machine.wait(machine.open().accept(envelope, Content(b"\r\nx"), time.time()))
+    machine.close()
+    shown = machine.run("queue", "show", FIRST).stdout
+    for wish in (
+        "to be sent not before 2096-10-02 07:06:40 UTC (FUTURERELEASE)",
+        "to be delivered by 2096-10-02 07:16:40 UTC, or else returned (DELIVERBY)",
+        "priority 3 (MT-PRIORITY)",
+        "to go over verified TLS only (REQUIRETLS)",
+        "internationalized (SMTPUTF8)",
+        "reports: RET=HDRS ENVID=QQ1 (DSN)",
+        "reports about one@down.test: NOTIFY=SUCCESS,DELAY ORCPT=x;y (DSN)",
+    ):
+        assert f"asked for: {wish}\n" in shown
 
 
 def test_changes(gateway: Machine) -> None:

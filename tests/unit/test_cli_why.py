@@ -23,6 +23,7 @@ from mailgate.events import (
     OperatorActed,
     Quarantined,
     Refused,
+    Reported,
 )
 from mailgate.observe.history import History, Story
 from mailgate.observe.render import to_stamp
@@ -126,7 +127,7 @@ def test_why_tells_every_end(machine: Machine) -> None:
     }
     machine.tell(
         accepted(FIRST, now, sender="", recipients=tuple(f"u{number}@x.test" for number in range(25)), message_id=""),
-        Delivered(**attempt(FIRST, now, reply="250 ok"), delay=3700.0),
+        Delivered(**attempt(FIRST, now, reply="250 ok"), delay=3700.0, tls="TLSv1.3 TLS_AES_256_GCM_SHA384"),
         Bounced(**attempt(FIRST, now, recipient="four@x.test", host=""), reason="too old", report=SECOND),
         Bounced(**attempt(FIRST, now, recipient="five@x.test", route=""), reason=""),
         Discarded(**common, reason="a policy"),
@@ -139,6 +140,7 @@ def test_why_tells_every_end(machine: Machine) -> None:
         "from <> to u0@x.test",
         "u19@x.test and 5 more",
         "250 ok, 1h 1m after it came",
+        "under TLSv1.3 TLS_AES_256_GCM_SHA384",
         "given up for four@x.test by route box, attempt 1",
         f"because: too old; report to the sender: {SECOND}",
         "no report is owed",
@@ -191,6 +193,21 @@ def test_why_tells_why_an_attempt_failed(reason: str, told: list[str]) -> None:
     assert lines[2] == "      mx.test[192.0.2.9]:25: 451 4.3.0 later"
     assert lines[3:-1] == told
     assert "next attempt at" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [("delivered", "success"), ("delayed", "delay"), ("relayed", "relaying"), ("odd\x1b", "odd\\x1b")]
+)
+def test_why_tells_of_reports_to_the_sender(machine: Machine, kind: str, what: str) -> None:
+    now = time.time()
+    report = Reported(
+        at=now, queue_id=FIRST, sender="ann@client.test", recipients=("one@down.test",), kind=kind, report=SECOND
+    )
+    machine.tell(accepted(FIRST, now - 90), report)
+    text = machine.run("why", FIRST).stdout
+    assert f"a report of {what} was sent to ann@client.test as {SECOND}, for one@down.test" in text
+    # Whoever has the report finds the message that it is about.
+    assert machine.run("why", SECOND).stdout == text
 
 
 def test_steps_in_shadow_mode() -> None:

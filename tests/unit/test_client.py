@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from mailgate.address import NULL_PATH
+from mailgate.envelope import EIGHT_BIT_MAIL
 from mailgate.interfaces import OutcomeKind
 from mailgate.message import AddHeader, RemoveHeader
 from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, Target
@@ -128,7 +129,7 @@ def test_a_connect_that_is_cancelled() -> None:
 
 def test_one_write_for_the_commands_and_one_for_the_content() -> None:
     peer = Peer()
-    assert kinds(peer.send(2, body="8BITMIME")) == [DELIVERED, DELIVERED]
+    assert kinds(peer.send(2, parameters=EIGHT_BIT_MAIL)) == [DELIVERED, DELIVERED]
     size = len(MESSAGE)
     assert peer.writes[1:] == [
         f"MAIL FROM:<ann@client.test> SIZE={size} BODY=8BITMIME\r\n".encode()

@@ -7,10 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.address import NULL_PATH, Address
+from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL
 from mailgate.wire.commands import (
+    BdatCommand,
     Command,
     CommandError,
     MailCommand,
+    RcptCommand,
+    parse_bdat,
     parse_command,
     parse_greeting,
     parse_mail,
@@ -18,6 +22,7 @@ from mailgate.wire.commands import (
 )
 
 SENDER = Address("a", "b.example")
+BASIC = frozenset({"SIZE", "8BITMIME"})
 
 
 def test_verbs_in_any_case_and_white_space() -> None:
@@ -51,11 +56,18 @@ def test_greetings_that_are_no_name(name: str) -> None:
     [
         ("FROM:<>", MailCommand(NULL_PATH)),
         ("from:<a@b.example>", MailCommand(SENDER)),
-        ("FROM: <a@b.example> SIZE=10 body=8bitmime", MailCommand(SENDER, 10, "8BITMIME")),
+        ("FROM: <a@b.example> SIZE=10 body=8bitmime", MailCommand(SENDER, 10, EIGHT_BIT_MAIL)),
+        ("FROM:<a@b.example> BODY=7BIT", MailCommand(SENDER)),
+        ("FROM:<a@bücher.example>", MailCommand(Address("a", "xn--bcher-kva.example"))),
     ],
 )
 def test_mail(argument: str, command: MailCommand) -> None:
-    assert parse_mail(argument) == command
+    assert parse_mail(argument, BASIC, 0.0) == command
+
+
+def test_the_commonest_parameters_are_one_object() -> None:
+    assert parse_mail("FROM:<a@b.example> SIZE=1", BASIC, 0.0).parameters is PLAIN_MAIL
+    assert parse_mail("FROM:<a@b.example> SIZE=1 BODY=8BITMIME", BASIC, 0.0).parameters is EIGHT_BIT_MAIL
 
 
 @pytest.mark.parametrize(
@@ -77,13 +89,14 @@ def test_mail(argument: str, command: MailCommand) -> None:
 )
 def test_mail_that_is_refused(argument: str, code: int) -> None:
     with pytest.raises(CommandError) as caught:
-        parse_mail(argument)
+        parse_mail(argument, BASIC, 0.0)
     assert caught.value.reply.code == code
 
 
 def test_rcpt() -> None:
-    assert parse_rcpt("TO:<a@b.example>", "mx.example") == SENDER
-    assert parse_rcpt("TO:<Postmaster>", "MX.example") == Address("Postmaster", "mx.example")
+    assert parse_rcpt("TO:<a@b.example>", "mx.example", BASIC, is_utf8=False) == RcptCommand(SENDER)
+    postmaster = RcptCommand(Address("Postmaster", "mx.example"))
+    assert parse_rcpt("TO:<Postmaster>", "MX.example", BASIC, is_utf8=False) == postmaster
 
 
 @pytest.mark.parametrize(
@@ -91,8 +104,25 @@ def test_rcpt() -> None:
 )
 def test_rcpt_that_is_refused(argument: str, code: int) -> None:
     with pytest.raises(CommandError) as caught:
-        parse_rcpt(argument, "mx.example")
+        parse_rcpt(argument, "mx.example", BASIC, is_utf8=False)
     assert caught.value.reply.code == code
+
+
+@pytest.mark.parametrize(
+    ("argument", "command"),
+    [("0", BdatCommand(0, False)), ("12 LAST", BdatCommand(12, True)), ("1  last", BdatCommand(1, True))],
+)
+def test_bdat(argument: str, command: BdatCommand) -> None:
+    assert parse_bdat(argument) == command
+
+
+@pytest.mark.parametrize(
+    "argument", ["", "LAST", "-1", "1x", "1 FIRST", "1 LAST LAST", "9" * 21, "\N{ARABIC-INDIC DIGIT ONE}"]
+)
+def test_bdat_that_is_refused(argument: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        parse_bdat(argument)
+    assert caught.value.reply.code == 501
 
 
 @given(st.binary(max_size=80))
@@ -100,7 +130,8 @@ def test_any_line_is_a_command_or_an_error(line: bytes) -> None:
     reply = None
     try:
         command = parse_command(line)
-        parse_mail(command.argument)
+        parse_mail(command.argument, BASIC, 0.0)
+        parse_rcpt(command.argument, "mx.example", {"DSN"}, is_utf8=True)
     except CommandError as error:
         reply = error.reply
     assert reply is None or reply.is_permanent

@@ -278,7 +278,7 @@ def changed(old: str, new: str) -> str:
     return GOOD.replace(old, new, 1)
 
 
-GATEWAY_KEYS = "drain_timeout, hostname, memory_limit, state_dir"
+GATEWAY_KEYS = "drain_timeout, hostname, memory_ceiling, memory_limit, state_dir"
 ROLES = "(valid values are: inbound, outbound, hybrid)"
 TRANSPORTS = "(valid values are: smtp, lmtp, maildir, discard)"
 INSTALLED = "is installed (valid values are: early-talker, access, rate-limit, recipients, headers, dnsbl)"
@@ -286,10 +286,10 @@ DNSBL_KEYS = (
     "(valid values are: action, cache, deadline, either, exempt, kind, limit, mode, on_failure, required, wait, zones)"
 )
 SMTP_KEYS = (
-    "(valid values are: command_timeout, connect_timeout, connections, data_timeout, hosts, idle_timeout, ipv6,"
-    " messages_per_connection, port, retry, transport)"
+    "(valid values are: auth, certificate, chunking, command_timeout, connect_timeout, connections, data_timeout,"
+    " hosts, idle_timeout, ipv6, messages_per_connection, port, proxy_protocol, retry, tls, tls_ca, tls_fingerprints,"
+    " tls_name, transport, xclient, xforward)"
 )
-DURATION = "a duration is written like 30s, 5m, 1h30m or 5d"
 
 
 @pytest.mark.parametrize(
@@ -307,8 +307,8 @@ DURATION = "a duration is written like 30s, 5m, 1h30m or 5d"
             changed("[gateway]", "[gatway]"),
             [
                 "1: gateway: is missing",
-                "1: gatway: unknown key, did you mean gateway? (valid values are: counters, dns, domains, filters,"
-                " gateway, history, listeners, log, pipelines, recipients, routes, routing, spool)",
+                "1: gatway: unknown key, did you mean gateway? (valid values are: auth, counters, dns, domains,"
+                " filters, gateway, history, listeners, log, pipelines, recipients, routes, routing, spool, tls)",
             ],
         ),
         (
@@ -528,11 +528,11 @@ DURATION = "a duration is written like 30s, 5m, 1h30m or 5d"
         ),
         (
             GOOD + OUTBOUND.replace('trusted_networks = ["10.0.0.0/8"]', ""),
-            [f"{AT + 3}: listeners[out].role: nobody may relay here: role outbound needs trusted_networks"],
+            [f"{AT + 3}: listeners[out].role: nobody may relay here: role outbound needs trusted_networks or auth"],
         ),
         (
             GOOD + OUTBOUND.replace('["10.0.0.0/8"]', "[]").replace('"outbound"', '"hybrid"'),
-            [f"{AT + 3}: listeners[out].role: nobody may relay here: role hybrid needs trusted_networks"],
+            [f"{AT + 3}: listeners[out].role: nobody may relay here: role hybrid needs trusted_networks or auth"],
         ),
         (
             GOOD + OUTBOUND.replace('name = "out"', "").replace('pipeline = "inbound"', 'trusted_pipeline = "x"'),

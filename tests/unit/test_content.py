@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailgate.wire.content import ContentDecoder, ContentFault, ContentTooLongError, stuff
+from mailgate.wire.content import ChunkDecoder, ContentDecoder, ContentFault, ContentTooLongError, Inspector, stuff
 
 
-def decode(chunks: list[bytes], **limits: int) -> tuple[bytes, bytes | None, ContentFault | None]:
-    decoder = ContentDecoder(limits.pop("max_size", 10_000), **limits)
+def decode(chunks: list[bytes], max_size: int = 10_000) -> tuple[bytes, bytes | None, ContentFault | None]:
+    decoder = ContentDecoder(Inspector(max_size))
     content, rest = b"", None
     for chunk in chunks:
         if rest is not None:
@@ -20,7 +20,7 @@ def decode(chunks: list[bytes], **limits: int) -> tuple[bytes, bytes | None, Con
             continue
         settled, rest = decoder.feed(chunk)
         content += settled
-    return content, rest, decoder.fault
+    return content, rest, decoder.inspector.fault
 
 
 def octets(data: bytes) -> list[bytes]:
@@ -72,7 +72,7 @@ def test_size_at_the_limit() -> None:
 
 
 def test_a_refused_message_cannot_go_on_for_ever() -> None:
-    decoder = ContentDecoder(10, slack=100)
+    decoder = ContentDecoder(Inspector(10, slack=100))
     decoder.feed(b"x" * 100)
     with pytest.raises(ContentTooLongError):
         decoder.feed(b"x" * 10)
@@ -110,3 +110,44 @@ def test_content_without_a_last_line_end_is_given_one() -> None:
 def test_we_never_send_a_bare_cr_or_lf(content: bytes) -> None:
     with pytest.raises(ValueError, match="bare CR or LF"):
         stuff(content)
+
+
+def through(inspector: Inspector, pieces: list[bytes]) -> bytes:
+    return b"".join([inspector.feed(piece) for piece in pieces]) + inspector.finish()
+
+
+@given(st.lists(st.sampled_from([b"\r", b"\n", b".", b"a", b"\r\n"])), st.booleans())
+def test_normalized_content_has_no_bare_cr_or_lf_however_it_is_cut(parts: list[bytes], at_once: bool) -> None:
+    whole = b"".join(parts)
+    inspector = Inspector(10_000, bare="normalize")
+    content = through(inspector, [whole] if at_once else octets(whole))
+    assert content.replace(b"\r\n", b"").isalpha() or not set(content.replace(b"\r\n", b"")) & set(b"\r\n")
+    assert content.replace(b"\r\n", b"\n") == whole.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    assert inspector.fault is None
+
+
+@given(st.binary(max_size=50))
+def test_binary_content_passes_as_it_is(content: bytes) -> None:
+    inspector = Inspector(10_000, bare="allow")
+    assert through(inspector, octets(content)) == content
+    assert inspector.fault is None
+
+
+@pytest.mark.parametrize("piece", [b"a\r", b"a\rb", b"\n"])
+def test_a_bare_cr_at_the_very_end_is_found(piece: bytes) -> None:
+    inspector = Inspector(10_000)
+    assert b"\r" not in through(inspector, [piece])
+    assert inspector.fault is ContentFault.BARE_CR_OR_LF
+
+
+def test_a_line_end_may_lie_across_two_chunks() -> None:
+    decoder = ChunkDecoder(Inspector(10_000))
+    decoder.expect(2)
+    content, rest = decoder.feed(b"a\rBDAT")
+    assert rest == b"BDAT"
+    decoder.expect(3)
+    more, rest = decoder.feed(b"\n.")
+    assert rest is None
+    last, rest = decoder.feed(b"\n")
+    assert (content + more + last + decoder.inspector.finish(), rest) == (b"a\r\n.", b"")
+    assert decoder.inspector.fault is ContentFault.BARE_CR_OR_LF

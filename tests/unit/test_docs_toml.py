@@ -9,7 +9,7 @@ import textwrap
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import ConfigDict
@@ -17,15 +17,17 @@ from twisted.internet.task import Clock
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
-from mailgate.assembly import assemble
+from mailgate.assembly import assemble, make_users
+from mailgate.auth.checker import IAuthReactor
 from mailgate.config.load import ConfigError, Loaded, load
-from mailgate.config.schema import Section
+from mailgate.config.schema import Config, Section
 from mailgate.filters.access_rules import RuleTable, parse_rule
 from mailgate.interfaces import FilterServices, IFilterFactory, IMailFilter
 from mailgate.observe.hub import EventHub
 from mailgate.pipeline.registry import FilterNotFoundError, Registry
 from mailgate.stores.counters import MemoryCounters
 from mailgate.testing import FakeResolver
+from tests.unit.certificates import authority, issue
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -161,7 +163,9 @@ def built(path: Path) -> Loaded:
         if file is not None:
             file.parent.mkdir(exist_ok=True)
             file.touch()
+    _lay_out(loaded.config)
     clock = Clock()
+    users = make_users(loaded, cast(IAuthReactor, clock))  # nobody logs in here
     assemble(
         loaded,
         registry,
@@ -170,8 +174,32 @@ def built(path: Path) -> Loaded:
         counters=MemoryCounters(clock, 1000),
         events=EventHub(),
         random=random.Random(1),
+        users=users,
     )
     return loaded
+
+
+def _lay_out(config: Config) -> None:
+    """Put the files there that the sections of TLS, users and routes name."""
+    sections = [config.tls, *config.auth.values(), *config.routes.values()]
+    files = {
+        (key, value)
+        for section in (*sections, *(getattr(section, "auth", None) for section in sections))
+        for key, value in (section or ())
+        if isinstance(value, Path)
+    }
+    for key, path in files:
+        if key == "certificate" and path.suffix != ".pem":
+            path.mkdir(exist_ok=True)
+            issue(None, config.gateway.hostname).write(path / "ours.pem")
+        elif key == "certificate":
+            issue(None, config.gateway.hostname).write(path)
+        elif key in ("client_ca", "tls_ca", "ca"):
+            authority().write_certificate(path)
+        elif key == "path":
+            path.touch()
+        else:
+            path.write_text("secret\n")
 
 
 @pytest.mark.parametrize(("page", "text"), places("toml"))

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from twisted.internet.task import Clock
 
 from mailgate.address import Address
-from mailgate.envelope import Client, Session, Transaction
+from mailgate.envelope import Client, MailParameters, Session, Tls, Transaction
 from mailgate.filters.headers import Headers, Options, build
 from mailgate.message import AddHeader, Content, Edit, Message, RemoveHeader, rendered
 from mailgate.plugins import builtin
@@ -57,6 +57,20 @@ def test_received_says_who_to_whom_how_and_when() -> None:
     )
     date = parsedate_to_datetime(received().rpartition("\t")[2])
     assert date.timestamp() == NOW
+
+
+def test_received_tells_of_tls_and_of_internationalized_mail() -> None:
+    sess = session(protocol="ESMTPSA", tls=Tls(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384"))
+    value = received(sess, transaction(parameters=MailParameters(smtputf8=True)))
+    assert (
+        "\r\n\t(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384)\r\n\tby mx.example.org (mailgate) with UTF8SMTPSA id "
+    ) in value
+
+
+@pytest.mark.parametrize(("protocol", "utf8"), [("ESMTP", "UTF8SMTP"), ("LMTPS", "UTF8LMTPS")])
+def test_the_words_of_rfc_6531(protocol: str, utf8: str) -> None:
+    asked = transaction(parameters=MailParameters(smtputf8=True))
+    assert f" with {utf8} id" in received(session(protocol=protocol), asked)
 
 
 def test_several_recipients_do_not_learn_of_one_another() -> None:

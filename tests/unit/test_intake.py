@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,21 @@ from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
 from mailgate.address import Address
-from mailgate.envelope import Envelope, Recipient, Transaction
+from mailgate.envelope import (
+    EIGHT_BIT_MAIL,
+    Client,
+    Envelope,
+    Identity,
+    MailParameters,
+    Origin,
+    Recipient,
+    Tls,
+    Transaction,
+)
 from mailgate.events import Discarded, MessageAccepted, Quarantined
 from mailgate.interfaces import IIntake, Lease
 from mailgate.message import AddHeader, Content, ContentWriter
-from mailgate.relay.intake import Intake, message_id_of
+from mailgate.relay.intake import Intake, message_id_of, origin_of
 from mailgate.relay.jobs import LEASE_TIME
 from mailgate.reply import Reply
 from mailgate.testing import EventRecorder, MemorySpool, session, transaction, wait_for
@@ -81,7 +92,7 @@ class Bench:
     def transaction(self, recipients: int) -> Transaction:
         addresses = [Recipient(address=Address(f"u{number}", "d.test"), route="in") for number in range(recipients)]
         edits: list[Any] = [AddHeader("X", "y")]
-        return transaction(recipients=addresses, id="0Q", body="8BITMIME", edits=edits)
+        return transaction(recipients=addresses, id="0Q", parameters=EIGHT_BIT_MAIL, edits=edits)
 
     @property
     def numbers(self) -> list[int]:
@@ -115,8 +126,8 @@ def test_the_envelope_says_what_the_transaction_did() -> None:
     (lease,) = bench.delivered
     found = lease.envelope
     assert (found.queue_id, str(found.sender), found.received, found.size) == ("0Q", "ann@client.example", 1000.0, 50)
-    assert (found.body, found.client, found.edits) == (
-        "8BITMIME",
+    assert (found.parameters, found.client, found.edits) == (
+        EIGHT_BIT_MAIL,
         "client.example[192.0.2.1]",
         (AddHeader("X", "y"),),
     )
@@ -126,6 +137,45 @@ def test_the_envelope_says_what_the_transaction_did() -> None:
     ]
     (event,) = bench.events.of(MessageAccepted)
     assert (event.recipients, event.message_id, event.size) == (("u0@d.test", "u1@d.test"), "<1@client.test>", 50)
+
+
+def test_what_rcpt_and_mail_asked_is_kept() -> None:
+    bench = Bench()
+    asked = MailParameters(ret="HDRS", envid="QQ+2B1", deliver_by=2000.0, by_mode="R", priority=3)
+    bob = Recipient(address=Address("bob", "d.test"), notify=("SUCCESS", "DELAY"), orcpt="rfc822;b+2Bx@d.test")
+    forwarded = Origin(address="198.51.100.7", name="first.test", ident="4XYZ", protocol="SMTP", source="LOCAL")
+    found = transaction(recipients=[bob], parameters=asked, origin=forwarded)
+    wait_for(bench.intake.take(session(), found, Content(DATA), [Continue()]))
+    (lease,) = bench.delivered
+    assert (lease.envelope.parameters, lease.envelope.origin) == (asked, forwarded)
+    assert (lease.recipients[0].notify, lease.recipients[0].orcpt) == (bob.notify, bob.orcpt)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "told"),
+    [("SMTP", "SMTP"), ("ESMTP", "ESMTP"), ("ESMTPSA", "ESMTP"), ("UTF8SMTPS", "ESMTP"), ("LMTPA", "LMTP")],
+)
+def test_the_origin_is_that_of_the_session(protocol: str, told: str) -> None:
+    user = session(protocol=protocol, identity=Identity("ann", "PLAIN"))
+    assert origin_of(user) == Origin(
+        address="192.0.2.1", port=40000, name="client.example", helo="client.example", protocol=told, login="ann"
+    )
+    assert origin_of(session(identity=Identity("192.0.2.0/24", "network"))).login == ""
+    assert origin_of(session(Client(None), helo="")) == Origin(protocol="ESMTP")
+
+
+def test_a_message_for_later_is_durable_and_for_nobody_yet() -> None:
+    bench = Bench()
+    found = transaction(parameters=MailParameters(release_at=5000.0))
+    (reply,) = wait_for(bench.intake.take(session(), found, Content(DATA), [Continue()]))
+    assert reply.code == 250
+    assert bench.numbers == []
+    assert wait_for(bench.spool.next_due()) == 5000.0
+
+
+def test_by_lmtp_with_tls_each_is_told_its_own_too() -> None:
+    bench = Bench()
+    assert [one.code for one in bench.take(Reject(NO, "x"), Continue(), protocol="LMTPS")] == [550, 250]
 
 
 # -- verdicts
@@ -240,6 +290,44 @@ def test_before_the_content_a_full_spool_says_so() -> None:
         assert reply is not None
         assert reply.code == 452
         assert "3 MiB" not in reply.text
+
+
+@pytest.mark.parametrize(
+    ("header", "asked", "is_optional"),
+    [
+        (b"TLS-Required: No\r\n", EIGHT_BIT_MAIL, True),
+        (b"tls-required:  no \r\n", EIGHT_BIT_MAIL, True),
+        (b"TLS-Required: yes\r\n", EIGHT_BIT_MAIL, False),
+        (b"TLS-Required: no\r\nTLS-Required: no\r\n", EIGHT_BIT_MAIL, False),
+        (b"X-Note: tls-required: no\r\n", EIGHT_BIT_MAIL, False),
+        (b"TLS-Required: no\r\n", MailParameters(require_tls=True), False),
+    ],
+)
+def test_the_header_may_say_that_tls_is_not_required(header: bytes, asked: MailParameters, is_optional: bool) -> None:
+    bench = Bench()
+    found = transaction(recipients=["u0@d.test"], parameters=asked)
+    wait_for(bench.intake.take(session(), found, Content(header + b"\r\n"), [Continue()]))
+    (lease,) = bench.delivered
+    assert lease.envelope.parameters.tls_optional is is_optional
+    assert lease.envelope.parameters.require_tls is asked.require_tls
+
+
+def test_the_event_tells_how_the_message_came() -> None:
+    bench = Bench()
+    sess = session(
+        protocol="ESMTPSA",
+        identity=Identity("ann", "PLAIN"),
+        tls=Tls(version="TLSv1.3", cipher="X"),
+        proxy=Client(ip_address("10.0.0.1")),
+    )
+    wait_for(bench.intake.take(sess, transaction(recipients=["u0@d.test"]), Content(DATA), [Continue()]))
+    (event,) = bench.events.of(MessageAccepted)
+    assert (event.protocol, event.identity, event.tls, event.proxy) == (
+        "ESMTPSA",
+        "ann by PLAIN",
+        "TLSv1.3 X",
+        "unknown[10.0.0.1]",
+    )
 
 
 def test_the_message_id_of_content_that_moves_is_known(tmp_path: Path) -> None:

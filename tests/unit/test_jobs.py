@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
+from mailgate.envelope import MailParameters
 from mailgate.interfaces import OutcomeKind
 from mailgate.relay.jobs import LEASE_MARGIN, LEASE_TIME, Job, JobQueue, LocalQueue
 from tests.unit.relaying import LATER, OK, LocalHop, NextHop, failures_logged, lease, results
@@ -47,10 +48,10 @@ class Bench:
         self.running.append((waited, recipients))
         return waited
 
-    def add(self, *names: str, until: float | None = None) -> list[Job]:
+    def add(self, *names: str, until: float | None = None, **more: Any) -> list[Job]:
         jobs = []
         for name in names:
-            one = lease(f"{name}@d.test", until=self.clock.seconds() + LEASE_TIME if until is None else until)
+            one = lease(f"{name}@d.test", until=self.clock.seconds() + LEASE_TIME if until is None else until, **more)
             jobs.append(Job(one, one.recipients, "out"))
             self.queue.add(jobs[-1])
         return jobs
@@ -79,6 +80,37 @@ def test_jobs_begin_in_order_and_no_more_than_the_limit() -> None:
     ]
     assert bench.queue.active == 0
     assert bench.owner.empty >= 1
+
+
+def test_a_higher_priority_goes_first_and_equals_in_order() -> None:
+    bench = Bench(limit=1)
+    bench.add("first")
+    for name, priority in (("a", None), ("low", -3), ("b", 0), ("high", 4), ("c", None), ("higher", 9), ("high2", 4)):
+        bench.add(name, parameters=MailParameters(priority=priority))
+    while bench.running:
+        bench.end()
+    assert bench.done == ["first", "higher", "high", "high2", "a", "b", "c", "low"]
+    assert bench.queue.is_empty()
+    bench.queue.pause()
+    jobs = bench.add("low", parameters=MailParameters(priority=-9)) + bench.add("plain")
+    assert bench.queue.has_waiting
+    assert not bench.queue.is_empty()
+    assert bench.queue.stop() == jobs[::-1]
+    assert bench.queue.is_empty()
+
+
+def test_what_is_to_come_back_by_now_is_not_attempted() -> None:
+    bench = Bench(limit=1)
+    bench.add("a")
+    bench.add("b", parameters=MailParameters(deliver_by=10.0, by_mode="R"))
+    bench.add("c", parameters=MailParameters(deliver_by=10.0, by_mode="N"))
+    bench.add("d", parameters=MailParameters(deliver_by=11.0, by_mode="R"))
+    bench.clock.advance(10.0)
+    while bench.running:
+        bench.end()
+    assert bench.hop.taken == ["a@d.test", "c@d.test", "d@d.test"]
+    (late,) = bench.owner.done[1].results
+    assert (late.kind, str(late.reply)) == (OutcomeKind.FAILED, "554 5.4.7 Delivery time expired")
 
 
 def test_a_queue_is_told_empty_only_when_it_is() -> None:

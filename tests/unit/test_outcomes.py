@@ -10,11 +10,12 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
+from mailgate.address import Address
 from mailgate.config.schema import RetrySection
-from mailgate.envelope import Envelope
-from mailgate.events import Bounced, Delivered, Discarded
+from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters
+from mailgate.events import Bounced, Delivered, Discarded, Reported
 from mailgate.events import Deferred as DeferredEvent
-from mailgate.interfaces import Lease, Outcome, OutcomeKind, SpoolError
+from mailgate.interfaces import Handover, Lease, Outcome, OutcomeKind, SpoolError
 from mailgate.message import Content
 from mailgate.relay.attempt import Result
 from mailgate.relay.jobs import Job
@@ -23,7 +24,8 @@ from mailgate.reply import Reply
 from mailgate.testing import EventRecorder
 from tests.unit.relaying import LATER, NO, OK, failures_logged, lease, results
 
-RETRY = RetrySection(first="5m", longest="4h", expire="5d")  # type: ignore[arg-type]  # as in the file
+RETRY = RetrySection(first="5m", longest="4h", expire="5d", warn="0s")  # type: ignore[arg-type]  # as in the file
+TELLS = RETRY.model_copy(update={"warn": 4 * 3600.0})
 DAY = 86400.0
 Report = tuple[Envelope, Content]
 
@@ -37,11 +39,12 @@ class FakeSpool:
         self.tries = 0
         self.held: list[Deferred[None]] | None = None
 
-    def record(self, lease: Lease, outcomes: Sequence[Outcome], report: Report | None = None) -> Deferred[None]:
+    def record(self, lease: Lease, outcomes: Sequence[Outcome], reports: Sequence[Report] = ()) -> Deferred[None]:
         self.tries += 1
         if self.refuses & {"*", lease.envelope.queue_id}:
             return fail(SpoolError("no disk"))
-        self.written.append((lease, outcomes, report))
+        assert len(reports) <= 1
+        self.written.append((lease, outcomes, reports[0] if reports else None))
         if self.held is None:
             return succeed(None)
         self.held.append(Deferred())
@@ -68,21 +71,32 @@ class Bench:
             unstuck=lambda: self.told.append("unstuck"),
         )
 
-    def record(self, *found: Result, job: Job | None = None, **more: Any) -> Job:
+    def record(self, *found: Result, job: Job | None = None, retry: RetrySection = RETRY, **more: Any) -> Job:
         job = job or self.job(*(str(one.recipient.address) for one in found), **more)
         job.results = list(found)
-        self.writer.record(job, RETRY)
+        self.writer.record(job, retry)
         return job
 
-    def job(self, *recipients: str, attempts: dict[int, int] | None = None, **more: Any) -> Job:
+    def job(
+        self,
+        *recipients: str | EnvelopeRecipient,
+        attempts: dict[int, int] | None = None,
+        warned: frozenset[int] = frozenset(),
+        **more: Any,
+    ) -> Job:
         one = lease(*(recipients or ("bob@d.test",)), **({"received": self.clock.seconds()} | more))
-        one = Lease(one.envelope, one.recipients, one.content, one.until, attempts or {})
+        one = Lease(one.envelope, one.recipients, one.content, one.until, attempts or {}, warned)
         return Job(one, one.recipients, "out", started=self.clock.seconds() - 2.0)
 
     def end(self, reply: Reply, **more: Any) -> Job:
         """A job for Bob that ends with this reply."""
         job = self.job(**more)
         return self.record(*results(job.recipients, reply), job=job)
+
+    def report(self) -> str | None:
+        """What was written with the last outcomes."""
+        report = self.spool.written[-1][2]
+        return None if report is None else report[1].read().decode()
 
     @property
     def outcome(self) -> Outcome:
@@ -105,6 +119,15 @@ def test_a_delivery_is_written_then_told() -> None:
     assert (event.queue_id, event.recipient, event.route, event.host) == ("0Q", "bob@d.test", "out", "mx")
     assert (event.attempt, event.seconds, event.delay) == (1, 2.0, 600.0)
     assert bench.written == [(job, None)]
+
+
+def test_a_delivery_tells_how_the_message_travelled() -> None:
+    bench = Bench()
+    tls = "TLSv1.3 TLS_AES_256_GCM_SHA384 verified"
+    for told in (tls, ""):
+        job = bench.job()
+        bench.record(*results(job.recipients, OK, tls=told), job=job)
+    assert [event.tls for event in bench.events.of(Delivered)] == [tls, ""]
 
 
 def test_a_deferral_comes_again_by_the_schedule() -> None:
@@ -213,6 +236,182 @@ def test_nobody_is_given_up_whose_report_cannot_be_made(monkeypatch: pytest.Monk
     assert bench.events.of(Bounced) == []
     bench.end(NO)
     assert bench.spool.written[1][2] is not None
+
+
+def test_a_delay_whose_report_cannot_be_made_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+
+    def broken(*values: Any, **more: Any) -> None:
+        raise ValueError("a bug in the report")
+
+    job = bench.job(received=bench.clock.seconds() - DAY)
+    with monkeypatch.context() as patch, failures_logged():
+        patch.setattr("mailgate.relay.outcomes.compose_report", broken)
+        bench.record(*results(job.recipients, LATER), job=job, retry=TELLS)
+    assert (bench.outcome.kind, bench.outcome.warned, bench.report()) == (OutcomeKind.DEFERRED, False, None)
+    assert bench.events.of(Reported) == []
+
+
+# -- what the sender has asked to hear
+
+
+def to_bob(*notify: str) -> EnvelopeRecipient:
+    return EnvelopeRecipient(0, Address("bob", "d.test"), "out", notify=notify)
+
+
+@pytest.mark.parametrize(
+    ("notify", "reply", "told"),
+    [
+        ((), OK, None),
+        (("FAILURE", "DELAY"), OK, None),
+        (("SUCCESS",), OK, "delivered"),
+        (("NEVER",), OK, None),
+        ((), NO, "failed"),
+        (("FAILURE",), NO, "failed"),
+        (("SUCCESS", "DELAY"), NO, None),
+        (("NEVER",), NO, None),
+        ((), LATER, "delayed"),
+        (("DELAY",), LATER, "delayed"),
+        (("SUCCESS", "FAILURE"), LATER, None),
+        (("NEVER",), LATER, None),
+    ],
+)
+def test_the_sender_hears_what_it_asked_for(notify: tuple[str, ...], reply: Reply, told: str | None) -> None:
+    bench = Bench()
+    job = bench.job(to_bob(*notify), received=bench.clock.seconds() - 5 * 3600)
+    bench.record(*results(job.recipients, reply), job=job, retry=TELLS)
+    text = bench.report()
+    assert bench.outcome.warned == (told == "delayed")
+    if told is None or text is None:
+        assert (text, told) == (None, None)
+        assert bench.events.of(Reported) == []
+        return
+    assert f"\r\nAction: {told}\r\n" in text
+    made = bench.spool.written[-1][2]
+    assert made is not None
+    if told == "failed":
+        assert [one.report for one in bench.events.of(Bounced)] == [made[0].queue_id]
+        assert bench.events.of(Reported) == []
+    else:
+        (event,) = bench.events.of(Reported)
+        assert (event.queue_id, event.kind, event.report) == ("0Q", told, made[0].queue_id)
+        assert (event.sender, event.recipients) == ("ann@client.test", ("bob@d.test",))
+
+
+@pytest.mark.parametrize(
+    ("handover", "asked", "told"),
+    [
+        (Handover.RELAYED, MailParameters(), "relayed"),
+        (Handover.PASSED_ON, MailParameters(), None),
+        (Handover.PASSED_ON, MailParameters(deliver_by=9e9, by_mode="R", by_trace=True), "relayed"),
+        (Handover.FINAL, MailParameters(deliver_by=9e9, by_mode="R", by_trace=True), "delivered"),
+    ],
+)
+def test_how_it_was_handed_over_decides_what_is_said(
+    handover: Handover, asked: MailParameters, told: str | None
+) -> None:
+    bench = Bench()
+    job = bench.job(to_bob("SUCCESS"), parameters=asked)
+    bench.record(*results(job.recipients, OK, handover=handover), job=job)
+    assert [one.kind for one in bench.events.of(Reported)] == ([told] if told else [])
+    assert bench.outcome.handover is handover
+
+
+@pytest.mark.parametrize(
+    ("notify", "mode", "trace", "handover", "told"),
+    [
+        ((), "N", False, Handover.RELAYED, True),
+        ((), "N", False, Handover.FINAL, False),
+        ((), "N", False, Handover.PASSED_ON, False),
+        ((), "R", False, Handover.RELAYED, False),
+        ((), "R", True, Handover.PASSED_ON, True),
+        (("NEVER",), "N", True, Handover.RELAYED, False),
+    ],
+)
+def test_a_deadline_asks_for_a_word_where_the_message_leaves_our_sight(
+    notify: tuple[str, ...], mode: str, trace: bool, handover: Handover, told: bool
+) -> None:
+    bench = Bench()
+    asked = MailParameters(deliver_by=9e9, by_mode=mode, by_trace=trace)
+    job = bench.job(to_bob(*notify), parameters=asked)
+    bench.record(*results(job.recipients, OK, handover=handover), job=job)
+    assert ("Action: relayed" in (bench.report() or "")) == told
+
+
+def test_a_delay_is_told_once_and_not_too_early() -> None:
+    bench = Bench()
+    for age, warned, told in (
+        (4 * 3600.0 - 1, frozenset[int](), False),
+        (4 * 3600.0, frozenset[int](), True),
+        (5 * 3600.0, frozenset({0}), False),
+    ):
+        job = bench.job(received=bench.clock.seconds() - age, warned=warned)
+        bench.record(*results(job.recipients, LATER), job=job, retry=TELLS)
+        assert (bench.report() is not None, bench.outcome.warned) == (told, told)
+    text = bench.spool.written[1][2]
+    assert text is not None
+    assert b"Will-Retry-Until: " in text[1].read()
+    # A sender that is nobody is told nothing, and nothing says so.
+    job = bench.job(received=bench.clock.seconds() - DAY, sender="")
+    bench.record(*results(job.recipients, LATER), job=job, retry=TELLS)
+    assert (bench.report(), bench.outcome.warned) == (None, False)
+
+
+def test_one_report_for_all_that_became_of_one_attempt() -> None:
+    bench = Bench()
+    people = [
+        EnvelopeRecipient(number, Address(f"u{number}", "d.test"), "out", notify=("SUCCESS", "FAILURE", "DELAY"))
+        for number in range(3)
+    ]
+    job = bench.job(*people, received=bench.clock.seconds() - DAY)
+    answers = [results([one], reply)[0] for one, reply in zip(people, (OK, NO, LATER), strict=True)]
+    bench.record(*answers, job=job, retry=TELLS)
+    text = bench.report()
+    assert text is not None
+    actions = [line[8:] for line in text.split("\r\n") if line.startswith("Action: ")]
+    assert actions == ["delivered", "failed", "delayed"]
+    (bounced,) = bench.events.of(Bounced)
+    assert [(one.kind, one.recipients) for one in bench.events.of(Reported)] == [
+        ("delayed", ("u2@d.test",)),
+        ("delivered", ("u0@d.test",)),
+    ]
+    assert {one.report for one in bench.events.of(Reported)} == {bounced.report}
+
+
+# -- a time by which it is to be delivered
+
+
+def test_what_was_to_come_back_by_now_does() -> None:
+    bench = Bench()
+    asked = MailParameters(deliver_by=bench.clock.seconds() + 100.0, by_mode="R")
+    bench.end(LATER, parameters=asked)
+    assert bench.outcome.next_attempt == bench.clock.seconds() + 70.0
+    bench.clock.advance(100.0)
+    bench.end(LATER, parameters=asked)
+    assert bench.outcome.kind is OutcomeKind.FAILED
+    assert (bench.outcome.reply.code, bench.outcome.reply.status) == (554, "5.4.7")
+    text = bench.report()
+    assert text is not None
+    assert "\r\nStatus: 5.4.7\r\n" in text
+    assert "Deliver-By-Date: Thu, 01 Jan 1970 00:18:20 +0000" in text
+    assert "the last answer: mx said: 451 4.3.0 later" in " ".join(text.split())
+
+
+def test_what_was_to_be_told_of_by_now_is_and_goes_on() -> None:
+    bench = Bench()
+    asked = MailParameters(deliver_by=bench.clock.seconds() + 1.0, by_mode="N")
+    bench.end(LATER, parameters=asked)
+    assert bench.outcome.next_attempt == bench.clock.seconds() + 1.0
+    assert bench.report() is None
+    bench.clock.advance(1.0)
+    bench.end(LATER, parameters=asked)
+    assert (bench.outcome.kind, bench.outcome.warned) == (OutcomeKind.DEFERRED, True)
+    assert bench.outcome.next_attempt > bench.clock.seconds() + 200
+    text = bench.report()
+    assert text is not None
+    assert "\r\nAction: delayed\r\nStatus: 4.4.7\r\n" in text
+    bench.end(LATER, parameters=asked, warned=frozenset({0}))
+    assert bench.report() is None
 
 
 # -- a spool that cannot write

@@ -14,8 +14,8 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from mailgate.address import Address
-from mailgate.envelope import EnvelopeRecipient
-from mailgate.events import Bounced, Delivered
+from mailgate.envelope import EnvelopeRecipient, MailParameters
+from mailgate.events import Bounced, Delivered, Reported
 from mailgate.events import Deferred as DeferredEvent
 from mailgate.interfaces import (
     Answer,
@@ -289,7 +289,26 @@ def test_an_expired_message_is_returned() -> None:
     assert bounced.reason.startswith("given up after")
     # The last attempt was at the end of five days, and not before.
     assert 5 * 86400 - 1 < bounced.at - 1_000_000 < 5 * 86400 + 3601
-    assert len(bench.events.of(Delivered)) == 1
+    # Ann was told twice: that it is late, and that it was given up.
+    (late,) = bench.events.of(Reported)
+    assert (late.kind, late.recipients) == ("delayed", (bounced.recipient,))
+    assert 4 * 3600 <= late.at - 1_000_000 < 9 * 3600
+    assert [one.queue_id for one in bench.events.of(Delivered)] == [late.report, bounced.report]
+
+
+def test_a_message_for_later_wakes_the_relay_then() -> None:
+    bench = Bench()
+    later = bench.clock.seconds() + 86400.0
+    one = envelope("bob@a.test", received=bench.clock.seconds(), parameters=MailParameters(release_at=later))
+    lease = wait_for(bench.spool.accept(one, Content(b"hello"), bench.clock.seconds() + LEASE_TIME))
+    bench.relay.deliver(lease)
+    bench.relay.kick()
+    bench.pump(0)
+    bench.pump(86399)
+    assert bench.hop.taken == []
+    bench.pump(1)
+    assert bench.hop.taken == ["bob@a.test"]
+    assert bench.view() == []
 
 
 # -- destinations

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.reply import Reply
-from mailgate.wire.extensions import parse_extensions
+from mailgate.wire.extensions import NO_LIMITS, Extensions, parse_extensions
 from mailgate.wire.replies import MAX_LINES, MAX_REPLY, MAX_REPLY_TEXT, ReplyReader
 
 
@@ -98,3 +98,31 @@ def test_extensions() -> None:
     for limit in ("", "0", "many", "-5", "9" * 30):
         assert parse_extensions(Reply(250, "", ("mx", f"SIZE {limit}"))).max_size == 0
     assert not parse_extensions(Reply(250, "", ("PIPELINING",))).pipelining
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("RCPTMAX=20 MAILMAX=5", (20, 5, 0)),
+        ("rcptdomainmax=1  RcptMax=999999", (999999, 0, 1)),
+        ("RCPTMAX=0 MAILMAX=-1 RCPTDOMAINMAX=1000000", (0, 0, 0)),
+        ("RCPTMAX MAILMAX= X=Y =3 RCPTMAX=²", (0, 0, 0)),
+        ("", (0, 0, 0)),
+    ],
+)
+def test_limits(text: str, limits: tuple[int, int, int]) -> None:
+    assert parse_extensions(Reply(250, "", ("mx", f"LIMITS {text}"))).limits == limits
+
+
+def test_extensions_that_need_others() -> None:
+    def offered(*keywords: str) -> Extensions:
+        return parse_extensions(Reply(250, "", ("mx", *keywords)))
+
+    assert offered().limits is NO_LIMITS
+    assert offered("BINARYMIME", "CHUNKING").binary
+    assert not offered("BINARYMIME").binary
+    assert offered("SMTPUTF8", "8BITMIME").utf8
+    assert not offered("SMTPUTF8").utf8
+    times = [offered(one).least_by_time for one in ("DELIVERBY 60", "DELIVERBY", "DELIVERBY soon", "DSN")]
+    assert times == [60, 0, 0, None]
+    assert "XFORWARD" in offered("xforward NAME")

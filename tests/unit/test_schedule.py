@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailgate.address import Address
 from mailgate.config.schema import RetrySection
-from mailgate.relay.schedule import HostState, next_attempt
+from mailgate.envelope import Envelope, MailParameters
+from mailgate.relay.schedule import HostState, expiry, is_too_late, late_at, next_attempt
 
 DAY = 86400.0
+ANN = Address("ann", "client.test")
 DEFAULT = RetrySection()
 
 
@@ -19,7 +23,7 @@ def waits(retry: RetrySection, seed: int = 1) -> list[float]:
     """The waits of a message that is deferred until it expires."""
     dice, now = random.Random(seed), 0.0
     found: list[float] = []
-    while (due := next_attempt(retry, len(found) + 1, 0.0, now, dice)) is not None:
+    while (due := next_attempt(retry, len(found) + 1, retry.expire, now, dice)) is not None:
         found.append(due - now)
         now = due
     return found
@@ -35,13 +39,44 @@ def test_the_default_schedule() -> None:
 
 def test_the_last_attempt_is_at_the_expiry() -> None:
     dice = random.Random(1)
-    assert next_attempt(DEFAULT, 40, 0.0, 5 * DAY - 1, dice) == 5 * DAY
-    assert next_attempt(DEFAULT, 40, 0.0, 5 * DAY, dice) is None
-    assert next_attempt(DEFAULT, 1, 0.0, 6 * DAY, dice) is None
+    assert next_attempt(DEFAULT, 40, 5 * DAY, 5 * DAY - 1, dice) == 5 * DAY
+    assert next_attempt(DEFAULT, 40, 5 * DAY, 5 * DAY, dice) is None
+    assert next_attempt(DEFAULT, 1, 5 * DAY, 6 * DAY, dice) is None
+
+
+def test_an_attempt_is_made_shortly_before_a_deadline_and_one_at_it() -> None:
+    def after(now: float) -> float | None:
+        return next_attempt(DEFAULT, 8, 5 * DAY, now, random.Random(1), deadline=5000.0)
+
+    assert [after(now) for now in (1000.0, 4970.0, 4999.5)] == [4970.0, 5000.0, 5000.0]
+    beyond = after(5000.0)
+    assert beyond is not None
+    assert beyond > 5000.0 + 3600
+
+
+def message(**parameters: object) -> Envelope:
+    asked = MailParameters(**parameters)  # type: ignore[arg-type]  # as a test names them
+    return Envelope(queue_id="0Q", sender=ANN, recipients=(), received=1000.0, size=5, parameters=asked)
+
+
+def test_what_the_sender_has_asked_moves_the_ends() -> None:
+    assert (expiry(DEFAULT, message()), late_at(DEFAULT, message())) == (1000 + 5 * DAY, 1000 + 4 * 3600)
+    assert late_at(RetrySection.model_validate({"warn": "0s"}), message()) == math.inf
+    # What was to be released in the past was so at once; else its time begins then.
+    assert expiry(DEFAULT, message(release_at=500.0)) == 1000 + 5 * DAY
+    later = message(release_at=DAY)
+    assert (expiry(DEFAULT, later), late_at(DEFAULT, later)) == (6 * DAY, DAY + 4 * 3600)
+    back = message(deliver_by=5000.0, by_mode="R")
+    assert (expiry(DEFAULT, back), late_at(DEFAULT, back)) == (5000.0, 1000 + 4 * 3600)
+    assert [is_too_late(back, now) for now in (4999.0, 5000.0)] == [False, True]
+    told = message(deliver_by=5000.0, by_mode="N")
+    assert (expiry(DEFAULT, told), late_at(DEFAULT, told)) == (1000 + 5 * DAY, 5000.0)
+    assert not is_too_late(told, 6000.0)
+    assert expiry(RetrySection.model_validate({"expire": "60s"}), back) == 1060.0
 
 
 def test_what_failed_together_does_not_come_back_together() -> None:
-    found = {next_attempt(DEFAULT, 1, 0.0, 0.0, random.Random(seed)) for seed in range(100)}
+    found = {next_attempt(DEFAULT, 1, 5 * DAY, 0.0, random.Random(seed)) for seed in range(100)}
     assert len(found) == 100
 
 
@@ -60,7 +95,7 @@ def test_any_schedule_goes_forward_and_stays_within_its_bounds(
     retry = RetrySection.model_construct(first=first, factor=factor, longest=longest, expire=expire)
     received = 1.7e9
     now = received + age
-    due = next_attempt(retry, attempts, received, now, random.Random(seed))
+    due = next_attempt(retry, attempts, received + expire, now, random.Random(seed))
     if due is None:
         assert now >= received + expire
         return

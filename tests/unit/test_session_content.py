@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from mailgate.events import Refused
-from mailgate.message import ContentWriter
+from mailgate.message import ContentWriter, MemoryBudget
 from mailgate.reply import Reply
 from mailgate.smtp.receiving import ContentReceiver
 from mailgate.verdict import Reject
-from mailgate.wire.content import ContentDecoder
+from mailgate.wire.content import Inspector
 from tests.unit.smtp_stand import CONTENT, ENVELOPE, Stand
 
 MakeStand = Callable[..., Stand]
@@ -84,10 +84,10 @@ def test_small_content_stays_in_memory_and_large_content_goes_to_a_file(make_sta
 
 
 def test_content_that_goes_on_for_ever_is_cut(make_stand: MakeStand, monkeypatch: pytest.MonkeyPatch) -> None:
-    def decoder(max_size: int) -> ContentDecoder:
-        return ContentDecoder(max_size, slack=100_000)
+    def inspector(max_size: int, bare: str) -> Inspector:
+        return Inspector(max_size, slack=100_000, bare=bare)
 
-    monkeypatch.setattr("mailgate.smtp.receiving.ContentDecoder", decoder)
+    monkeypatch.setattr("mailgate.smtp.receiving.Inspector", inspector)
     stand = make_stand({"max_message_size": "64KiB"})
     wire = stand.connect().data()
     said = [code for _ in range(30) for code in wire.send(b"y" * 70 + b"\r\n" + b"w" * 10_000 + b"\r\n" + MARKER)]
@@ -257,7 +257,7 @@ def test_a_batch_of_replies_leaves_in_one_write(make_stand: MakeStand) -> None:
 
 
 def test_the_receiver_keeps_to_one_outcome(tmp_path: Path) -> None:
-    receiver = ContentReceiver(tmp_path, 10, 100)
+    receiver = ContentReceiver(tmp_path, 10, 100, MemoryBudget(1000))
     assert receiver.feed(b"a" * 20) is None
     assert receiver.feed(b"\r\n.\r\nrest") == b"rest"
     assert receiver.content is not None

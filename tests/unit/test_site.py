@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from mailgate.config.schema import LmtpRoute, SmtpRoute
+from mailgate.envelope import NO_ORIGIN, Origin
 from mailgate.interfaces import DnsStatus, OutcomeKind
 from mailgate.relay.attempt import ConnectFailedError, Result, Target
 from mailgate.relay.jobs import LEASE_TIME, Job, JobQueue
@@ -59,8 +60,9 @@ class Bench:
     def emptied(self, queue: JobQueue) -> None:
         self.empty += 1
 
-    def send(self, *recipients: str) -> Job:
-        one = lease(*(recipients or ("bob@d.test",)), until=self.clock.seconds() + LEASE_TIME)
+    def send(self, *recipients: str, origin: Origin = NO_ORIGIN) -> Job:
+        until = self.clock.seconds() + LEASE_TIME
+        one = lease(*(recipients or ("bob@d.test",)), until=until, origin=origin)
         job = Job(one, one.recipients, "out")
         self.site.add(job)
         return job
@@ -198,6 +200,98 @@ def test_lmtp_targets_are_told_so() -> None:
     bench.site = bench._site(bench.locator)
     bench.send()
     assert bench.hop.connections[0].target == Target("/run/lmtp", "/run/lmtp", 0, lmtp=True)
+
+
+# -- a connection for one message
+
+
+@pytest.mark.parametrize("setting", ["xclient", "proxy_protocol"])
+def test_where_next_hops_are_told_of_clients_each_message_has_its_connection(setting: str) -> None:
+    bench = Bench(**{setting: True}, connections=1)
+    bench.hold()
+    origins = [Origin(address="198.51.100.7"), Origin(address="198.51.100.8"), Origin()]
+    for origin in origins:
+        bench.send(origin=origin)
+    while bench.held:
+        assert len(bench.hop.open) == 1
+        bench.release()
+    assert bench.hop.origins == origins
+    assert [one.messages for one in bench.hop.connections] == [1, 1, 1]
+    assert bench.hop.open == []
+    assert bench.empty == 1
+
+
+def test_elsewhere_nobody_is_told_of_clients() -> None:
+    bench = Bench()
+    bench.send(origin=Origin(address="198.51.100.7"))
+    bench.send(origin=Origin(address="198.51.100.8"))
+    assert bench.hop.origins == [None]
+
+
+def test_another_transaction_of_the_message_has_another_connection() -> None:
+    bench = Bench(xclient=True)
+    origin = Origin(address="198.51.100.7")
+    too_many = Reply.of(452, "4.5.3", "too many recipients")
+    bench.hop.answer = lambda connection, recipients: [
+        *results(recipients[:1]),
+        *results(recipients[1:], too_many, again=True),
+    ]
+    job = bench.send("a@d.test", "b@d.test", origin=origin)
+    assert [one.kind for one in job.results] == [DELIVERED, DELIVERED]
+    assert bench.hop.origins == [origin, origin]
+    assert bench.hop.open == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "is_ours", "rests"),
+    [
+        ("greeting", False, False),
+        ("hello", False, False),
+        ("xclient", False, False),
+        ("xclient", True, True),
+        ("auth", False, True),
+        ("tls", True, True),
+        ("connect", True, True),
+    ],
+)
+def test_one_client_who_is_not_welcome_keeps_nobody_else_away(stage: str, is_ours: bool, rests: bool) -> None:
+    bench = Bench(proxy_protocol=True)
+    bench.hop.connecting = lambda target: ConnectFailedError(target, NO, "no", stage=stage, is_ours=is_ours)
+    job = bench.send(origin=Origin(address="198.51.100.7"))
+    assert outcome(job).kind is DEFERRED
+    assert bench.hop.targets == [ONE, TWO]
+    assert (bench.rest() > 0) is rests
+
+
+# -- TLS and login
+
+
+def test_results_tell_how_the_mail_travelled() -> None:
+    bench = Bench()
+    assert outcome(bench.send()).tls == ""
+    bench = Bench()
+    bench.hop.security = "TLSv1.3 TLS_AES_256_GCM_SHA384 verified"
+    assert outcome(bench.send()).tls == bench.hop.security
+    assert outcome(bench.send()).tls == bench.hop.security  # over the connection that is there
+
+
+def test_a_login_that_is_refused_is_no_bounce_and_is_not_tried_all_the_time() -> None:
+    bench = Bench()
+    bench.down(ONE, TWO, reply=Reply.of(535, "5.7.8", "wrong password"), stage="auth")
+    for _ in range(5):
+        job = bench.send()
+        assert (outcome(job).kind, outcome(job).reply.code) == (DEFERRED, 451)
+        assert "535 5.7.8 wrong password" in outcome(job).reply.text
+        assert outcome(job).host == f"{TWO}[{TWO}]:25"
+    assert bench.hop.targets == [ONE, TWO]
+
+
+def test_what_we_found_ourselves_is_not_said_to_be_the_hosts_answer() -> None:
+    bench = Bench()
+    reply = Reply.of(451, "4.7.5", f"no TLS with {TWO}[{TWO}]:25: it does not offer STARTTLS")
+    bench.hop.connecting = lambda target: ConnectFailedError(target, reply, reply.text, stage="tls", is_ours=True)
+    job = bench.send()
+    assert (outcome(job).reply, outcome(job).host, outcome(job).reason) == (reply, "", reply.text)
 
 
 # -- hosts
@@ -509,3 +603,36 @@ def test_cancelling_takes_back_what_is_asked_of_dns() -> None:
     assert silent.open == 0
     assert bench.done == [job]
     assert outcome(job).kind is DEFERRED
+
+
+# -- What one host does not offer, and another may
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kind", "targets"),
+    [
+        ((NO, True), (OK, False), DELIVERED, [ONE, TWO]),
+        ((NO, True), (NO, True), FAILED, [ONE, TWO]),
+        ((NO, True), (LATER, True), DEFERRED, [ONE, TWO]),
+        ((LATER, True), (NO, True), DEFERRED, [ONE, TWO]),
+        ((NO, False), (OK, False), FAILED, [ONE]),
+        ((NO, True), None, DEFERRED, [ONE, TWO]),
+        (None, (NO, True), DEFERRED, [ONE, TWO]),
+        (None, (OK, False), DELIVERED, [ONE, TWO]),
+    ],
+)
+def test_a_failure_that_another_host_may_better_counts_when_all_have_been_asked(
+    first: tuple[Reply, bool] | None, second: tuple[Reply, bool] | None, kind: OutcomeKind, targets: list[str]
+) -> None:
+    bench = Bench()
+    answers = {ONE: first, TWO: second}
+    bench.down(*(address for address, answer in answers.items() if answer is None))
+
+    def answer(connection: Connection, recipients: Any) -> list[Result]:
+        said = answers[connection.target.address]
+        assert said is not None
+        return results(recipients, said[0], next_host=said[1])
+
+    bench.hop.answer = answer
+    assert outcome(bench.send()).kind is kind
+    assert bench.hop.targets == targets

@@ -6,6 +6,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from queue import Queue
 from typing import Any, TypeVar
@@ -16,12 +17,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.address import NULL_PATH, Address
-from mailgate.envelope import Envelope, EnvelopeRecipient, new_id
+from mailgate.envelope import (
+    Envelope,
+    EnvelopeRecipient,
+    MailParameters,
+    new_id,
+)
 from mailgate.events import EntrySetAside, Event, SpoolFailed, SpoolRecovered
 from mailgate.interfaces import IEvents, ISpool, Lease, Outcome, OutcomeKind, Selector, SpoolError
-from mailgate.message import AddHeader, Content, ContentWriter, RemoveHeader, RenameHeader
+from mailgate.message import Content, ContentWriter
 from mailgate.reply import Reply
-from mailgate.spool.codec import CodecError, decode_envelope, encode_envelope
 from mailgate.spool.sqlite import SqliteSpool
 
 T = TypeVar("T")
@@ -164,7 +169,7 @@ def test_an_expired_lease_is_due_again(bench: Bench) -> None:
 def test_a_report_enters_with_the_outcome(bench: Bench) -> None:
     lease = accept(bench)
     report = envelope(1, 6)
-    bench.wait(bench.spool.record(lease, outcomes(lease, OutcomeKind.FAILED), (report, Content(b"report"))))
+    bench.wait(bench.spool.record(lease, outcomes(lease, OutcomeKind.FAILED), [(report, Content(b"report"))]))
     (leased,) = lease_all(bench)
     assert (leased.envelope, leased.content.read()) == (report, b"report")
 
@@ -337,17 +342,88 @@ def test_one_job_at_fault_does_not_harm_its_group(bench: Bench) -> None:
     assert len(bench.view()) == 4
 
 
-def test_envelopes_come_back_as_they_were() -> None:
-    one = envelope(
-        3,
-        client="x[192.0.2.1]",
-        body="8BITMIME",
-        edits=(AddHeader("X", "ü\r\n y", True), AddHeader("Y", "z"), RemoveHeader("A"), RenameHeader("B", "C")),
-    )
-    assert decode_envelope(encode_envelope(one)) == one
-    for text in ("", "[]", "{}", '{"v": 2}', encode_envelope(one).replace('"top"', '"side"')):
-        with pytest.raises(CodecError):
-            decode_envelope(text)
+# -- for later
+
+
+def test_a_message_for_later_waits_through_restarts(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "spool", min_free=0)
+    later = time.time() + 1000
+    one = envelope(2, parameters=MailParameters(release_at=later))
+    plain = bench.spool.accept(envelope(1), Content(b"hello"), time.time() + 60)  # in one group with others
+    lease = bench.wait(bench.spool.accept(one, Content(b"hello"), time.time() + 60))
+    taken = bench.wait(plain)
+    bench.wait(bench.spool.record(taken, outcomes(taken, OutcomeKind.DELIVERED)))
+    assert (lease.envelope, lease.recipients) == (one, ())
+    for _ in range(2):
+        bench.wait(bench.spool.sweep())
+        assert bench.view() == [(one.queue_id, 0, "queued", 0), (one.queue_id, 1, "queued", 0)]
+        assert lease_all(bench) == []
+        assert bench.wait(bench.spool.next_due()) == later
+        # Nor does an operator who wants everything to go.
+        assert bench.wait(bench.spool.retry(Selector())) == 2
+        bench.wait(bench.spool.hold(Selector()))
+        assert bench.wait(bench.spool.release(Selector())) == 2
+        assert lease_all(bench) == []
+        bench.wait(bench.spool.close())
+        bench = Bench(tmp_path / "spool", min_free=0)
+    bench.spool._store.database.execute("UPDATE recipients SET due = ?, not_before = ?", (time.time(), time.time()))
+    (lease,) = lease_all(bench)
+    assert (lease.envelope, len(lease.recipients)) == (one, 2)
+    bench.wait(bench.spool.close())
+
+
+def test_a_time_that_is_over_is_no_time(bench: Bench) -> None:
+    lease = accept(bench, parameters=MailParameters(release_at=time.time() - 1))
+    assert len(lease.recipients) == 1
+    bench.wait(bench.spool.record(lease, outcomes(lease, OutcomeKind.DELIVERED)))
+    assert bench.view() == []
+
+
+def test_what_is_for_later_and_quarantined_stays_so(bench: Bench) -> None:
+    one = envelope(1, parameters=MailParameters(release_at=time.time() + 1000))
+    one = replace(one, recipients=(replace(one.recipients[0], quarantine="a virus"),))
+    assert bench.wait(bench.spool.accept(one, Content(b"hello"), time.time() + 60)).recipients == ()
+    assert bench.view() == [(one.queue_id, 0, "quarantined", 0)]
+    assert bench.wait(bench.spool.release(Selector())) == 1
+    assert lease_all(bench) == []
+    assert bench.view() == [(one.queue_id, 0, "queued", 0)]
+
+
+# -- whose sender knows
+
+
+def test_that_the_sender_was_told_survives(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "spool", min_free=0)
+    lease = accept(bench, 3)
+    assert lease.warned == frozenset()
+    first, second, third = outcomes(lease, OutcomeKind.DEFERRED, time.time() - 1)
+    reports = [(envelope(1, 6), Content(b"report")), (envelope(1, 4), Content(b"note"))]
+    bench.wait(bench.spool.record(lease, [first, replace(second, warned=True), third], reports))
+    bench.wait(bench.spool.close())
+    bench = Bench(tmp_path / "spool", min_free=0)
+    leases = {one.envelope.queue_id: one for one in lease_all(bench)}
+    again = leases.pop(lease.envelope.queue_id)
+    assert again.warned == {1}
+    assert {one.content.read() for one in leases.values()} == {b"report", b"note"}
+    # It is not forgotten with the next deferral, or when the lease is given back.
+    bench.wait(bench.spool.record(again, outcomes(again, OutcomeKind.DEFERRED, time.time() - 1)))
+    (again,) = lease_all(bench)
+    bench.wait(bench.spool.release_leases([again]))
+    (again,) = lease_all(bench)
+    assert again.warned == {1}
+    bench.wait(bench.spool.close())
+
+
+def test_reports_and_outcomes_are_one(bench: Bench) -> None:
+    lease = accept(bench)
+    good, bad = envelope(1, 4), replace(envelope(1), queue_id="\ud800")
+    with pytest.raises(SpoolError):
+        bench.wait(
+            bench.spool.record(
+                lease, outcomes(lease, OutcomeKind.FAILED), [(good, Content(b"note")), (bad, Content(b"hello"))]
+            )
+        )
+    assert bench.view() == [(lease.envelope.queue_id, 0, "leased", 0)]
 
 
 def test_any_order_of_operations_agrees_with_a_model(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from zope.interface.verify import verifyObject
 
 from mailgate.address import NULL_PATH, Address
 from mailgate.config.schema import Section
-from mailgate.envelope import Envelope, EnvelopeRecipient, Session, Transaction
+from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters, Session, Transaction
 from mailgate.events import Started, Stopped
 from mailgate.interfaces import (
     Answer,
@@ -200,7 +201,9 @@ def test_services_follow_the_clock_that_is_given() -> None:
 # -- the spool
 
 
-def envelope(queue_id: str = "Q1", recipients: int = 1, received: float = 0.0, quarantine: str = "") -> Envelope:
+def envelope(
+    queue_id: str = "Q1", recipients: int = 1, received: float = 0.0, quarantine: str = "", **more: Any
+) -> Envelope:
     return Envelope(
         queue_id=queue_id,
         sender=Address("Ann", "client.test"),
@@ -212,6 +215,7 @@ def envelope(queue_id: str = "Q1", recipients: int = 1, received: float = 0.0, q
         ),
         received=received,
         size=5,
+        **more,
     )
 
 
@@ -262,9 +266,37 @@ def test_a_message_lives_until_its_last_recipient_is_done() -> None:
     (again,) = bench.lease()
     assert dict(again.attempts) == {0: 1}
     assert again.content.read() == b"hello"
-    bench.record(again, OutcomeKind.FAILED, report=(envelope("R1"), Content(b"report")))
+    bench.record(again, OutcomeKind.FAILED, reports=[(envelope("R1"), Content(b"report"))])
     assert bench.view() == [("R1", 0, "queued", 0)]
     assert wait_for(bench.spool.content("Q1")) is None
+
+
+def test_a_message_for_later_is_due_then_and_no_sooner() -> None:
+    bench = Spool()
+    lease = bench.accept(received=1000.0, parameters=MailParameters(release_at=1500.0))
+    assert lease.recipients == ()
+    assert bench.view() == [("Q1", 0, "queued", 0)]
+    assert wait_for(bench.spool.next_due()) == 1500.0
+    wait_for(bench.spool.retry(Selector()))
+    wait_for(bench.spool.hold(Selector()))
+    wait_for(bench.spool.release(Selector()))
+    bench.clock.advance(499.0)
+    assert bench.lease() == []
+    bench.clock.advance(1.0)
+    (lease,) = bench.lease()
+    assert len(lease.recipients) == 1
+    assert len(bench.accept("Q2", received=1000.0, parameters=MailParameters(release_at=900.0)).recipients) == 1
+
+
+def test_that_the_sender_was_told_is_remembered() -> None:
+    bench = Spool()
+    lease = bench.accept(recipients=2)
+    first, second = (Outcome(one, OutcomeKind.DEFERRED, LATER) for one in lease.recipients)
+    wait_for(bench.spool.record(lease, [first, replace(second, warned=True)]))
+    (lease,) = bench.lease()
+    assert lease.warned == {1}
+    bench.record(lease, OutcomeKind.DEFERRED)
+    assert [one.warned for one in bench.lease()] == [{1}]
 
 
 def test_leases_end_by_time_by_hand_and_by_a_sweep() -> None:

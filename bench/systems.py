@@ -1,0 +1,115 @@
+"""What is measured: each system started with a configuration that does the same work, its mail going to one sink."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from parts import Gateway, Part, Postfix, Sink, free_port, greets
+
+from bench.haraka import Haraka, install
+from tests.unit.certificates import issue
+
+__all__ = ["System", "start"]
+
+_CONFIGURATION = """\
+[gateway]
+hostname = "mailgate.bench.test"
+state_dir = "state"
+
+[[listeners]]
+name = "mx"
+endpoints = ["tcp:{port}:interface=127.0.0.1"]
+pipeline = "inbound"
+max_connections_per_client = 1000
+
+[domains."bench.test"]
+route = "sink"
+recipients = "bench"
+
+[recipients.bench]
+kind = "list"
+addresses = ["to@bench.test"]
+
+[routes.sink]
+transport = "smtp"
+hosts = ["127.0.0.1:{sink}"]
+
+[pipelines.inbound]
+filters = ["early-talker", "access", "rate-limit", "recipients", "headers"]
+
+[filters.rate-limit]
+rules = []
+"""
+
+
+@dataclass(frozen=True)
+class System:
+    """One system under load. Whether it `has_clear`, `has_tls`, and `delivers` what it accepts, says which loads it is
+    for; `part` is None where its memory is of no interest."""
+
+    name: str
+    port: int
+    part: Part | None
+    has_clear: bool = True
+    has_tls: bool = True
+    delivers: bool = True
+
+
+class _Bare(Part):
+    name = "bare"
+
+    def __init__(self, directory: Path, certificate: Path, connections: int) -> None:
+        super().__init__(directory)
+        self.port = free_port()
+        self.certificate = certificate
+        self.connections = connections
+
+    def prepare(self) -> Sequence[str]:
+        script = Path(__file__).with_name("bare.py").resolve()
+        return [sys.executable, str(script), str(self.port), str(self.certificate), str(self.connections)]
+
+    def is_ready(self) -> bool:
+        return greets(self.port)
+
+
+def start(
+    base: Path, sink: Sink, names: Sequence[str] | None, connections: int, tls: bool, stack: ExitStack
+) -> list[System]:
+    """Start those that are wanted (None: all) below `base`, until `stack` is closed; mailgate always, and first."""
+
+    def wants(name: str) -> bool:
+        return not names or name in names
+
+    certificate = issue(None, "mx.bench.test").write(base / "certificate.pem")
+    port = free_port()
+    configuration = _CONFIGURATION.format(port=port, sink=sink.port)
+    settings = {}
+    if tls:
+        configuration += f'\n[tls]\ncertificate = "{certificate}"\n'
+        # without more, Postfix keeps no TLS sessions
+        settings = {"smtpd_tls_security_level": "may", "smtpd_tls_eccert_file": certificate}
+    gateway = Gateway(base / "mailgate", configuration, [port])
+    stack.enter_context(gateway)
+    systems = [System("mailgate", port, gateway)]
+    if wants("postfix"):
+        postfix = Postfix(base / "postfix", relay_port=sink.port, settings=settings)
+        stack.enter_context(postfix)
+        systems.append(System("postfix", postfix.port, postfix))
+    script = install(base / "npm") if wants("haraka") else None
+    if script is not None:
+        haraka = Haraka(base / "haraka", script, sink.port)
+        stack.enter_context(haraka)
+        systems.append(System("haraka", haraka.port, haraka, has_tls=False))
+    elif wants("haraka"):
+        print("Haraka is left out: npm is not here or could not install it")
+    if wants("sink"):
+        systems.append(System("bare sink", sink.port, None, has_tls=False))
+        if tls:
+            bare = _Bare(base / "bare", certificate, connections)
+            stack.enter_context(bare)
+            systems.append(System("bare server", bare.port, None, has_clear=False, delivers=False))
+    return systems

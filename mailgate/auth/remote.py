@@ -1,0 +1,142 @@
+"""What the checkers share that ask another system: questions bounded in number and time, names, secrets, trust."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast
+
+from cryptography.x509 import load_pem_x509_certificates
+from OpenSSL.crypto import X509
+from twisted.cred.error import UnauthorizedLogin
+from twisted.internet._sslverify import IOpenSSLTrustRoot  # the interface is nowhere else
+from twisted.internet.defer import Deferred, DeferredSemaphore, fail
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
+from twisted.python.failure import Failure
+
+from mailgate.auth.checker import AuthUnavailable
+from mailgate.wire.sasl_text import SaslError, parse_name
+
+__all__ = ["Questions", "is_this_machine", "octets_of", "read_secret", "text_of", "trust_root"]
+
+T = TypeVar("T")
+
+#: The longest secret that a file may hold, in octets.
+_LONGEST_SECRET = 16 * 1024
+
+
+class Questions:
+    """Questions to `whom` (a name for the log): at most `limit` at one time, each over within `timeout` seconds.
+
+    Those beyond the limit wait, and their waiting counts.
+    """
+
+    def __init__(self, clock: IReactorTime, whom: str, *, limit: int, timeout: float) -> None:
+        self._clock = clock
+        self._whom = whom
+        self._timeout = timeout
+        self._slots = DeferredSemaphore(limit)
+        self._open: set[Deferred[Any]] = set()
+        self._is_closed = False
+
+    def ask(self, work: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> Deferred[T]:
+        """What `work()` comes to; AuthUnavailable where that takes too long, or after `close`.
+
+        Work that takes too long is cancelled.
+        """
+        if self._is_closed:
+            return fail(AuthUnavailable(f"{self._whom} is not asked any more"))
+        asked = Deferred.fromCoroutine(self._in_turn(work))
+        if asked.called:
+            return asked
+        self._open.add(asked)
+        asked.addTimeout(self._timeout, self._clock, onTimeoutCancel=self._late)
+
+        def over(outcome: T | Failure) -> T | Failure:
+            self._open.discard(asked)
+            if self._is_closed and isinstance(outcome, Failure) and not outcome.check(UnauthorizedLogin):
+                return Failure(AuthUnavailable(f"{self._whom} is not asked any more"))
+            return outcome
+
+        asked.addBoth(over)
+        return asked
+
+    def close(self) -> None:
+        """End all: what waits is AuthUnavailable."""
+        self._is_closed = True
+        for asked in list(self._open):
+            asked.cancel()
+
+    async def _in_turn(self, work: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
+        await self._slots.acquire()
+        try:
+            if self._is_closed:
+                raise AuthUnavailable(f"{self._whom} is not asked any more")
+            return await work()
+        finally:
+            self._slots.release()
+
+    def _late(self, _outcome: object, seconds: float) -> NoReturn:
+        raise AuthUnavailable(f"{self._whom} gave no answer within {seconds:g} s")
+
+
+def text_of(octets: bytes) -> str:
+    """A name or a password of credentials as text; UnauthorizedLogin where it is empty or no UTF-8."""
+    try:
+        text = octets.decode("utf-8")
+    except UnicodeDecodeError:
+        text = ""
+    if not text:
+        raise UnauthorizedLogin("a name or a password is empty or no UTF-8")
+    return text
+
+
+def octets_of(name: object, whom: str) -> bytes:
+    """The avatar id for a user's name that `whom` has told; AuthUnavailable where that is no name."""
+    if not isinstance(name, str | bytes):
+        raise AuthUnavailable(f"{whom} gave something else for the name of a user")
+    try:
+        octets = name.encode("utf-8") if isinstance(name, str) else name
+        parse_name(octets)
+    except (UnicodeEncodeError, SaslError):
+        raise AuthUnavailable(f"{whom} gave a name for a user that cannot be used") from None
+    return octets
+
+
+def read_secret(path: Path) -> str:
+    """The secret that a file holds, without space around it; ValueError, for an administrator, where it holds none."""
+    try:
+        with path.open("rb") as file:
+            octets = file.read(_LONGEST_SECRET + 1)
+        text = octets.decode("utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: a secret is text in UTF-8") from None
+    if not text or len(octets) > _LONGEST_SECRET or not text.isprintable():
+        raise ValueError(f"{path}: one line with the secret is expected")
+    return text
+
+
+def trust_root(path: Path | None) -> IOpenSSLTrustRoot:
+    """The authorities in a file of PEM, or the system's; ValueError, for an administrator, where it has none."""
+    if path is None:
+        return cast(IOpenSSLTrustRoot, platformTrust())
+    try:
+        authorities = load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
+    except ValueError:
+        raise ValueError(f"{path}: certificates in PEM are expected") from None
+    certificates = [Certificate(X509.from_cryptography(one)) for one in authorities]
+    return cast(IOpenSSLTrustRoot, trustRootFromCertificates(certificates))
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a name or an address (without brackets) is the loopback interface for certain."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

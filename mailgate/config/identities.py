@@ -1,0 +1,84 @@
+"""Warnings about whom we believe, and whom we show a password: TLS, AUTH, and who may say who the client is."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from mailgate.config.locate import Path
+from mailgate.config.problems import Problems
+from mailgate.config.public import public_space
+from mailgate.config.schema import Config, ListenerSection, LmtpRoute, SmtpRoute
+
+__all__ = ["advise_on_identities"]
+
+#: Who is in these lists may say anything about the client.
+_BELIEVED = {
+    "proxy_protocol_from": "may pretend to be any client",
+    "xclient_from": "may pretend to be any client, and any user",
+    "xforward_from": "may write any origin into the history",
+}
+#: Mechanisms that work in clear text without showing the password.
+_SECRET_KEPT = {"scram-sha-256", "cram-md5"}
+
+
+def advise_on_identities(config: Config, problems: Problems) -> None:
+    """Warn about a file without errors."""
+    for number, listener in enumerate(config.listeners):
+        path: Path = ("listeners", number)
+        for key, what in _BELIEVED.items():
+            if text := public_space(getattr(listener, key)):
+                problems.warn((*path, key), f"{text} {what}")
+        _listener(config, listener, path, problems)
+    for name, route in config.routes.items():
+        if isinstance(route, SmtpRoute | LmtpRoute):
+            _route(route, ("routes", name), problems)
+    used = {listener.auth for listener in config.listeners}
+    for name in config.auth:
+        if name not in used:
+            problems.warn(("auth", name), "no listener names this section")
+        for key in ("url", "jwks", "introspection"):
+            if _is_in_clear_text(getattr(config.auth[name], key, None)):
+                problems.warn(
+                    ("auth", name, key), "http: what is asked and answered can be read and changed on the way"
+                )
+    asks = any(listener.client_certificates != "none" for listener in config.listeners)
+    if config.tls.client_fingerprints and not asks:
+        problems.warn(("tls", "client_fingerprints"), "no listener asks for a certificate: see client_certificates")
+
+
+def _is_in_clear_text(url: object) -> bool:
+    """Whether this is an address of a service that is reached over a network without TLS."""
+    parts = urlsplit(url) if isinstance(url, str) else None
+    return parts is not None and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
+
+
+def _listener(config: Config, listener: ListenerSection, path: Path, problems: Problems) -> None:
+    if listener.auth is None:
+        return
+    has_tls = config.tls.certificate is not None and listener.tls != "off"
+    if listener.role == "inbound":
+        problems.warn((*path, "auth"), "has no effect: role inbound never relays")
+    elif listener.auth_without_tls:
+        problems.warn((*path, "auth_without_tls"), "passwords of users can be read by whoever sees the network")
+    elif not has_tls and not _SECRET_KEPT & set(listener.auth_mechanisms):
+        problems.warn((*path, "auth"), "nobody can log in: there is no TLS, and every mechanism needs it")
+    elif not has_tls:
+        problems.warn((*path, "auth"), "without TLS only mechanisms that hide the password are offered")
+
+
+def _route(route: SmtpRoute | LmtpRoute, path: Path, problems: Problems) -> None:
+    if route.tls in ("off", "opportunistic", "required"):
+        for key in ("tls_name", "tls_ca", "tls_fingerprints"):
+            if getattr(route, key):
+                problems.warn((*path, key), f'has no effect: tls = "{route.tls}" looks at no certificate')
+    if route.tls == "off" and route.certificate is not None:
+        problems.warn((*path, "certificate"), 'has no effect: tls is "off"')
+    if route.auth is not None:
+        if route.auth.without_tls:
+            problems.warn((*path, "auth", "without_tls"), "the password can be read by whoever sees the network")
+        elif route.tls == "off" and not _SECRET_KEPT & set(route.auth.mechanisms):
+            problems.warn((*path, "auth"), 'nobody can log in: tls is "off", and every mechanism needs it')
+        if "external" in route.auth.mechanisms and route.certificate is None:
+            problems.warn((*path, "auth", "mechanisms"), "external shows a certificate: give the route one")
+    if route.xclient and route.proxy_protocol:
+        problems.warn((*path, "proxy_protocol"), "one of xclient and proxy_protocol is enough")

@@ -1,0 +1,155 @@
+"""`[routes.NAME]`: the next hops."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mailgate.config.section import Section
+from mailgate.config.units import ConfigPath, Duration, Timeout
+from mailgate.config.values import Count, Fingerprint, Flag, Hostname, Hosts, MaildirPath, Mechanism, Port
+
+__all__ = [
+    "ClientAuth",
+    "DiscardRoute",
+    "LmtpRoute",
+    "MaildirRoute",
+    "RetrySection",
+    "Route",
+    "ServerRoute",
+    "SmtpRoute",
+]
+
+
+class RetrySection(Section):
+    """`retry` of a route: when a deferred recipient is tried again (RFC 5321 section 4.5.4.1)."""
+
+    first: Timeout = 300.0
+    """how long a recipient waits after the first attempt that failed; this and later waits vary by a tenth"""
+    factor: Annotated[float, Field(strict=True, ge=1, le=10)] = 2.0
+    """each later wait is this many times the one before"""
+    longest: Timeout = 4 * 3600.0
+    """no wait is longer"""
+    expire: Timeout = 5 * 86400.0
+    """a message this old is tried no more: its sender gets a report"""
+    warn: Duration = 4 * 3600.0
+    """after this long without delivery the sender is told, once, that it is late, unless it asked not to be; 0 never"""
+
+
+class ClientAuth(Section):
+    """`auth` of a route: who we are there (RFC 4954)."""
+
+    username: str = Field(min_length=1)
+    """the user's name"""
+    password_file: ConfigPath
+    """a file with the password"""
+    mechanisms: list[Mechanism] = ["scram-sha-256-plus", "scram-sha-256", "cram-md5", "plain", "login"]
+    """what may be used, the best first; external shows `certificate` instead of a password"""
+    without_tls: Flag = False
+    """whether the password may go out in clear text"""
+
+
+class _RouteSection(Section):
+    retry: RetrySection = RetrySection()
+    """the retry schedule"""
+
+
+class ServerRoute(_RouteSection):
+    """What routes to servers share."""
+
+    tls: Literal["off", "opportunistic", "required", "verified", "implicit"] = "opportunistic"
+    """off: clear text; opportunistic: STARTTLS where it is offered and works; required: no delivery without TLS;
+    verified: nor without a certificate that is right; implicit: TLS from the first octet (port 465), verified"""
+    tls_name: Hostname | None = None
+    """the name that the certificate must have; the host's if not given"""
+    tls_ca: ConfigPath | None = None
+    """the authorities (PEM) that the certificate must come from; the system's if not given"""
+    tls_fingerprints: list[Fingerprint] = []
+    """SHA-256 fingerprints of certificates or their public keys, one of which must be shown; takes the place of name
+    and authority"""
+    certificate: ConfigPath | None = None
+    """a PEM file with certificate and key that we show where we are asked"""
+    auth: ClientAuth | None = None
+    """with which name and password we log in; without it we do not"""
+    xclient: Flag = False
+    """whether the next hop is told by XCLIENT who the client was, so that it judges the client and not us"""
+    xforward: Flag = False
+    """whether the next hop is told by XFORWARD where the message came from, for its log"""
+    proxy_protocol: Flag = False
+    """whether each connection begins with a PROXY header (v2) that names the client; one message a connection then"""
+    chunking: Flag = True
+    """whether content goes by BDAT where it is offered and spares a conversion (BINARYMIME)"""
+
+
+class SmtpRoute(ServerRoute):
+    """`[routes.NAME]` with transport smtp: to fixed hosts, or by MX where there are none."""
+
+    transport: Literal["smtp"]
+    """by SMTP, to mail servers"""
+    hosts: Hosts = []
+    """"host" or "host:port" ("[v6]:port") in the order in which they are tried; an inner list shares the load. Empty:
+    by the MX records of the recipient's domain"""
+    port: Port = 25
+    """the port of hosts that name none, and of MX hosts"""
+    connections: Count = 20
+    """connections at one time to one site: these hosts, or by MX the hosts of one set of records"""
+    messages_per_connection: Count = 100
+    """messages on one connection before it is closed"""
+    idle_timeout: Duration = 10.0
+    """how long an idle connection is kept for the next message"""
+    connect_timeout: Timeout = 30.0
+    """how long we wait for a connection; then the next address is tried"""
+    command_timeout: Timeout = 300.0
+    """how long we wait for the greeting and for each reply but the last"""
+    data_timeout: Timeout = 600.0
+    """how long we wait for the reply to the end of data (RFC 5321: at least 10 minutes; less makes duplicates)"""
+    ipv6: Flag = True
+    """whether IPv6 addresses of hosts are tried, too; false where this machine has no IPv6 to the Internet"""
+
+
+class LmtpRoute(ServerRoute):
+    """`[routes.NAME]` with transport lmtp: to fixed hosts, or a socket "unix:/path"."""
+
+    transport: Literal["lmtp"]
+    """by LMTP, to a mailbox server, with an answer for each recipient"""
+    hosts: Hosts = Field(min_length=1)
+    """"host:port" or "unix:/path" in the order in which they are tried; an inner list shares the load"""
+    port: Port = 24
+    """the port of hosts that name none"""
+    connections: Count = 20
+    """connections at one time"""
+    messages_per_connection: Count = 100
+    """messages on one connection before it is closed"""
+    idle_timeout: Duration = 10.0
+    """how long an idle connection is kept for the next message"""
+    connect_timeout: Timeout = 30.0
+    """how long we wait for a connection; then the next address is tried"""
+    command_timeout: Timeout = 300.0
+    """how long we wait for the greeting and for each reply but the last"""
+    data_timeout: Timeout = 600.0
+    """how long we wait for the replies to the end of data; less makes duplicates"""
+    ipv6: Flag = True
+    """whether IPv6 addresses of hosts are tried, too; false where this machine has no IPv6 to the Internet"""
+
+
+class MaildirRoute(_RouteSection):
+    """`[routes.NAME]` with transport maildir: into folders of this machine."""
+
+    transport: Literal["maildir"]
+    """into a Maildir, synced to disk before it counts as delivered"""
+    path: MaildirPath
+    """the Maildir, made with mode 0700 if it does not exist; {domain} and {local_part} stand for the recipient's, in
+    lower case"""
+
+
+class DiscardRoute(_RouteSection):
+    """`[routes.NAME]` with transport discard: taken, dropped, and told so in the history."""
+
+    transport: Literal["discard"]
+    """thrown away, without a report"""
+    reason: str = "discarded by its route"
+    """what the history says"""
+
+
+Route = Annotated[SmtpRoute | LmtpRoute | MaildirRoute | DiscardRoute, Field(discriminator="transport")]

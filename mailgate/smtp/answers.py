@@ -1,0 +1,79 @@
+"""What a client is told of the verdicts about its message, and of what it asked for that it may not have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mailgate.address import Address
+from mailgate.envelope import MailParameters, Transaction
+from mailgate.message import Message
+from mailgate.reply import Reply
+from mailgate.smtp import replies
+from mailgate.smtp.refusal import RefusalTeller
+from mailgate.verdict import Defer, Disconnect, Reject, Verdict
+
+__all__ = ["answers_to", "of_a_stranger", "tell_refusals"]
+
+_WITH_THE_OTHERS = "deferred because another recipient is: SMTP has one answer for all"
+
+_Refusal = Reject | Defer | Disconnect
+
+
+def of_a_stranger(parameters: MailParameters) -> tuple[MailParameters, bytes]:
+    """What a client that may not relay gets of what its MAIL asked for, and the reply to it.
+
+    It has no place before others (RFC 6710 section 5), and its word on who submitted the message is worth nothing
+    (RFC 4954 section 5).
+    """
+    answer = replies.SENDER_OK
+    if parameters.priority is not None and parameters.priority > 0:
+        parameters = replace(parameters, priority=0)
+        answer = replies.PRIORITY_LOWERED
+    if parameters.auth is not None:
+        parameters = replace(parameters, auth="<>")
+    return parameters, answer
+
+
+def answers_to(verdicts: Sequence[Verdict], *, is_lmtp: bool) -> list[Reply | None] | None:
+    """What each recipient's part of the message is refused with, None for those that the intake may have; None at all
+    where nobody objects.
+
+    SMTP has one reply. One that is deferred defers all. One that is refused while another is taken is left to the
+    intake, which owes the sender a report.
+    """
+    refusals = [verdict if isinstance(verdict, _Refusal) else None for verdict in verdicts]
+    told = [one.reply for one in refusals if one is not None]
+    if not told:
+        return None
+    if is_lmtp:
+        return [None if one is None else one.reply for one in refusals]
+    deferred = next((reply for reply in told if reply.is_transient), None)
+    return [deferred if deferred is not None or len(told) < len(refusals) else told[0]] * len(refusals)
+
+
+def tell_refusals(
+    teller: RefusalTeller,
+    transaction: Transaction,
+    message: Message,
+    verdicts: Sequence[Verdict],
+    told: Sequence[Reply | None],
+) -> None:
+    """One event for each reason, about all whom it concerns."""
+    message_id = next(iter(message.values("Message-ID")), "")
+    concerned: dict[tuple[Reply, str], list[Address]] = {}
+    for recipient, verdict, reply in zip(transaction.recipients, verdicts, told, strict=True):
+        if isinstance(verdict, _Refusal):
+            concerned.setdefault((reply or verdict.reply, verdict.reason), []).append(recipient.address)
+        elif reply is not None:
+            concerned.setdefault((reply, _WITH_THE_OTHERS), []).append(recipient.address)
+    for (reply, reason), recipients in concerned.items():
+        teller.tell(
+            "message",
+            reply,
+            reason,
+            trace=transaction.trace,
+            transaction=transaction,
+            recipients=recipients,
+            message_id=message_id,
+        )

@@ -1,0 +1,1 @@
+"""TLS on both sides: our certificates, what a handshake came to, and whom the relay trusts."""

@@ -1,0 +1,260 @@
+"""What is asked of a peer's certificate, and what came of it, with reasons for an administrator."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import cast
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509 import Certificate, ExtendedKeyUsage, ExtensionNotFound, IPAddress, SubjectAlternativeName
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from OpenSSL import SSL
+from OpenSSL.crypto import X509
+from OpenSSL.SSL import X509VerificationCodes
+from service_identity.cryptography import extract_patterns
+from service_identity.exceptions import CertificateError, VerificationError
+from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+
+from mailgate.tls.names import MALFORMED, dns_names, printable
+
+__all__ = [
+    "Check",
+    "CheckedConnection",
+    "ClientCheck",
+    "HostCheck",
+    "PeerCheck",
+    "PeerRefusedError",
+    "PinCheck",
+    "fingerprint",
+    "judge",
+    "judge_or_raise",
+    "outcome_of",
+]
+
+#: Names of a certificate that a reason tells.
+_TOLD = 3
+
+_UNKNOWN_AUTHORITY = {
+    X509VerificationCodes.ERR_DEPTH_ZERO_SELF_SIGNED_CERT: "the certificate is signed by itself",
+    X509VerificationCodes.ERR_SELF_SIGNED_CERT_IN_CHAIN: "its last certificate is not among the authorities",
+    X509VerificationCodes.ERR_UNABLE_TO_GET_ISSUER_CERT: "an issuer is not among the authorities",
+    X509VerificationCodes.ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY: "the issuer {issuer} is not known here",
+    X509VerificationCodes.ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE: "the issuer {issuer} is not known here",
+}
+#: OpenSSL's codes in words, as far as pyOpenSSL names them.
+_CODES = {
+    code: name.removeprefix("ERR_").replace("_", " ").lower()
+    for name, code in vars(X509VerificationCodes).items()
+    if name.startswith("ERR_")
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCheck:
+    """Whether the peer has proved who it is; `reason` says why not, and is "" where it has."""
+
+    is_verified: bool
+    reason: str
+
+
+class PeerRefusedError(SSL.Error):
+    """The peer's certificate is not the one that we want; the reason that the connection was lost."""
+
+    def __init__(self, reason: str) -> None:
+        # of the shape of OpenSSL's own errors, which Twisted looks into
+        super().__init__([("mailgate", "", reason)])
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class Check:
+    """Follows OpenSSL through the verification of one peer's chain; the first objection is the reason.
+
+    As it stands it wants a chain that leads to one of the context's authorities. With `is_required`, an objection
+    ends the handshake; otherwise it is recorded only.
+    """
+
+    __slots__ = ("_has_leaf", "_is_required", "_reason")
+
+    def __init__(self, *, is_required: bool) -> None:
+        self._is_required = is_required
+        self._has_leaf = False
+        self._reason = ""
+
+    @property
+    def outcome(self) -> PeerCheck:
+        """What has come of it so far; final when the handshake is over."""
+        if self._reason or not self._has_leaf:
+            return PeerCheck(False, self._reason or "no certificate was shown")
+        return PeerCheck(True, "")
+
+    def judge(self, x509: X509, code: int, depth: int, *, is_ok: bool) -> bool:
+        """Take what OpenSSL says of the certificate at `depth` (the peer's own: 0): whether to go on.
+
+        `code` is what OpenSSL objects to, unless it `is_ok`. Called several times: with each objection, and for each
+        certificate that is in order, the peer's own last.
+        """
+        try:
+            objection = self.objection(x509.to_cryptography(), code, depth, is_ok=is_ok)
+        except MALFORMED:
+            objection = "the certificate cannot be understood"
+        if not self._reason:
+            self._reason = objection
+        self._has_leaf = self._has_leaf or depth == 0
+        return not (self._is_required and self._reason)
+
+    def objection(self, certificate: Certificate, code: int, depth: int, *, is_ok: bool) -> str:
+        """What there is against this certificate, "" for nothing; MALFORMED where it is."""
+        return "" if is_ok else _told(certificate, code, depth)
+
+
+class ClientCheck(Check):
+    """For a client's certificate: one that was issued for servers will do.
+
+    Public authorities issue none for clients any more, and mail servers show as clients what they have.
+    """
+
+    __slots__ = ()
+
+    def objection(self, certificate: Certificate, code: int, depth: int, *, is_ok: bool) -> str:
+        if code == X509VerificationCodes.ERR_INVALID_PURPOSE and not is_ok and _is_for_servers(certificate):
+            return ""
+        return super().objection(certificate, code, depth, is_ok=is_ok)
+
+
+class HostCheck(Check):
+    """The certificate must be that of `host` too: a DNS name in A-labels, or an IP address (RFC 9525)."""
+
+    __slots__ = ("_host",)
+
+    def __init__(self, host: str, *, is_required: bool) -> None:
+        super().__init__(is_required=is_required)
+        self._host = host
+
+    def objection(self, certificate: Certificate, code: int, depth: int, *, is_ok: bool) -> str:
+        if is_ok and depth == 0:
+            return "" if _is_of(certificate, self._host) else _misnamed(certificate, self._host)
+        return super().objection(certificate, code, depth, is_ok=is_ok)
+
+
+class PinCheck(Check):
+    """The certificate or its public key must have one of these fingerprints; nothing else matters, its age neither."""
+
+    __slots__ = ("_fingerprints",)
+
+    def __init__(self, fingerprints: Collection[str]) -> None:
+        super().__init__(is_required=True)
+        self._fingerprints = fingerprints
+
+    def objection(self, certificate: Certificate, code: int, depth: int, *, is_ok: bool) -> str:
+        if depth or fingerprint(certificate) in self._fingerprints or _key_print(certificate) in self._fingerprints:
+            return ""
+        return f"no pinned fingerprint matches: the certificate's is {fingerprint(certificate)}"
+
+
+class CheckedConnection(SSL.Connection):
+    """A connection with what is asked of its peer. (Its app data is not ours: Twisted keeps the protocol there.)"""
+
+    def __init__(self, context: SSL.Context, check: Check) -> None:
+        super().__init__(context)
+        self.check = check
+
+
+def outcome_of(connection: SSL.Connection) -> PeerCheck:
+    """What came of the verification of the peer; to be asked when the handshake is over, well or not."""
+    if isinstance(connection, CheckedConnection):
+        return connection.check.outcome
+    return PeerCheck(False, "no certificate was asked for")
+
+
+def judge(connection: SSL.Connection, x509: X509, code: int, depth: int, is_ok: int) -> bool:
+    """The verification callback of contexts whose connections are checked."""
+    return cast("CheckedConnection", connection).check.judge(x509, code, depth, is_ok=bool(is_ok))
+
+
+def judge_or_raise(connection: SSL.Connection, x509: X509, code: int, depth: int, is_ok: int) -> bool:
+    """The same, but PeerRefusedError ends the handshake, and so becomes the reason that the connection was lost.
+
+    Not for a context that serves SNI: pyOpenSSL looks for the error in the context that a connection has in the end.
+    """
+    if not judge(connection, x509, code, depth, is_ok):
+        raise PeerRefusedError(outcome_of(connection).reason)
+    return True
+
+
+def fingerprint(certificate: Certificate) -> str:
+    """SHA-256 of the certificate, lower-case hex."""
+    return certificate.fingerprint(SHA256()).hex()
+
+
+def _key_print(certificate: Certificate) -> str:
+    try:
+        key = certificate.public_key()
+    except UnsupportedAlgorithm:
+        return ""
+    digest = Hash(SHA256())
+    digest.update(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    return digest.finalize().hex()
+
+
+def _told(certificate: Certificate, code: int, depth: int) -> str:
+    if (why := _UNKNOWN_AUTHORITY.get(code)) is not None:
+        issuer = printable(certificate.issuer.rfc4514_string())
+        return f"the chain does not lead to a known authority: {why.format(issuer=issuer)}"
+    whose = "the certificate" if depth == 0 else f"the issuer's certificate {_subject(certificate)}"
+    if code == X509VerificationCodes.ERR_CERT_HAS_EXPIRED:
+        return f"{whose} expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
+    if code == X509VerificationCodes.ERR_CERT_NOT_YET_VALID:
+        return f"{whose} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} only"
+    return f"{whose} does not hold: {_CODES.get(code, f'OpenSSL verification error {code}')}"
+
+
+def _subject(certificate: Certificate) -> str:
+    return printable(certificate.subject.rfc4514_string())
+
+
+def _is_for_servers(certificate: Certificate) -> bool:
+    try:
+        usages = certificate.extensions.get_extension_for_class(ExtendedKeyUsage).value
+    except ExtensionNotFound:
+        return False
+    return ExtendedKeyUsageOID.SERVER_AUTH in usages
+
+
+def _is_of(certificate: Certificate, host: str) -> bool:
+    try:
+        wanted = IPAddress_ID(host) if _is_address(host) else DNS_ID(host)
+        verify_service_identity(extract_patterns(certificate), [wanted], [])
+    except (VerificationError, CertificateError, *MALFORMED):
+        return False
+    return True
+
+
+def _misnamed(certificate: Certificate, host: str) -> str:
+    names = [*dns_names(certificate), *_addresses(certificate)]
+    if not names:
+        return f"the certificate is for no host, not for {host}"
+    more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+    return f"the certificate is for {', '.join(names[:_TOLD])}{more}, not for {host}"
+
+
+def _addresses(certificate: Certificate) -> list[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(SubjectAlternativeName).value
+    except ExtensionNotFound:
+        return []
+    return [str(address) for address in names.get_values_for_type(IPAddress)]
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,28 @@
+"""What the process needs of the system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mailgate.process import own_secret, user_name
+
+
+def test_the_secret_stays_the_same_and_is_nobody_elses(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    found = own_secret(path)
+    assert len(found) == 32
+    assert own_secret(path) == found
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert own_secret(tmp_path / "other") != found
+    assert [one.name for one in sorted(tmp_path.iterdir())] == ["other", "secret"]
+
+
+def test_a_secret_that_was_cut_off_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"short")
+    assert len(own_secret(path)) == 32
+
+
+def test_users() -> None:
+    assert user_name(0) == "root"
+    assert user_name(4_000_000_000) == "4000000000"
