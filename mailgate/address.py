@@ -16,6 +16,7 @@ _DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~\u0080-\U0010ffff]|\\[ -~])*)"')
 _LABEL = r"[A-Za-z0-9_\u0080-\U0010ffff](?:[A-Za-z0-9_\u0080-\U0010ffff-]*[A-Za-z0-9_\u0080-\U0010ffff])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_LITERAL = re.compile(r"\[(?:IPv6:)?[0-9A-Fa-f:.]+\]", re.IGNORECASE)
 _SOURCE_ROUTE = re.compile(rf"@{_LABEL}(?:\.{_LABEL})*(?:,@{_LABEL}(?:\.{_LABEL})*)*:")
 
 #: Limits of RFC 5321 section 4.5.3.1, in octets.
@@ -43,6 +44,8 @@ class Address:
         """The mailbox that `text` (without angle brackets) is; AddressError where it is none."""
         if len(text.encode("utf-8", "surrogatepass")) > MAX_PATH - 2:
             raise AddressError("address too long")
+        if not text.isprintable():
+            raise AddressError("an address has printable characters only")
         local_part, domain = _split(text)
         if len(local_part.encode()) > MAX_LOCAL_PART:
             raise AddressError("local part too long")
@@ -101,7 +104,7 @@ def _closing_bracket(text: str) -> int:
             escaped = False
         elif quoted and character == "\\":
             escaped = True
-        elif character == '"':
+        elif character == '"' and (quoted or text[index - 1] in "<:"):  # nothing but a whole local part is quoted
             quoted = not quoted
         elif character == ">" and not quoted:
             return index
@@ -142,7 +145,8 @@ def _domain(text: str) -> str:
 def _literal(text: str) -> str:
     inner = text[1:-1]
     try:
-        if not text.endswith("]"):
+        # An IPv6 address with a zone could hold anything behind its "%".
+        if not _LITERAL.fullmatch(text):
             raise ValueError
         if inner[:5].lower() == "ipv6:":
             return f"[ipv6:{ipaddress.IPv6Address(inner[5:])}]"

@@ -4,6 +4,7 @@ sessions are given."""
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,10 @@ from types import MappingProxyType
 from twisted.internet.interfaces import IReactorTime
 
 from mailgate.auth.checker import IAuthReactor
+from mailgate.auth.file import warnings as users_warnings
+from mailgate.auth.guesses import Guesses
 from mailgate.auth.portal import Authenticator, make_authenticator
+from mailgate.config.auth import FileAuth
 from mailgate.config.load import ConfigError, Loaded
 from mailgate.config.schema import AuthSection, Config, ListenerSection
 from mailgate.dns.client_name import confirmed_name
@@ -55,6 +59,11 @@ class Assembly:
     users: Mapping[str, Authenticator]
     certificates: CertificateStore | None
     terms: Mapping[str, Terms]
+
+    def warnings(self) -> list[str]:
+        """What is no error, but should be seen to: of files of users, and of our certificates."""
+        found = [text for one in self.config.auth.values() if isinstance(one, FileAuth) for text in users_warnings(one)]
+        return found + (self.certificates.warnings() if self.certificates is not None else [])
 
     def session_services(
         self,
@@ -170,33 +179,42 @@ def make_certificates(config: Config, clock: IReactorTime) -> CertificateStore |
     )
 
 
-def _reads_a_secret(section: AuthSection) -> bool:
-    """Whether a file with a password of ours belongs to it, which is read at the start only."""
-    return any(value is not None and key.endswith("_file") for key, value in section)
-
-
 def make_users(
     loaded: Loaded,
     reactor: IAuthReactor,
     known: Mapping[str, Authenticator] = MappingProxyType({}),
-    before: Config | None = None,
 ) -> dict[str, Authenticator]:
-    """An authenticator for each [auth.NAME]; those `known` go on whose section is as it was `before`, but for those
-    that have read a password of ours.
+    """An authenticator for each [auth.NAME]; those `known` go on whose section, files and certificates are as they
+    were when they were made.
 
-    ConfigError where one cannot be made.
+    ConfigError where one cannot be made, because of what its files hold now as well.
     """
     config = loaded.config
     certificates = {print_: name for name, print_ in config.tls.client_fingerprints.items()}
-    is_same = before is not None and before.tls.client_fingerprints == config.tls.client_fingerprints
+    guesses = next((one.guesses for one in known.values()), None) or Guesses()
     users: dict[str, Authenticator] = {}
     for name, section in config.auth.items():
-        is_known = before is not None and name in known and before.auth.get(name) == section
-        if is_known and is_same and not _reads_a_secret(section):
+        made_of = (section, _digests(section), certificates)  # read first: a file that changes now is seen next time
+        if name in known and known[name].made_of == made_of:
             users[name] = known[name]
             continue
         try:
-            users[name] = make_authenticator(section, name=name, reactor=reactor, certificates=certificates)
+            users[name] = make_authenticator(
+                section, name=name, reactor=reactor, certificates=certificates, guesses=guesses, made_of=made_of
+            )
         except ValueError as error:
             raise ConfigError((loaded.error(("auth", name), str(error)),)) from error
     return users
+
+
+def _digests(section: AuthSection) -> tuple[bytes, ...]:
+    """What the files that a section names hold: users, secrets of ours, authorities. b"" for what cannot be read."""
+    return tuple(_digest(value) for _, value in section if isinstance(value, Path))
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return b""

@@ -196,8 +196,9 @@ class Session:
     """One connection, as filters see it. `listener` is the listener's name, `role` its role (inbound...).
 
     `helo` is "" until HELO, EHLO or LHLO; `protocol` is the word for the Received field (RFC 3848): ESMTPSA and the
-    like. `client` is who a trusted proxy says the client is, and then `proxy` the peer that said so. `tls` is None in
-    clear text; behind a proxy that ended TLS, it is what the proxy told.
+    like. `client` is who a trusted proxy says the client is, and then `proxy` the peer that said so; `destination` is
+    the address and port that the client came to, where XCLIENT has told them (None, 0). `tls` is None in clear text;
+    behind a proxy that ended TLS, it is what the proxy told.
     """
 
     id: str
@@ -210,6 +211,7 @@ class Session:
     identity: Identity | None = None
     tls: Tls | None = None
     proxy: Client | None = None
+    destination: tuple[IPv4Address | IPv6Address | None, int] = (None, 0)
     early_octets: int = 0
     messages: int = 0
     trace: list[TraceStep] = field(default_factory=list)

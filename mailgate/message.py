@@ -24,6 +24,7 @@ __all__ = [
     "RemoveHeader",
     "RenameHeader",
     "apply_edits",
+    "behind_header",
     "rendered",
     "split_header",
 ]
@@ -65,20 +66,34 @@ class HeaderField:
         return cls(raw)
 
 
+class MemoryBudget:
+    """Octets of content that all who share it may keep in memory, from when it comes in until it is durable."""
+
+    __slots__ = ("ceiling", "used")
+
+    def __init__(self, ceiling: int) -> None:
+        self.ceiling = ceiling
+        self.used = 0
+
+
 class Content:
     """The octets of one message, received once and never changed.
 
     In memory, or in a file that whoever holds the content owns (`discard` removes it; the spool takes it
-    over). `size` counts octets; `header` is the header section with its last CRLF, without the empty line.
+    over). `size` counts octets; `header` is the header section with its last CRLF, without the empty line. What lies in
+    memory may have a share of a budget, which whoever is done with receiving it gives back.
     """
 
-    __slots__ = ("_data", "_header", "path", "size")
+    __slots__ = ("_budget", "_data", "_header", "path", "size")
 
-    def __init__(self, data: bytes | None, path: Path | None = None, size: int = 0) -> None:
+    def __init__(
+        self, data: bytes | None, path: Path | None = None, size: int = 0, budget: MemoryBudget | None = None
+    ) -> None:
         if (data is None) == (path is None):
             raise ValueError("content lies in memory or in a file")
         self._data = data
         self._header: bytes | None = None
+        self._budget = budget
         self.path = path
         self.size = len(data) if data is not None else size
 
@@ -123,20 +138,16 @@ class Content:
             with contextlib.suppress(OSError):
                 self.path.unlink()
 
+    def give_back(self) -> None:
+        """Its share of the budget is free again. Safe to call twice; in the reactor's thread."""
+        budget, self._budget = self._budget, None
+        if budget is not None:
+            budget.used -= self.size
+
     def _path(self) -> Path:
         if self.path is None:
             raise ValueError("the content has no file")
         return self.path
-
-
-class MemoryBudget:
-    """Octets of content that all who share it may keep in memory while it comes in."""
-
-    __slots__ = ("ceiling", "used")
-
-    def __init__(self, ceiling: int) -> None:
-        self.ceiling = ceiling
-        self.used = 0
 
 
 class ContentWriter:
@@ -175,10 +186,10 @@ class ContentWriter:
             self._spill()
 
     def finish(self) -> Content:
-        """The content; nothing can be written behind it."""
-        self._give_back()
+        """The content, with its share of the budget; nothing can be written behind it."""
         if self._file is None or self._path is None:
-            return Content(self._first + self._more if self._more else self._first)
+            self._held = 0
+            return Content(self._first + self._more if self._more else self._first, budget=self._budget)
         self._file.close()
         return Content(None, self._path, self.size)
 
@@ -298,8 +309,13 @@ def rendered(content: Content, edits: Sequence[Edit]) -> Iterator[bytes]:
         yield apply_edits(b"", edits)
         yield from content.chunks()
         return
-    skip = len(content.header)
     yield apply_edits(content.header, edits)
+    yield from behind_header(content)
+
+
+def behind_header(content: Content) -> Iterator[bytes]:
+    """What follows the header section, the empty line first."""
+    skip = len(content.header)
     for chunk in content.chunks():
         if skip < len(chunk):
             yield chunk[skip:]

@@ -12,7 +12,6 @@ MAX_REPLY_LINE = 512
 
 _STATUS = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?: |$)")
 _LINE = re.compile(rb"([2-5][0-5][0-9])(?:([ -])(.*))?", re.DOTALL)
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class ReplyError(ValueError):
@@ -24,9 +23,9 @@ class Reply:
     """One reply, of one or more lines.
 
     `code` is the three-digit code, `status` the enhanced status code ("5.1.1") or "" where none belongs
-    (greetings, HELO, intermediate replies), `lines` the text without codes. Control characters and lone
-    surrogates in the text are replaced by "?", so that no reply can carry another one; each written line fits
-    MAX_REPLY_LINE.
+    (greetings, HELO, intermediate replies), `lines` the text without codes. What is not
+    printable (control characters, lone surrogates, marks that turn the direction of text) is replaced by "?", so that
+    no reply can carry another one, nor look like one; each written line fits MAX_REPLY_LINE.
     """
 
     code: int
@@ -71,10 +70,12 @@ class Reply:
     @property
     def text(self) -> str:
         """All lines on one, without codes: for logs and reports."""
-        return " ".join(_UNPRINTABLE.sub("?", line) for line in self.lines)
+        return _printable(" ".join(self.lines))
 
     def __str__(self) -> str:
-        return " ".join(part for part in (str(self.code), self.status, self.text) if part)
+        code = f"{self.code} {self.status}" if self.status else str(self.code)
+        text = self.text
+        return f"{code} {text}" if text else code
 
     def to_bytes(self) -> bytes:
         """The octets for the wire, CRLF-ended."""
@@ -82,7 +83,7 @@ class Reply:
         room = MAX_REPLY_LINE - 6 - len(prefix)
         out: list[bytes] = []
         for line in self.lines:
-            raw = (line if line.isprintable() else _UNPRINTABLE.sub("?", line)).encode("utf-8", "replace")
+            raw = (line if line.isprintable() else _printable(line)).encode("utf-8", "replace")
             if len(raw) > room:
                 raw = raw[:room].decode("utf-8", "ignore").encode()
             out.append(prefix.encode() + raw)
@@ -115,6 +116,10 @@ def parse_reply(lines: list[bytes]) -> Reply:
         status = match_status[0].rstrip()
         texts = [_without(text, status) for text in texts]
     return Reply(code, status, tuple(texts))
+
+
+def _printable(line: str) -> str:
+    return line if line.isprintable() else "".join(one if one.isprintable() else "?" for one in line)
 
 
 def _without(text: str, status: str) -> str:

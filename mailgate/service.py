@@ -29,6 +29,7 @@ from twisted.python.threadpool import ThreadPool
 from mailgate.assembly import Assembly, assemble, make_users
 from mailgate.auth.checker import IAuthReactor
 from mailgate.auth.portal import Authenticator
+from mailgate.auth.retired import Retired, close_all
 from mailgate.config.endpoints import with_backlog
 from mailgate.config.hosts import parse_server
 from mailgate.config.load import ConfigError, Loaded, load
@@ -36,7 +37,7 @@ from mailgate.config.reload import as_running, needs_restart
 from mailgate.config.schema import Config
 from mailgate.dns.resolver import Resolver
 from mailgate.events import ConfigRefused, ConfigReloaded, Started, Stopped, Stopping
-from mailgate.interfaces import IEventObserver, Selector, SpoolError, SweepReport
+from mailgate.interfaces import IEventObserver, SpoolError, SweepReport
 from mailgate.message import MemoryBudget
 from mailgate.observe.history import History
 from mailgate.observe.hub import EventHub
@@ -49,6 +50,7 @@ from mailgate.relay.jobs import LocalQueue
 from mailgate.relay.locate import Locator
 from mailgate.relay.service import Relay
 from mailgate.relay.transports import ITransportReactor, RouteTransports, Transports
+from mailgate.relay.turn import Turns
 from mailgate.smtp.factory import Listener
 from mailgate.spool.sqlite import SqliteSpool
 from mailgate.stores.counters import MemoryCounters
@@ -129,6 +131,7 @@ class Gateway(Service):
         self._filter_observers: Sequence[IEventObserver] = ()
         self._pools: list[ThreadPool] = []
         self._users: dict[str, Authenticator] = {}
+        self._retired = Retired(reactor, lambda: [it.services.authenticator for it in self.listeners.values()])
         self._budget = MemoryBudget(loaded.config.gateway.memory_ceiling)
 
     @property
@@ -224,8 +227,7 @@ class Gateway(Service):
             self._cannot_start("\n".join(error.errors))
         except (OSError, SpoolError) as error:
             self._cannot_start(f"mailgate: cannot start: {error}")
-        for warning in [*self.loaded.warnings, *(assembly.certificates.warnings() if assembly.certificates else ())]:
-            _log.warn("{warning}", warning=warning)
+        self._warn(self.loaded, assembly)
         swept = self.spool.sweep()  # before anything else that the spool is asked
         self.transports = self.make_transports()
         self.transports.use(assembly.terms)
@@ -240,6 +242,7 @@ class Gateway(Service):
             random=self.random,
             delivery_filter=assembly.delivery_filter,
         )
+        self._turns = Turns(self.spool, self.relay.look, self.reactor)
         self.intake = Intake(
             self.spool,
             refusal=self.spool.refusal,
@@ -312,17 +315,14 @@ class Gateway(Service):
                     incoming=self.spool.incoming,
                     budget=self._budget,
                     counters=self.counters,
-                    turn=self._turn,
+                    turn=self._turns.turn,
                     secret=self._secret,
                 )
                 listener.serve(section, services)
 
-    async def _turn(self, domain: str) -> int:
-        """Try what waits for a domain now; how many recipients that are."""
-        count = await self.spool.retry(Selector(domain=domain))
-        if count:
-            self.relay.kick()
-        return count
+    def _warn(self, loaded: Loaded, assembly: Assembly) -> None:
+        for warning in (*loaded.warnings, *assembly.warnings()):
+            _log.warn("{warning}", warning=warning)
 
     # -- reload
 
@@ -333,22 +333,19 @@ class Gateway(Service):
         try:
             read = load(path, Registry().find)
             loaded = replace(read, config=as_running(self._started, read.config))
-            users = make_users(loaded, self.reactor, self._users, self.config)
+            users = make_users(loaded, self.reactor, self._users)
             assembly = self._assemble(loaded, users)
         except ConfigError as error:
             self.events.publish(ConfigRefused(at=self.reactor.seconds(), path=str(path), errors=error.errors))
             _log.error("the configuration was refused, the old one stays: {errors}", errors="; ".join(error.errors))
             return
-        for warning in read.warnings:
-            _log.warn("{warning}", warning=warning)
+        self._warn(read, assembly)
         waits = needs_restart(self._started, read.config)
         self.loaded = loaded
-        before, self._users = self._users, users
-        for name, one in before.items():
-            if users.get(name) is not one:
-                one.close()
         self._budget.ceiling = loaded.config.gateway.memory_ceiling
         self._serve(assembly)
+        self._retired.replace(self._users, users)
+        self._users = users
         self.transports.use(assembly.terms)
         self.relay.reload(loaded.config, assembly.routing, assembly.delivery_filter)
         self.events.publish(ConfigReloaded(at=self.reactor.seconds(), path=str(path), needs_restart=waits))
@@ -368,7 +365,7 @@ class Gateway(Service):
         end = self.reactor.seconds() + self.config.gateway.drain_timeout
         self.events.publish(Stopping(at=self.reactor.seconds()))
         for port in self._ports:
-            await maybeDeferred(port.stopListening)
+            await self._surely(maybeDeferred(port.stopListening))
         listeners = list(self.listeners.values())
         if not await self._within(end, gatherResults([listener.drain() for listener in listeners], consumeErrors=True)):
             for listener in listeners:
@@ -376,20 +373,27 @@ class Gateway(Service):
         if not await self._within(end, Deferred.fromCoroutine(self.relay.stop())):
             self.relay.cut()
             await self._within(self.reactor.seconds() + 2.0, Deferred.fromCoroutine(self.relay.stop()))
-        await self.control.close()
-        for one in self._users.values():
-            await self._within(self.reactor.seconds() + 2.0, one.close())
-        self.resolver.close()
-        await self.spool.close()
+        await self._surely(self.control.close())
+        users = close_all([*self._users.values(), *self._retired.take()])
+        await self._within(self.reactor.seconds() + 2.0, users)
+        await self._surely(maybeDeferred(self.resolver.close))
+        await self._surely(self.spool.close())
         for pool in self._pools:
-            pool.stop()
+            await self._surely(maybeDeferred(pool.stop))
         self.events.publish(Stopped(at=self.reactor.seconds()))
         self.recorder.close()
 
     async def _within(self, end: float, work: Deferred[Any]) -> bool:
         """Whether the work was done by then; it is cancelled otherwise."""
+        return await self._surely(work.addTimeout(max(end - self.reactor.seconds(), 0.1), self.reactor))
+
+    async def _surely(self, work: Deferred[Any]) -> bool:
+        """Whether the work was done. Whatever it fails with, the stop goes on."""
         try:
-            await work.addTimeout(max(end - self.reactor.seconds(), 0.1), self.reactor)
+            await work
         except (DeferredTimeout, CancelledError, FirstError):  # the last where one of several was cancelled
+            return False
+        except Exception:
+            _log.failure("a part of the gateway cannot stop as it should")
             return False
         return True

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionClosed
-from twisted.internet.interfaces import IConsumer
+from twisted.internet.interfaces import IConsumer, IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import (
     Agent,
-    BrowserLikePolicyForHTTPS,
     HTTPConnectionPool,
     RequestTransmissionFailed,
     ResponseDone,
@@ -22,11 +21,11 @@ from twisted.web.client import (
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from mailgate.auth.checker import AuthUnavailable, IAuthReactor
-from mailgate.auth.remote import trust_root
+from mailgate.auth.remote import Creators, verifying
 
 __all__ = ["MAX_BODY", "Fetched", "Fetcher"]
 
@@ -56,9 +55,8 @@ class Fetcher:
         self._pool.cachedConnectionTimeout = _KEPT_FOR
         # what is sent twice is decided below, for POST too
         self._pool.retryAutomatically = False
-        self._agent: IAgent = Agent(
-            reactor, BrowserLikePolicyForHTTPS(trust_root(ca)), connectTimeout=connect_timeout, pool=self._pool
-        )
+        policy = _Verified(verifying(reactor, ca))
+        self._agent: IAgent = Agent(reactor, policy, connectTimeout=connect_timeout, pool=self._pool)
 
     async def fetch(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Fetched:
         """The response, whatever its status; AuthUnavailable where none came or it is too large.
@@ -90,6 +88,17 @@ def _body(response: IResponse) -> Deferred[bytes]:
     collector = _Collector()
     response.deliverBody(collector)
     return collector.whole
+
+
+@implementer(IPolicyForHTTPS)
+class _Verified:
+    """The service is the one that the URL names."""
+
+    def __init__(self, creators: Creators) -> None:
+        self._creators = creators
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:  # noqa: N802 (Twisted's)
+        return self._creators(hostname.decode("ascii"))
 
 
 @implementer(IBodyProducer)

@@ -19,7 +19,7 @@ from mailgate.auth.checker import PASSWORD_MECHANISMS, AuthTools, AuthUnavailabl
 from mailgate.auth.ldap_connection import SUCCESS, DirectoryConnection, DirectoryError, DirectoryGoneError
 from mailgate.auth.ldap_names import USERNAME, UserFilter, fill_dn
 from mailgate.auth.ldap_server import DirectoryServer
-from mailgate.auth.remote import Questions, octets_of, read_secret, text_of, trust_root
+from mailgate.auth.remote import Questions, octets_of, read_secret, text_of, verifying
 from mailgate.config.auth import LdapAuth
 from mailgate.wire.sasl_text import SaslError, prepare
 
@@ -59,11 +59,11 @@ class LdapChecker:
         if bool(section.bind_dn) != (section.bind_password_file is not None):
             raise ValueError("bind_dn: bind_dn and bind_password_file go together")
         self._bind_password = read_secret(section.bind_password_file) if section.bind_password_file else ""
-        trust = trust_root(section.ca)
+        creators = verifying(reactor, section.ca)
         self._section = section
         self._reactor = reactor
         self._servers = [
-            DirectoryServer(url, starttls=section.starttls, trust=trust, reactor=reactor) for url in section.urls
+            DirectoryServer(url, starttls=section.starttls, creators=creators, reactor=reactor) for url in section.urls
         ]
         self._questions = Questions(reactor, "the directory", limit=section.connections, timeout=section.timeout)
 

@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from typing import cast
 from urllib.parse import urlsplit
 
-from twisted.internet._sslverify import IOpenSSLTrustRoot  # the interface is nowhere else
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectionClosed
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Factory
-from twisted.internet.ssl import optionsForClientTLS
 
 from mailgate.auth.checker import IAuthReactor
 from mailgate.auth.ldap_connection import DirectoryConnection, DirectoryError
-from mailgate.auth.remote import is_this_machine
+from mailgate.auth.remote import Creators, is_this_machine
 
 __all__ = ["DirectoryServer"]
 
@@ -35,10 +33,10 @@ class _Connections(Factory):
 class DirectoryServer:
     """One of `urls`. `name` is its URL, for the log."""
 
-    def __init__(self, url: str, *, starttls: bool, trust: IOpenSSLTrustRoot, reactor: IAuthReactor) -> None:
+    def __init__(self, url: str, *, starttls: bool, creators: Creators, reactor: IAuthReactor) -> None:
         """ValueError, for an administrator, where the URL cannot be used, or passwords would be readable on their way.
 
-        `trust` is Twisted's trust root for the server's certificate, which must be of the URL's host.
+        `creators` makes the client's side of TLS with the URL's host.
         """
         try:
             parts = urlsplit(url)
@@ -55,7 +53,7 @@ class DirectoryServer:
         self._host, self._port = host, port or _PORTS[parts.scheme]
         self._creator: IOpenSSLClientConnectionCreator | None = None
         if self._is_tls or self._starts_tls:
-            self._creator = optionsForClientTLS(host, trustRoot=trust)
+            self._creator = creators(host)
         self._kept: deque[tuple[DirectoryConnection, float]] = deque()
         self._rests_until = 0.0
 

@@ -31,6 +31,7 @@ from mailgate.auth.checker import (
     IScramSecrets,
 )
 from mailgate.auth.credentials import CertifiedLogin, CramLogin, Login, PasswordLogin, ProvenLogin, TokenLogin
+from mailgate.auth.guesses import Guesses
 from mailgate.auth.secrets import SecretVerifier
 from mailgate.awaiting import as_deferred
 from mailgate.config.auth import AuthSection, DovecotAuth, FileAuth, HttpAuth, LdapAuth, OAuthAuth, SqlAuth
@@ -128,8 +129,13 @@ class Authenticator:
         cache_size: int,
         certificates: Mapping[str, str] = MappingProxyType({}),
         max_pending: int = MAX_PENDING,
+        guesses: Guesses | None = None,
+        made_of: object = None,
     ) -> None:
-        """`certificates` are names of clients by fingerprint (SHA-256, lower-case hex), for EXTERNAL."""
+        """`certificates` are names of clients by fingerprint (SHA-256, lower-case hex), for EXTERNAL. `guesses` are
+        the open checks of sessions, which several authenticators may count together. `made_of` is kept for whoever
+        asks whether another one would do the same: it would if it were made of equal things.
+        """
         self.portal = Portal(_Realm(), [_Proven(), checker])
         self._checker = checker
         self._verifier = verifier
@@ -145,6 +151,10 @@ class Authenticator:
         self._remembers = cache > 0 and cache_size > 0
         self._is_closed = False
         self._idle: Deferred[None] | None = None
+        self.guesses = guesses or Guesses()
+        self.made_of = made_of
+        #: How often it has been asked.
+        self.questions = 0
 
     @property
     def mechanisms(self) -> frozenset[str]:
@@ -162,6 +172,7 @@ class Authenticator:
 
         Cancelling ends the waiting only.
         """
+        self.questions += 1
         if not IScramSecrets.providedBy(self._checker):
             return None
         if (refusal := self._refusal()) is not None:
@@ -182,6 +193,7 @@ class Authenticator:
 
         `session` is who asks, and needed for EXTERNAL. Cancelling ends the waiting only: the question has been asked.
         """
+        self.questions += 1
         try:
             login = self._login(credentials, session)
         except UnauthorizedLogin as error:
@@ -203,7 +215,7 @@ class Authenticator:
             asked = self._count(self.portal.login(login, mechanism, IIdentity)).addCallbacks(
                 lambda result: cast(Identity, result[1]), lambda failure: Failure(_unavailable(failure))
             )
-            asked.addBoth(self._answer, key, self._version)
+            asked.addBoth(self._answer, key)
         return answer.addCallback(lambda identity: Identity(identity.name, mechanism))
 
     def close(self) -> Deferred[None]:
@@ -239,15 +251,16 @@ class Authenticator:
         asked.addBoth(over)
         return asked
 
-    def _answer(self, outcome: Identity | Failure, key: object, version: object) -> None:
-        is_fit = isinstance(key, bytes) and version is self._checker.version and not self._is_closed
+    def _answer(self, outcome: Identity | Failure, key: object) -> None:
+        is_fit = isinstance(key, bytes) and not self._is_closed
         if self._remembers and is_fit and isinstance(outcome, Identity):
             self._known[key] = outcome.name
         for answer in self._waiting.pop(key):
             answer.callback(outcome)
 
     def _fingerprint(self, login: PasswordLogin) -> bytes:
-        """By what a password is remembered; what is remembered of another version goes."""
+        """By what a password is remembered. Another version has another key: what is remembered of the old one goes,
+        and what is answered to it later is not found."""
         version = self._checker.version
         if version is not self._version:
             self._version = version
@@ -292,8 +305,10 @@ def make_authenticator(
     name: str,
     reactor: IAuthReactor,
     certificates: Mapping[str, str] = MappingProxyType({}),
+    guesses: Guesses | None = None,
+    made_of: object = None,
 ) -> Authenticator:
-    """What checks against `[auth.NAME]`; `certificates` as in Authenticator.
+    """What checks against `[auth.NAME]`; `certificates`, `guesses` and `made_of` as in Authenticator.
 
     ValueError, in words for an administrator, where the section cannot work here; FileError, which is one, where a
     file of users is wrong. Nothing is connected and no thread is started before the first question.
@@ -315,6 +330,8 @@ def make_authenticator(
         cache_size=section.cache_size,
         certificates=certificates,
         max_pending=kind.max_pending,
+        guesses=guesses,
+        made_of=made_of,
     )
 
 

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
-from cryptography.x509 import load_pem_x509_certificates
-from OpenSSL.crypto import X509
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet._sslverify import IOpenSSLTrustRoot  # the interface is nowhere else
 from twisted.internet.defer import Deferred, DeferredSemaphore, fail
-from twisted.internet.interfaces import IReactorTime
-from twisted.internet.ssl import Certificate, platformTrust, trustRootFromCertificates
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IReactorTime
 from twisted.python.failure import Failure
 
 from mailgate.auth.checker import AuthUnavailable
+from mailgate.stores.domains import canonical
+from mailgate.tls.client import ClientContexts
 from mailgate.wire.sasl_text import SaslError, parse_name
 
-__all__ = ["Questions", "is_this_machine", "octets_of", "read_secret", "text_of", "trust_root"]
+__all__ = ["Creators", "Questions", "is_this_machine", "octets_of", "read_secret", "text_of", "verifying"]
 
 T = TypeVar("T")
+
+#: From a host, a DNS name or an IP address, to the client's side of TLS with it.
+Creators: TypeAlias = Callable[[str], IOpenSSLClientConnectionCreator]
 
 #: The longest secret that a file may hold, in octets.
 _LONGEST_SECRET = 16 * 1024
@@ -120,18 +122,13 @@ def read_secret(path: Path) -> str:
     return text
 
 
-def trust_root(path: Path | None) -> IOpenSSLTrustRoot:
-    """The authorities in a file of PEM, or the system's; ValueError, for an administrator, where it has none."""
-    if path is None:
-        return cast(IOpenSSLTrustRoot, platformTrust())
-    try:
-        authorities = load_pem_x509_certificates(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from None
-    except ValueError:
-        raise ValueError(f"{path}: certificates in PEM are expected") from None
-    certificates = [Certificate(X509.from_cryptography(one)) for one in authorities]
-    return cast(IOpenSSLTrustRoot, trustRootFromCertificates(certificates))
+def verifying(clock: IReactorTime, ca: Path | None) -> Creators:
+    """Makes the client's side of TLS with a host, which must prove its name to the authorities in a file of PEM, or to
+    the system's. ValueError, for an administrator, where the file has none.
+    """
+    creator = partial(ClientContexts(clock).client_creator, verify=True, ca=ca)
+    creator(hostname="")  # reads the file
+    return lambda host: creator(hostname=canonical(host))
 
 
 def is_this_machine(host: str) -> bool:

@@ -14,9 +14,7 @@ from zope.interface import implementer
 
 from mailgate.assembly import assemble, make_users
 from mailgate.auth.checker import IAuthReactor
-from mailgate.auth.file import warnings as users_warnings
 from mailgate.cli.common import config_option, json_option, printable
-from mailgate.config.auth import FileAuth
 from mailgate.config.load import ConfigError, load
 from mailgate.interfaces import Answer, DnsStatus, IResolver
 from mailgate.observe.hub import EventHub
@@ -55,7 +53,6 @@ def _found(config: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     except ConfigError as error:
         return error.errors, ()
     clock = Clock()
-    warnings = list(loaded.warnings)
     try:
         users = make_users(loaded, cast(IAuthReactor, clock))  # nobody logs in here
         assembly = assemble(
@@ -70,12 +67,7 @@ def _found(config: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         )
     except ConfigError as error:
         return error.errors, loaded.warnings
-    for section in loaded.config.auth.values():
-        if isinstance(section, FileAuth):
-            warnings += users_warnings(section)
-    if assembly.certificates is not None:
-        warnings += assembly.certificates.warnings()
-    return (), tuple(warnings)
+    return (), (*loaded.warnings, *assembly.warnings())
 
 
 @implementer(IResolver)

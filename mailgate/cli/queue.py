@@ -213,6 +213,10 @@ def _changed(changed: Changed) -> str:
     for state, count in sorted(changed.others.items()):
         one, several = _OTHERS.get((changed.action, state), (f"is {state}", f"are {state}"))
         parts.append(f"{count} {one if count == 1 else several}")
+    early = changed.matched - changed.changed - changed.busy - sum(changed.others.values())
+    if changed.action == "retry" and early > 0:
+        verb, whose = ("waits", "its sender") if early == 1 else ("wait", "their senders")
+        parts.append(f"{early} {verb} for the time that {whose} asked for")
     if changed.busy and changed.action in ("hold", "release"):
         verb = "follows" if changed.busy == 1 else "follow"
         parts.append(f"{changed.busy} under delivery now {verb} when the attempt has ended")

@@ -42,12 +42,17 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to connect: an address (IPv4, IPv6 or a unix socket's path) and the name it was found under."""
+    """Where to connect: an address (IPv4, IPv6 or a unix socket's path) and the name it was found under.
+
+    `is_vouched_for`: the configuration names this host, or DNS does and DNSSEC vouches for that. Otherwise whoever can
+    forge DNS can have named a host of his own, and a certificate for its name proves nothing.
+    """
 
     host: str
     address: str
     port: int
     lmtp: bool = False
+    is_vouched_for: bool = True
 
     def __str__(self) -> str:
         return f"{self.host}[{self.address}]:{self.port}" if self.port else self.address
@@ -95,6 +100,10 @@ class IConnection(Interface):
     messages: int = Attribute("messages sent on it so far")
     tls: Tls | None = Attribute("what the handshake came to; None in clear text")
     is_authenticated: bool = Attribute("whether we have logged in")
+    is_fallback: bool = Attribute(
+        "whether it is in clear text only because TLS has failed with this host, which an attacker can bring about: "
+        "what it cannot take is put off, not refused"
+    )
     security: str = Attribute('`tls` for people: "TLSv1.3 TLS_AES_256_GCM_SHA384 verified", or ""')
 
     def deliver(
@@ -112,10 +121,11 @@ class IConnection(Interface):
 class IConnector(Interface):
     """Opens connections."""
 
-    def connect(target: Target, origin: Origin | None = None) -> Awaitable[IConnection]:
+    def connect(target: Target, origin: Origin | None = None, *, try_tls: bool = False) -> Awaitable[IConnection]:
         """An open session; ConnectFailedError, only, where there is none.
 
-        `origin` is that of the one message that it is for, where the route tells its next hops of clients.
+        `origin` is that of the one message that it is for, where the route tells its next hops of clients. `try_tls`
+        wants a handshake to be tried where the route has TLS, whatever came of it the last time.
         """
 
 

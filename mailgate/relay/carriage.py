@@ -5,44 +5,47 @@ The rules are those of the table in docs/guide/extensions.md. What a host does n
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import NamedTuple
 
 from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, Envelope, EnvelopeRecipient, MailParameters
 from mailgate.interfaces import Handover
 from mailgate.message import Content, apply_edits
 from mailgate.relay.attempt import Target
+from mailgate.relay.findings import TOO_LATE
 from mailgate.relay.recode import Target as Fit
 from mailgate.relay.sending import UnsendableError
 from mailgate.reply import Reply
 from mailgate.wire.extensions import Extensions
+from mailgate.wire.xtext import utf8_addr_xtext
 
 __all__ = ["NO_SMTPUTF8", "PLAIN", "Carriage", "Hop", "carriage_of", "handover_of", "recipient_parameters"]
 
 #: An address, or a field, that a next hop without SMTPUTF8 cannot be given (RFC 6531 section 3.5).
 NO_SMTPUTF8 = Reply.of(550, "5.6.7", "The next hop does not take internationalized addresses or header fields")
 
-# RFC 8689 section 5; RFC 2852 section 4; RFC 3463 section 3.5.
-_NO_TLS = Reply.of(550, "5.7.30", "REQUIRETLS support required")
-_TOO_LATE = Reply.of(554, "5.4.7", "Delivery time expired")
+# RFC 8689 section 4.2.1; RFC 2852 section 4; RFC 3463 section 3.5.
+_NO_TLS = Reply.of(550, "5.7.10", "Encryption needed")
+_NO_REQUIRETLS = Reply.of(550, "5.7.30", "REQUIRETLS support required")
 _NO_DELIVERBY = Reply.of(554, "5.4.7", "The next hop cannot be asked to deliver in the time that the sender has set")
 
-#: What the value of a parameter may hold (RFC 5321 section 4.1.2, RFC 6531 section 3.3), and how long ORCPT may be, in
-#: octets (RFC 3461 section 4.2).
+#: What the value of a parameter may hold (RFC 5321 section 4.1.2, RFC 6531 section 3.3).
 _VALUE = re.compile(r"[!-<>-~]+")
 _UTF8_VALUE = re.compile(r"[!-<>-~\u00a1-\ud7ff\ue000-\U0010ffff]+")
-_MAX_ORCPT = 500
-_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 #: Seconds that BY can name (RFC 2852 section 4: nine digits).
 _LONGEST = 999_999_999
 
 
-class Hop(NamedTuple):
-    """A session with a next hop, as far as it matters here; `chunking` and `xforward` as in ServerRoute."""
+@dataclass(frozen=True)
+class Hop:
+    """A session with a next hop, as far as it matters here; `chunking` and `xforward` as in ServerRoute.
+
+    `is_fallback` as in IConnection: what the host does not offer now, it may offer under TLS.
+    """
 
     target: Target
     extensions: Extensions
@@ -50,6 +53,12 @@ class Hop(NamedTuple):
     is_authenticated: bool = False
     chunking: bool = True
     xforward: bool = False
+    is_fallback: bool = False
+
+    @functools.cached_property
+    def peer(self) -> str:
+        """The target as text."""
+        return str(self.target)
 
     @property
     def is_here(self) -> bool:
@@ -93,7 +102,7 @@ def carriage_of(hop: Hop, envelope: Envelope, content: Content, now: Callable[[]
         raise UnsendableError(NO_SMTPUTF8, "header fields in UTF-8, and no SMTPUTF8", next_host=True)
     body, fit, by_chunks = _body(hop, asked.body)
     by, relayed = _deliver_by(hop, asked, now()) if asked.by_mode in ("R", "N") else ("", False)
-    words = [body, _require_tls(hop) if asked.require_tls else "", by]
+    words = [body, _require_tls(hop, is_report=not envelope.sender) if asked.require_tls else "", by]
     if extensions.dsn:
         words += [_word("RET", asked.ret), _word("ENVID", asked.envid)]
     if asked.auth is not None and hop.is_authenticated and "AUTH" in extensions:
@@ -104,16 +113,17 @@ def carriage_of(hop: Hop, envelope: Envelope, content: Content, now: Callable[[]
 
 
 def recipient_parameters(recipient: EnvelopeRecipient, *, utf8: bool) -> str:
-    """What stands behind the path of RCPT for a host with DSN; `utf8`: SMTPUTF8 has been said."""
+    """What stands behind the path of RCPT for a host with DSN; `utf8`: SMTPUTF8 has been said.
+
+    ORCPT may be longer than it came, and than the 500 octets that every host takes (RFC 3461 section 4.2).
+    """
     orcpt, pattern = recipient.orcpt, _VALUE
     if not orcpt.isascii():
         if utf8 and orcpt.isprintable():
             pattern = _UTF8_VALUE
         else:
-            # RFC 6533 section 3: the form of an address of type utf-8 that is all ASCII.
-            orcpt = _BEYOND_ASCII.sub(lambda match: f"\\x{{{ord(match[0]):X}}}", orcpt)
-    if len(orcpt) > _MAX_ORCPT or len(orcpt.encode()) > _MAX_ORCPT:
-        orcpt = ""
+            kind, semicolon, address = orcpt.partition(";")
+            orcpt = f"{kind}{semicolon}{utf8_addr_xtext(address)}"
     return _word("NOTIFY", ",".join(recipient.notify)) + _word("ORCPT", orcpt, pattern)
 
 
@@ -141,13 +151,19 @@ def _body(hop: Hop, body: str) -> tuple[str, Fit | None, bool]:
     return " BODY=8BITMIME", "8BIT" if body == "BINARYMIME" else None, False
 
 
-def _require_tls(hop: Hop) -> str:
-    """RFC 8689 section 4.2.1."""
-    offered = hop.is_verified and "REQUIRETLS" in hop.extensions
-    if not offered and not hop.is_here:
-        what = "it does not offer REQUIRETLS" if hop.is_verified else "it has not proved by TLS who it is"
-        raise UnsendableError(_NO_TLS, f"{hop.target}: {what}", next_host=True)
-    return " REQUIRETLS" if offered else ""
+def _require_tls(hop: Hop, *, is_report: bool) -> str:
+    """RFC 8689 section 4.2.1; section 5 for mail from the null sender, which would otherwise be lost."""
+    if not hop.is_verified:
+        reply, problem = _NO_TLS, "it has not proved by TLS who it is"
+    elif "REQUIRETLS" not in hop.extensions:
+        reply, problem = _NO_REQUIRETLS, "it does not offer REQUIRETLS"
+    elif not (hop.target.is_vouched_for or is_report):
+        reply, problem = _NO_REQUIRETLS, "it was named by DNS without DNSSEC, which anybody can forge"
+    else:
+        return " REQUIRETLS"
+    if is_report or hop.is_here:
+        return ""
+    raise UnsendableError(reply, f"{hop.target}: {problem}", next_host=True)
 
 
 def _deliver_by(hop: Hop, asked: MailParameters, now: float) -> tuple[str, bool]:
@@ -155,7 +171,7 @@ def _deliver_by(hop: Hop, asked: MailParameters, now: float) -> tuple[str, bool]
     left = math.floor(asked.deliver_by - now)
     returned = asked.by_mode == "R"
     if returned and left < 1:
-        raise UnsendableError(_TOO_LATE, "the time that the sender had set was over")
+        raise UnsendableError(TOO_LATE, "the time that the sender had set was over")
     least = hop.extensions.least_by_time
     if least is not None and (not least or left >= least):
         left = max(min(left, _LONGEST), -_LONGEST)

@@ -54,7 +54,7 @@ class SmtpConnector:
 
     Where TLS fails that is welcome but not asked for, the host is asked again in clear text, on a new connection: what
     was said on the first counts for nothing. `without_tls` remembers such hosts, so that not every session begins with
-    a handshake that fails; connectors may share it.
+    a handshake that fails; connectors may share it. `try_tls` that succeeds ends that.
     """
 
     def __init__(
@@ -77,22 +77,31 @@ class SmtpConnector:
         self._without_tls: WithoutTls = {} if without_tls is None else without_tls
         self._work = work
 
-    def connect(self, target: Target, origin: Origin | None = None) -> Deferred[IConnection]:
+    def connect(self, target: Target, origin: Origin | None = None, *, try_tls: bool = False) -> Deferred[IConnection]:
         """As in IConnector. Cancelling gives the connection up."""
         if self._terms.tls != "opportunistic":
             return self._connect(target, origin)
-        if (target.address, target.port) in self._without_tls:
-            return self._connect(target, origin, clear=True)
-        return self._connect(target, origin).addErrback(self._in_clear, target, origin)
+        if not try_tls and (target.address, target.port) in self._without_tls:
+            return self._connect(target, origin, is_fallback=True)
+        opened = self._connect(target, origin)
+        if try_tls:
+            opened.addCallback(self._opened)
+        return opened.addErrback(self._in_clear, target, origin)
+
+    def _opened(self, connection: IConnection) -> IConnection:
+        if connection.tls is not None:
+            self._without_tls.pop((connection.target.address, connection.target.port), None)
+        return connection
 
     def _in_clear(self, failure: Failure, target: Target, origin: Origin | None) -> Deferred[IConnection]:
         error = failure.value
         if not isinstance(error, ConnectFailedError) or not error.in_clear:
             failure.raiseException()
-        self._without_tls[target.address, target.port] = error.reason
-        return self._connect(target, origin, clear=True)
+        # Trying again, for mail that wants TLS, makes the time no longer for which other mail goes without.
+        self._without_tls.setdefault((target.address, target.port), error.reason)
+        return self._connect(target, origin, is_fallback=True)
 
-    def _connect(self, target: Target, origin: Origin | None, *, clear: bool = False) -> Deferred[IConnection]:
+    def _connect(self, target: Target, origin: Origin | None, *, is_fallback: bool = False) -> Deferred[IConnection]:
         def cancelled(_ready: Deferred[IConnection]) -> None:
             connection.forget()
             connecting.disconnect()
@@ -100,7 +109,7 @@ class SmtpConnector:
         ready: Deferred[IConnection] = Deferred(cancelled)
         connection = SmtpConnection(
             target,
-            Opening(target, self._hostname, self._terms, origin, clear=clear),
+            Opening(target, self._hostname, self._terms, origin, clear=is_fallback),
             self._timeouts,
             self._reactor,
             ready,
@@ -108,6 +117,7 @@ class SmtpConnector:
             work=self._work,
             chunking=self._terms.chunking,
             xforward=self._terms.xforward,
+            is_fallback=is_fallback,
         )
         factory = _Factory(connection)
         timeout = self._timeouts.connect

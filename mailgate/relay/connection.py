@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
@@ -23,9 +24,10 @@ from mailgate.message import Content
 from mailgate.relay.attempt import ConnectFailedError, IConnection, Result, Target
 from mailgate.relay.carriage import Carriage, Hop, carriage_of
 from mailgate.relay.deadline import Deadline
+from mailgate.relay.findings import PROTOCOL_ERROR
 from mailgate.relay.handshake import look_at, told_for_people, why_lost
 from mailgate.relay.opening import Action, Opening
-from mailgate.relay.sending import ContentSender, Payload, UnsendableError, convert, is_small, prepare
+from mailgate.relay.sending import ContentSender, Payload, UnsendableError, convert, prepare
 from mailgate.relay.session import IOutlet, Timeouts, Work
 from mailgate.relay.transaction import Step, Transaction, begin
 from mailgate.reply import Reply
@@ -44,7 +46,6 @@ _QUIT_TIMEOUT = 5.0
 
 _LOST = Reply.of(451, "4.4.2", "The connection to the next hop was lost")
 _TIMED_OUT = Reply.of(451, "4.4.2", "The next hop did not answer in time")
-_PROTOCOL_ERROR = Reply.of(451, "4.5.0", "The next hop does not follow the protocol")
 
 
 @implementer(IConnection, IHandshakeListener)
@@ -70,12 +71,14 @@ class SmtpConnection(Protocol):
         work: Work,
         chunking: bool = True,
         xforward: bool = False,
+        is_fallback: bool = False,
     ) -> None:
         self.target = target
         self.messages = 0
         self.extensions: Extensions = NO_EXTENSIONS
         self.tls: Tls | None = None
         self.is_authenticated = False
+        self.is_fallback = is_fallback
         self.security = ""
         self._peer = str(target)
         self._opening: Opening | None = opening  # None once the session is open
@@ -84,7 +87,7 @@ class SmtpConnection(Protocol):
         self._ready: Deferred[IConnection] | None = ready
         self._creator = creator
         self._work = work
-        self._hop = Hop(target, NO_EXTENSIONS, chunking=chunking, xforward=xforward)
+        self._hop = Hop(target, NO_EXTENSIONS, chunking=chunking, xforward=xforward, is_fallback=is_fallback)
         self._reader = ReplyReader()
         self._transaction: Transaction | None = None
         self._sender: ContentSender | None = None
@@ -114,12 +117,12 @@ class SmtpConnection(Protocol):
         try:
             carriage = carriage_of(self._hop, envelope, content, self._clock.seconds)
             fit = carriage.fit
-            if fit is not None and not is_small(content):
+            if fit is not None:
                 return self._begin_later(envelope, recipients, carriage, partial(convert, content, envelope.edits, fit))
-            payload = prepare(content, envelope.edits, fit, by_chunks=carriage.by_chunks)
+            payload = prepare(content, envelope.edits, by_chunks=carriage.by_chunks)
             transaction = self._make(envelope, recipients, carriage, payload.size)
         except UnsendableError as error:
-            return succeed(error.results(recipients))
+            return succeed(error.results(recipients, is_fallback=self.is_fallback))
         commands = transaction.start()
         if not commands:
             return succeed(transaction.results)
@@ -166,7 +169,7 @@ class SmtpConnection(Protocol):
         if transaction is not None:
             self._in_transaction(transaction, replies, problem)
         elif problem:
-            self._give_up(_PROTOCOL_ERROR, problem, is_foul=True)
+            self._give_up(PROTOCOL_ERROR, problem, is_foul=True)
         elif replies and opening is not None:
             self._go_on(opening, opening.receive(replies[0]))
 
@@ -202,9 +205,8 @@ class SmtpConnection(Protocol):
     def _open(self, opening: Opening) -> None:
         self.extensions = opening.extensions
         self.is_authenticated = opening.is_authenticated
-        self._hop = self._hop._replace(
-            extensions=self.extensions, is_verified=self.tls_is_verified, is_authenticated=self.is_authenticated
-        )
+        verified, known = self.tls_is_verified, self.is_authenticated
+        self._hop = replace(self._hop, extensions=self.extensions, is_verified=verified, is_authenticated=known)
         self._opening = None
         self._deadline.clear()
         ready, self._ready = self._ready, None
@@ -294,7 +296,7 @@ class SmtpConnection(Protocol):
                 return
             error = failure.value
             if isinstance(error, UnsendableError):
-                self._settle(error.results(recipients))
+                self._settle(error.results(recipients, is_fallback=self.is_fallback))
             else:
                 self._transaction = self._done = None
                 done.errback(failure)
@@ -318,7 +320,7 @@ class SmtpConnection(Protocol):
         if step is Step.DROP or problem:
             # What came before the problem counts; content is not sent to a server that answers before it has it.
             if step not in (Step.DROP, Step.DONE):
-                transaction.abandon(_PROTOCOL_ERROR, problem)
+                transaction.abandon(PROTOCOL_ERROR, problem)
             self._finish(transaction, keep=False)
         elif step is Step.DONE:
             self._finish(transaction, keep=True)

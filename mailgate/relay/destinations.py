@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from mailgate.awaiting import as_deferred
 from mailgate.config.schema import LmtpRoute, Route, SmtpRoute
 from mailgate.interfaces import OutcomeKind
+from mailgate.relay.findings import LOCAL_ERROR
 from mailgate.relay.jobs import Job, JobQueue, LocalQueue
 from mailgate.relay.locate import Hosts, Locator, NoHosts
 from mailgate.relay.site import Site
@@ -23,7 +24,6 @@ __all__ = ["Destinations"]
 _log = Logger()
 
 _NO_ROUTE = Reply.of(451, "4.3.5", "No route to this recipient is configured")
-_OURS = Reply.of(451, "4.3.0", "Local error in delivery")
 
 
 class Destinations:
@@ -166,4 +166,4 @@ class Destinations:
 
 def _not_located(failure: Failure) -> NoHosts:
     _log.failure("a destination could not be found", failure=failure)
-    return NoHosts(_OURS, failure.getErrorMessage())
+    return NoHosts(LOCAL_ERROR, failure.getErrorMessage())

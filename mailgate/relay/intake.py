@@ -85,6 +85,7 @@ class Intake:
         taken = Reply(250, "2.0.0", (f"queued as {transaction.id}",))
         if not recipients:
             content.discard()
+            content.give_back()
             self._tell_fates(transaction, verdicts)
             return succeed([reply or taken for reply in replies])
         envelope = Envelope(
@@ -103,6 +104,7 @@ class Intake:
         identity, tls = session.identity, session.tls
 
         def durable(lease: Lease) -> Sequence[Reply]:
+            content.give_back()
             self._events.publish(
                 MessageAccepted(
                     at=self._clock.seconds(),
@@ -127,6 +129,7 @@ class Intake:
             return [reply or taken for reply in replies]
 
         def failed(failure: Failure) -> Sequence[Reply]:
+            content.give_back()
             reply = _NO_ROOM
             if not failure.check(SpoolError):
                 _log.failure("a message could not be taken", failure=failure)

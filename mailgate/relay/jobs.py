@@ -16,10 +16,11 @@ from twisted.python.failure import Failure
 from mailgate.envelope import EnvelopeRecipient
 from mailgate.interfaces import Lease, OutcomeKind
 from mailgate.relay.attempt import ITransport, Result
+from mailgate.relay.findings import LOCAL_ERROR, TOO_LATE
 from mailgate.relay.schedule import is_too_late
 from mailgate.reply import Reply
 
-__all__ = ["LEASE_TIME", "TOO_LATE", "Job", "JobQueue", "LocalQueue", "QueueOwner"]
+__all__ = ["LEASE_TIME", "Job", "JobQueue", "LocalQueue", "QueueOwner"]
 
 _log = Logger()
 
@@ -29,9 +30,6 @@ LEASE_MARGIN = LEASE_TIME / 2
 #: With less than this left of its lease an attempt is cut: when a lease has ended, another attempt may begin.
 _LEASE_END = 600.0
 
-#: RFC 2852 section 4.1.
-TOO_LATE = Reply.of(554, "5.4.7", "Delivery time expired")
-_OURS = Reply.of(451, "4.3.0", "Local error in delivery")
 _CUT = Reply.of(451, "4.3.2", "The attempt was cut off")
 
 
@@ -221,7 +219,7 @@ class JobQueue:
             job.settle(OutcomeKind.DEFERRED, _CUT, "", "the gateway closes down, or the attempt took too long")
         else:
             _log.failure("a delivery failed", failure=failure)
-            job.settle(OutcomeKind.DEFERRED, _OURS, "", repr(failure.value))
+            job.settle(OutcomeKind.DEFERRED, LOCAL_ERROR, "", repr(failure.value))
         self.finish(job)
 
 

@@ -23,12 +23,13 @@ _MOST_TARGETS = 10
 class Hosts:
     """A site: hosts in order of preference, those of one inner group sharing the load. `name` identifies the site.
 
-    `is_implicit` tells that the one host is the domain itself, for want of an MX record.
+    `is_implicit` tells that the one host is the domain itself, for want of an MX record; `is_vouched_for` as in Target.
     """
 
     name: str
     groups: tuple[tuple[HostPort, ...], ...]
     is_implicit: bool = False
+    is_vouched_for: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,8 @@ class Locator:
             return Hosts(f"{name}:{domain}", ((HostPort(host, route.port),),))
         answer = self._resolver.resolve(domain, "MX")
         if isinstance(answer, Answer):
-            return self._by_mx(name, domain, route.port, answer)
-        return self._wait_for_mx(name, domain, route.port, answer)
+            return self._by_mx(name, domain, route, answer)
+        return self._wait_for_mx(name, domain, route, answer)
 
     async def targets(self, hosts: Hosts, *, lmtp: bool, ipv6: bool) -> Sequence[Target] | NoHosts:
         """The addresses to try, in order.
@@ -79,7 +80,8 @@ class Locator:
                     targets.append(Target(host.host, host.host, 0, lmtp))
                     continue
                 addresses, problem = await self._addresses(host.host, ipv6)
-                targets += [Target(host.host, str(address), host.port, lmtp) for address in addresses]
+                vouched = hosts.is_vouched_for
+                targets += [Target(host.host, str(address), host.port, lmtp, vouched) for address in addresses]
                 if not addresses:
                     problems.append(f"{host.host}: {problem or 'no address'}")
                     is_temporary = is_temporary or bool(problem)
@@ -90,23 +92,34 @@ class Locator:
             return NoHosts(Reply.of(550, "5.1.2", f"No mail host: {reason}, and no MX"), reason)
         return NoHosts(Reply.of(451, "4.4.4", f"No address is known for the next hop ({reason})"[:400]), reason)
 
-    async def _wait_for_mx(self, name: str, domain: str, port: int, answer: Awaitable[Answer]) -> Hosts | NoHosts:
-        return self._by_mx(name, domain, port, await answer)
+    async def _wait_for_mx(
+        self, name: str, domain: str, route: SmtpRoute | LmtpRoute, answer: Awaitable[Answer]
+    ) -> Hosts | NoHosts:
+        return self._by_mx(name, domain, route, await answer)
 
-    def _by_mx(self, name: str, domain: str, port: int, answer: Answer) -> Hosts | NoHosts:
+    def _by_mx(self, name: str, domain: str, route: SmtpRoute | LmtpRoute, answer: Answer) -> Hosts | NoHosts:
+        port = route.port
+        # What the route itself asks of the certificate does not depend on DNS.
+        vouched = answer.secure or bool(route.tls_name or route.tls_fingerprints)
+        if answer.secure:
+            # Hosts that one domain's signed records name are not the site of another whose records are not signed.
+            name += " (signed)"
         match answer.status:
             case DnsStatus.FOUND:
-                return self._by_records(name, domain, port, answer.records)
+                return self._by_records(name, domain, port, answer.records, vouched=vouched)
             case DnsStatus.NODATA:
                 # The domain is its own mail host (RFC 5321 section 5.1), if it has an address. No site of its own name,
                 # because others may have it as their MX: its lack of an address is for good, theirs is not.
-                return Hosts(f"{name}:{domain} (no MX)", ((HostPort(domain, port),),), is_implicit=True)
+                groups = ((HostPort(domain, port),),)
+                return Hosts(f"{name}:{domain} (no MX)", groups, is_implicit=True, is_vouched_for=vouched)
             case DnsStatus.NXDOMAIN:
                 return NoHosts(Reply.of(550, "5.1.2", f"The domain {domain} does not exist"), "MX: NXDOMAIN")
         reason = f"MX of {domain}: {answer.status.value}"
         return NoHosts(Reply.of(451, "4.4.3", f"DNS cannot say where mail for {domain} goes"), reason)
 
-    def _by_records(self, name: str, domain: str, port: int, records: Iterable[object]) -> Hosts | NoHosts:
+    def _by_records(
+        self, name: str, domain: str, port: int, records: Iterable[object], *, vouched: bool
+    ) -> Hosts | NoHosts:
         ranked: dict[int, set[str]] = {}
         for record in records:
             if isinstance(record, tuple):
@@ -125,7 +138,7 @@ class Locator:
             return NoHosts(Reply.of(451, "4.4.6", text), f"{self._hostname} is the best MX of {domain}")
         # Domains with the same hosts in the same order are one site, whatever the numbers of their preferences.
         order = "|".join(",".join(host.host for host in group) for group in groups)
-        return Hosts(f"{name}:{order}", tuple(groups))
+        return Hosts(f"{name}:{order}", tuple(groups), is_vouched_for=vouched)
 
     async def _addresses(self, host: str, ipv6: bool) -> tuple[list[IPv4Address | IPv6Address], str]:
         try:

@@ -17,7 +17,7 @@ _MAX_COMMAND = 510
 #: The mechanism is not for us there; another may be (RFC 4954 section 6).
 _NOT_THIS_ONE = (504, 534)
 
-_NOT_SHOWN = "(this text repeats a secret, and is not shown)"
+_NOT_SHOWN = "(the text is not shown: it may repeat a secret)"
 
 
 class LoginFailedError(Exception):
@@ -41,7 +41,7 @@ class LoginExchange:
     to `computed`. All raise LoginFailedError.
     """
 
-    __slots__ = ("_bindings", "_left", "_login", "_mechanism", "_offered", "_sent", "_target", "_unsent")
+    __slots__ = ("_bindings", "_left", "_login", "_mechanism", "_offered", "_target", "_unsent")
 
     def __init__(
         self, login: Login, target: Target, offered: Sequence[str], bindings: Mapping[str, bytes] | None
@@ -53,7 +53,6 @@ class LoginExchange:
         self._left = list(login.mechanisms)  # those that have not been tried, the best first
         self._mechanism: ClientMechanism | None = None
         self._unsent: bytes | None = None  # an initial response that did not fit behind AUTH
-        self._sent = [login.secret]  # what no reply may bring back into a log
 
     def begin(self) -> str:
         """AUTH with the best mechanism that is left."""
@@ -82,8 +81,8 @@ class LoginExchange:
             raise LoginFailedError(f"the server has ended {mechanism.name} before its time", at_rest=True)
         if reply.code in _NOT_THIS_ONE and self._left:
             return self.begin()
-        if any(secret in reply.text for secret in self._sent):
-            reply = Reply.of(reply.code, reply.status, _NOT_SHOWN)
+        # Its text may repeat what we have sent, in any form.
+        reply = Reply.of(reply.code, reply.status, _NOT_SHOWN)
         raise LoginFailedError(f"AUTH {mechanism.name} refused: {reply}", reply, at_rest=True)
 
     def computed(self, response: bytes | SaslError) -> str:
@@ -91,9 +90,7 @@ class LoginExchange:
         if isinstance(response, SaslError):
             name = self._mechanism.name if self._mechanism is not None else "AUTH"
             raise LoginFailedError(f"the server's part of {name} does not fit: {response}", at_rest=False)
-        line = encode_response(response).decode("ascii")
-        self._keep(line)
-        return line
+        return encode_response(response).decode("ascii")
 
     def _make(self, name: str) -> ClientMechanism | None:
         login = self._login
@@ -120,7 +117,6 @@ class LoginExchange:
         if len(line) + 1 + len(response) > _MAX_COMMAND:
             self._unsent = mechanism.initial
             return line
-        self._keep(response)
         return f"{line} {response}"
 
     def _challenged(self, mechanism: ClientMechanism, reply: Reply) -> str | Callable[[], bytes]:
@@ -136,7 +132,3 @@ class LoginExchange:
             return self.computed(mechanism.respond(challenge))
         except SaslError as error:
             return self.computed(error)
-
-    def _keep(self, line: str) -> None:
-        if len(line) > 1:  # not "=", which may stand in any text
-            self._sent.append(line)

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 
 from mailgate.envelope import NO_ORIGIN, Origin, Tls
 from mailgate.relay.attempt import ConnectFailedError, Target
+from mailgate.relay.findings import PROTOCOL_ERROR
 from mailgate.relay.login import LoginExchange, LoginFailedError
 from mailgate.relay.terms import PLAIN, Terms
 from mailgate.reply import Reply
@@ -22,7 +23,6 @@ from mailgate.wire.xclient import xclient_commands
 
 __all__ = ["Action", "Opening"]
 
-_PROTOCOL_ERROR = Reply.of(451, "4.5.0", "The next hop does not follow the protocol")
 
 #: A name that a client gave, in a form that may stand behind EHLO.
 _HELO = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
@@ -262,7 +262,7 @@ class Opening:
         """The peer says no."""
         reason = f"{self.stage} refused: {reply}"
         if reply.is_intermediate:
-            reply = _PROTOCOL_ERROR
+            reply = PROTOCOL_ERROR
         return self._end(ConnectFailedError(self._target, reply, reason, stage=self.stage))
 
     def _our_error(self, status: str, reason: str, *, stage: str) -> ConnectFailedError:

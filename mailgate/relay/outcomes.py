@@ -19,7 +19,8 @@ from mailgate.events import Deferred as DeferredEvent
 from mailgate.interfaces import Handover, IEvents, ISpool, Outcome, OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import Result
-from mailgate.relay.jobs import TOO_LATE, Job
+from mailgate.relay.findings import TOO_LATE
+from mailgate.relay.jobs import Job
 from mailgate.relay.report_fields import Action, action_of
 from mailgate.relay.reports import compose_report
 from mailgate.relay.schedule import expiry, is_too_late, late_at, next_attempt
@@ -104,17 +105,16 @@ class OutcomeWriter:
         """Write the results of a job by the retry schedule of its route."""
         now = self._clock.seconds()
         envelope = job.lease.envelope
-        outcomes = [
-            self._deferral(job, result, retry, now) if result.kind is OutcomeKind.DEFERRED else _outcome(result)
-            for result in job.results
-        ]
-        # Of most deliveries nobody wants to hear: that they are none of these is all that they cost here.
         asked = envelope.parameters.deliver_by
-        reported = [
-            one
-            for one in outcomes
-            if (one.recipient.notify or asked or one.kind is not OutcomeKind.DELIVERED) and _is_owed(envelope, one)
-        ]
+        outcomes: list[Outcome] = []
+        reported: list[Outcome] = []
+        for result in job.results:
+            kind = result.kind
+            one = self._deferral(job, result, retry, now) if kind is OutcomeKind.DEFERRED else _outcome(result)
+            outcomes.append(one)
+            # Of most deliveries nobody wants to hear: that they are none of these is all that they cost here.
+            if (one.recipient.notify or asked or one.kind is not OutcomeKind.DELIVERED) and _is_owed(envelope, one):
+                reported.append(one)
         record = _Record(job, outcomes, reported)
         if reported:
             try:
@@ -171,10 +171,11 @@ class OutcomeWriter:
         self._under_way -= 1
         self.spool_writes()
         self._publish(record)
-        due = [one.next_attempt for one in record.outcomes if one.kind is OutcomeKind.DEFERRED]
-        if record.report is not None:
-            due.append(self._clock.seconds())
-        self._written(record.job, min(due, default=None))
+        due = None if record.report is None else self._clock.seconds()
+        for one in record.outcomes:
+            if one.kind is OutcomeKind.DEFERRED and (due is None or one.next_attempt < due):
+                due = one.next_attempt
+        self._written(record.job, due)
         self._rest()
 
     def _failed(self, failure: Failure, record: _Record) -> None:
@@ -288,7 +289,10 @@ def _is_owed(envelope: Envelope, outcome: Outcome) -> bool:
                 return True
             if handover is Handover.PASSED_ON:
                 return False
-            return "SUCCESS" in notify or (parameters.by_mode == "N" and handover is Handover.RELAYED)
+            if "SUCCESS" in notify:
+                return True
+            # Where nobody can watch the time any more, that is what "tell me when it is late" comes to.
+            return parameters.by_mode == "N" and handover is Handover.RELAYED and _wants(notify, "DELAY")
     return False
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from mailgate.message import Content, Edit, apply_edits
+from mailgate.message import Content, Edit, apply_edits, behind_header
 from mailgate.relay.mime import Entity, Kind, Octets, Piece, RecodeError, Role, scan, with_fields
 from mailgate.wire.content import MAX_LINE
 
@@ -123,7 +123,7 @@ class Recoding:
         """Everything behind the header section, the empty line first."""
         if self._message is not None:
             return _gathered(self._converted())
-        return _without(len(self._content.header), self._content.chunks())
+        return behind_header(self._content)
 
     def _make(self) -> None:
         octets = self._octets = _octets_of(self._content)
@@ -234,13 +234,6 @@ def _octets_of(content: Content) -> Octets:
 
 def _slices(octets: Octets, start: int, end: int, size: int) -> Iterator[bytes]:
     return (octets[at : min(at + size, end)] for at in range(start, end, size))
-
-
-def _without(skip: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    for chunk in chunks:
-        if skip < len(chunk):
-            yield chunk[skip:]
-        skip = max(0, skip - len(chunk))
 
 
 def _after(first: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from mailgate.envelope import Envelope
 from mailgate.interfaces import Handover, Outcome, OutcomeKind
 from mailgate.message import HeaderField
 from mailgate.reply import Reply
-from mailgate.wire.xtext import xtext_decode
+from mailgate.wire.xtext import utf8_addr_xtext, xtext_decode
 
 __all__ = ["Action", "Subject", "action_of", "delivery_status", "status_of", "to_date", "to_fields"]
 
@@ -25,8 +25,6 @@ _MAX_DIAGNOSTIC = 900
 _MAX_VALUE = 900
 
 _UNPRINTABLE = re.compile(r"[^ -~]")
-#: What stands for itself in the ASCII form of an address of type utf-8 (RFC 6533 section 3: QCHAR), and the rest.
-_NO_QCHAR = re.compile(r"[^!-*,-<>-\[\]-~]")
 _EMBEDDED = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
 
 #: The enhanced status that stands in for a reply without one, by code (RFC 3463, RFC 5248); X.0.0 for others.
@@ -80,6 +78,12 @@ class Subject:
         """Whether it was to be delivered by now, or the sender to be told (RFC 2852)."""
         parameters = self.envelope.parameters
         return parameters.by_mode == "N" and self.now >= parameters.deliver_by
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether less than a second is left of the time in which it was to be delivered, or to come back."""
+        parameters = self.envelope.parameters
+        return parameters.by_mode != "R" or self.now > parameters.deliver_by - 1
 
     def status(self, outcome: Outcome) -> str:
         """The enhanced status of an outcome, of the class that its action has."""
@@ -176,7 +180,7 @@ def _original_recipient(orcpt: str, is_utf8: bool) -> str:
 def _utf8(text: str, is_utf8: bool) -> str:
     """An address of type utf-8: as it is written, or in the form that is all ASCII (RFC 6533 section 3)."""
     text = "".join(one if one.isprintable() else "?" for one in text)
-    return text if is_utf8 else _NO_QCHAR.sub(lambda match: f"\\x{{{ord(match[0]):X}}}", text)
+    return text if is_utf8 else utf8_addr_xtext(text)
 
 
 def _embedded(match: re.Match[str]) -> str:

@@ -28,6 +28,11 @@ _HEADINGS = {
     Action.DELIVERED: "was delivered to:",
 }
 
+#: Where a message comes back although there is time left (RFC 2852 section 4).
+_NOT_IN_TIME = (
+    "The recipient's mail system cannot promise to deliver it by the time that you have set. "
+    "Please send it again without such a time."
+)
 #: What the sender can do, by the beginning of the status; the first that fits.
 _ADVICE = (
     ("4.4.7", "Delivery was tried again and again until the time for it was over. Please try again later."),
@@ -37,7 +42,7 @@ _ADVICE = (
     ("5.2.2", "The mailbox is full. Please reach the recipient in another way, or try again later."),
     ("5.2.3", "The message is too large for this mailbox. Please send a smaller one."),
     ("5.3.4", "The message is too large. Please send a smaller one, or share large files in another way."),
-    ("5.4.7", "The time by which it was to be delivered, as you had asked, is over."),
+    ("5.4.7", "The time in which it was to be delivered is over."),
     (
         "5.4.",
         "The recipient's mail system cannot be found. Please check the part of the address behind the @.",
@@ -72,8 +77,7 @@ def _section(about: Subject, action: Action, outcomes: Sequence[Outcome]) -> Ite
         if action in (Action.FAILED, Action.DELAYED):
             yield from _wrapped(_answer(about, outcome, action), "    ")
         if action is Action.FAILED:
-            status = about.status(outcome)
-            yield from _wrapped(next(advice for start, advice in _ADVICE if status.startswith(start)), "    ")
+            yield from _wrapped(_advice(about, about.status(outcome)), "    ")
     if len(outcomes) > _MAX_NAMED:
         yield ""
         yield f"and to {len(outcomes) - _MAX_NAMED} more, which the report attached to this message names."
@@ -89,6 +93,12 @@ def _answer(about: Subject, outcome: Outcome, action: Action) -> str:
     if outcome.reply.is_transient:
         return f"given up after {_span(about.now - about.envelope.received)}; the last answer: {answer}"
     return answer
+
+
+def _advice(about: Subject, status: str) -> str:
+    if status == "5.4.7" and not about.is_out_of_time:
+        return _NOT_IN_TIME
+    return next(advice for start, advice in _ADVICE if status.startswith(start))
 
 
 def _closing(about: Subject, action: Action) -> str:

@@ -12,6 +12,7 @@ from mailgate.envelope import EnvelopeRecipient
 from mailgate.interfaces import OutcomeKind
 from mailgate.message import AddHeader, Content, Edit, apply_edits, rendered
 from mailgate.relay.attempt import Result
+from mailgate.relay.findings import for_now
 from mailgate.relay.recode import RecodeError, Recoding, recoded
 from mailgate.relay.recode import Target as Fit
 from mailgate.relay.session import IOutlet
@@ -19,7 +20,7 @@ from mailgate.reply import Reply
 from mailgate.sockets import write_now
 from mailgate.wire.content import Stuffer, stuff
 
-__all__ = ["ContentSender", "Payload", "UnsendableError", "convert", "is_small", "prepare"]
+__all__ = ["ContentSender", "Payload", "UnsendableError", "convert", "prepare"]
 
 #: Content in memory up to this size, in octets, goes out in one write; other content in pieces of about this size.
 _ONE_WRITE = 256 * 1024
@@ -44,10 +45,13 @@ class UnsendableError(Exception):
         """Content that cannot be read, or is not fit for the wire."""
         return cls(_UNREADABLE if isinstance(error, OSError) else _MALFORMED, str(error))
 
-    def results(self, recipients: Sequence[EnvelopeRecipient]) -> list[Result]:
-        """What it comes to for each of them."""
-        kind = OutcomeKind.FAILED if self.reply.is_permanent else OutcomeKind.DEFERRED
-        return [Result(one, kind, self.reply, next_host=self.next_host, reason=str(self)) for one in recipients]
+    def results(self, recipients: Sequence[EnvelopeRecipient], *, is_fallback: bool) -> list[Result]:
+        """What it comes to for each of them, in a session that `is_fallback` (see IConnection) or is not."""
+        reply, reason = self.reply, str(self)
+        if is_fallback and self.next_host:
+            reply, reason = for_now(reply), f"{reason}; in clear text, as TLS has failed with this host"
+        kind = OutcomeKind.FAILED if reply.is_permanent else OutcomeKind.DEFERRED
+        return [Result(one, kind, reply, next_host=self.next_host, reason=reason) for one in recipients]
 
 
 @dataclass(slots=True)
@@ -64,33 +68,29 @@ class Payload:
     pieces: Iterator[tuple[bytes, bool]] | None = None
 
 
-def is_small(content: Content) -> bool:
-    """Whether making it ready takes no time that anybody would notice."""
-    return content.in_memory and content.size <= _ONE_WRITE
-
-
-def prepare(content: Content, edits: Sequence[Edit], fit: Fit | None = None, *, by_chunks: bool = False) -> Payload:
-    """The content after its edits; UnsendableError where it cannot be sent.
-
-    `fit`, for small content only, is what it is made fit for (see `recode`); `by_chunks` is for BDAT (RFC 3030).
-    """
+def prepare(content: Content, edits: Sequence[Edit], *, by_chunks: bool = False) -> Payload:
+    """The content after its edits; UnsendableError where it cannot be sent. `by_chunks` is for BDAT (RFC 3030)."""
     try:
-        if not is_small(content):
+        if not _is_small(content):
             size = content.size + _growth(content, edits)
             chunks = rendered(content, edits)
             return Payload(size, b"", pieces=_pieces(chunks)) if by_chunks else Payload(size, b"", chunks)
-        octets = b"".join(rendered(content, edits) if fit is None else recoded(content, edits, fit))
+        octets = b"".join(rendered(content, edits))
         return Payload(len(octets), _bdat(octets, is_last=True) if by_chunks else stuff(octets))
-    except RecodeError as error:
-        raise _unfit(error) from error
     except (OSError, ValueError) as error:
         raise UnsendableError.of(error) from error
 
 
 def convert(content: Content, edits: Sequence[Edit], fit: Fit) -> Payload:
-    """As `prepare` with `fit`, for content of any size: it is read and converted once to know whether it can be sent,
-    and how large it is then. That takes its time."""
+    """As `prepare`, with the content made fit for the next hop (see `recode`), which is for another thread than the
+    reactor's: what it takes goes by the parts of the content, of which a small one may have thousands.
+
+    Large content is converted to know whether it can be sent, and how large it is then, and once more as it is sent.
+    """
     try:
+        if _is_small(content):
+            octets = b"".join(recoded(content, edits, fit))
+            return Payload(len(octets), stuff(octets))
         recoding = Recoding.of(content, fit)
         header = recoding.header(apply_edits(content.header, edits))
         size = len(header) + sum(map(len, recoding.body()))
@@ -181,6 +181,10 @@ class ContentSender:
     def _fail(self, error: OSError | ValueError) -> None:
         self.stopProducing()
         self._failed(UnsendableError.of(error))
+
+
+def _is_small(content: Content) -> bool:
+    return content.in_memory and content.size <= _ONE_WRITE
 
 
 def _bdat(octets: bytes, *, is_last: bool) -> bytes:

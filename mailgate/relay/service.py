@@ -22,6 +22,7 @@ from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import AttemptContext, IDeliveryFilter, IEvents, ISpool, Lease, OutcomeKind, SpoolError
 from mailgate.relay.attempt import Result
 from mailgate.relay.destinations import Destinations
+from mailgate.relay.findings import LOCAL_ERROR
 from mailgate.relay.jobs import LEASE_TIME, Job
 from mailgate.relay.locate import Locator
 from mailgate.relay.outcomes import OutcomeWriter
@@ -48,7 +49,6 @@ _AFTER_FAILURE = 5.0
 _CHECK = 300.0
 
 _REFUSED = Reply.of(550, "5.7.1", "Refused by policy")
-_OURS = Reply.of(451, "4.3.0", "Local error in delivery")
 
 
 class Relay:
@@ -157,6 +157,10 @@ class Relay:
         """Look into the spool now, and try even sites that are left alone: an operator has changed something."""
         for queue in self._destinations:
             queue.retry_now()
+        self.look()
+
+    def look(self) -> None:
+        """Look into the spool now; sites that are left alone stay so."""
         self._wake_at(self._clock.seconds())
 
     # -- leasing
@@ -311,7 +315,7 @@ class Relay:
 
         def failed(failure: Failure) -> None:
             _log.failure("a delivery filter failed", failure=failure)
-            self._end(job, OutcomeKind.DEFERRED, _OURS, failure.getErrorMessage())
+            self._end(job, OutcomeKind.DEFERRED, LOCAL_ERROR, failure.getErrorMessage())
 
         if isinstance(answer, Awaitable):
             waited = as_deferred(answer)

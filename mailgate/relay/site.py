@@ -21,23 +21,26 @@ from mailgate.reply import Reply
 __all__ = ["Site"]
 
 _NO_ANSWER = Reply.of(451, "4.4.2", "No host has given an answer")
+#: Hosts whose failures are told of one attempt, and characters of each.
+_MOST_TOLD, _LONGEST_TOLD = 8, 300
 
 
 @dataclass(frozen=True, slots=True)
 class _Trouble:
-    """Why the last attempt to connect failed: `host` is who said so, "" where it is our own finding."""
+    """Why nobody could be connected to: `host` is who said so, "" where it is our own finding."""
 
     reply: Reply
     host: str
     reason: str
 
     @classmethod
-    def of(cls, error: ConnectFailedError) -> _Trouble:
-        """What an attempt to connect came to."""
-        if error.is_ours:
-            reason = error.reason if str(error.target) in error.reason else f"{error.target}: {error.reason}"
-            return cls(_for_now(error.reply), "", reason)
-        return cls(_for_now(error.reply), str(error.target), error.reason)
+    def of(cls, errors: Sequence[ConnectFailedError]) -> _Trouble:
+        """What attempts to connect to one host after another came to, one at least: the reply of that which tells most,
+        and the reasons of all. Among equals the last has the word."""
+        error = max(reversed(errors), key=_tells)
+        host = "" if error.is_ours else str(error.target)
+        reason = error.reason if host and len(errors) == 1 else _told(errors)
+        return cls(_for_now(error.reply), host, reason)
 
 
 class Site(JobQueue):
@@ -74,7 +77,7 @@ class Site(JobQueue):
     # -- JobQueue
 
     def start(self, job: Job) -> None:
-        connection = self._take_idle()
+        connection = self._take_idle(job)
         if connection is None:
             self.run(job, Deferred.fromCoroutine(self._ask_hosts(job)))
             return
@@ -120,7 +123,8 @@ class Site(JobQueue):
             kind = OutcomeKind.FAILED if targets.reply.is_permanent else OutcomeKind.DEFERRED
             job.settle(kind, targets.reply, "", targets.reason)
             return
-        error = unreached = None  # why there was no session with the last host, and with any
+        error = None  # why there was no session with the last host
+        unreached: list[ConnectFailedError] = []
         origin = job.lease.envelope.origin if self._one_message else None
         found: dict[int, Result] = {}  # answers that another host, or another transaction, may better
         for target in targets:
@@ -128,9 +132,12 @@ class Site(JobQueue):
             # Whoever asks for another transaction has taken a recipient in this one, or was an idle connection.
             for _ in range(len(job.recipients) + self.limit):
                 try:
-                    connection = (self._take_idle() if again else None) or await self._connector.connect(target, origin)
+                    connection = self._take_idle(job) if again else None
+                    if connection is None:
+                        connection = await self._connector.connect(target, origin, try_tls=_wants_tls(job))
                 except ConnectFailedError as failure:
-                    error = unreached = failure
+                    error = failure
+                    unreached.append(failure)
                     break
                 self._trouble, self._state, error = None, self._state.after_success(), None
                 results = await connection.deliver(job.lease.envelope, job.remaining, job.lease.content)
@@ -146,13 +153,17 @@ class Site(JobQueue):
                 if not again:
                     break
         if error is not None and not found and not (self._one_message and _is_about_client(error)):
-            self._leave_alone(error)
-        if unreached is not None:
+            self._leave_alone(unreached)
+        if unreached:
             # Whoever was not reached may offer what the others do not.
-            found = {number: one for number, one in found.items() if one.kind is not OutcomeKind.FAILED}
+            found = {
+                number: replace(one, reason=f"{one.reason or _said(one)}; {_told(unreached)}")
+                for number, one in found.items()
+                if one.kind is not OutcomeKind.FAILED
+            }
         job.results += [found[one.number] for one in job.remaining if one.number in found]
         job.remaining = tuple(one for one in job.remaining if one.number not in found)
-        if unreached is None:
+        if not unreached:
             job.settle(OutcomeKind.DEFERRED, _NO_ANSWER, "", "no host has given an answer")
         else:
             trouble = _Trouble.of(unreached)
@@ -173,9 +184,9 @@ class Site(JobQueue):
             connection.close()
         return not job.remaining
 
-    def _leave_alone(self, error: ConnectFailedError) -> None:
+    def _leave_alone(self, errors: Sequence[ConnectFailedError]) -> None:
         now = self.clock.seconds()
-        self._trouble = _Trouble.of(error)
+        self._trouble = _Trouble.of(errors)
         state = self._state.after_failure(now, self._random, self._route.retry.longest)
         if state is not self._state:
             self._state = state
@@ -189,10 +200,10 @@ class Site(JobQueue):
 
     # -- idle connections
 
-    def _take_idle(self) -> IConnection | None:
+    def _take_idle(self, job: Job) -> IConnection | None:
         while self._idle:
             connection, _ = self._idle.pop()
-            if connection.is_usable:
+            if connection.is_usable and not (connection.is_fallback and _wants_tls(job)):
                 return connection
             connection.close()
         return None
@@ -221,9 +232,33 @@ class Site(JobQueue):
                 self._idle.append((connection, at))
 
 
+def _wants_tls(job: Job) -> bool:
+    # Such mail goes without TLS, if at all, only where TLS has just been tried.
+    return job.lease.envelope.parameters.require_tls
+
+
 def _is_about_client(error: ConnectFailedError) -> bool:
     # A next hop that was told who the client is may refuse this one, and nobody else.
     return not error.is_ours and error.stage in ("greeting", "hello", "xclient")
+
+
+def _tells(error: ConnectFailedError) -> tuple[bool, bool]:
+    # That a host is down is less than what another one, which is there, does wrong or has against us.
+    return error.stage != "connect", not error.reply.status[1:].startswith(".4.")
+
+
+def _told(errors: Sequence[ConnectFailedError]) -> str:
+    """What each host's failure was."""
+    parts = [
+        (one.reason if str(one.target) in one.reason else f"{one.target}: {one.reason}")[:_LONGEST_TOLD]
+        for one in errors[:_MOST_TOLD]
+    ]
+    more = len(errors) - len(parts)
+    return "; ".join([*parts, f"{more} more hosts failed"] if more else parts)
+
+
+def _said(result: Result) -> str:
+    return f"{result.host}: {result.reply}" if result.host else str(result.reply)
 
 
 def _for_now(reply: Reply) -> Reply:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
+from mailgate.address import Address
 from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import OutcomeKind
 from mailgate.relay.attempt import Result
 from mailgate.relay.carriage import NO_SMTPUTF8, PLAIN, Carriage, Hop, handover_of, recipient_parameters
+from mailgate.relay.findings import PROTOCOL_ERROR, for_now
 from mailgate.relay.sending import UnsendableError
 from mailgate.reply import Reply
 from mailgate.wire.extensions import NO_LIMITS, Extensions, Limits
@@ -19,9 +21,11 @@ from mailgate.wire.xclient import xforward_commands
 
 __all__ = ["Step", "Transaction", "begin"]
 
-_PROTOCOL_ERROR = Reply.of(451, "4.5.0", "The next hop does not follow the protocol")
 _BAD_ADDRESS = Reply.of(553, "5.1.3", "The address cannot be written in a command")
 _OVER_LIMIT = Reply.of(452, "4.5.3", "More recipients than the next hop takes at one time")
+
+#: What stands in no domain, and in no literal: it could end the path, and begin something else.
+_BAD = frozenset(' "%<>\\')
 
 #: "Too many recipients", where a reply to RCPT has an enhanced status at all (RFC 3463 section 3.6).
 _TOO_MANY = ("", "4.5.3", "5.5.3")
@@ -52,7 +56,7 @@ class Transaction:
 
     Recipients over the server's limits are not named; the results say `again`. `domains` are those of recipients that
     the session has named, to which this adds its own; `is_full` tells that one was left out that the session has no
-    room for.
+    room for. `is_fallback` as in IConnection.
 
     `owed` is the number of replies that are still to come for what was sent. A reply that nobody owes must not be
     given to `receive`.
@@ -97,6 +101,7 @@ class Transaction:
         lmtp: bool = False,
         reset: bool = False,
         reused: bool = False,
+        is_fallback: bool = False,
     ) -> None:
         self._peer = peer
         self._lmtp = lmtp
@@ -119,10 +124,12 @@ class Transaction:
         lines: list[str] = []
         for position, recipient in enumerate(recipients):
             address = str(recipient.address)
-            if not (address.isascii() and address.isprintable()):
-                fault = _fault_of(address, utf8=extensions.utf8)
+            if not (address.isascii() and address.isprintable() and _BAD.isdisjoint(recipient.address.domain)):
+                fault = _fault_of(recipient.address, utf8=extensions.utf8)
                 if fault is not None:
-                    self._settle(position, fault, host="", next_host=fault is NO_SMTPUTF8)
+                    elsewhere = fault is NO_SMTPUTF8
+                    reply = for_now(fault) if elsewhere and is_fallback else fault
+                    self._settle(position, reply, host="", next_host=elsewhere)
                     continue
             if limits is not NO_LIMITS and self._is_over(limits, recipient):
                 self._later.append(position)
@@ -148,8 +155,7 @@ class Transaction:
         self._last = len(self._asked) + (not carriage.by_chunks)
         self._is_spoilt = False
         self.end_sent = False
-        self.owed = 0
-        self.output = b""
+        self.owed, self.output = 0, b""
 
     @property
     def results(self) -> list[Result]:
@@ -157,7 +163,7 @@ class Transaction:
         for position in self._later:
             reason = f"{self._peer} has named its limits"
             self._settle(position, _OVER_LIMIT, kind=OutcomeKind.DEFERRED, host="", reason=reason, again=True)
-        return [result for result in self._results if result is not None]
+        return list(filter(None, self._results))
 
     @property
     def needs_reset(self) -> bool:
@@ -298,7 +304,7 @@ class Transaction:
         return Step.SEND
 
     def _stray(self, reply: Reply) -> Step:
-        self.abandon(_PROTOCOL_ERROR, f"{self._peer} gave a reply that does not fit: {reply}")
+        self.abandon(PROTOCOL_ERROR, f"{self._peer} gave a reply that does not fit: {reply}")
         return Step.DROP
 
     def _settle(
@@ -345,10 +351,11 @@ def _kind_of(reply: Reply) -> OutcomeKind:
     return OutcomeKind.FAILED if reply.is_permanent and reply.code != 503 else OutcomeKind.DEFERRED
 
 
-def _fault_of(address: str, *, utf8: bool) -> Reply | None:
-    if not address.isprintable():
+def _fault_of(address: Address, *, utf8: bool) -> Reply | None:
+    text = str(address)
+    if not (text.isprintable() and _BAD.isdisjoint(address.domain)):
         return _BAD_ADDRESS
-    return None if utf8 or address.isascii() else NO_SMTPUTF8
+    return None if utf8 or text.isascii() else NO_SMTPUTF8
 
 
 def begin(
@@ -369,8 +376,8 @@ def begin(
         text = f"The message has {size} octets; the next hop takes {max_size}"
         raise UnsendableError(Reply.of(552, "5.3.4", text), f"{hop.target} was not asked")
     sender = str(envelope.sender)
-    if not (sender.isascii() and sender.isprintable()):
-        fault = _fault_of(sender, utf8=extensions.utf8)
+    if not (sender.isascii() and sender.isprintable() and _BAD.isdisjoint(envelope.sender.domain)):
+        fault = _fault_of(envelope.sender, utf8=extensions.utf8)
         if fault is not None:
             raise UnsendableError(fault, f"{hop.target} was not asked", next_host=fault is NO_SMTPUTF8)
     xforward: Sequence[bytes] = ()
@@ -381,11 +388,12 @@ def begin(
         envelope,
         recipients,
         size,
-        peer=str(hop.target),
+        peer=hop.peer,
         carriage=carriage,
         xforward=xforward,
         domains=domains,
         lmtp=hop.target.lmtp,
         reset=reset,
         reused=reused,
+        is_fallback=hop.is_fallback,
     )

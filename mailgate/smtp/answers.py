@@ -23,8 +23,8 @@ _Refusal = Reject | Defer | Disconnect
 def of_a_stranger(parameters: MailParameters) -> tuple[MailParameters, bytes]:
     """What a client that may not relay gets of what its MAIL asked for, and the reply to it.
 
-    It has no place before others (RFC 6710 section 5), and its word on who submitted the message is worth nothing
-    (RFC 4954 section 5).
+    It has no place before others (RFC 6710 section 5), its word on who submitted the message is worth nothing (RFC 4954
+    section 5), and reports carry no content of its choice to a sender that it may have forged.
     """
     answer = replies.SENDER_OK
     if parameters.priority is not None and parameters.priority > 0:
@@ -32,6 +32,8 @@ def of_a_stranger(parameters: MailParameters) -> tuple[MailParameters, bytes]:
         answer = replies.PRIORITY_LOWERED
     if parameters.auth is not None:
         parameters = replace(parameters, auth="<>")
+    if parameters.ret == "FULL":
+        parameters = replace(parameters, ret="HDRS")
     return parameters, answer
 
 

@@ -1,21 +1,29 @@
-"""AUTH (RFC 4954): one exchange after another, until one succeeds or there were too many failures."""
+"""AUTH (RFC 4954): one exchange after another, until one succeeds or there were too many failures.
+
+Wrong secrets are counted by client, for all its connections, when the check says so, whether or not the client is still
+there to hear it. A check that is open counts as a failure for those that come meanwhile: they wait for its end where
+it decides. Clients whose address is not known (a unix socket, XCLIENT without one) have no counter in common, which one
+of them could fill for all: their failures are counted by the user that they want to be.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from ipaddress import IPv6Address
 from typing import cast
 
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.auth.checker import AuthUnavailable
+from mailgate.auth.portal import Authenticator
 from mailgate.awaiting import as_deferred
-from mailgate.envelope import Client, Identity
+from mailgate.envelope import Identity, Session
 from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.conversation import Conversation
@@ -52,14 +60,27 @@ _WINDOW = 3600.0
 class Authentication:
     """The AUTH of one session. While `is_under_way` a line of the peer is its response, not a command."""
 
-    __slots__ = ("_answer", "_failures", "_identity", "_mechanism", "_reason", "_talk", "_username", "is_under_way")
+    __slots__ = (
+        "_failures",
+        "_guess",
+        "_identity",
+        "_is_counted",
+        "_is_proof_due",
+        "_mechanism",
+        "_talk",
+        "_username",
+        "is_under_way",
+    )
 
     def __init__(self, talk: Conversation) -> None:
         self._talk = talk
         self._mechanism: ServerMechanism | None = None
         self._identity: Identity | None = None
-        self._username = self._reason = ""
+        self._username = ""
         self._failures = 0
+        self._guess = ""  # under which key the open check is counted
+        self._is_proof_due = False  # the next response is judged by the mechanism itself
+        self._is_counted = False  # the exchange has failed, and its end is still owed
         self.is_under_way = False
 
     def command(self, argument: str) -> None:
@@ -78,11 +99,7 @@ class Authentication:
             reply = replies.AUTH_NEEDS_TLS if is_for_tls else replies.UNKNOWN_MECHANISM
             talk.teller.tell("auth", reply, f"{name[:40]} is not offered{' without TLS' if is_for_tls else ''}")
             raise CommandError(reply)
-        talk.gate.when(
-            talk.services.counters.peek(self._key, _WINDOW),
-            lambda failures: self._begin(name, initial.strip(" "), failures),
-            lambda: self._unavailable("the counters cannot be asked"),
-        )
+        self._begin(name, initial.strip(" "))
 
     def line(self, line: bytes) -> None:
         """A line of the exchange, its CRLF removed."""
@@ -98,25 +115,18 @@ class Authentication:
 
     # -- the exchange
 
-    def _begin(self, name: str, initial: str, failures: int) -> None:
+    def _begin(self, name: str, initial: str) -> None:
         talk = self._talk
-        if failures >= talk.settings.max_auth_failures_per_client:
-            reason = f"{failures} wrong secrets within an hour; max_auth_failures_per_client of the listener is reached"
-            talk.teller.tell("auth", replies.AUTH_TOO_OFTEN, reason)
-            talk.mistake(replies.AUTH_TOO_OFTEN)
-            return
-        authenticator = talk.services.authenticator
-        if authenticator is None:
-            raise AssertionError("nobody can check AUTH")
-        self._username = self._reason = ""
+        self._username = ""
         self._identity = None
+        self._is_proof_due = self._is_counted = False
         self._mechanism = server_mechanism(
             name,
             hostname=talk.services.hostname,
             random_bytes=secrets.token_bytes,
             seconds=talk.services.clock.seconds,
             scram_key=talk.services.secret,
-            iterations=authenticator.scram_iterations,
+            iterations=self._authenticator.scram_iterations,
             channel_bindings=talk.channel_bindings(),
         )
         self.is_under_way = True
@@ -131,51 +141,64 @@ class Authentication:
         except SaslError as error:
             self._end(error.reply)
             return
-        self._step(self._current.step(response))
+        if self._is_proof_due:
+            self._is_proof_due = False
+            self._admit(lambda: self._step(self._current.step(response)))
+        else:
+            self._step(self._current.step(response))
 
     def _step(self, step: Step) -> None:
-        talk = self._talk
-        authenticator = talk.services.authenticator
         match step:
             case Challenge(data):
-                talk.say(b"334 " + encode_response(data) + b"\r\n")
-            case NeedSecret(username) if authenticator is not None:
+                self._talk.say(b"334 " + encode_response(data) + b"\r\n")
+            case NeedSecret(username):
                 self._username = username
-                secret = authenticator.scram_secret(username)
-                if isinstance(secret, Deferred):
-                    secret.addErrback(_as_answer)
-                talk.gate.when(secret, self._found, lambda: self._unavailable("the user's secret cannot be looked up"))
+                self._unless_too_often(lambda failures: self._look_up(username))
             case Verify(credentials):
-                self._verify(credentials)
+                self._username = "" if isinstance(credentials, External) else credentials.username
+                if self._guess:  # a proof, which has been admitted
+                    self._check(credentials)
+                else:
+                    self._admit(lambda: self._check(credentials))
             case Malformed() as malformed:
+                self._release()
                 self._end(malformed.reply)
             case Failed(reason):
-                self._fail(reason)
+                if not self._is_counted:
+                    self._count(self._current.name, reason)
+                self._fail()
             case Succeeded():
                 self._succeed()
 
-    def _verify(self, credentials: Credentials) -> None:
-        talk = self._talk
-        authenticator = talk.services.authenticator
-        if authenticator is None:
-            raise AssertionError("nobody can check AUTH")
-        self._username = "" if isinstance(credentials, External) else credentials.username
-
-        def refused(failure: Failure) -> None:
-            failure.trap(UnauthorizedLogin)
-            self._reason = failure.getErrorMessage()
-
-        checked: Deferred[Identity | AuthUnavailable | None] = authenticator.check(
-            credentials, mechanism=self._current.name, session=talk.session
-        ).addErrback(refused)
-        checked.addErrback(_as_answer)
-        talk.gate.when(checked, self._checked, lambda: self._unavailable("the users cannot be asked"))
+    def _look_up(self, username: str) -> None:
+        secret = self._authenticator.scram_secret(username)
+        if isinstance(secret, Deferred):
+            secret.addErrback(_as_answer)
+        self._talk.gate.when(secret, self._found, lambda: self._unavailable("the user's secret cannot be looked up"))
 
     def _found(self, secret: ScramSecret | AuthUnavailable | None) -> None:
         if isinstance(secret, AuthUnavailable):
             self._unavailable(f"the user's secret cannot be looked up: {secret}")
         else:
+            self._is_proof_due = True
             self._step(self._current.secret(secret))
+
+    def _check(self, credentials: Credentials) -> None:
+        """Ask whether the secret is right. What it costs that it is wrong does not need the client to be there."""
+        talk = self._talk
+        name = self._current.name
+
+        def judged(outcome: Identity | Failure) -> Identity | AuthUnavailable | Failure | None:
+            if isinstance(outcome, Failure) and outcome.check(UnauthorizedLogin):
+                self._count(name, outcome.getErrorMessage() or "the secret is wrong, or there is no such user")
+                return None
+            self._release()
+            return _as_answer(outcome) if isinstance(outcome, Failure) else outcome
+
+        waited: Deferred[Identity | AuthUnavailable | None] = Deferred()
+        checked = maybeDeferred(self._authenticator.check, credentials, mechanism=name, session=talk.session)
+        checked.addBoth(judged).addBoth(waited.callback)
+        talk.gate.when(waited, self._checked, lambda: self._unavailable("the users cannot be asked"))
 
     def _checked(self, identity: Identity | AuthUnavailable | None) -> None:
         if isinstance(identity, AuthUnavailable):
@@ -186,9 +209,75 @@ class Authentication:
         if last is not None:
             self._step(last)
         elif identity is None:
-            self._fail(self._reason or "the secret is wrong, or there is no such user")
+            self._fail()
         else:
             self._succeed()
+
+    # -- how many may be wrong
+
+    def _unless_too_often(self, then: Callable[[int], None]) -> None:
+        """Go on with the number of the client's failures, if it may have one more."""
+        talk = self._talk
+        most = talk.settings.max_auth_failures_per_client
+
+        def counted(failures: int) -> None:
+            if failures < most:
+                then(failures)
+                return
+            reason = f"{failures} wrong secrets within an hour; max_auth_failures_per_client of the listener is reached"
+            talk.teller.tell("auth", replies.AUTH_TOO_OFTEN, reason)
+            self._end(replies.AUTH_TOO_OFTEN)
+
+        talk.gate.when(
+            talk.services.counters.peek(self._key, _WINDOW),
+            counted,
+            lambda: self._unavailable("the counters cannot be asked"),
+        )
+
+    def _admit(self, then: Callable[[], None]) -> None:
+        """Go on once the client may have one more failure, even if all its open checks fail; `_guess` is then held."""
+        talk, guesses, key = self._talk, self._authenticator.guesses, self._key
+
+        def again(_: None) -> None:
+            self._admit(then)
+
+        def counted(failures: int) -> None:
+            if failures + guesses.count(key) < talk.settings.max_auth_failures_per_client:
+                guesses.begin(key)
+                self._guess = key
+                then()
+            else:
+                talk.gate.when(guesses.wait(key), again, lambda: self._unavailable("a check cannot end"))
+
+        self._unless_too_often(counted)
+
+    def _release(self) -> None:
+        """The open check has not failed."""
+        key, self._guess = self._guess, ""
+        if key:
+            self._authenticator.guesses.end(key)
+
+    def _count(self, mechanism: str, reason: str) -> None:
+        """Take down a wrong secret."""
+        talk, guesses = self._talk, self._authenticator.guesses
+        self._is_counted = True
+        key, guess, self._guess = self._guess or self._key, self._guess, ""
+
+        def release(_: object = None) -> None:
+            if guess:
+                guesses.end(guess)
+
+        reason = f"{mechanism} as {self._username or '?'}: {reason}"
+        if talk.is_over:
+            talk.teller.tell("auth", None, f"{reason}; the client did not wait for the answer")
+        else:
+            talk.teller.tell("auth", replies.AUTH_FAILED, reason)
+        counted = talk.services.counters.hit(key, _WINDOW)
+        if isinstance(counted, Awaitable):
+            hit = as_deferred(counted)
+            hit.addErrback(lambda failure: _log.failure("a failure of AUTH is not counted", failure)).addBoth(release)
+        else:
+            release()
 
     # -- how it ends
 
@@ -206,14 +295,10 @@ class Authentication:
 
         talk.ask(talk.pipeline.auth(talk.session, identity), answer)
 
-    def _fail(self, reason: str) -> None:
-        """A wrong secret: its answer waits, longer each time, and whoever goes on all the same is let go."""
+    def _fail(self) -> None:
+        """The answer to a wrong secret waits, longer each time, and whoever goes on all the same is let go."""
         talk = self._talk
         self._failures += 1
-        talk.teller.tell("auth", replies.AUTH_FAILED, f"{self._current.name} as {self._username or '?'}: {reason}")
-        counted = talk.services.counters.hit(self._key, _WINDOW)
-        if isinstance(counted, Awaitable):
-            as_deferred(counted).addErrback(lambda failure: _log.failure("a failure of AUTH is not counted", failure))
         delay = min(_FIRST_DELAY * 2 ** (self._failures - 1), _LONGEST_DELAY)
 
         def refuse(_: object) -> None:
@@ -244,8 +329,15 @@ class Authentication:
         return self._mechanism
 
     @property
+    def _authenticator(self) -> Authenticator:
+        authenticator = self._talk.services.authenticator
+        if authenticator is None:
+            raise AssertionError("nobody can check AUTH")
+        return authenticator
+
+    @property
     def _key(self) -> str:
-        return f"auth-failures:{_network(self._talk.session.client)}"
+        return f"auth-failures:{_whose(self._talk.session, self._username)}"
 
 
 def _as_answer(failure: Failure) -> AuthUnavailable:
@@ -254,7 +346,11 @@ def _as_answer(failure: Failure) -> AuthUnavailable:
     return cast(AuthUnavailable, failure.value)
 
 
-def _network(client: Client) -> str:
-    """Whose failures are counted together: an IPv4 address, or an IPv6 /64."""
-    address = client.address
+def _whose(session: Session, username: str) -> str:
+    """Whose failures are counted together: an IPv4 address's, an IPv6 /64's; without an address, those of all who want
+    to be one user, or else of one session."""
+    address = session.client.address
+    if address is None or address.is_unspecified:
+        who = f"user {username.casefold()}" if username else f"session {session.id}"
+        return hashlib.sha256(who.encode("utf-8", "surrogatepass")).hexdigest()  # a name may be long
     return f"{int(address) >> 64:x}::/64" if isinstance(address, IPv6Address) else str(address)

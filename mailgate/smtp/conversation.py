@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import cast
@@ -19,10 +19,11 @@ from mailgate.interfaces import ICounters, IEvents, IIntake, IPipeline, IRouting
 from mailgate.message import MemoryBudget
 from mailgate.reply import Reply
 from mailgate.smtp import replies
-from mailgate.smtp.offers import NOTHING, Offers, State
+from mailgate.smtp.offers import NOTHING, Offer, Offers, State
 from mailgate.smtp.refusal import RefusalTeller
 from mailgate.smtp.waiting import Gate
 from mailgate.verdict import Continue, Defer, Disconnect, Reject, Verdict
+from mailgate.wire.xclient import XClient
 
 __all__ = ["Conversation", "SessionServices"]
 
@@ -75,6 +76,7 @@ class Conversation:
         "_errors",
         "_hang_up",
         "_is_ours",
+        "_is_peers",
         "_proxy",
         "commands",
         "forwarded",
@@ -91,6 +93,7 @@ class Conversation:
         "settings",
         "takes_content",
         "teller",
+        "told",
     )
 
     def __init__(
@@ -120,11 +123,13 @@ class Conversation:
         self._bindings = bindings
         self._is_ours = False  # TLS ends here, not at a proxy in front of us
         self._proxy = proxy
+        self.told = XClient()  # what XCLIENT has told so far
         self.peer = client  # who is connected, or the client that its PROXY header names
         self.begin(client)
 
     def begin(self, client: Client) -> None:
         """A session with this client, from before the banner on."""
+        self._is_peers = client is self.peer
         self.session = Session(
             id=new_id(),
             client=client,
@@ -132,7 +137,7 @@ class Conversation:
             role=self.settings.role,
             hostname=self.services.hostname,
             protocol="LMTP" if self.is_lmtp else "SMTP",
-            proxy=self._proxy if client is self.peer else self.peer,
+            proxy=self._proxy if self._is_peers else self.peer,
         )
         self.offer = NOTHING
         self.forwarded: Origin | None = None  # what XFORWARD has told of the next message
@@ -149,6 +154,11 @@ class Conversation:
         ):
             self.session.identity = Identity(str(address or "local"), "network")
             self.pipeline = self.services.trusted_pipeline
+
+    @property
+    def may_relay(self) -> bool:
+        """Whether we know the client, on a listener where that counts: only then is it given more than a stranger."""
+        return self.session.identity is not None and self.session.role != "inbound"
 
     @property
     def is_authenticated(self) -> bool:
@@ -170,8 +180,9 @@ class Conversation:
         self.session.tls = tls
         self.session.helo = ""
         self.session.protocol = "LMTP" if self.is_lmtp else "SMTP"
+        self.told = replace(self.told, helo=None, protocol=None)
         self.offer = NOTHING
-        name = self.services.fingerprints.get(tls.fingerprint) if tls.fingerprint else None
+        name = self.services.fingerprints.get(tls.fingerprint) if tls.fingerprint and self._is_peers else None
         if name is not None and self.session.role != "inbound" and self.session.identity is None:
             self.session.identity = Identity(name, "certificate")
             self.pipeline = self.services.trusted_pipeline
@@ -185,16 +196,20 @@ class Conversation:
 
     def make_offer(self) -> None:
         """Take down what this session is offered now."""
+        self.offer = self.possible_offer()
+
+    def possible_offer(self) -> Offer:
+        """What EHLO would offer now."""
         session, services = self.session, self.services
         can_bind = services.authenticator is not None and bool(self.channel_bindings())
-        self.offer = services.offers.to(self._state(session.tls is not None, can_bind), services.clock.seconds())
+        return services.offers.to(self._state(session.tls is not None, can_bind), services.clock.seconds())
 
     def _state(self, is_tls: bool, can_bind: bool) -> State:
-        session, settings = self.session, self.settings
+        settings = self.settings
         return State(
             is_tls,
             can_bind,
-            session.identity is not None,
+            self.may_relay,
             bool(is_tls and self.certificate_names()),
             self.may(settings.xclient_from),
             self.may(settings.xforward_from),
@@ -215,7 +230,10 @@ class Conversation:
 
     def certificate_names(self) -> Sequence[str]:
         """Who the client's certificate says that it is: the name of its fingerprint, or those that a trusted authority
-        vouches for."""
+        vouches for. A client that XCLIENT has named has shown none: TLS is with who is connected."""
+        return self._names_of_peer() if self._is_peers else ()
+
+    def _names_of_peer(self) -> Sequence[str]:
         tls = self.session.tls
         if tls is None or not tls.fingerprint:
             return ()
@@ -224,12 +242,17 @@ class Conversation:
             return (name,)
         return tls.names if tls.is_verified else ()
 
+    @property
+    def needs_tls(self) -> bool:
+        """Whether STARTTLS must come first."""
+        return self.settings.tls == "required" and self.session.tls is None
+
     def lack(self) -> tuple[Reply, str] | None:
         """What this session owes before it may begin a message, with the private reason; None where nothing."""
         session, settings = self.session, self.settings
-        if settings.tls == "required" and session.tls is None:
+        if self.needs_tls:
             return replies.TLS_FIRST, "the listener has tls = required, and this is clear text"
-        if settings.client_certificates == "require" and not self.certificate_names():
+        if settings.client_certificates == "require" and not self._names_of_peer():
             return replies.CERTIFICATE_NEEDED, "the client has shown no certificate that is known"
         if session.identity is None and session.role == "outbound" and settings.auth is not None:
             return replies.AUTH_FIRST, "the client has not logged in, and is in none of trusted_networks"
@@ -289,6 +312,8 @@ class Conversation:
         recipient: Address | None = None,
     ) -> bool:
         """Whether the verdict says no; the peer has then been told."""
+        if type(verdict) is Continue:
+            return False
         reply = self.objection(stage, verdict, trace, transaction, recipient)
         if reply is None:
             return False

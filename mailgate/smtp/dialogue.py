@@ -16,7 +16,8 @@ from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.authentication import Authentication
 from mailgate.smtp.conversation import Conversation
-from mailgate.smtp.offers import NOTHING
+from mailgate.smtp.host import Refusal
+from mailgate.smtp.offers import NOTHING, commands_of
 from mailgate.smtp.transaction import MailTransaction
 from mailgate.verdict import Defer, Disconnect, Reject, Verdict
 from mailgate.wire.commands import parse_command, parse_greeting
@@ -29,6 +30,7 @@ __all__ = ["Dialogue"]
 _NOT_OURS = frozenset({"EXPN", "TURN", "ATRN", "SEND", "SOML", "SAML"})
 #: First words of other protocols: a browser or a proxy that was made to talk to us.
 _OTHER_PROTOCOLS = frozenset({"GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE", "TRACE", "PATCH", "HOST"})
+_IN_THE_CLEAR = "the listener has tls = required, and this is clear text"
 
 
 class Dialogue:
@@ -42,7 +44,7 @@ class Dialogue:
         self,
         talk: Conversation,
         start_tls: Callable[[], None],
-        reconsider: Callable[[Client], tuple[Reply, str] | None],
+        reconsider: Callable[[Client], Refusal | None],
     ) -> None:
         self.talk = talk
         self._transaction = MailTransaction(self.talk)
@@ -62,6 +64,11 @@ class Dialogue:
         return self.talk.gate.is_closed
 
     @property
+    def is_receiving(self) -> bool:
+        """Whether content has begun, and its end has not come."""
+        return self.talk.takes_content or self._transaction.is_receiving
+
+    @property
     def is_over(self) -> bool:
         """Whether the last reply has been said."""
         return self.talk.is_over
@@ -75,8 +82,8 @@ class Dialogue:
         else:
             self._judge_client()
 
-    def refuse_connection(self, reply: Reply, reason: str) -> None:
-        """Greet with a refusal: the connection is over a limit."""
+    def refuse_connection(self, reply: Reply | None, reason: str) -> None:
+        """Greet with a refusal, or None without a word: the connection is over a limit."""
         self.talk.teller.tell("connect", reply, reason)
         self.talk.end(reply, "refused")
 
@@ -106,11 +113,13 @@ class Dialogue:
         except CommandError as error:
             self.talk.mistake(error.reply)
 
-    def mistake(self, reply: Reply) -> None:
+    def line_too_long(self) -> None:
         """A line that is no command at all; no answer to AUTH either, which is then over (RFC 4954 section 4)."""
-        if self._auth is not None:
+        if self._auth is not None and self._auth.is_under_way:
             self._auth.give_up()
-        self.talk.mistake(reply)
+            self.talk.mistake(replies.AUTH_LINE_TOO_LONG)
+        else:
+            self.talk.mistake(replies.LINE_TOO_LONG)
 
     def content(self, data: bytes) -> bytes:
         """Content in any pieces; what is behind its end."""
@@ -208,7 +217,8 @@ class Dialogue:
             case "VRFY":
                 self._vrfy(argument)
             case "HELP":
-                self.talk.say(replies.HELP_LMTP if self.talk.is_lmtp else replies.HELP)
+                verbs = commands_of(self.talk.possible_offer(), is_lmtp=self.talk.is_lmtp)
+                self.talk.reply(Reply(214, "2.0.0", (" ".join(verbs),)))
             case "STARTTLS":
                 self._starttls(argument)
             case "AUTH":
@@ -270,9 +280,7 @@ class Dialogue:
             raise CommandError(replies.NO_GREETING)
         if self._transaction.is_under_way:
             raise CommandError(replies.AUTH_NOT_NOW)
-        if talk.settings.tls == "required" and talk.session.tls is None:
-            talk.teller.tell("auth", replies.TLS_FIRST, "the listener has tls = required, and this is clear text")
-            raise CommandError(replies.TLS_FIRST)
+        self._secure_first("auth")
         if self._auth is None:
             self._auth = Authentication(talk)
         self._auth.command(argument)
@@ -282,7 +290,7 @@ class Dialogue:
     def _xclient(self, argument: str) -> None:
         """Begin the session anew, from before the banner, as that of another client (Postfix's XCLIENT)."""
         talk = self.talk
-        self._may_tell(talk.settings.xclient_from)
+        self._may_tell("xclient", talk.settings.xclient_from)
         told = parse_xclient(argument)
         self._transaction.forget()
         before = talk.session
@@ -290,11 +298,15 @@ class Dialogue:
         refusal = self._reconsider(client)
         talk.begin(client)
         talk.session.tls = before.tls
-        if told.helo:
-            talk.session.helo = told.helo
+        talk.told = told = talk.told.merge(told)
+        talk.session.destination = (told.destination_address or None, told.destination_port or 0)
+        talk.session.helo = told.helo or ""
         if told.login:
             talk.session.identity = Identity(told.login, "XCLIENT")
             talk.pipeline = talk.services.trusted_pipeline
+        if told.protocol and not talk.is_lmtp:
+            talk.session.protocol = told.protocol
+        talk.update_protocol()
         self._auth = None
         if refusal is not None:
             self.refuse_connection(*refusal)
@@ -306,31 +318,46 @@ class Dialogue:
     def _xforward(self, argument: str) -> None:
         """Take down where the next message came from (Postfix's XFORWARD)."""
         talk = self.talk
-        self._may_tell(talk.settings.xforward_from)
+        self._may_tell("xforward", talk.settings.xforward_from)
         talk.forwarded = parse_xforward(argument).apply(talk.forwarded or NO_ORIGIN)
         talk.say(replies.OK)
 
-    def _may_tell(self, networks: Sequence[Network]) -> None:
+    def _may_tell(self, stage: str, networks: Sequence[Network]) -> None:
         if not networks:
             raise CommandError(replies.NOT_IMPLEMENTED)
         if not self.talk.may(networks):
-            raise CommandError(replies.NOT_TRUSTED)
+            raise self._refusal(stage, replies.NOT_TRUSTED, f"the client is in none of {stage}_from")
+        self._secure_first(stage)
         if self._transaction.is_under_way:
             raise CommandError(replies.NOT_IN_TRANSACTION)
+
+    def _secure_first(self, stage: str) -> None:
+        if self.talk.needs_tls:
+            raise self._refusal(stage, replies.TLS_FIRST, _IN_THE_CLEAR)
+
+    def _refusal(self, stage: str, reply: Reply, reason: str) -> CommandError:
+        """What to raise; the event has been told. There are as many as the session may make mistakes."""
+        self.talk.teller.tell(stage, reply, reason)
+        return CommandError(reply)
 
     def _etrn(self, argument: str) -> None:
         """Make what waits for a domain due now (RFC 1985), for those whom we relay for."""
         talk = self.talk
         if talk.services.offers.hides("ETRN"):
             raise CommandError(replies.NOT_IMPLEMENTED)
+        self._secure_first("etrn")
+        if not talk.session.helo:
+            raise CommandError(replies.NO_GREETING)
+        if argument.startswith("@"):  # RFC 1985: its subdomains, too
+            raise CommandError(replies.ETRN_SUBDOMAINS)
         try:
-            domain = Address.parse(f"x@{argument.lstrip('@')}").domain
+            domain = Address.parse(f"x@{argument}").domain
         except AddressError:
             raise CommandError(replies.ETRN_WHOM) from None
         if self._transaction.is_under_way:
             raise CommandError(replies.NOT_IN_TRANSACTION)
-        if talk.session.identity is None:
-            raise CommandError(replies.ETRN_NOT_YOU)
+        if not talk.may_relay:
+            raise self._refusal("etrn", replies.ETRN_NOT_YOU, "the client may not relay")
 
         def answer(count: int) -> None:
             if count:

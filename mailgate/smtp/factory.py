@@ -16,11 +16,16 @@ from mailgate.events import SessionClosed
 from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.conversation import SessionServices
+from mailgate.smtp.host import Guest, Refusal
 from mailgate.smtp.protocol import ServerProtocol
 
 __all__ = ["Listener"]
 
 _log = Logger()
+
+#: Refused connections that may wait to take their 421, beside max_connections; further ones are cut without a word. As
+#: they are told at once and go at once, this many at a time are far more than honest clients need.
+_MAX_PARTING = 100
 
 
 class Listener(SMTPFactory):
@@ -38,7 +43,8 @@ class Listener(SMTPFactory):
     def __init__(self, settings: ListenerSection) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
         self.settings = settings
-        self._sessions: dict[ServerProtocol, int] = {}  # with whom the limit per client counts for it
+        self._sessions: dict[Guest, int] = {}  # with whom the limit per client counts for it
+        self._refused: set[Guest] = set()  # and not gone yet: they take no place from anybody
         self.is_stressed = False
         self._per_client: Counter[int] = Counter()
         self._is_draining = False
@@ -57,48 +63,54 @@ class Listener(SMTPFactory):
 
     # -- what sessions ask and tell
 
-    def admit(self, protocol: ServerProtocol, client: Client) -> tuple[Reply, str] | None:
+    def admit(self, guest: Guest, client: Client) -> Refusal | None:
         """As in Host."""
-        self._forget(protocol)
+        sessions, settings = self._sessions, self.settings
+        if guest in sessions:
+            self._forget(guest)
         key = _key(client)
-        self._sessions[protocol] = key
-        self._per_client[key] += 1
+        count, of_client = len(sessions) + 1, self._per_client.get(key, 0) + 1
         if self._is_draining:
-            return replies.CLOSING, "the gateway is closing down"
-        count, most = len(self._sessions), self.settings.max_connections
-        if not self.is_stressed and count * 10 >= most * 9:
-            self._stress()
-        if count > most:
-            return replies.TOO_MANY_CONNECTIONS, f"max_connections of the listener is {most}"
-        limit = self.settings.max_connections_per_client
-        if key and self._per_client[key] > limit:
-            return replies.TOO_MANY_FROM_CLIENT, f"max_connections_per_client of the listener is {limit}"
+            return self._turn_away(guest, replies.CLOSING, "the gateway is closing down")
+        if count > settings.max_connections:
+            reason = f"max_connections of the listener is {settings.max_connections}"
+            return self._turn_away(guest, replies.TOO_MANY_CONNECTIONS, reason)
+        if key and of_client > settings.max_connections_per_client:
+            reason = f"max_connections_per_client of the listener is {settings.max_connections_per_client}"
+            return self._turn_away(guest, replies.TOO_MANY_FROM_CLIENT, reason)
+        if not self.is_stressed and count * 10 >= settings.max_connections * 9:
+            self._stress(count)
+        sessions[guest] = key
+        self._per_client[key] = of_client
         return None
 
-    def _stress(self) -> None:
+    def _turn_away(self, guest: Guest, reply: Reply, reason: str) -> Refusal:
+        self._refused.add(guest)
+        return (reply if len(self._refused) <= _MAX_PARTING else None), reason
+
+    def _stress(self, count: int) -> None:
         """Nearly all connections are taken: who is silent makes room sooner."""
         self.is_stressed = True
-        _log.warn(
-            "listener {name} is under stress: {count} connections", name=self.settings.name, count=len(self._sessions)
-        )
-        for protocol in self._sessions:
-            protocol.hurry()
+        _log.warn("listener {name} is under stress: {count} connections", name=self.settings.name, count=count)
+        for guest in self._sessions:
+            guest.hurry()
 
-    def _forget(self, protocol: ServerProtocol) -> None:
-        key = self._sessions.pop(protocol, None)
+    def _forget(self, guest: Guest) -> None:
+        key = self._sessions.pop(guest, None)
         if key is not None:
             self._per_client[key] -= 1
             if not self._per_client[key]:
                 del self._per_client[key]
 
-    def left(self, protocol: ServerProtocol, session: Session | None, cause: str, started: float) -> None:
+    def left(self, guest: Guest, session: Session | None, cause: str, started: float) -> None:
         """As in Host."""
-        self._forget(protocol)
+        self._forget(guest)
+        self._refused.discard(guest)
         if self.is_stressed and len(self._sessions) * 10 < self.settings.max_connections * 8:
             self.is_stressed = False
         if session is not None:
             self._tell_end(session, cause, started)
-        if self._drained is not None and not self._sessions:
+        if self._drained is not None and not self.session_count:
             drained, self._drained = self._drained, None
             drained.callback(None)
 
@@ -121,24 +133,24 @@ class Listener(SMTPFactory):
 
     @property
     def session_count(self) -> int:
-        """Connections at this moment."""
-        return len(self._sessions)
+        """Connections at this moment, refused ones that have not gone yet among them."""
+        return len(self._sessions) + len(self._refused)
 
     def drain(self) -> Deferred[None]:
         """Let idle sessions go at once and the others after their transaction; fires when all have gone."""
         self._is_draining = True
-        if not self._sessions:
+        if not self.session_count:
             return succeed(None)
         drained: Deferred[None] = Deferred()
         self._drained = drained
-        for protocol in list(self._sessions):
-            protocol.drain()
+        for guest in (*self._sessions, *self._refused):
+            guest.drain()
         return drained
 
     def cut(self) -> None:
         """End what is left, in the middle of its transaction: the peer is told 421."""
-        for protocol in list(self._sessions):
-            protocol.cut()
+        for guest in (*self._sessions, *self._refused):
+            guest.cut()
 
 
 def _key(client: Client) -> int:

@@ -12,16 +12,24 @@ from typing import NamedTuple
 
 from mailgate.config.schema import ListenerSection
 from mailgate.reply import Reply
+from mailgate.wire.sasl import CLEARTEXT
 from mailgate.wire.xclient import xclient_attributes, xforward_attributes
 
-__all__ = ["NOTHING", "Offer", "Offers", "State"]
+__all__ = ["NOTHING", "Offer", "Offers", "State", "commands_of"]
 
 _DAY = 86400
 #: A limit has six digits at most (RFC 9422 section 3).
 _MAX_LIMIT = 999_999
 
-#: Mechanisms that show a password or a token to whoever listens.
-_SHOWS_SECRET = frozenset({"PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"})
+#: What a listener with tls = "required" does not do in clear text.
+_HELD_BACK = ("AUTH", "ETRN", "XCLIENT", "XFORWARD")
+
+#: Our commands behind the greeting, and the keywords that some of them belong to.
+_VERBS = (
+    *("STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "VRFY"),
+    *("XCLIENT", "XFORWARD", "ETRN", "HELP", "QUIT"),
+)
+_KEYWORDS = {verb: verb for verb in ("STARTTLS", "AUTH", "XCLIENT", "XFORWARD", "ETRN")} | {"BDAT": "CHUNKING"}
 
 
 class State(NamedTuple):
@@ -45,6 +53,12 @@ class Offer(NamedTuple):
 
 #: To a client that has not said EHLO.
 NOTHING = Offer(frozenset(), frozenset(), b"")
+
+
+def commands_of(offer: Offer, *, is_lmtp: bool) -> list[str]:
+    """The commands that whoever gets this offer may say."""
+    known = [verb for verb in _VERBS if verb not in _KEYWORDS or _KEYWORDS[verb] in offer.keywords]
+    return [*(["LHLO"] if is_lmtp else ["EHLO", "HELO"]), *known]
 
 
 class Offers:
@@ -93,7 +107,7 @@ class Offers:
         if self._has_starttls and not state.is_tls:
             lines["STARTTLS"] = ""
         mechanisms = [name for name in self._wanted if name in known and self._is_usable(name, state)]
-        if mechanisms and not (listener.tls == "required" and not state.is_tls):
+        if mechanisms:
             lines["AUTH"] = " ".join(mechanisms)
         lines |= {"CHUNKING": "", "BINARYMIME": "", "SMTPUTF8": "", "DSN": ""}
         if state.is_tls:
@@ -101,7 +115,8 @@ class Offers:
         messages, recipients = (min(limit, _MAX_LIMIT) for limit in (listener.max_messages, listener.max_recipients))
         lines["LIMITS"] = f"MAILMAX={messages} RCPTMAX={recipients}"
         lines["MT-PRIORITY"] = ""
-        lines["DELIVERBY"] = ""
+        if state.may_relay:  # a stranger would have us write to whom it likes, at a time that it chooses
+            lines["DELIVERBY"] = ""
         if state.may_relay and listener.max_hold:
             latest = datetime.fromtimestamp(self._day * _DAY + listener.max_hold, UTC)
             lines["FUTURERELEASE"] = f"{int(listener.max_hold)} {latest:%Y-%m-%dT%H:%M:%SZ}"
@@ -113,6 +128,9 @@ class Offers:
             verb, _space, attributes = xforward_attributes().partition(" ")
             lines[verb] = attributes
         lines["ENHANCEDSTATUSCODES"] = ""
+        if listener.tls == "required" and not state.is_tls:
+            for keyword in _HELD_BACK:
+                lines.pop(keyword, None)
         lines = {keyword: value for keyword, value in lines.items() if keyword not in self._hidden}
         if "CHUNKING" not in lines:
             lines.pop("BINARYMIME", None)
@@ -124,7 +142,7 @@ class Offers:
         return Offer(frozenset(lines), frozenset(mechanisms if "AUTH" in lines else ()), reply)
 
     def _is_usable(self, mechanism: str, state: State) -> bool:
-        if mechanism in _SHOWS_SECRET:
+        if mechanism in CLEARTEXT:
             return state.is_tls or self._listener.auth_without_tls
         if mechanism == "EXTERNAL":
             return state.has_certificate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from math import inf
 
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IPushProducer, ITCPTransport
 from twisted.internet.protocol import connectionDone
@@ -13,11 +13,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.config.schema import ListenerSection
-from mailgate.envelope import Client, Session, Tls
-from mailgate.reply import Reply
+from mailgate.envelope import Client, Tls
 from mailgate.smtp import replies
 from mailgate.smtp.conversation import Conversation, SessionServices
 from mailgate.smtp.dialogue import Dialogue
+from mailgate.smtp.host import Host, Refusal
+from mailgate.smtp.pace import Pace
 from mailgate.smtp.peer import ServerTransport, client_of, handshake_fault, is_in, told_by
 from mailgate.sockets import write_now
 from mailgate.tls.check import outcome_of
@@ -25,31 +26,18 @@ from mailgate.tls.info import channel_bindings, tls_of
 from mailgate.wire.commands import MAX_AUTH_LINE, MAX_COMMAND_LINE
 from mailgate.wire.proxy import ProxyError, ProxyReader
 
-__all__ = ["Host", "ServerProtocol"]
+__all__ = ["ServerProtocol"]
 
 _log = Logger()
 
-#: Seconds that a peer has to take our last reply, at least.
-_PARTING = 10.0
+#: Seconds that a peer has to take our last reply, and under TLS to close in its turn; and while we are closing down.
+_PARTING, _CLOSING = 10.0, 5.0
 #: Seconds for a PROXY header, and for a handshake.
 _OPENING = 30.0
 #: Whom a connection is counted for until its PROXY header has come: no limit per client is for them.
 _NOBODY = Client(None)
 #: Octets that may wait while an answer is pending; then the client is not read any more.
 _MAX_WAITING = 64 * 1024
-
-
-class Host(Protocol):
-    """What a session tells its listener."""
-
-    is_stressed: bool
-
-    def admit(self, protocol: ServerProtocol, client: Client) -> tuple[Reply, str] | None:
-        """Count a connection, once again where it turns out to be another client's; the refusal, and its private
-        reason, where it is one too many."""
-
-    def left(self, protocol: ServerProtocol, session: Session | None, cause: str, started: float) -> None:
-        """A connection is gone; `session` is None where it never came to one."""
 
 
 @implementer(IPushProducer, IHandshakeListener)
@@ -77,9 +65,9 @@ class ServerProtocol(ESMTP):
         self._is_unheard = False  # the peer does not take what we say
         self._skips_line = False
         self._cause = ""
-        self._refusal: tuple[Reply, str] | None = None
         self._started = self._end = 0.0
         self._deadline = 0.0
+        self._pace = Pace()
 
     # -- the framework's calls
 
@@ -91,16 +79,17 @@ class ServerProtocol(ESMTP):
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         client = client_of(self.transport.getPeer())
-        if settings.proxy_protocol_from and is_in(client, settings.proxy_protocol_from):
-            self._proxy = ProxyReader()
-            self._listener.admit(self, _NOBODY)
-            self._wait(_OPENING)
-            self._look_in_time()
+        is_proxy = bool(settings.proxy_protocol_from) and is_in(client, settings.proxy_protocol_from)
+        refusal = self._listener.admit(self, _NOBODY if is_proxy else client)
+        if refusal is not None or not is_proxy:  # of one that is refused, it does not matter for whom it is
+            self._open(client, refusal)
             return
-        self._open(client)
+        self._proxy = ProxyReader()
+        self._wait(_OPENING)
+        self._look_in_time()
 
-    def _open(self, client: Client, proxy: Client | None = None, tls: Tls | None = None) -> None:
-        """Begin the session of this client; `proxy` has named it, and `tls` is what that has ended."""
+    def _open(self, client: Client, refusal: Refusal | None, by: Client | None = None, tls: Tls | None = None) -> None:
+        """Begin the session of this client, or refuse it; `by` is the proxy that named it and has ended its `tls`."""
         settings = self._settings
         self.transport.registerProducer(self, True)
         self._dialogue = dialogue = Dialogue(
@@ -113,22 +102,25 @@ class ServerProtocol(ESMTP):
                 resume=self._resume,
                 has_more=lambda: bool(self._buffer),
                 bindings=self._bindings,
-                proxy=proxy,
+                proxy=by,
             ),
             self._start_tls,
             lambda other: self._listener.admit(self, other),
         )
         dialogue.session.tls = tls
-        refusal = self._listener.admit(self, client)
+        if refusal is not None and (settings.tls == "implicit" or refusal[0] is None):
+            # A handshake for the sake of a refusal would cost more than it is worth, and hold the connection.
+            dialogue.refuse_connection(None, refusal[1])
+            self.transport.abortConnection()
+            return
         self._wait(settings.command_timeout)
         self._look_in_time()
         if settings.tls == "implicit":
-            self._refusal = refusal
             self._start_tls()
         else:
             self._greet(dialogue, refusal)
 
-    def _greet(self, dialogue: Dialogue, refusal: tuple[Reply, str] | None) -> None:
+    def _greet(self, dialogue: Dialogue, refusal: Refusal | None = None) -> None:
         self._is_working = True
         try:
             if refusal is None:
@@ -145,14 +137,14 @@ class ServerProtocol(ESMTP):
     def dataReceived(self, data: bytes) -> None:
         """Octets from the peer, in any pieces."""
         dialogue = self._dialogue
-        if dialogue is None or dialogue.is_over:
+        if dialogue is None or dialogue.talk.is_over:
             if self._proxy is not None:
                 self._introduced(self._proxy, data)
             return
         if not self._is_open:
             dialogue.session.early_octets += len(data)
         self._buffer = self._buffer + data if self._buffer else data
-        if not dialogue.is_busy:
+        if not dialogue.talk.gate.is_closed:
             self._work()
         elif len(self._buffer) > _MAX_WAITING:
             self._pause()
@@ -171,8 +163,8 @@ class ServerProtocol(ESMTP):
         self._proxy = None
         header, rest = found
         client, tls = told_by(header, peer)
-        self._open(client, None if client is peer else peer, tls)
-        if rest:
+        self._open(client, self._listener.admit(self, client), None if client is peer else peer, tls)
+        if rest and not self._cause:
             # With implicit TLS this is the beginning of the handshake: whoever reads the transport now gets it.
             reads = self.transport.protocol if self._is_shaking else self
             reads.dataReceived(rest)
@@ -198,7 +190,7 @@ class ServerProtocol(ESMTP):
         connection = self.transport.getHandle()  # type: ignore[attr-defined]  # ISSLTransport's
         dialogue.secured(tls_of(connection, outcome_of(connection).is_verified))
         if not self._is_open:
-            self._greet(dialogue, self._refusal)
+            self._greet(dialogue)
 
     def _bindings(self) -> Mapping[str, bytes]:
         return channel_bindings(self.transport.getHandle(), is_server=True)  # type: ignore[attr-defined]  # ISSLTransport's
@@ -234,7 +226,7 @@ class ServerProtocol(ESMTP):
         if left <= 0 and dialogue is not None and not dialogue.is_busy:  # where we are busy, we are those who are slow
             dialogue.time_out()
             self._flush()
-            left = _PARTING
+            return
         self.setTimeout(min(left, self._tick) if left > 0 else self._tick)  # type: ignore[no-untyped-call]  # Twisted's
 
     def _look_in_time(self) -> None:
@@ -259,19 +251,20 @@ class ServerProtocol(ESMTP):
 
     def drain(self) -> None:
         """End soon, without cutting a transaction."""
-        if self._dialogue is None or self._is_shaking:
-            self._abort("shutdown")
-        else:
-            self._dialogue.drain()
-            self._flush()
+        self._leave(Dialogue.drain)
 
     def cut(self) -> None:
         """End now."""
+        self._leave(Dialogue.cut)
+
+    def _leave(self, end: Callable[[Dialogue], object]) -> None:
         if self._dialogue is None or self._is_shaking:
             self._abort("shutdown")
-        else:
-            self._dialogue.cut()
-            self._flush()
+            return
+        end(self._dialogue)
+        self._flush()
+        if self._cause:
+            self._part(_CLOSING)
 
     def _abort(self, cause: str) -> None:
         # Before a session, and within a handshake, there is no way to say why.
@@ -281,14 +274,16 @@ class ServerProtocol(ESMTP):
 
     def hurry(self) -> None:
         """The listener has come under stress: who is silent has less time."""
-        if self._dialogue is not None and not self._is_shaking:
-            stress = self._settings.stress_timeout
-            self._deadline = min(self._deadline, self._services.clock.seconds() + stress)
-            self.setTimeout(stress)  # type: ignore[no-untyped-call]  # Twisted's
+        now, settings = self._services.clock.seconds(), self._settings
+        self._deadline = min(self._deadline, now + settings.stress_timeout)
+        if self._dialogue is not None and self._dialogue.is_receiving:
+            self._pace.begin(self._dialogue.session.messages, now, settings.data_timeout)
+        self._look_in_time()
 
     # -- the work
 
-    def _work(self) -> None:
+    def _work(self, *, is_heard: bool = False) -> None:
+        """Take what has come; `is_heard`: the time that the peer has begins anew, whatever has come."""
         dialogue = self._dialogue
         if self._is_working or dialogue is None:
             return
@@ -302,18 +297,20 @@ class ServerProtocol(ESMTP):
                     break
                 if talk.takes_content:
                     if not self._buffer:
-                        self._wait(settings.data_timeout)
                         break
                     data, self._buffer = self._buffer, b""
                     self._buffer = dialogue.content(data)
-                    self._wait(settings.data_timeout if talk.takes_content else settings.command_timeout)
+                    self._pace.fed += len(data)
                 elif not self._buffer or not self._next_line(dialogue):
                     break
+                is_heard = True
         except Exception:
             _log.failure("a session failed")
             dialogue.crash()
         finally:
             self._is_working = False
+        if is_heard and not self._is_shaking:
+            self._wait(settings.data_timeout if talk.takes_content else settings.command_timeout)
         if talk.is_over:
             self._buffer = b""
         if self._is_paused and not (gate.is_closed or talk.is_over or self._is_unheard):
@@ -323,8 +320,7 @@ class ServerProtocol(ESMTP):
 
     def _resume(self) -> None:
         """An answer that was awaited has been given: from now on it is the peer that has to be quick."""
-        self._wait(self._settings.command_timeout)
-        self._work()
+        self._work(is_heard=True)
 
     def _pause(self) -> None:
         if not self._is_paused:
@@ -338,7 +334,6 @@ class ServerProtocol(ESMTP):
             end = buffer.find(b"\n", 0, self._max_line)
             if end >= 0:
                 line, self._buffer = buffer[: end + 1], buffer[end + 1 :]
-                self._wait(self._settings.command_timeout)
                 if line.endswith(b"\r\n"):
                     dialogue.command(line[:-2])
                 else:
@@ -354,8 +349,7 @@ class ServerProtocol(ESMTP):
             return False
         self._buffer = buffer[end + 2 :]
         self._skips_line = False
-        self._wait(self._settings.command_timeout)
-        dialogue.mistake(replies.LINE_TOO_LONG)
+        dialogue.line_too_long()
         return True
 
     def _flush(self) -> None:
@@ -366,18 +360,33 @@ class ServerProtocol(ESMTP):
             self.transport.loseConnection()
 
     def _hang_up(self, cause: str) -> None:
-        self._wait(_PARTING)
         self._cause = cause
+        self._deadline = inf
+        self._part(_CLOSING if cause == "shutdown" else _PARTING)
         # A transport that waits for a producer does not close.
         self.transport.unregisterProducer()
 
+    def _part(self, seconds: float) -> None:
+        # Our last reply has been said: the connection is cut after this long at most.
+        self._deadline = min(self._deadline, self._services.clock.seconds() + seconds)
+        self._look_in_time()
+
     def _wait(self, seconds: float) -> None:
         """Give the peer this long, but not past the end of the session's time; after our last reply, no more."""
-        if not self._cause:
-            if self._listener.is_stressed:
-                seconds = min(seconds, self._settings.stress_timeout)
+        if self._listener.is_stressed:
+            self._wait_under_stress(seconds)
+        elif not self._cause:
             deadline = self._services.clock.seconds() + seconds
             self._deadline = deadline if deadline < self._end else self._end
+
+    def _wait_under_stress(self, seconds: float) -> None:
+        """Give the peer no more than the stress allows, and for content nothing where it comes too slowly."""
+        if self._cause:
+            return
+        now, settings, dialogue = self._services.clock.seconds(), self._settings, self._dialogue
+        message = dialogue.session.messages if dialogue is not None and dialogue.is_receiving else None
+        if self._pace.renews(message, now, settings.data_timeout):
+            self._deadline = min(now + min(seconds, settings.stress_timeout), self._pace.until, self._end)
 
     @property
     def _tick(self) -> float:

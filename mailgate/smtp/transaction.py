@@ -16,6 +16,7 @@ from mailgate.smtp.receiving import ContentReceiver, RefusedChunk
 from mailgate.verdict import Disconnect, Reject, Verdict
 from mailgate.wire.commands import BdatCommand, parse_bdat, parse_mail, parse_rcpt
 from mailgate.wire.fault import CommandError
+from mailgate.wire.parameters import merge_notify
 
 __all__ = ["MailTransaction"]
 
@@ -80,7 +81,7 @@ class MailTransaction:
             raise
         parameters = mail.parameters
         answer_text = replies.SENDER_OK
-        if talk.session.identity is None and parameters is not EIGHT_BIT_MAIL and parameters is not PLAIN_MAIL:
+        if parameters is not EIGHT_BIT_MAIL and parameters is not PLAIN_MAIL and not talk.may_relay:
             parameters, answer_text = of_a_stranger(parameters)
         transaction = Transaction(
             id=new_id(),
@@ -130,6 +131,8 @@ class MailTransaction:
         known = self._places.get(address)
         if known is not None:
             self._answers.append(known)
+            again = transaction.recipients[known]
+            again.notify, again.orcpt = merge_notify(again.notify, asked.notify), again.orcpt or asked.orcpt
             talk.say(replies.RECIPIENT_OK)
             return
         route = talk.services.routing.route(talk.session, transaction, address)
@@ -321,6 +324,7 @@ class MailTransaction:
             self._talk.takes_content = False
         if self._content is not None:
             self._content.discard()
+            self._content.give_back()
             self._content = None
 
     def _judge(self, message: Message) -> None:

@@ -14,7 +14,7 @@ __all__ = ["change", "delete"]
 def change(store: Store, action: str, selector: Selector) -> int:
     """hold, release or retry; how many recipients it concerned.
 
-    Nothing is due before the time for which its sender has asked.
+    Nothing is due before the time for which its sender has asked, and retry does not concern it before.
     """
     store.expand_all()
     where, values = where_clause(selector)
@@ -40,7 +40,7 @@ def change(store: Store, action: str, selector: Selector) -> int:
         )
     else:
         done = store.database.execute(
-            f"UPDATE recipients SET due = max(:now, not_before) WHERE state = 'queued' AND {chosen}",
+            f"UPDATE recipients SET due = :now WHERE state = 'queued' AND not_before <= :now AND {chosen}",
             {**values, "now": time.time()},
         )
     return done.rowcount

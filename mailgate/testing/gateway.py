@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 
 from twisted.internet.address import IPv4Address as TCPv4
 from twisted.internet.address import IPv6Address as TCPv6
@@ -28,6 +29,7 @@ from mailgate.smtp.factory import Listener
 from mailgate.stores.counters import MemoryCounters
 from mailgate.testing.fakes import FakeResolver, Records
 from mailgate.testing.spool import MemorySpool
+from mailgate.testing.users import memory_users
 
 __all__ = ["MemoryClient", "MemoryGateway"]
 
@@ -40,8 +42,10 @@ class MemoryGateway:
     """The gateway that the configuration in `path` makes, with its own parser, filters, sessions and intake.
 
     ConfigError where `mailgate check` would have one. DNS is `zone` (see FakeResolver); time stands still but for
-    `pass_time`. `filters` are kinds beside the installed ones. What was taken is in `spool`, what the relay would
-    have been given in `leases`, and everything that happened in `events`.
+    `pass_time`. `filters` are kinds beside the installed ones. `users` are those of every `[auth.NAME]`, with their
+    passwords: AUTH PLAIN and LOGIN ask nobody else. There is no TLS: what a listener wants or does under TLS only, it
+    takes in clear text, passwords included. What was taken is in `spool`, what the relay would have been given in
+    `leases`, and everything that happened in `events`.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class MemoryGateway:
         path: Path,
         zone: Mapping[tuple[str, str], Records] | None = None,
         filters: Iterable[IFilterFactory] = (),
+        users: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.clock = Clock()
         self.clock.rightNow = _START
@@ -69,6 +74,7 @@ class MemoryGateway:
             counters=counters,
             events=hub,
             random=Random(1),  # noqa: S311  tests want the same numbers each time
+            users=dict.fromkeys(config.auth, memory_users(users, self.clock)),
         )
         for observer in assembly.observers:
             hub.add(observer)
@@ -82,7 +88,10 @@ class MemoryGateway:
             clock=self.clock,
         )
         self.listeners: dict[str, Listener] = {}
-        for section in config.listeners:
+        for configured in config.listeners:
+            section = configured.model_copy(
+                update={"tls": "off", "client_certificates": "none", "auth_without_tls": True}
+            )
             services = assembly.session_services(
                 section,
                 clock=self.clock,

@@ -157,9 +157,9 @@ class MemorySpool:
 
     def retry(self, selector: Selector) -> Deferred[int]:
         def change(entry: _Entry) -> bool:
-            if entry.state != "queued":
+            if entry.state != "queued" or entry.not_before > self._clock.seconds():
                 return False
-            entry.due = max(self._clock.seconds(), entry.not_before)
+            entry.due = self._clock.seconds()
             return True
 
         return self._change(selector, change)

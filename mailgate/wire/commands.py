@@ -33,7 +33,9 @@ MAX_COMMAND_LINE = 2048
 #: The longest line with AUTH: 12,288 octets of base64 (RFC 4954 section 4), and the command before them.
 MAX_AUTH_LINE = 12288 + 64
 
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+#: Besides C0, which would end or hide lines: C1, the separators of lines, and what turns the direction of text, since
+#: commands are quoted in events, where people read them.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _VERB = re.compile(r"[A-Za-z]+")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\u0080-\U0010ffff]+))?")
 _BDAT = re.compile(r"([0-9]{1,20})(?: +(LAST))?", re.IGNORECASE | re.ASCII)
@@ -101,14 +103,14 @@ def parse_mail(argument: str, offered: Set[str], now: float) -> MailCommand:
     """The argument of MAIL. Parameters of extensions that are not `offered` (keywords in upper case) are 555 (RFC 5321
     section 4.1.1.11). `now`, in seconds since the epoch, is what HOLDFOR and BY count from.
     """
-    sender, words = _path(argument, "FROM:", allow_null=True)
+    sender, words, is_ascii = _path(argument, "FROM:", allow_null=True)
     if not words:
-        _require_ascii(sender, is_utf8=False)
+        _check_path(is_ascii, is_utf8=False)
         return MailCommand(sender)
     given = _parameters(words)
     size = parameters.parse_size(given.pop("SIZE")) if "SIZE" in given and "SIZE" in offered else None
     asked = parameters.parse_mail_parameters(given, offered, now) if given else PLAIN_MAIL
-    _require_ascii(sender, is_utf8=asked.smtputf8)
+    _check_path(is_ascii, is_utf8=asked.smtputf8)
     return MailCommand(sender, size, asked)
 
 
@@ -121,8 +123,8 @@ def parse_rcpt(argument: str, hostname: str, offered: Set[str], *, is_utf8: bool
     if argument[:3].upper() == "TO:" and text[:12].lower() == "<postmaster>":
         recipient, words = Address(text[1:11], hostname.lower()), text[12:].split()
     else:
-        recipient, words = _path(argument, "TO:", allow_null=False)
-    _require_ascii(recipient, is_utf8=is_utf8)
+        recipient, words, is_ascii = _path(argument, "TO:", allow_null=False)
+        _check_path(is_ascii, is_utf8=is_utf8)
     if not words:
         return RcptCommand(recipient)
     notify, orcpt = parameters.parse_rcpt_parameters(_parameters(words), offered, is_utf8=is_utf8)
@@ -137,7 +139,8 @@ def parse_bdat(argument: str) -> BdatCommand:
     return BdatCommand(int(match[1]), match[2] is not None)
 
 
-def _path(argument: str, prefix: str, *, allow_null: bool) -> tuple[Address, list[str]]:
+def _path(argument: str, prefix: str, *, allow_null: bool) -> tuple[Address, list[str], bool]:
+    """The path, the words behind it, and whether it is written in ASCII: a domain stands in A-labels afterwards."""
     if argument[: len(prefix)].upper() != prefix:
         raise CommandError(Reply.of(501, "5.5.2", f"Syntax: {prefix}<address>"))
     status = "5.1.7" if prefix == "FROM:" else "5.1.3"
@@ -145,11 +148,11 @@ def _path(argument: str, prefix: str, *, allow_null: bool) -> tuple[Address, lis
         address, rest = parse_path(argument[len(prefix) :].lstrip(" "), allow_null=allow_null)
     except AddressError as error:
         raise CommandError(Reply.of(501, status, f"Bad address: {error}")) from None
-    return address, rest.split()
+    return address, rest.split(), argument.isascii() or argument[: len(argument) - len(rest)].isascii()
 
 
-def _require_ascii(address: Address, *, is_utf8: bool) -> None:
-    if not is_utf8 and not address.is_ascii:
+def _check_path(is_ascii: bool, *, is_utf8: bool) -> None:
+    if not (is_ascii or is_utf8):
         raise CommandError(Reply.of(553, "5.6.7", "An internationalized address needs SMTPUTF8"))
 
 

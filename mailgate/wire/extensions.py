@@ -29,58 +29,62 @@ class Limits(NamedTuple):
 NO_LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Extensions:
-    """The offered keywords in upper case, each with its parameters as they stand ("" where it has none)."""
+    """The offered keywords in upper case, each with its parameters as they stand ("" where it has none).
+
+    What each message asks of them is worked out once.
+    """
 
     offered: Mapping[str, str]
 
     def __contains__(self, keyword: str) -> bool:
         return keyword in self.offered
 
-    @property
+    @functools.cached_property
     def pipelining(self) -> bool:
         """Whether commands may be sent without waiting for each reply (RFC 2920)."""
         return "PIPELINING" in self.offered
 
-    @property
+    @functools.cached_property
     def eight_bit(self) -> bool:
         """Whether content with octets above 127 may be declared (RFC 6152)."""
         return "8BITMIME" in self.offered
 
-    @property
+    @functools.cached_property
     def binary(self) -> bool:
         """Whether content with any octets may be declared, and sent by BDAT (RFC 3030 section 3: it needs both)."""
         return "BINARYMIME" in self.offered and "CHUNKING" in self.offered
 
-    @property
+    @functools.cached_property
     def utf8(self) -> bool:
         """Whether addresses and header fields may be in UTF-8 (RFC 6531 section 3.1: it needs 8BITMIME)."""
         return "SMTPUTF8" in self.offered and "8BITMIME" in self.offered
 
-    @property
+    @functools.cached_property
     def dsn(self) -> bool:
         """Whether the server takes over what the sender wants to be told (RFC 3461)."""
         return "DSN" in self.offered
 
-    @property
+    @functools.cached_property
     def size(self) -> bool:
         """Whether the size of a message may be declared (RFC 1870)."""
         return "SIZE" in self.offered
 
-    @property
+    @functools.cached_property
     def max_size(self) -> int:
         """The largest message that is taken, in octets; 0 where the server names no limit (RFC 1870 section 4)."""
         return _number(self.offered.get("SIZE", ""))
 
-    @property
+    @functools.cached_property
     def least_by_time(self) -> int | None:
         """The shortest time that may be set for delivery, in seconds; 0 where any may, None without DELIVERBY (RFC 2852
         section 4)."""
-        least = self.offered.get("DELIVERBY")
-        return None if least is None else _number(least)
+        parameters = self.offered.get("DELIVERBY")
+        # A list, of which only the first element is defined.
+        return None if parameters is None else _number(parameters.partition(",")[0].rstrip())
 
-    @property
+    @functools.cached_property
     def limits(self) -> Limits:
         """What the server says of its limits; what is malformed counts as not said."""
         text = self.offered.get("LIMITS")
@@ -104,7 +108,6 @@ def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else 0
 
 
-@functools.lru_cache(maxsize=256)
 def _limits(text: str) -> Limits:
     found = {match[1].upper(): int(match[2]) for word in text.split() if (match := _LIMIT.fullmatch(word))}
     return Limits(found.get("RCPTMAX", 0), found.get("MAILMAX", 0), found.get("RCPTDOMAINMAX", 0))

@@ -15,9 +15,9 @@ from mailgate.address import Address, AddressError
 from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, MailParameters
 from mailgate.reply import Reply
 from mailgate.wire.fault import CommandError
-from mailgate.wire.xtext import xtext_decode
+from mailgate.wire.xtext import utf8_addr_decode, xtext_decode
 
-__all__ = ["parse_mail_parameters", "parse_rcpt_parameters", "parse_size"]
+__all__ = ["merge_notify", "parse_mail_parameters", "parse_rcpt_parameters", "parse_size"]
 
 #: The extension that each parameter of MAIL belongs to.
 _MAIL = {
@@ -35,11 +35,12 @@ _MAIL = {
 }
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _PRIORITY = re.compile(r"-?[1-9]|0")
-_BY = re.compile(r"(-?[0-9]{1,9});([NR])(T?)", re.IGNORECASE)
+_BY = re.compile(r"([+-]?[0-9]{1,9});([NR])(T?)", re.IGNORECASE)
 _TIMESTAMP = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})"
 )
 _ORCPT = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*);(.+)")
+_UNASKED = ("FAILURE", "DELAY")
 _NOTIFY = frozenset({"SUCCESS", "FAILURE", "DELAY"})
 _MAX_ENVID, _MAX_ORCPT = 100, 500
 
@@ -83,7 +84,22 @@ def parse_mail_parameters(given: Mapping[str, str], offered: Set[str], now: floa
             raise _bad("HOLDFOR and HOLDUNTIL exclude each other")
         else:
             asked["release_at"] = _release(keyword, value, now)
-    return MailParameters(**asked) if asked else PLAIN_MAIL  # type: ignore[arg-type]  # each by its name
+    parameters = MailParameters(**asked) if asked else PLAIN_MAIL  # type: ignore[arg-type]  # each by its name
+    if parameters.by_mode == "R" and parameters.release_at >= parameters.deliver_by:
+        raise _bad("The message would be held until it is to be returned by BY")
+    return parameters
+
+
+def merge_notify(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    """What two RCPTs for one mailbox ask for together: no report that one of them asked for is kept from its sender.
+
+    NEVER only where both say so; where only one names reports, the other, without NOTIFY, asks for those that are sent
+    unasked (RFC 3461 section 4.1).
+    """
+    if first == second:
+        return first
+    words = [word for word in (*(first or _UNASKED), *(second or _UNASKED)) if word != "NEVER"]
+    return tuple(dict.fromkeys(words))
 
 
 def parse_rcpt_parameters(given: Mapping[str, str], offered: Set[str], *, is_utf8: bool) -> tuple[tuple[str, ...], str]:
@@ -99,12 +115,14 @@ def parse_rcpt_parameters(given: Mapping[str, str], offered: Set[str], *, is_utf
                 raise _bad("NOTIFY is NEVER, or one or more of SUCCESS, FAILURE, DELAY")
         else:
             match = _ORCPT.fullmatch(value)
-            if match is None or len(value) > _MAX_ORCPT:
+            if match is None or len(value.encode()) > _MAX_ORCPT:
                 raise _bad("ORCPT is the type of an address, a semicolon, and the address in xtext")
-            if not value.isascii() and not (is_utf8 and match[1].lower() == "utf-8" and value.isprintable()):
-                raise _bad("ORCPT is US-ASCII")
             if value.isascii():
                 _xtext(keyword, match[2], _MAX_ORCPT)
+            elif is_utf8 and match[1].lower() == "utf-8":
+                _utf8_address(match[2])
+            else:
+                raise _bad("ORCPT is US-ASCII")
             orcpt = value
     return notify, orcpt
 
@@ -131,6 +149,15 @@ def _xtext(keyword: str, value: str, longest: int) -> str:
     if not text or len(value) > longest or not text.isprintable():
         raise _bad(f"{keyword} takes printable characters in xtext, {longest} octets at most")
     return value
+
+
+def _utf8_address(value: str) -> None:
+    try:
+        if utf8_addr_decode(value).isprintable():
+            return
+    except ValueError:
+        pass
+    raise _bad("ORCPT of type utf-8 takes utf-8-addr-unitext (RFC 6533 section 3)")
 
 
 def _auth(value: str) -> str:

@@ -77,6 +77,21 @@ class XClient:
     destination_address: MaybeAddress | None = None
     destination_port: int | None = None
 
+    def merge(self, later: XClient) -> XClient:
+        """This, with what a later XCLIENT gives. The name goes with an address that is not given again."""
+        is_another = later.name is not None or later.address is not None
+        return XClient(
+            name=later.name if is_another else self.name,
+            name_is_temporary=later.name_is_temporary if is_another else self.name_is_temporary,
+            address=_or(later.address, self.address),
+            port=_or(later.port, self.port),
+            protocol=_or(later.protocol, self.protocol),
+            helo=_or(later.helo, self.helo),
+            login=_or(later.login, self.login),
+            destination_address=_or(later.destination_address, self.destination_address),
+            destination_port=_or(later.destination_port, self.destination_port),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XForward:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.address import NULL_PATH, Address
-from mailgate.envelope import Envelope, EnvelopeRecipient, new_id
+from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters, new_id
 from mailgate.events import EntrySetAside, Event
 from mailgate.interfaces import IEvents, Lease, Outcome, OutcomeKind, Selector, SpoolError
 from mailgate.message import Content, ContentWriter
@@ -113,6 +114,7 @@ class Ledger:
         self.reports: dict[Key, str] = {}  # the report that enters with the end of a recipient
         self.held: set[Key] = set()
         self.refused: set[str] = set()  # not taken, and the client was told so
+        self.later: set[str] = set()  # for nobody yet
 
 
 class Life:
@@ -162,8 +164,13 @@ class Life:
             except SpoolError:
                 self.surely(step)
 
-    def offer(self, recipients: int, size: int, *, in_file: bool = False, quarantined: bool = False) -> Deferred[Lease]:
+    def offer(
+        self, recipients: int, size: int, *, in_file: bool = False, quarantined: bool = False, later: bool = False
+    ) -> Deferred[Lease]:
         envelope = self.envelope(recipients, size, quarantined=quarantined)
+        if later:
+            envelope = replace(envelope, parameters=MailParameters(release_at=envelope.received + 3600))
+            self.ledger.later.add(envelope.queue_id)
         data = os.urandom(size)
         content = Content(data)
         if in_file:
@@ -252,6 +259,8 @@ def live(disk: Disk, ledger: Ledger, benches: list[Bench]) -> None:
     life.write(life.accept(), "f", report=100)
     life.write(life.accept(2, 2500), "fl", report=5000)
     life.accept(2, 3000, in_file=True, quarantined=True)
+    life.accept(2, 1000, later=True)
+    life.accept(1, 3000, in_file=True, later=True)
     # What waits together is committed together.
     fresh = [life.accept(), life.accept(1, 1500)]
     steps: list[Callable[[], Deferred[Any]]] = [
@@ -316,10 +325,14 @@ def check(folder: Path, ledger: Ledger) -> None:
         assert list((folder / "incoming").iterdir()) == []
         assert list((folder / "set-aside").iterdir()) == []
         assert bench.wait(bench.spool.sweep()).leftovers == 0
+        # What is for later knows its time, and no lease has it now.
+        rows = bench.spool._store.database.execute("SELECT DISTINCT queue_id FROM recipients WHERE not_before > 0")
+        assert {row[0] for row in rows} == ledger.later & {queue_id for queue_id, _ in states}
         # All that is not kept back can be leased, once.
         leases = bench.wait(bench.spool.lease(10_000, time.time() + 3600))
         leased = [(lease.envelope.queue_id, one.number) for lease in leases for one in lease.recipients]
-        assert sorted(leased) == sorted(key for key, state in states.items() if state == "queued")
+        due = (key for key, state in states.items() if state == "queued" and key[0] not in ledger.later)
+        assert sorted(leased) == sorted(due)
         assert not [event for event in bench.events if isinstance(event, EntrySetAside)]
     finally:
         bench.close()

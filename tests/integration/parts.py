@@ -36,7 +36,10 @@ __all__ = [
 ]
 
 #: Where Debian puts daemons that are not on an ordinary user's path.
-_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/local/sbin"
+_PATH = ":".join(
+    [os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin"]
+    + sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+)
 
 
 def missing(*programs: str) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from auth_ask import NO, UNAVAILABLE, ask
-from directory import Authority
+from secured import Trust
 
 USERS = {"ann": "ann's", "bob": "pass wörd"}
 
@@ -107,17 +107,17 @@ def test_the_service_decides(serve: Callable[..., Service], tmp_path: Path) -> N
 def test_a_certificate_of_the_right_authority_and_name_is_believed(
     serve: Callable[..., Service], tmp_path: Path, host: str
 ) -> None:
-    authority = Authority(tmp_path / "authority")
-    service = serve(authority.issue("localhost", "127.0.0.1"))
-    section = {"kind": "http", "url": f"https://{host}:{service.port}/", "ca": authority.ca}
+    trust = Trust.new(tmp_path / "trust")
+    service = serve(trust.issue("localhost", "127.0.0.1"))
+    section = {"kind": "http", "url": f"https://{host}:{service.port}/", "ca": trust.ca}
     assert ask(section, *LOGINS) == ANSWERS
 
 
 @pytest.mark.parametrize("wrong", ["name", "authority", "no authority"])
 def test_others_are_not_and_get_no_password(serve: Callable[..., Service], tmp_path: Path, wrong: str) -> None:
-    authority = Authority(tmp_path / "authority")
-    service = serve(authority.issue("other.test" if wrong == "name" else "localhost"))
-    ca = {"name": authority.ca, "authority": Authority(tmp_path / "another").ca, "no authority": None}[wrong]
+    trust = Trust.new(tmp_path / "trust")
+    service = serve(trust.issue("other.test" if wrong == "name" else "localhost"))
+    ca = {"name": trust.ca, "authority": Trust.new(tmp_path / "another").ca, "no authority": None}[wrong]
     url = f"https://localhost:{service.port}/"
     section = {"kind": "http", "url": url} | ({"ca": ca} if ca else {})
     assert ask(section, ("ann", "ann's")) == [UNAVAILABLE]

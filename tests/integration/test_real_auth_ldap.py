@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from auth_ask import NO, UNAVAILABLE, ask
-from directory import ADMIN, ADMIN_PASSWORD, BASE, Authority, Slapd
+from directory import ADMIN, ADMIN_PASSWORD, BASE, Slapd
 from parts import folder
+from secured import Trust
 
 pytestmark = pytest.mark.needs("slapd", "slapadd")
 
@@ -20,17 +21,17 @@ PEOPLE = {"ann": "ann's", "bob": "pass wörd", "a*b": "star"}
 @pytest.fixture(scope="module")
 def slapd() -> Iterator[Slapd]:
     with folder("ldap") as directory:
-        authority = Authority(directory / "authority")
-        identity = authority.issue("localhost", "127.0.0.1")
-        with Slapd(directory / "slapd", PEOPLE, authority, identity) as server:
+        trust = Trust.new(directory / "trust")
+        identity = trust.issue("localhost", "127.0.0.1")
+        with Slapd(directory / "slapd", PEOPLE, trust, identity) as server:
             yield server
 
 
 @pytest.fixture
 def elsewhere(base: Path) -> Iterator[Slapd]:
     """A directory whose certificate is for another name, where everybody has the same password."""
-    authority = Authority(base / "authority")
-    with Slapd(base / "slapd", dict.fromkeys(PEOPLE, "same"), authority, authority.issue("other.test")) as server:
+    trust = Trust.new(base / "trust")
+    with Slapd(base / "slapd", dict.fromkeys(PEOPLE, "same"), trust, trust.issue("other.test")) as server:
         yield server
 
 
@@ -39,7 +40,7 @@ def section(slapd: Slapd, **changes: Any) -> dict[str, Any]:
         "kind": "ldap",
         "urls": [f"ldap://127.0.0.1:{slapd.port}"],
         "base": BASE,
-        "ca": slapd.authority.ca,
+        "ca": slapd.trust.ca,
         **changes,
     }
 
@@ -123,7 +124,7 @@ def test_a_directory_that_is_another_is_not_believed(elsewhere: Slapd, way: str)
 @pytest.mark.parametrize("way", ["starttls", "ldaps"])
 @pytest.mark.parametrize("is_own", [True, False])
 def test_an_authority_that_is_another_is_not_believed(slapd: Slapd, base: Path, way: str, is_own: bool) -> None:
-    other = str(Authority(base / "other").ca) if is_own else None
+    other = str(Trust.new(base / "other").ca) if is_own else None
     assert ask(section(slapd, **ways(slapd)[way]) | {"ca": other}, ("ann", "ann's")) == [UNAVAILABLE]
 
 

@@ -108,13 +108,13 @@ def test_the_order_of_commands_is_kept(make_stand: MakeStand) -> None:
 
 
 def test_what_is_offered_is_honoured_and_nothing_else_is_taken(make_stand: MakeStand) -> None:
-    stand = make_stand({"max_message_size": "64KiB"})
+    stand = make_stand({"max_message_size": "64KiB", "max_errors": 30})
     wire = stand.connect()
     wire.say("EHLO client.example")
     offered = {line[4:].split(b" ")[0].decode() for line in wire.octets.split(b"\r\n")[2:-1]}
     assert offered == {
         *("PIPELINING", "SIZE", "8BITMIME", "CHUNKING", "BINARYMIME", "SMTPUTF8", "DSN", "LIMITS", "MT-PRIORITY"),
-        *("DELIVERBY", "ETRN", "ENHANCEDSTATUSCODES"),
+        *("ETRN", "ENHANCEDSTATUSCODES"),
     }
     parameters = {
         "SIZE=100000": 552,
@@ -130,9 +130,8 @@ def test_what_is_offered_is_honoured_and_nothing_else_is_taken(make_stand: MakeS
         "ENVID=+": 501,
         "MT-PRIORITY=1": 250,
         "MT-PRIORITY=10": 501,
-        "BY=1;R": 250,
-        "BY=0;R": 501,
         **dict.fromkeys(["AUTH=<>", "REQUIRETLS", "HOLDFOR=1", "HOLDUNTIL=2030-01-31T12:00:00Z", "FOO"], 555),
+        **dict.fromkeys(["BY=1;R", "BY=1;NT"], 555),
     }
     for parameter, code in parameters.items():
         assert wire.say(f"MAIL FROM:<ann@client.example> {parameter}", "RSET") == [code, 250]
@@ -217,3 +216,25 @@ def test_no_next_hop_is_sent_an_end_within_content(border: int, before: int) -> 
         peer.serve()
     assert b"".join(peer.contents).count(b"\r\n.\r\n") == 1
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("is_tls", [True, False])
+def test_a_listener_that_closes_down_waits_for_nobody_who_stays(
+    make_stand: MakeStand, tmp_path: Path, is_tls: bool
+) -> None:
+    stand = make_stand(tls=server(tmp_path))
+    resting, leaving, busy = (stand.connect().hello() for _ in range(3))
+    if is_tls:
+        for wire in (resting, leaving, busy):
+            wire.starttls(client()).say("EHLO client.example")
+    # From here on nobody looks at what the server says, or closes the connection.
+    busy.protocol.dataReceived(ENVELOPE)
+    leaving.protocol.dataReceived(b"QUIT\r\n")
+    drained = stand.listener.drain()
+    busy.protocol.dataReceived(b"RSET\r\n")
+    assert not drained.called
+    stand.clock.pump([1.0] * 5)
+    for wire in (resting, leaving, busy):
+        assert wire.transport.disconnected
+        wire.lose()
+    assert drained.called

@@ -102,6 +102,7 @@ class Connection:
         self.is_closed = False
         self.tls: Tls | None = None
         self.is_authenticated = False
+        self.is_fallback = False
         self.security = hop.security
 
     def deliver(self, envelope: Envelope, recipients: Recipients, content: Content) -> Awaitable[Sequence[Result]]:
@@ -133,15 +134,17 @@ class NextHop:
         self.security = ""
         self.targets: list[str] = []
         self.origins: list[Origin | None] = []
+        self.tls_tried: list[bool] = []
         self.asked: list[tuple[Connection, tuple[EnvelopeRecipient, ...]]] = []
         self.answer: Callable[[Connection, Recipients], list[Result] | Deferred[list[Result]]] = (
             lambda connection, recipients: results(recipients)
         )
         self.connecting: Callable[[Target], ConnectFailedError | Deferred[None] | None] = lambda target: None
 
-    def connect(self, target: Target, origin: Origin | None = None) -> Deferred[IConnection]:
+    def connect(self, target: Target, origin: Origin | None = None, *, try_tls: bool = False) -> Deferred[IConnection]:
         self.targets.append(target.address)
         self.origins.append(origin)
+        self.tls_tried.append(try_tls)
         how = self.connecting(target)
         if isinstance(how, ConnectFailedError):
             return fail(how)

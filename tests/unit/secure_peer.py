@@ -166,6 +166,8 @@ def ask(
     host: Host,
     origin: Origin | None = None,
     then: Callable[[SmtpConnection], object] = lambda session: None,
+    *,
+    try_tls: bool = False,
 ) -> SmtpConnection | ConnectFailedError:
     """Connect, as often as the connector will have it: the session, with which `then` goes on, or why there is none."""
     found: list[Any] = []
@@ -175,7 +177,7 @@ def ask(
         then(cast(SmtpConnection, session))
         return session
 
-    connector.connect(MX, origin).addCallback(opened).addBoth(found.append)
+    connector.connect(MX, origin, try_tls=try_tls).addCallback(opened).addBoth(found.append)
     while len(reactor.tcpClients) > before:
         factory: Any = reactor.tcpClients[before][2]
         before += 1

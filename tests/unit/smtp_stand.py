@@ -104,6 +104,7 @@ class Script:
         self, session: Session, transaction: Transaction, content: Content, verdicts: Sequence[object]
     ) -> Awaitable[Sequence[Reply]]:
         self.taken.append((session, transaction, content, verdicts))
+        content.give_back()
         replies = [Reply.of(250, "2.0.0", "queued")] * len(transaction.recipients)
         return cast("Awaitable[Sequence[Reply]]", self._answer("take", succeed(replies)))
 

@@ -90,3 +90,28 @@ def test_any_text_is_an_address_or_an_error(text: str) -> None:
     except AddressError:
         return
     assert not set("\r\n\0") & set(str(address))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        '<x@[IPv6:fe80::1%"> AUTH=boss@example.com FOO"]>',
+        '<x@[IPv6:::1%">, "Bank" <third@party.org>, "]>',
+        "<x@[IPv6:fe80::1%eth0]>",
+        '<x@["> SIZE="]>',
+        '<x"> FOO="@b.example>',
+    ],
+)
+def test_nothing_hides_behind_a_literal_or_a_quote(path: str) -> None:
+    try:
+        address, rest = parse_path(path)
+    except AddressError:
+        return
+    assert str(address).isalnum(), (address, rest)
+
+
+@pytest.mark.parametrize("text", ["\x9b", "\u202e", "\u2028", "\u200b", "\ufeff"])
+@pytest.mark.parametrize("form", ["a{}@b.example", '"a{}"@b.example', "a@b{}.example"])
+def test_what_cannot_be_printed_is_in_no_address(form: str, text: str) -> None:
+    with pytest.raises(AddressError):
+        Address.parse(form.format(text))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailgate.address import Address
+from mailgate.address import NULL_PATH, Address
 from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, EnvelopeRecipient, MailParameters, Origin
-from mailgate.interfaces import Handover
+from mailgate.interfaces import Handover, OutcomeKind
 from mailgate.message import AddHeader, Content, RemoveHeader
 from mailgate.relay.attempt import Target
 from mailgate.relay.carriage import PLAIN, Carriage, Hop, carriage_of, handover_of, recipient_parameters
@@ -129,9 +130,21 @@ def test_an_original_recipient_in_utf8() -> None:
     assert recipient_parameters(one, utf8=True) == " ORCPT=utf-8;jürgen@example.org"
     assert recipient_parameters(one, utf8=False) == r" ORCPT=utf-8;j\x{FC}rgen@example.org"
     assert recipient_parameters(recipient(orcpt="utf-8;a\u2028@x"), utf8=True) == r" ORCPT=utf-8;a\x{2028}@x"
+
+
+def test_an_original_recipient_becomes_xtext_as_a_whole() -> None:
+    """RFC 6533 section 3: what has a meaning in xtext is escaped, what is in this form already is kept."""
+    one = recipient(orcpt=r"utf-8;jürgen+x=y\z\x{FC}@example.org")
+    expected = r" ORCPT=utf-8;j\x{FC}rgen\x{2B}x\x{3D}y\x{5C}z\x{FC}@example.org"
+    assert recipient_parameters(one, utf8=False) == expected
+
+
+def test_no_original_recipient_is_too_long_to_be_said() -> None:
+    """500 octets are what the other side must take (RFC 3461 section 4.2), not what it takes at most."""
     for much in ("rfc822;" + "a" * 500, "utf-8;" + "\U0001f600" * 130):
-        assert recipient_parameters(recipient(orcpt=much), utf8=True) == ""
-    assert recipient_parameters(recipient(orcpt="utf-8;" + "é" * 200), utf8=False) == ""
+        assert recipient_parameters(recipient(orcpt=much), utf8=True) == f" ORCPT={much}"
+    grown = recipient_parameters(recipient(orcpt="utf-8;" + "é" * 200), utf8=False)
+    assert grown == " ORCPT=utf-8;" + r"\x{E9}" * 200
 
 
 @pytest.mark.parametrize(
@@ -153,14 +166,32 @@ def test_who_reports(dsn: bool, lmtp: bool, relayed: bool, expected: Handover) -
 
 def test_require_tls_goes_where_it_is_kept() -> None:
     assert carried(hop("REQUIRETLS", is_verified=True), require_tls=True).parameters == " REQUIRETLS"
-    for to in (
-        hop("REQUIRETLS"),
-        hop(is_verified=True),
-        hop(),
-        hop(target=FAR_LMTP),
-        hop(target=Target("mx", "127.0.0.1", 25)),
-    ):
-        assert refusal(to, require_tls=True) == (550, "5.7.30", True)
+    for to in (hop("REQUIRETLS"), hop(), hop(target=FAR_LMTP), hop(target=Target("mx", "127.0.0.1", 25))):
+        assert refusal(to, require_tls=True) == (550, "5.7.10", True)
+    assert refusal(hop(is_verified=True), require_tls=True) == (550, "5.7.30", True)
+
+
+def test_require_tls_does_not_believe_dns_that_anybody_can_forge() -> None:
+    """RFC 8689 section 4.2.1: a certificate proves a name, and the name has to be proved, too."""
+    found = replace(MX, is_vouched_for=False)
+    assert refusal(hop("REQUIRETLS", target=found, is_verified=True), require_tls=True) == (550, "5.7.30", True)
+    assert refusal(hop("REQUIRETLS", target=found), require_tls=True) == (550, "5.7.10", True)
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        (hop("REQUIRETLS", is_verified=True), " REQUIRETLS"),
+        (hop("REQUIRETLS", is_verified=True, target=replace(MX, is_vouched_for=False)), " REQUIRETLS"),
+        (hop("REQUIRETLS"), ""),
+        (hop(is_verified=True), ""),
+        (hop(), ""),
+    ],
+)
+def test_a_report_is_not_lost_for_want_of_require_tls(to: Hop, said: str) -> None:
+    """RFC 8689 section 5: it would be returned to nobody."""
+    report = envelope(sender=NULL_PATH, parameters=MailParameters(require_tls=True))
+    assert carriage_of(to, report, MESSAGE, lambda: NOW).parameters == said
 
 
 @pytest.mark.parametrize("target", [LMTP, NEAR_LMTP, Target("box", "::1", 24, lmtp=True)])
@@ -172,6 +203,64 @@ def test_require_tls_on_this_machine(target: Target) -> None:
 
 def test_tls_optional_stays_here() -> None:
     assert carried(hop("REQUIRETLS", is_verified=True), tls_optional=True) == PLAIN
+
+
+# -- in clear text, as TLS has failed
+
+
+@pytest.mark.parametrize(
+    ("asked", "content", "status"),
+    [
+        ({"require_tls": True}, MESSAGE, "4.7.10"),
+        ({"smtputf8": True}, IN_UTF8, "4.6.7"),
+        ({"by_mode": "R", "deliver_by": NOW + 60}, MESSAGE, "4.4.7"),
+    ],
+)
+def test_what_tls_may_offer_is_waited_for(asked: Any, content: Content, status: str) -> None:
+    with pytest.raises(UnsendableError) as caught:
+        carried(hop("PIPELINING"), content, **asked)
+    (failed,) = caught.value.results([recipient()], is_fallback=False)
+    assert (failed.kind, failed.reply.status) == (OutcomeKind.FAILED, f"5{status[1:]}")
+    (waits,) = caught.value.results([recipient()], is_fallback=True)
+    assert (waits.kind, waits.reply.code, waits.reply.status) == (OutcomeKind.DEFERRED, 451, status)
+    assert waits.next_host
+    assert "TLS has failed" in waits.reason
+
+
+def test_what_no_handshake_betters_is_not_waited_for() -> None:
+    with pytest.raises(UnsendableError) as caught:
+        carried(hop(), by_mode="R", deliver_by=NOW - 1)
+    assert caught.value.results([recipient()], is_fallback=True)[0].kind is OutcomeKind.FAILED
+
+
+@pytest.mark.parametrize(
+    ("is_fallback", "kind", "status"), [(False, OutcomeKind.FAILED, "5.6.7"), (True, OutcomeKind.DEFERRED, "4.6.7")]
+)
+def test_an_address_in_utf8_waits_for_tls(is_fallback: bool, kind: OutcomeKind, status: str) -> None:
+    one = envelope((recipient(), recipient("b\u00fccher")))
+    to = hop("PIPELINING", is_fallback=is_fallback)
+    found = begin(to, one, one.recipients, PLAIN, 10, domains=set(), reset=False, reused=False).results
+    assert [(result.recipient.address.local_part, result.kind, result.reply.status) for result in found] == [
+        ("b\u00fccher", kind, status)
+    ]
+
+
+# -- domains that no parser lets in
+
+
+@pytest.mark.parametrize("domain", ["a b", "a>", "<a", 'a"b', "a%b", "[IPv6:fe80::1%x> BODY=8BITMIME]", "a\\"])
+def test_what_is_no_domain_is_never_written(domain: str) -> None:
+    bad = EnvelopeRecipient(1, Address("user", domain), "mx")
+    one = envelope((recipient(), bad))
+    transaction = begin(hop("PIPELINING"), one, one.recipients, PLAIN, 10, domains=set(), reset=False, reused=False)
+    assert transaction.start() == b"MAIL FROM:<ann@client.test>\r\nRCPT TO:<user@example.org>\r\nDATA\r\n"
+    assert [(found.kind, found.reply.status, found.next_host) for found in transaction.results] == [
+        (OutcomeKind.FAILED, "5.1.3", False)
+    ]
+    two = envelope(sender=bad.address)
+    with pytest.raises(UnsendableError) as caught:
+        begin(hop(), two, two.recipients, PLAIN, 10, domains=set(), reset=False, reused=False)
+    assert caught.value.reply.status == "5.1.3"
 
 
 # -- AUTH, MT-PRIORITY, FUTURERELEASE
@@ -208,6 +297,8 @@ def test_what_was_held_is_not_held_again() -> None:
         ("DELIVERBY", "N", -5.0, False, " BY=-5;N"),
         ("DELIVERBY 60", "R", 60.0, True, " BY=60;RT"),
         ("DELIVERBY nonsense", "R", 1.0, False, " BY=1;R"),
+        ("DELIVERBY 60,x=1,y", "R", 60.0, False, " BY=60;R"),
+        ("DELIVERBY ,x=1", "R", 1.0, False, " BY=1;R"),
         ("DELIVERBY", "N", 1e12, False, " BY=999999999;N"),
     ],
 )
@@ -216,7 +307,7 @@ def test_the_time_that_is_left(offered: str, mode: str, left: float, trace: bool
     assert (found.parameters, found.relayed) == (expected, False)
 
 
-@pytest.mark.parametrize("offered", ["SIZE", "DELIVERBY 60"])
+@pytest.mark.parametrize("offered", ["SIZE", "DELIVERBY 60", "DELIVERBY 60,x=1"])
 def test_a_host_that_cannot_be_told_by_when(offered: str) -> None:
     assert refusal(hop(offered), deliver_by=NOW + 30, by_mode="R") == (554, "5.4.7", True)
     assert carried(hop(offered), deliver_by=NOW + 30, by_mode="N") == Carriage(relayed=True)
@@ -325,7 +416,7 @@ def test_commands_are_well_formed_and_use_what_is_offered(
         xforward=xforward,
     )
     if "XFORWARD" in offered:
-        to = to._replace(extensions=Extensions({**to.extensions.offered, "XFORWARD": "NAME ADDR PROTO HELO IDENT"}))
+        to = replace(to, extensions=Extensions({**to.extensions.offered, "XFORWARD": "NAME ADDR PROTO HELO IDENT"}))
     one = envelope(
         tuple(recipients),
         sender=Address(sender, "client.test" if sender else ""),
@@ -362,5 +453,5 @@ def test_commands_are_well_formed_and_use_what_is_offered(
         assert next(line for line in lines if line.startswith("MAIL")).endswith(" SMTPUTF8")
     named = sum(line.startswith("RCPT") for line in lines)
     assert named <= (2 if limit.startswith("LIMITS") else 4)
-    if parameters.require_tls and lines:
+    if parameters.require_tls and lines and sender:
         assert target is LMTP or (is_verified and "REQUIRETLS" in offered)

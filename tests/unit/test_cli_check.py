@@ -153,6 +153,24 @@ def test_warnings_are_told_and_are_no_errors(site: Site) -> None:
     assert json.loads(site.run("check", "--json").stdout)["warnings"]
 
 
+def test_users_whose_authorities_cannot_be_used_are_an_error(site: Site) -> None:
+    site.file.write_text(CONFIG + '\n[auth.service]\nkind = "http"\nurl = "https://a.test/"\nca = "ca.pem"\n')
+    (site.file.parent / "ca.pem").write_text("nothing of use\n")
+    error = site.run("check", code=1).stderr
+    assert "auth.service" in error
+    assert "ca.pem" in error
+
+
+def test_users_that_others_can_read_are_warned_of(site: Site) -> None:
+    site.file.write_text(CONFIG + '\n[auth.people]\nkind = "file"\npath = "users"\n')
+    users = site.file.parent / "users"
+    users.write_text("ann:{PLAIN}hunter2\n")
+    users.chmod(0o644)
+    assert "0644" in site.run("check").stderr
+    users.chmod(0o600)
+    assert "0600" not in site.run("check").stderr
+
+
 def test_no_file(site: Site) -> None:
     site.file.unlink()
     assert "cannot be read" in site.run("check", code=1).stderr

@@ -361,3 +361,16 @@ def test_words() -> None:
         "5120.0 GiB",
     ]
     assert printable("a\n\x1b\u009b\u202ejö\ud800") == "a\\n\\x1b\\x9b\\u202ejö\\ud800"
+
+
+def test_what_waits_for_its_time_is_not_retried(machine: Machine) -> None:
+    later = MailParameters(release_at=time.time() + 3600)
+    machine.add(FIRST, "one@down.test")
+    machine.add(SECOND, "two@down.test", parameters=later, deferred=False)
+    machine.add(THIRD, "three@down.test", "four@down.test", parameters=later, deferred=False)
+    machine.close()
+    for arguments, told in (
+        (("--all",), "1 of 4 recipient(s) due now; 3 wait for the time that their senders asked for\n"),
+        ((SECOND,), "0 of 1 recipient(s) due now; 1 waits for the time that its sender asked for\n"),
+    ):
+        assert machine.run("queue", "retry", *arguments).stdout == told

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 
-from mailgate.address import Address
+from mailgate.address import NULL_PATH, Address
 from mailgate.envelope import EIGHT_BIT_MAIL, EnvelopeRecipient, MailParameters, Origin
 from mailgate.interfaces import Handover, OutcomeKind
 from mailgate.message import AddHeader, Content
@@ -328,6 +328,20 @@ def test_large_content_whose_file_is_gone(tmp_path: Path) -> None:
     assert peer.session.is_usable
 
 
+def test_small_content_is_converted_elsewhere_too() -> None:
+    """What it takes goes by the parts, and not by the octets."""
+    parts = b"--x\r\n\r\n\xe9\r\n" * 2000
+    dense = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n" + parts + b"--x--\r\n"
+    peer = Later("SIZE", "PIPELINING")
+    results = peer.start(1, dense, parameters=EIGHT_BIT_MAIL)
+    assert peer.transport.value() == b""
+    peer.do()
+    peer.serve()
+    assert kinds(results) == [DELIVERED]
+    assert peer.contents[0].count(b"\r\n6Q==\r\n") == 2000
+    assert f" SIZE={len(peer.contents[0]) - 3}" in peer.commands[1]
+
+
 def test_a_bug_in_converting_is_told() -> None:
     class Broken(Peer):
         work = (lambda _compute: fail(ZeroDivisionError()),)
@@ -430,8 +444,11 @@ def test_time_is_told_or_reported() -> None:
 def test_tls_that_is_required_is_not_to_be_had() -> None:
     peer = peer_with("REQUIRETLS")
     (result,) = peer.start(parameters=MailParameters(require_tls=True))
-    assert (result.kind, str(result.reply)) == (FAILED, "550 5.7.30 REQUIRETLS support required")
+    assert (result.kind, str(result.reply)) == (FAILED, "550 5.7.10 Encryption needed")
     assert peer.session.is_usable
+    (result,) = peer.send(sender=NULL_PATH, parameters=MailParameters(require_tls=True))
+    assert result.kind is DELIVERED
+    assert "MAIL FROM:<>" in peer.commands
 
 
 # -- LIMITS

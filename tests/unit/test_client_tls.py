@@ -61,8 +61,10 @@ class Bench:
         factory: Any = self.reactor.tcpClients[-1][2]
         return SecurableTransport(self.reactor, factory.buildProtocol(None))
 
-    def session(self, host: Host, connector: SmtpConnector, origin: Origin | None = None) -> SmtpConnection:
-        found = ask(connector, self.reactor, host, origin)
+    def session(
+        self, host: Host, connector: SmtpConnector, origin: Origin | None = None, *, try_tls: bool = False
+    ) -> SmtpConnection:
+        found = ask(connector, self.reactor, host, origin, try_tls=try_tls)
         assert isinstance(found, SmtpConnection), found
         return found
 
@@ -198,7 +200,7 @@ def test_a_message_that_requires_tls_goes_to_those_who_have_proved_who_they_are(
         assert [one.kind for one in found] == [OutcomeKind.DELIVERED]
         assert b"MAIL FROM:<ann@client.test> REQUIRETLS AUTH=<>" in host.sessions[0]
     else:
-        assert [(one.kind, one.reply.status, one.next_host) for one in found] == [(OutcomeKind.FAILED, "5.7.30", True)]
+        assert [(one.kind, one.reply.status, one.next_host) for one in found] == [(OutcomeKind.FAILED, "5.7.10", True)]
         assert not [line for line in host.sessions[0] if line.startswith(b"MAIL")]
     session.close()
 
@@ -230,6 +232,41 @@ def test_what_fails_where_it_may_is_done_without_and_remembered_for_a_while(
     session = bench.session(bench.host(), connector)
     assert session.tls is not None
     session.close()
+
+
+def test_who_breaks_a_handshake_returns_no_mail(bench: Bench) -> None:
+    connector = bench.connector()
+    host = bench.host(garbled=True)
+    found: list[Result] = []
+    one = envelope(parameters=MailParameters(require_tls=True))
+
+    def deliver(session: SmtpConnection) -> None:
+        session.deliver(one, one.recipients, Content(b"x\r\n")).addCallback(lambda results: found.extend(results))
+
+    for _ in range(2):
+        session = ask(connector, bench.reactor, host, then=deliver)
+        assert isinstance(session, SmtpConnection)
+        assert session.is_fallback
+        session.close()
+    assert [(one.kind, str(one.reply)) for one in found] == 2 * [(OutcomeKind.DEFERRED, "451 4.7.10 Encryption needed")]
+
+
+def test_tls_that_has_failed_can_be_tried_again(bench: Bench) -> None:
+    connector = bench.connector()
+    bench.session(bench.host(garbled=True), connector).close()
+    bench.reactor.advance(1800)
+    again = bench.session(bench.host(garbled=True), connector, try_tls=True)
+    assert (again.tls, again.is_fallback) == (None, True)
+    again.close()
+    bench.reactor.advance(1800)
+    assert not bench.without_tls  # the second failure made the time no longer
+    bench.session(bench.host(garbled=True), connector).close()
+    assert bench.without_tls
+    mended = bench.session(bench.host(), connector, try_tls=True)
+    assert mended.tls is not None
+    assert not mended.is_fallback
+    assert not bench.without_tls
+    mended.close()
 
 
 @pytest.mark.parametrize("tls", ["required", "verified"])

@@ -39,6 +39,24 @@ def test_noise_is_500(line: bytes) -> None:
     assert caught.value.reply.code == 500
 
 
+@pytest.mark.parametrize("sign", [*range(0x09), *range(0x0A, 0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F])
+def test_control_characters(sign: int) -> None:
+    line = f"MAIL FROM:<a{chr(sign)}b@client.example>"
+    with pytest.raises(CommandError, match="Control characters"):
+        parse_command(line.encode())
+
+
+@pytest.mark.parametrize("sign", [*range(0x2028, 0x202F), *range(0x2066, 0x206A)])
+def test_what_ends_lines_or_turns_text_around(sign: int) -> None:
+    with pytest.raises(CommandError, match="Control characters"):
+        parse_command(f"EHLO a{chr(sign)}".encode())
+
+
+@pytest.mark.parametrize("text", ["a\tb", "jörg", "a\xa0b", "न\u200dि", "a\u2027\u202fb"])
+def test_other_characters_are_for_the_command_to_judge(text: str) -> None:
+    assert parse_command(f"NOOP {text}".encode()) == Command("NOOP", text)
+
+
 @pytest.mark.parametrize("name", ["mx.example", "mx.example.", "[192.0.2.1]", "[IPv6:2001:db8::1]", "under_score", "a"])
 def test_greetings(name: str) -> None:
     assert parse_greeting(name) == name
@@ -58,7 +76,7 @@ def test_greetings_that_are_no_name(name: str) -> None:
         ("from:<a@b.example>", MailCommand(SENDER)),
         ("FROM: <a@b.example> SIZE=10 body=8bitmime", MailCommand(SENDER, 10, EIGHT_BIT_MAIL)),
         ("FROM:<a@b.example> BODY=7BIT", MailCommand(SENDER)),
-        ("FROM:<a@bücher.example>", MailCommand(Address("a", "xn--bcher-kva.example"))),
+        ("FROM:<a@xn--bcher-kva.example>", MailCommand(Address("a", "xn--bcher-kva.example"))),
     ],
 )
 def test_mail(argument: str, command: MailCommand) -> None:
@@ -85,6 +103,9 @@ def test_the_commonest_parameters_are_one_object() -> None:
         ("FROM:<a@b.example> =x", 501),
         ("FROM:<a@b.example> RET=FULL", 555),
         ("FROM:<jörg@b.example>", 553),
+        ("FROM:<a@bücher.example>", 553),
+        ("FROM:<a@bücher.example> BODY=8BITMIME", 553),
+        ("FROM:<@bücher.example:a@b.example>", 553),
     ],
 )
 def test_mail_that_is_refused(argument: str, code: int) -> None:

@@ -27,7 +27,7 @@ from mailgate.envelope import (
 )
 from mailgate.events import Discarded, MessageAccepted, Quarantined
 from mailgate.interfaces import IIntake, Lease
-from mailgate.message import AddHeader, Content, ContentWriter
+from mailgate.message import AddHeader, Content, ContentWriter, MemoryBudget
 from mailgate.relay.intake import Intake, message_id_of, origin_of
 from mailgate.relay.jobs import LEASE_TIME
 from mailgate.reply import Reply
@@ -310,6 +310,29 @@ def test_the_header_may_say_that_tls_is_not_required(header: bytes, asked: MailP
     (lease,) = bench.delivered
     assert lease.envelope.parameters.tls_optional is is_optional
     assert lease.envelope.parameters.require_tls is asked.require_tls
+
+
+def test_memory_is_given_back_when_the_message_is_durable_or_is_not(tmp_path: Path) -> None:
+    budget = MemoryBudget(1000)
+
+    def content() -> Content:
+        writer = ContentWriter(tmp_path, 500, budget)
+        writer.write(DATA)
+        return writer.finish()
+
+    bench = Bench()
+    bench.spool.waits = []
+    answer = bench.start(content=content())
+    assert budget.used == len(DATA)
+    bench.spool.tell()
+    wait_for(answer)
+    assert budget.used == 0
+    bench.take(Discard("gone"), content=content())
+    assert budget.used == 0
+    bench = Bench()
+    bench.spool.error = "full"
+    bench.take(content=content())
+    assert budget.used == 0
 
 
 def test_the_event_tells_how_the_message_came() -> None:

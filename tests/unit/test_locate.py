@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -203,6 +204,62 @@ def test_sites_of_two_routes_are_two() -> None:
     assert other.name != bench.hosts("d.test").name
 
 
+# -- whom DNS names, and who vouches for that
+
+
+class SecureResolver(FakeResolver):
+    """Says of the domains in `signed` that DNSSEC vouches for what it tells of them."""
+
+    signed = ("signed.test", "alone.test")
+
+    def resolve(self, name: str, rdtype: str) -> Answer:
+        return replace(super().resolve(name, rdtype), secure=name in self.signed)
+
+
+def signed_bench() -> Bench:
+    bench = Bench()
+    zone: dict[tuple[str, str], Any] = {
+        ("signed.test", "MX"): [(10, "one.test")],
+        ("open.test", "MX"): [(10, "one.test")],
+        ("alone.test", "A"): a("192.0.2.2"),
+        ("lonely.test", "A"): a("192.0.2.3"),
+        ("one.test", "A"): a("192.0.2.1"),
+    }
+    bench.resolver = SecureResolver(zone)
+    bench.locator = Locator(bench.resolver, "gw.example.org", random.Random(1))
+    return bench
+
+
+def is_vouched_for(bench: Bench, domain: str, route: SmtpRoute = MX) -> bool:
+    found = wait_for(bench.locator.targets(bench.hosts(domain, route), lmtp=False, ipv6=True))
+    assert not isinstance(found, NoHosts)
+    (target,) = found
+    return target.is_vouched_for
+
+
+@pytest.mark.parametrize(
+    ("domain", "vouched"),
+    [("signed.test", True), ("open.test", False), ("alone.test", True), ("lonely.test", False), ("[192.0.2.7]", True)],
+)
+def test_a_host_that_dns_names_is_known_where_dnssec_vouches_for_it(domain: str, vouched: bool) -> None:
+    assert is_vouched_for(signed_bench(), domain) == vouched
+
+
+def test_a_host_that_the_configuration_names_is_known() -> None:
+    assert is_vouched_for(signed_bench(), "open.test", SmtpRoute(transport="smtp", hosts=["one.test"]))
+    named = SmtpRoute(transport="smtp", tls="verified", tls_name="mail.test")
+    pinned = SmtpRoute(transport="smtp", tls="required", tls_fingerprints=["ab" * 32])
+    assert is_vouched_for(signed_bench(), "open.test", named)
+    assert is_vouched_for(signed_bench(), "open.test", pinned)
+
+
+def test_a_signed_domain_and_another_are_two_sites() -> None:
+    """A connection, once open, serves a whole site."""
+    bench = signed_bench()
+    assert bench.hosts("signed.test").groups == bench.hosts("open.test").groups
+    assert bench.hosts("signed.test").name != bench.hosts("open.test").name
+
+
 # -- literals and fixed hosts
 
 
@@ -315,7 +372,7 @@ def test_answers_may_come_later() -> None:
     targets = Deferred.fromCoroutine(locator.targets(hosts, lmtp=False, ipv6=True))
     assert not targets.called
     resolver.tell()
-    assert wait_for(targets) == [Target("one.test", "192.0.2.1", 25)]
+    assert wait_for(targets) == [Target("one.test", "192.0.2.1", 25, is_vouched_for=False)]
 
 
 def test_giving_up_takes_the_question_back() -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from mailgate.config.schema import ListenerSection
+from mailgate.envelope import MailParameters
+from mailgate.smtp.answers import of_a_stranger
 from mailgate.smtp.offers import NOTHING, Offer, Offers, State
 from tests.unit.session_security import b64, client, server, users
-from tests.unit.smtp_stand import Stand, Wire
+from tests.unit.smtp_stand import CONTENT, Stand, Wire
 
 MakeStand = Callable[..., Stand]
 
@@ -46,7 +48,7 @@ def lines_of(offer: Offer) -> dict[str, str]:
 
 ALWAYS = {
     *("PIPELINING", "SIZE", "8BITMIME", "CHUNKING", "BINARYMIME", "SMTPUTF8", "DSN", "LIMITS", "MT-PRIORITY"),
-    *("DELIVERBY", "ETRN", "ENHANCEDSTATUSCODES"),
+    *("ETRN", "ENHANCEDSTATUSCODES"),
 }
 
 
@@ -55,7 +57,7 @@ ALWAYS = {
     [
         ({}, {"STARTTLS", "AUTH"}),
         ({"is_tls": True}, {"AUTH", "REQUIRETLS"}),
-        ({"may_relay": True}, {"STARTTLS", "AUTH", "FUTURERELEASE"}),
+        ({"may_relay": True}, {"STARTTLS", "AUTH", "FUTURERELEASE", "DELIVERBY"}),
         ({"may_xclient": True}, {"STARTTLS", "AUTH", "XCLIENT"}),
         ({"may_xforward": True}, {"STARTTLS", "AUTH", "XFORWARD"}),
     ],
@@ -155,6 +157,36 @@ def test_what_is_hidden(keyword: str) -> None:
 
 def test_nothing_is_offered_before_ehlo() -> None:
     assert Offer(frozenset(), frozenset(), b"") == NOTHING
+
+
+# -- strangers
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "status"),
+    [
+        ({"ret": "FULL", "envid": "x"}, {"ret": "HDRS", "envid": "x"}, b"2.1.0"),
+        ({"ret": "HDRS"}, {"ret": "HDRS"}, b"2.1.0"),
+        ({"auth": "ann@client.example"}, {"auth": "<>"}, b"2.1.0"),
+        ({"priority": 3}, {"priority": 0}, b"2.3.6"),
+        ({"priority": -3}, {"priority": -3}, b"2.1.0"),
+        ({"smtputf8": True}, {"smtputf8": True}, b"2.1.0"),
+    ],
+)
+def test_what_a_stranger_gets_of_what_it_asked_for(asked: Any, given: Any, status: bytes) -> None:
+    parameters, reply = of_a_stranger(MailParameters(**asked))
+    assert parameters == MailParameters(**given)
+    assert status in reply
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_whose_reports_carry_content(make_stand: MakeStand, is_trusted: bool) -> None:
+    networks = ["192.0.2.0/24"] if is_trusted else []
+    stand = make_stand({"role": "hybrid", "trusted_networks": networks})
+    wire = stand.connect().hello()
+    assert wire.say("MAIL FROM:<> RET=FULL", "RCPT TO:<bob@example.org>", "DATA") == [250, 250, 354]
+    assert wire.send(CONTENT) == [250]
+    assert stand.script.taken[0][1].parameters.ret == ("FULL" if is_trusted else "HDRS")
 
 
 # -- offered is honoured, hidden is refused

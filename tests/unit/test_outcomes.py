@@ -326,6 +326,11 @@ def test_how_it_was_handed_over_decides_what_is_said(
         ((), "R", False, Handover.RELAYED, False),
         ((), "R", True, Handover.PASSED_ON, True),
         (("NEVER",), "N", True, Handover.RELAYED, False),
+        (("FAILURE",), "N", False, Handover.RELAYED, False),
+        (("DELAY",), "N", False, Handover.RELAYED, True),
+        (("SUCCESS",), "N", False, Handover.RELAYED, True),
+        (("FAILURE", "DELAY"), "N", False, Handover.RELAYED, True),
+        (("DELAY",), "R", False, Handover.RELAYED, False),
     ],
 )
 def test_a_deadline_asks_for_a_word_where_the_message_leaves_our_sight(
@@ -412,6 +417,17 @@ def test_what_was_to_be_told_of_by_now_is_and_goes_on() -> None:
     assert "\r\nAction: delayed\r\nStatus: 4.4.7\r\n" in text
     bench.end(LATER, parameters=asked, warned=frozenset({0}))
     assert bench.report() is None
+
+
+@pytest.mark.parametrize(
+    ("notify", "told"),
+    [((), True), (("DELAY",), True), (("SUCCESS", "FAILURE"), False), (("FAILURE",), False), (("NEVER",), False)],
+)
+def test_a_deadline_is_told_of_to_those_who_want_to_hear_of_delays(notify: tuple[str, ...], told: bool) -> None:
+    bench = Bench()
+    job = bench.job(to_bob(*notify), parameters=MailParameters(deliver_by=bench.clock.seconds(), by_mode="N"))
+    bench.record(*results(job.recipients, LATER), job=job)
+    assert (bench.report() is not None, bench.outcome.warned) == (told, told)
 
 
 # -- a spool that cannot write

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailgate.address import Address
 from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, MailParameters
 from mailgate.wire.commands import (
     CommandError,
@@ -19,6 +20,7 @@ from mailgate.wire.commands import (
     parse_mail,
     parse_rcpt,
 )
+from mailgate.wire.parameters import merge_notify
 
 ALL = frozenset(
     {
@@ -72,6 +74,9 @@ MAIL_RIGHT: dict[str, dict[str, Any]] = {
     "BY=120;R": {"deliver_by": NOW + 120, "by_mode": "R"},
     "BY=-120;nt": {"deliver_by": NOW - 120, "by_mode": "N", "by_trace": True},
     "BY=0;N": {"deliver_by": NOW, "by_mode": "N"},
+    "BY=+60;R": {"deliver_by": NOW + 60, "by_mode": "R"},
+    "BY=60;R HOLDFOR=59": {"deliver_by": NOW + 60, "by_mode": "R", "release_at": NOW + 59},
+    "BY=60;N HOLDFOR=90": {"deliver_by": NOW + 60, "by_mode": "N", "release_at": NOW + 90},
     # several
     "SIZE=10 BODY=8BITMIME RET=FULL REQUIRETLS": {"body": "8BITMIME", "ret": "FULL", "require_tls": True},
 }
@@ -100,6 +105,8 @@ MAIL_WRONG = [
     *("HOLDFOR", "HOLDFOR=-1", "HOLDFOR=1h", f"HOLDFOR={'9' * 10}", "HOLDFOR=1 HOLDUNTIL=2030-01-31T12:00:00Z"),
     *("HOLDUNTIL", "HOLDUNTIL=2030-01-31", "HOLDUNTIL=2030-13-31T12:00:00Z", "HOLDUNTIL=2030-01-31T12:00:00"),
     *("HOLDUNTIL=2030-01-31T12:00:60Z", "HOLDUNTIL=2030-01-31T12:00:00+99:00", "HOLDUNTIL=20300131T120000Z"),
+    *("HOLDFOR=60 BY=60;R", "BY=60;R HOLDFOR=61", "BY=60;R HOLDUNTIL=2030-01-31T12:00:00Z"),
+    *("BY=+0;R", "BY=+-1;N", "BY=+;N"),
     *("BY", "BY=120", "BY=120;X", "BY=0;R", "BY=-1;R", "BY=;R", f"BY={'9' * 10};N", "BY=1;RTT"),
     *("=x", "-SIZE=1", "SIZE==1", "S\u00cfZE=1", "SIZE=1 =", "RET=FULL,HDRS"),
 ]
@@ -154,11 +161,21 @@ def test_binary_content_needs_its_own_extension() -> None:
 
 @pytest.mark.parametrize("parameters", ["", "BODY=8BITMIME", "SIZE=10"])
 def test_an_internationalized_sender_says_so(parameters: str) -> None:
-    argument = f"FROM:<j\u00f6rg@client.example> {parameters}"
-    with pytest.raises(CommandError) as error:
-        parse_mail(argument, ALL, NOW)
-    assert code_of(error) == (553, "5.6.7")
-    assert parse_mail(f"{argument} SMTPUTF8", ALL, NOW).sender.local_part == "j\u00f6rg"
+    for address in ("j\u00f6rg@client.example", "ann@b\u00fccher.example"):
+        argument = f"FROM:<{address}> {parameters}"
+        with pytest.raises(CommandError) as error:
+            parse_mail(argument, ALL, NOW)
+        assert code_of(error) == (553, "5.6.7")
+        assert parse_mail(f"{argument} SMTPUTF8", ALL, NOW).sender == Address.parse(address)
+
+
+@pytest.mark.parametrize("address", ["j\u00f6rg@client.example", "ann@b\u00fccher.example"])
+def test_an_internationalized_recipient_needs_a_sender_that_has_said_so(address: str) -> None:
+    for parameters in ("", "NOTIFY=NEVER"):
+        with pytest.raises(CommandError) as error:
+            parse_rcpt(f"TO:<{address}> {parameters}", "mx.example.org", ALL, is_utf8=False)
+        assert code_of(error) == (553, "5.6.7")
+    assert parse_rcpt(f"TO:<{address}>", "mx.example.org", ALL, is_utf8=True).recipient == Address.parse(address)
 
 
 RCPT_RIGHT: dict[str, tuple[tuple[str, ...], str]] = {
@@ -205,9 +222,52 @@ def test_what_rcpt_may_not_say(parameters: str) -> None:
 
 def test_an_original_recipient_in_utf_8() -> None:
     assert rcpt("ORCPT=utf-8;j\u00f6rg@example.org", is_utf8=True).orcpt == "utf-8;j\u00f6rg@example.org"
-    for wrong in ("rfc822;j\u00f6rg@example.org", "utf-8;j\u200brg", "utf-8;j\ue000rg"):
-        with pytest.raises(CommandError):
-            rcpt(f"ORCPT={wrong}", is_utf8=True)
+    assert rcpt("ORCPT=utf-8;j\u00f6rg\\x{2B}a@example.org", is_utf8=True).orcpt.endswith("\\x{2B}a@example.org")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(
+            "rfc822;j\u00f6rg@example.org",
+            "utf-8;j\u200brg",
+            "utf-8;j\ue000rg",
+            "utf-8;j\u00f6rg+2Ba",
+            "utf-8;\u00f6+a",
+        ),
+        *(
+            "utf-8;\u00f6\\a",
+            "utf-8;\u00f6\\x{41}",
+            "utf-8;\u00f6\\x{D800}",
+            "utf-8;\u00f6\\x{01}",
+            f"utf-8;{chr(246) * 250}",
+        ),
+    ],
+)
+def test_what_is_no_original_recipient_in_utf_8(wrong: str) -> None:
+    with pytest.raises(CommandError) as error:
+        rcpt(f"ORCPT={wrong}", is_utf8=True)
+    assert code_of(error) == (501, "5.5.4")
+
+
+NEVER, ALL_THREE = ("NEVER",), ("SUCCESS", "FAILURE", "DELAY")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "both"),
+    [
+        ((), (), ()),
+        (NEVER, NEVER, NEVER),
+        (NEVER, ("SUCCESS",), ("SUCCESS",)),
+        (NEVER, (), ("FAILURE", "DELAY")),
+        (("SUCCESS",), ("SUCCESS", "DELAY"), ("SUCCESS", "DELAY")),
+        (("SUCCESS",), (), ALL_THREE),
+        (("FAILURE",), ("DELAY",), ("FAILURE", "DELAY")),
+    ],
+)
+def test_what_two_rcpts_ask_for(first: tuple[str, ...], second: tuple[str, ...], both: tuple[str, ...]) -> None:
+    assert merge_notify(first, second) == both
+    assert sorted(merge_notify(second, first)) == sorted(both)
 
 
 @pytest.mark.parametrize(

@@ -67,3 +67,10 @@ def test_a_lone_surrogate_does_no_harm() -> None:
     reply = Reply.of(550, "5.7.1", "caf\udce9")
     assert str(reply) == "550 5.7.1 caf?"
     assert reply.to_bytes() == b"550 5.7.1 caf?\r\n"
+
+
+@pytest.mark.parametrize("one", ["\x00", "\x1b", "\x7f", "\x85", "\x9b", "\u202e", "\u2028", "\u200b", "\ufeff"])
+def test_what_is_not_printable_is_not_repeated(one: str) -> None:
+    reply = parse_reply([f"550 5.7.1 no{one}\u00fc".encode()])
+    assert reply.text == "no?\u00fc"
+    assert reply.to_bytes() == "550 5.7.1 no?\u00fc\r\n".encode()

@@ -342,6 +342,25 @@ def test_whom_it_was_sent_to_first(orcpt: str, ascii_form: str | None, utf8_form
     assert (f"\r\nOriginal-Recipient: {utf8_form}\r\n" in status) == (utf8_form is not None)
 
 
+NO_TIME = Reply.of(554, "5.4.7", "It cannot be delivered in the time that was set")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"by_mode": "R", "deliver_by": NOW + 600}, "Please send it again without such a time."),
+        ({"by_mode": "R", "deliver_by": NOW + 0.5}, "The time in which it was to be delivered is over."),
+        ({"by_mode": "R", "deliver_by": NOW - 5}, "The time in which it was to be delivered is over."),
+        ({}, "The time in which it was to be delivered is over."),
+    ],
+)
+def test_what_to_do_depends_on_whether_the_time_is_over(asked: dict[str, Any], words: str) -> None:
+    one = envelope(BOB, **asked)
+    text = " ".join(parts(report(one, failures(one, NO_TIME))[1])[0].split())
+    assert words in text
+    assert ("is over" in text) == ("is over" in words)
+
+
 # -- what is returned
 
 

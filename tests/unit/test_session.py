@@ -56,7 +56,7 @@ def test_the_banner_and_what_is_offered(make_stand: MakeStand) -> None:
     assert wire.octets.endswith(
         b"250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 1048576\r\n250-8BITMIME\r\n250-CHUNKING\r\n"
         b"250-BINARYMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-LIMITS MAILMAX=1000 RCPTMAX=1000\r\n"
-        b"250-MT-PRIORITY\r\n250-DELIVERBY\r\n250-ETRN\r\n250 ENHANCEDSTATUSCODES\r\n"
+        b"250-MT-PRIORITY\r\n250-ETRN\r\n250 ENHANCEDSTATUSCODES\r\n"
     )
     wire.say("HELO client.example")
     assert wire.octets.endswith(b"\r\n250 mx.example.org\r\n")
@@ -91,6 +91,9 @@ COMMANDS = {
     "MAIL FROM:<ann@client.example> RET=FULL": 250,
     "MAIL FROM:<ann@client.example> REQUIRETLS": 555,
     "MAIL FROM:<ann@client.example> HOLDFOR=10": 555,
+    "MAIL FROM:<ann@client.example> BY=600;R": 555,
+    "NOOP \x85": 500,
+    "MAIL FROM:<a\u202eb@client.example>": 500,
     "ETRN client.example": 459,
     "ETRN not a domain": 501,
     "XFORWARD ADDR=10.0.0.1": 502,
@@ -191,6 +194,42 @@ def test_a_recipient_twice_is_one_recipient(make_stand: MakeStand) -> None:
     stand.connect().data(ENVELOPE + b"RCPT TO:<bob@EXAMPLE.org>\r\nRCPT TO:<BOB@example.org>\r\n").send(CONTENT)
     assert [str(one.address) for one in stand.script.taken[0][1].recipients] == ["bob@example.org", "BOB@example.org"]
     assert stand.script.asked.count("rcpt") == 2
+
+
+def test_what_a_recipient_twice_asks_for(make_stand: MakeStand) -> None:
+    envelope = b"MAIL FROM:<ann@client.example>\r\n" + b"".join(
+        b"RCPT TO:<%b@example.org>%b\r\n" % one
+        for one in [
+            (b"bob", b" NOTIFY=SUCCESS"),
+            (b"bob", b" NOTIFY=DELAY ORCPT=rfc822;robert@example.org"),
+            (b"bob", b" ORCPT=rfc822;other@example.org NOTIFY=NEVER"),
+            (b"eve", b""),
+            (b"eve", b" NOTIFY=SUCCESS"),
+        ]
+    )
+    stand = make_stand()
+    stand.connect().data(envelope).send(CONTENT)
+    bob, eve = stand.script.taken[0][1].recipients
+    assert (bob.notify, bob.orcpt) == (("SUCCESS", "DELAY"), "rfc822;robert@example.org")
+    assert (eve.notify, eve.orcpt) == (("FAILURE", "DELAY", "SUCCESS"), "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "commands"),
+    [
+        ({}, "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY ETRN HELP QUIT"),
+        ({"protocol": "lmtp"}, "LHLO MAIL RCPT DATA BDAT RSET NOOP VRFY ETRN HELP QUIT"),
+        ({"hide": ["chunking", "etrn"]}, "EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT"),
+        (
+            {"xclient_from": ["192.0.2.0/24"], "xforward_from": ["192.0.2.0/24"]},
+            "EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY XCLIENT XFORWARD ETRN HELP QUIT",
+        ),
+    ],
+)
+def test_help_names_what_there_is(make_stand: MakeStand, settings: dict[str, object], commands: str) -> None:
+    wire = make_stand(settings).connect()
+    wire.say("HELP")
+    assert wire.octets.endswith(f"214 2.0.0 {commands}\r\n".encode())
 
 
 def test_where_a_bare_postmaster_lives(make_stand: MakeStand) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
-from mailgate.auth.checker import AuthUnavailable
+from mailgate.auth.checker import AuthUnavailable, AvatarId
 from mailgate.events import Refused
 from mailgate.reply import Reply
 from mailgate.tls.info import channel_bindings
@@ -279,6 +280,9 @@ def test_a_line_that_is_no_response_ends_the_exchange(make_auth: MakeStand, is_w
         else [code for at in range(0, 20_002, 999) for code in wire.send(octets[at : at + 999])]
     )
     assert said == [500]
+    assert wire.octets.endswith(b"500 5.5.6 Authentication exchange line is too long\r\n")
+    assert wire.send(octets) == [500]
+    assert b"\r\n500 5.5.2 " in wire.octets
     assert wire.say("NOOP", "AUTH LOGIN") == [250, 334]
 
 
@@ -420,11 +424,12 @@ class Counters:
     """Counters that fail, or answer when they are told to."""
 
     def __init__(self) -> None:
-        self.peeked: Deferred[int] = Deferred()
+        self.peeked: list[Deferred[int]] = []
         self.hits: Deferred[int] = Deferred()
 
     def peek(self, key: str, window: float) -> Deferred[int]:
-        return self.peeked
+        self.peeked.append(Deferred())
+        return self.peeked[-1]
 
     def hit(self, key: str, window: float, amount: int = 1) -> Deferred[int]:
         return self.hits
@@ -434,9 +439,9 @@ def test_counters_that_answer_later(make_auth: MakeStand) -> None:
     counters = Counters()
     stand = make_auth(services={"counters": counters})
     wire = greet(stand)
-    assert wire.say("AUTH PLAIN", RIGHT, "NOOP") == []
-    counters.peeked.callback(0)
-    assert wire.codes() == [334, 235, 250]
+    assert wire.say("AUTH PLAIN", RIGHT, "NOOP") == [334]
+    counters.peeked[0].callback(0)
+    assert wire.codes() == [235, 250]
 
 
 def test_counters_that_cannot_be_asked(make_auth: MakeStand) -> None:
@@ -444,7 +449,7 @@ def test_counters_that_cannot_be_asked(make_auth: MakeStand) -> None:
     stand = make_auth(services={"counters": counters})
     wire = greet(stand)
     wire.say(f"AUTH PLAIN {RIGHT}")
-    counters.peeked.errback(ZeroDivisionError("a bug"))
+    counters.peeked[0].errback(ZeroDivisionError("a bug"))
     assert wire.codes() == [454]
     assert stand.failed() == ["a bug"]
     assert stand.events.of(Refused)[0].reason == "the counters cannot be asked"
@@ -453,13 +458,203 @@ def test_counters_that_cannot_be_asked(make_auth: MakeStand) -> None:
 
 def test_a_failure_that_cannot_be_counted(make_auth: MakeStand) -> None:
     counters = Counters()
-    counters.peeked.callback(0)
     stand = make_auth(services={"counters": counters})
     wire = greet(stand)
     wire.say(f"AUTH PLAIN {WRONG}")
+    counters.peeked[0].callback(0)
     counters.hits.errback(ZeroDivisionError("a bug"))
     assert settle(stand, wire) == [535]
     assert stand.failed() == ["a bug"]
+
+
+def test_a_check_is_open_until_its_failure_is_counted(make_auth: MakeStand) -> None:
+    counters = Counters()
+    stand = make_auth(services={"counters": counters}, max_auth_failures_per_client=1)
+    first, second = greet(stand), greet(stand)
+    first.say(f"AUTH PLAIN {WRONG}")
+    counters.peeked[0].callback(0)
+    second.say(f"AUTH PLAIN {RIGHT}")
+    counters.peeked[1].callback(0)  # asked before the failure was counted
+    assert second.codes() == []
+    counters.hits.callback(1)
+    counters.peeked[2].callback(1)
+    assert second.codes() == [454]
+    assert settle(stand, first) == [535]
+
+
+# -- guesses on several connections
+
+
+class Slow(Tokens):
+    """Answers each question when it is told to, in any order."""
+
+    def __init__(self) -> None:
+        self.asked: list[Deferred[AvatarId]] = []
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[AvatarId]:  # noqa: N802  twisted.cred's
+        self.asked.append(Deferred())
+        return self.asked[-1]
+
+
+def no() -> UnauthorizedLogin:
+    return UnauthorizedLogin("not a token of ours")
+
+
+def token(wire: Wire) -> list[int]:
+    return wire.say(f"AUTH XOAUTH2 {bearer('guess')}")
+
+
+def test_a_wrong_secret_counts_though_the_client_does_not_wait_for_the_answer(make_auth: MakeStand) -> None:
+    checker = Slow()
+    stand = make_auth(tokens(checker), max_auth_failures_per_client=3)
+    for _ in range(2):
+        wire = greet(stand)
+        token(wire)
+        wire.lose()
+        checker.asked[-1].errback(no())
+    assert [(event.stage, event.reply, event.reason) for event in stand.events.of(Refused)] == [
+        ("auth", "", "XOAUTH2 as ann: not a token of ours; the client did not wait for the answer")
+    ] * 2
+    wire = greet(stand)
+    token(wire)
+    wire.lose()  # and this one is open yet
+    late = greet(stand)
+    assert token(late) == []
+    checker.asked[-1].errback(no())
+    assert late.codes() == [454]
+    assert len(checker.asked) == 3
+
+
+def test_a_right_secret_counts_nothing_though_the_client_has_gone(make_auth: MakeStand) -> None:
+    checker = Slow()
+    stand = make_auth(tokens(checker), max_auth_failures_per_client=1)
+    for _ in range(3):
+        wire = greet(stand)
+        token(wire)
+        wire.lose()
+        checker.asked[-1].callback(b"ann")
+    assert stand.events.of(Refused) == []
+    assert token(greet(stand)) == []
+    assert len(checker.asked) == 4
+
+
+def test_no_more_secrets_are_checked_at_one_time_than_may_be_wrong(make_auth: MakeStand) -> None:
+    checker = Slow()
+    stand = make_auth(tokens(checker), max_auth_failures_per_client=3)
+    wires = [greet(stand) for _ in range(8)]
+    assert [token(wire) for wire in wires] == [[]] * 8
+    assert token(greet(stand, "192.0.2.2")) == []
+    assert len(checker.asked) == 3 + 1
+    checker.asked[0].callback(b"ann")
+    assert wires[0].codes() == [235]
+    assert len(checker.asked) == 5
+    for asked in (1, 2, 4):
+        checker.asked[asked].errback(no())
+    assert len(checker.asked) == 5
+    assert [wire.codes() for wire in wires[1:]] == [[334]] * 3 + [[454]] * 4
+    checker.asked[3].callback(b"ann")
+
+
+def test_who_waits_for_the_checks_of_others_may_go(make_auth: MakeStand) -> None:
+    checker = Slow()
+    stand = make_auth(tokens(checker), max_auth_failures_per_client=1)
+    first, second, third = (greet(stand) for _ in range(3))
+    for wire in (first, second, third):
+        token(wire)
+    second.lose()
+    checker.asked[0].errback(AuthUnavailable("the issuer does not answer"))
+    assert first.codes() == [454]
+    assert len(checker.asked) == 2
+    checker.asked[1].callback(b"ann")
+    assert third.codes() == [235]
+
+
+def wrong_scram() -> ClientMechanism:
+    mechanism = client_mechanism(["SCRAM-SHA-256"], username="ann", password="wrong", tls=True, channel_bindings={})  # noqa: S106  for tests
+    assert mechanism is not None
+    return mechanism
+
+
+def test_proofs_on_many_connections_are_one_clients(make_auth: MakeStand) -> None:
+    stand = make_auth(max_auth_failures_per_client=2)
+    wires = [greet(stand) for _ in range(4)]
+    proofs = []
+    for wire in wires:
+        mechanism = wrong_scram()
+        assert wire.say(f"AUTH SCRAM-SHA-256 {base64.b64encode(mechanism.initial or b'').decode()}") == [334]
+        challenge = base64.b64decode(wire.octets.splitlines()[-1][4:])
+        proofs.append(base64.b64encode(mechanism.respond(challenge)).decode())
+    assert [wire.say(proof) for wire, proof in zip(wires, proofs, strict=True)] == [[], [], [454], [454]]
+    for wire in wires[:2]:
+        wire.lose()
+    assert len([event for event in stand.events.of(Refused) if event.reply.startswith("535")]) == 2
+    assert exchange(greet(stand), wrong_scram()) == [454]  # not even a challenge
+
+
+def test_a_proof_that_is_none_leaves_no_check_open(make_auth: MakeStand) -> None:
+    stand = make_auth(max_auth_failures_per_client=1)
+    wire = greet(stand)
+    initial = base64.b64encode(wrong_scram().initial or b"").decode()
+    for _ in range(2):
+        assert wire.say(f"AUTH SCRAM-SHA-256 {initial}", b64("no proof")) == [334, 501]
+    assert wire.say(f"AUTH PLAIN {RIGHT}") == [235]
+
+
+def test_a_token_is_wrong_before_the_client_has_heard_why(make_auth: MakeStand) -> None:
+    stand = make_auth(tokens(), max_auth_failures_per_client=1)
+    wire = greet(stand)
+    assert token(wire) == [334]
+    assert token(greet(stand)) == [454]
+    assert wire.say("AQ==") == []
+    assert settle(stand, wire) == [535]
+    assert len([event for event in stand.events.of(Refused) if event.reply.startswith("535")]) == 1
+
+
+def test_right_secrets_and_what_is_given_up_count_nothing(make_auth: MakeStand) -> None:
+    stand = make_auth(max_auth_failures_per_client=1)
+    for _ in range(3):
+        wire = greet(stand)
+        assert wire.say("AUTH LOGIN", b64("ann"), "*") == [334, 334, 501]
+        assert wire.say("AUTH PLAIN", "=") == [334, 501]
+        assert wire.say(f"AUTH PLAIN {RIGHT}") == [235]
+        right = client_mechanism(["SCRAM-SHA-256"], username="ann", password=PASSWORD, tls=True, channel_bindings={})
+        assert right is not None
+        assert exchange(greet(stand), right) == [334, 334, 235]
+
+
+@pytest.mark.parametrize("is_unix", [True, False])
+def test_clients_without_an_address_have_no_counter_in_common(make_auth: MakeStand, is_unix: bool) -> None:
+    stand = make_auth(max_auth_failures_per_client=1, xclient_from=["192.0.2.0/24"])
+
+    def connect() -> Wire:
+        if is_unix:
+            return greet(stand, "/run/front.sock")
+        wire = greet(stand)
+        assert wire.say("XCLIENT ADDR=[UNAVAILABLE]", "EHLO client.example") == [220, 250]
+        return wire
+
+    bob, ann = (b64(f"\0{name}\0Tr0ub4dor&3") for name in ("Bob", "ann"))
+    wire = connect()
+    wire.say(f"AUTH PLAIN {bob}")
+    assert settle(stand, wire) == [535]
+    assert connect().say(f"AUTH PLAIN {b64(chr(0) + 'bob' + chr(0) + PASSWORD)}") == [454]
+    wire = connect()
+    assert wire.say(f"AUTH PLAIN {RIGHT}") == [235]
+    wire = connect()
+    wire.say(f"AUTH PLAIN {ann}")
+    assert settle(stand, wire) == [535]
+    assert connect().say("AUTH LOGIN", b64("ann"), b64(PASSWORD)) == [334, 334, 454]
+
+
+def test_tokens_that_name_nobody_count_by_session_where_there_is_no_address(make_auth: MakeStand) -> None:
+    stand = make_auth(tokens(), max_auth_failures_per_client=1)
+    nobody = b64("n,,\x01auth=Bearer wrong\x01\x01")
+    first = greet(stand, "/run/front.sock")
+    assert first.say(f"AUTH OAUTHBEARER {nobody}") == [334]
+    first.say("AQ==")
+    assert settle(stand, first) == [535]
+    assert first.say(f"AUTH OAUTHBEARER {nobody}") == [454]
+    assert greet(stand, "/run/front.sock").say(f"AUTH OAUTHBEARER {nobody}") == [334]
 
 
 # -- users that cannot be asked

@@ -16,7 +16,7 @@ from mailgate.events import Refused, SessionClosed
 from mailgate.reply import Reply
 from mailgate.verdict import Continue, Reject
 from mailgate.wire.proxy import write_v1, write_v2
-from tests.unit.session_security import PASSWORD, b64, client, server, users
+from tests.unit.session_security import ANN, PASSWORD, ROOT, b64, client, server, users
 from tests.unit.smtp_stand import CONTENT, ENVELOPE, Call, Stand
 
 MakeStand = Callable[..., Stand]
@@ -169,6 +169,39 @@ def test_a_connection_that_never_says_for_whom_it_is(make_proxied: MakeStand) ->
     assert stand.listener.session_count == 0
 
 
+def test_a_proxy_over_the_limit_is_told_at_once(make_proxied: MakeStand) -> None:
+    stand = make_proxied(max_connections=1)
+    first = stand.connect(BALANCER)
+    second = stand.connect(BALANCER)
+    assert second.codes() == [421]
+    assert second.is_closed
+    assert second.send(V1 + b"EHLO a\r\n") == []
+    assert first.send(V1) == [220]
+    second.lose()
+    assert stand.refusals == [("connect", "421")]
+    assert stand.events.of(SessionClosed)[0].client == f"unknown[{BALANCER}]"
+
+
+@pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
+def test_a_client_over_its_limit_gets_no_handshake(make_proxied: MakeStand, tmp_path: Path, header: bytes) -> None:
+    stand = make_proxied(tls="implicit", max_connections_per_client=1, services={"tls": server(tmp_path)})
+    stand.connect(BALANCER).secure(client(), before=header).hello()
+    late = stand.connect(BALANCER)
+    assert late.send(header + b"\x16\x03\x01") == []
+    assert late.transport.disconnected
+    assert stand.refusals == [("connect", "")]
+    late.lose()
+    other = write_v1(SOURCE_6, DESTINATION_6)
+    stand.connect(BALANCER).secure(client(), before=other).hello()
+
+
+def test_a_proxy_that_comes_while_draining(make_proxied: MakeStand) -> None:
+    stand = make_proxied()
+    stand.connect(BALANCER).send(V1 + b"EHLO a\r\nMAIL FROM:<>\r\n")
+    stand.listener.drain()
+    assert stand.connect(BALANCER).codes() == [421]
+
+
 @pytest.mark.parametrize("end", ["drain", "cut"])
 def test_the_end_of_the_listener_before_a_header(make_proxied: MakeStand, end: str) -> None:
     stand = make_proxied()
@@ -283,8 +316,52 @@ def test_xclient_over_and_over(make_told: MakeStand) -> None:
     wire = stand.connect(BALANCER).hello()
     assert wire.say("XCLIENT HELO=a.example", "XCLIENT ADDR=IPV6:2001:db8::9", "XCLIENT PORT=7") == [220] * 3
     assert wire.session.client == Client(ip_address("2001:db8::9"), 7)
-    assert wire.session.helo == ""
+    assert wire.session.helo == "a.example"
     assert wire.session.proxy == Client(ip_address(BALANCER), 40000)  # who is connected may say so again
+
+
+def test_what_xclient_has_told_stays_until_it_tells_otherwise(make_told: MakeStand) -> None:
+    stand = make_told(role="outbound", resolve_clients=True, services={"client_name": lambda address: "looked-up"})
+    wire = stand.connect(BALANCER).hello()
+    assert wire.say("XCLIENT LOGIN=ann HELO=a.example", "XCLIENT NAME=b.example ADDR=203.0.113.9 PORT=7") == [220] * 2
+    assert wire.say("EHLO c.example", "XCLIENT DESTADDR=192.0.2.25", "XCLIENT DESTPORT=587") == [250, 220, 220]
+    session = wire.session
+    assert session.client == Client(ip_address("203.0.113.9"), 7, "b.example")
+    assert (session.identity, session.helo) == (Identity("ann", "XCLIENT"), "a.example")
+    assert session.destination == (ip_address("192.0.2.25"), 587)
+    assert stand.trusted.asked[-1] == "connect"
+    assert wire.say("XCLIENT LOGIN=[UNAVAILABLE] HELO=[UNAVAILABLE] DESTADDR=[UNAVAILABLE]") == [220]
+    session = wire.session
+    assert (session.identity, session.helo, session.destination) == (None, "", (None, 587))
+    assert wire.say("XCLIENT ADDR=203.0.113.10") == [220]
+    assert wire.session.client == Client(ip_address("203.0.113.10"), 7, "looked-up")
+
+
+def test_a_login_of_auth_is_not_that_of_another_client(make_told: MakeStand, tmp_path: Path) -> None:
+    stand = make_told(role="hybrid", auth="users", auth_without_tls=True, services={"authenticator": users(tmp_path)})
+    wire = stand.connect(BALANCER).hello()
+    login = b64(f"\0ann\0{PASSWORD}")
+    assert wire.say("XCLIENT PORT=1", "EHLO a", f"AUTH PLAIN {login}", "XCLIENT PORT=2") == [220, 250, 235, 220]
+    assert wire.session.identity is None
+
+
+@pytest.mark.parametrize(("protocol", "hello", "words"), [("smtp", "EHLO", "ESMTPA"), ("lmtp", "LHLO", "LMTPA")])
+def test_the_protocol_that_is_told(make_told: MakeStand, protocol: str, hello: str, words: str) -> None:
+    wire = make_told(role="outbound", protocol=protocol).connect(BALANCER).hello()
+    assert wire.say("XCLIENT PROTO=ESMTP", "XCLIENT LOGIN=ann HELO=a.example") == [220, 220]
+    assert wire.session.protocol == words
+    assert wire.say("XCLIENT PROTO=SMTP") == [220]
+    assert wire.session.protocol == ("SMTP" if protocol == "smtp" else words)
+    assert wire.say(f"{hello} b.example") == [250]
+    assert wire.session.protocol == words
+
+
+def test_what_was_told_in_the_clear_of_the_greeting_is_forgotten(make_told: MakeStand, tmp_path: Path) -> None:
+    wire = make_told(services={"tls": server(tmp_path)}).connect(BALANCER).hello()
+    assert wire.say("XCLIENT HELO=a.example PROTO=ESMTP", "EHLO a") == [220, 250]
+    wire.starttls(client())
+    assert wire.say("XCLIENT PORT=7") == [220]
+    assert (wire.session.helo, wire.session.protocol) == ("", "SMTP")
 
 
 @pytest.mark.parametrize(
@@ -320,6 +397,95 @@ def test_a_name_that_has_to_be_waited_for(make_told: MakeStand) -> None:
     names.pop().callback("client.example")
     assert wire.codes() == [220, 250]
     assert wire.session.client.name == "client.example"
+
+
+LINES_OF_WHO_MAY_RELAY = {
+    "MAIL FROM:<> HOLDFOR=60": (250, 555),
+    "MAIL FROM:<> BY=600;R": (250, 555),
+    "ETRN client.example": (253, 459),
+}
+
+
+@pytest.mark.parametrize("role", ["inbound", "outbound", "hybrid"])
+@pytest.mark.parametrize("way", ["XCLIENT", "AUTH"])
+def test_a_login_opens_nothing_where_nobody_may_relay(
+    make_told: MakeStand, tmp_path: Path, role: str, way: str
+) -> None:
+    services = {"authenticator": users(tmp_path)}
+    stand = make_told(role=role, auth="users", auth_without_tls=True, services=services)
+    wire = stand.connect(BALANCER).hello()
+    login = b64(f"\0ann\0{PASSWORD}")
+    wire.say("XCLIENT LOGIN=ann" if way == "XCLIENT" else f"AUTH PLAIN {login}", "EHLO a")
+    assert wire.session.identity is not None
+    is_inbound = role == "inbound"
+    for line, codes in LINES_OF_WHO_MAY_RELAY.items():
+        assert wire.say(line, "RSET") == [codes[is_inbound], 250]
+    wire.protocol.dataReceived(b"MAIL FROM:<> MT-PRIORITY=3\r\n")
+    assert [reply.status for reply in wire.replies()] == ["2.3.6" if is_inbound else "2.1.0"]
+    assert (b"DELIVERBY" in wire.octets, b"FUTURERELEASE" in wire.octets) == (not is_inbound, not is_inbound)
+
+
+@pytest.fixture
+def make_certified(make_told: MakeStand, tmp_path: Path) -> MakeStand:
+    """A listener that takes XCLIENT, and knows the certificate ANN by its fingerprint or its authority."""
+
+    def make(*, is_listed: bool, **settings: Any) -> Stand:
+        known = {ANN.fingerprint: "front"} if is_listed else {}
+        services = {
+            "tls": server(tmp_path, settings["client_certificates"], root=None if is_listed else ROOT),
+            "fingerprints": known,
+            "authenticator": users(tmp_path, certificates=known),
+        }
+        return make_told(
+            role="outbound", auth="users", auth_mechanisms=["external", "plain"], services=services, **settings
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+@pytest.mark.parametrize("is_before", [True, False], ids=["XCLIENT first", "TLS first"])
+def test_a_certificate_of_the_proxy_is_not_its_clients(
+    make_certified: MakeStand, is_listed: bool, is_before: bool
+) -> None:
+    stand = make_certified(is_listed=is_listed, client_certificates="request")
+    wire = stand.connect(BALANCER).hello()
+    if is_before:
+        assert wire.say("XCLIENT ADDR=203.0.113.9", "EHLO a") == [220, 250]
+        wire.starttls(client(ANN))
+    else:
+        wire.starttls(client(ANN))
+        assert (wire.session.identity is not None) is is_listed
+        assert wire.say("EHLO a") == [250]
+        assert b"250-AUTH EXTERNAL PLAIN\r\n" in wire.octets
+        assert wire.say("XCLIENT ADDR=203.0.113.9") == [220]
+    assert wire.session.identity is None
+    assert wire.say("EHLO a", "AUTH EXTERNAL =", "MAIL FROM:<>") == [250, 504, 530]
+    assert b"EXTERNAL" not in wire.octets.rpartition(b"250-mx.example.org")[2]
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_a_certificate_that_is_required_is_that_of_who_is_connected(make_certified: MakeStand, is_listed: bool) -> None:
+    stand = make_certified(is_listed=is_listed, client_certificates="require")
+    wire = stand.connect(BALANCER).hello().starttls(client(ANN))
+    assert wire.say("EHLO a", "XCLIENT ADDR=203.0.113.9 LOGIN=ann", "EHLO a", "MAIL FROM:<>") == [250, 220, 250, 250]
+    assert wire.session.identity == Identity("ann", "XCLIENT")
+
+
+def test_the_failures_of_one_client_are_not_the_next_ones(make_told: MakeStand, tmp_path: Path) -> None:
+    services = {"authenticator": users(tmp_path)}
+    stand = make_told(
+        role="outbound", auth="users", auth_without_tls=True, max_auth_failures=2, max_errors=50, services=services
+    )
+    wire = stand.connect(BALANCER).hello()
+    wrong = f"AUTH PLAIN {b64(chr(0) + 'ann' + chr(0) + 'wrong')}"
+    for number in range(1, 4):
+        assert wire.say(f"XCLIENT ADDR=203.0.113.{number}", "EHLO a", wrong) == [220, 250]
+        stand.clock.advance(1)  # each waits as for a first failure
+        assert wire.codes() == [535]
+    wire.say(wrong)
+    stand.clock.advance(2)
+    assert wire.codes() == [535, 421]
 
 
 @pytest.mark.parametrize("networks", [["10.0.0.0/8"], ["0.0.0.0/0"], ["0.0.0.0/8", "10.0.0.0/8"]])
@@ -381,12 +547,31 @@ def test_not_within_a_transaction(make_told: MakeStand) -> None:
 @pytest.mark.parametrize("address", [OTHER, "/run/mail.sock"])
 @pytest.mark.parametrize("line", ["XCLIENT ADDR=10.0.0.2", "XFORWARD IDENT=1", "XCLIENT", "XFORWARD FOO"])
 def test_strangers_may_not_say_so(make_told: MakeStand, address: str, line: str) -> None:
-    wire = make_told().connect(address).hello()
+    stand = make_told()
+    wire = stand.connect(address).hello()
     assert b"XCLIENT" not in wire.octets
     assert b"XFORWARD" not in wire.octets
     before = wire.session
     assert wire.say(line) == [550]
     assert wire.session is before
+    verb = line.split()[0].lower()
+    (refused,) = stand.events.of(Refused)
+    assert (refused.stage, refused.reply[:3], refused.reason) == (verb, "550", f"the client is in none of {verb}_from")
+
+
+@pytest.mark.parametrize("line", ["XCLIENT ADDR=10.0.0.2", "XFORWARD IDENT=1", "ETRN example.org"])
+def test_refusals_have_their_bound(make_told: MakeStand, line: str) -> None:
+    stand = make_told(max_errors=3)
+    wire = stand.connect(OTHER).hello()
+    assert wire.say(*[line] * 5)[-1] == 421
+    assert len(stand.refusals) == 3
+
+
+@pytest.mark.parametrize("line", ["XCLIENT ADDR=10.0.0.2", "XFORWARD IDENT=1", "ETRN example.org"])
+def test_clear_text_that_is_refused_is_told(make_told: MakeStand, tmp_path: Path, line: str) -> None:
+    stand = make_told(tls="required", services={"tls": server(tmp_path)})
+    assert stand.connect(BALANCER).hello().say(line) == [530]
+    assert stand.refusals == [(line.split()[0].lower(), "530")]
 
 
 @pytest.mark.parametrize("line", ["XCLIENT ADDR=10.0.0.2", "XFORWARD IDENT=1"])

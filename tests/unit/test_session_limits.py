@@ -149,6 +149,32 @@ def test_connections_in_all(make_stand: MakeStand) -> None:
     assert stand.events.of(Refused)[0].reason == "max_connections of the listener is 2"
 
 
+def test_refused_connections_take_no_place(make_stand: MakeStand) -> None:
+    stand = make_stand({"max_connections": 3, "max_connections_per_client": 2})
+    assert [stand.connect("192.0.2.1").codes() for _ in range(6)] == [[220]] * 2 + [[421]] * 4
+    assert stand.connect("192.0.2.2").codes() == [220]
+    stand.wires[0].lose()
+    assert stand.connect("192.0.2.1").codes() == [220]  # though the refused ones have not gone yet
+
+
+def test_so_many_may_wait_to_take_their_refusal(make_stand: MakeStand) -> None:
+    stand = make_stand({"max_connections": 1})
+    stand.connect("192.0.2.1").hello()
+    told = [stand.connect(f"192.0.2.{number}") for number in range(2, 102)]
+    assert [wire.codes() for wire in told] == [[421]] * 100
+    untold = [stand.connect(f"192.0.2.{number}") for number in range(102, 110)]
+    for wire in untold:
+        assert wire.codes() == []
+        assert wire.transport.disconnected
+        assert wire.send(b"EHLO client.example\r\n") == []
+    assert stand.refusals == [("connect", "421")] * 100 + [("connect", "")] * 8
+    for wire in (*told[:1], *untold):
+        wire.lose()
+    assert stand.connect("192.0.2.200").codes() == [421]
+    stand.wires[0].lose()
+    assert stand.connect("192.0.2.201").codes() == [220]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "is_same"),
     [

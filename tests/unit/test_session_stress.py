@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from mailgate.message import ContentWriter, MemoryBudget
 from mailgate.reply import Reply
 from mailgate.verdict import Continue, Reject
+from tests.unit.session_security import server
 from tests.unit.smtp_stand import ENVELOPE, Stand, Wire
 
 MakeStand = Callable[..., Stand]
@@ -127,7 +129,11 @@ def test_writers_share_what_there_is(
         if is_kept:
             content = writer.finish()
             assert content.read() == octets
+            held = budget.used
             content.discard()
+            content.give_back()
+            content.give_back()
+            assert budget.used == held - (len(octets) if content.in_memory else 0)
         writer.abandon()
     assert budget.used == 0
     assert list(folder.iterdir()) == []
@@ -233,6 +239,111 @@ def test_one_connection_too_many_under_stress(make_stand: MakeStand) -> None:
     assert stand.connect("198.51.100.1").codes() == [421]
 
 
+def stressed(make_stand: MakeStand, **settings: Any) -> tuple[Stand, Wire]:
+    """A listener under stress, and a client within content."""
+    stand = make_stand({"max_connections": 10, "stress_timeout": "10s", "data_timeout": "180s", **settings})
+    wire = stand.connect("198.51.100.1").data()
+    crowd(stand, 8)
+    assert is_under_stress(stand)
+    return stand, wire
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_content_that_drips_makes_room(make_stand: MakeStand, is_chunked: bool) -> None:
+    stand, wire = stressed(make_stand)
+    if is_chunked:
+        wire.send(b".\r\n")
+        wire = stand.connect("198.51.100.2").hello()
+        wire.send(ENVELOPE)
+    for _ in range(10):
+        wire.send(b"BDAT 1\r\nx" if is_chunked else b"x")
+        assert 421 not in wire.codes()
+        stand.clock.advance(1)
+    assert wire.codes() == [421]
+    assert stand.refusals == [("content", "421")]
+
+
+def test_content_that_comes_renews_its_time(make_stand: MakeStand) -> None:
+    stand, wire = stressed(make_stand)
+    for _ in range(100):
+        assert wire.send(b"z" * 70 + b"\r\n" + b"z" * 439 + b"\r\n") == []
+        stand.clock.advance(1)
+    assert wire.send(b".\r\n") == [250]
+    assert wire.say("NOOP") == [250]
+    stand.clock.pump([1.0] * 11)
+    assert wire.codes() == [421]
+
+
+def test_content_has_its_end_under_stress(make_stand: MakeStand) -> None:
+    stand, wire = stressed(make_stand)
+    for _ in range(18):
+        assert wire.send(LINE * 100) == []
+        stand.clock.pump([1.0] * 9 + [0.99])
+    assert wire.codes() == []
+    wire.send(LINE * 100)
+    stand.clock.pump([0.1] * 5)
+    assert wire.codes() == [421]
+
+
+def test_each_message_has_its_own_time(make_stand: MakeStand) -> None:
+    stand, wire = stressed(make_stand)
+    chunk = b"BDAT 7200\r\n" + LINE * 100
+    end = b".\r\n"
+    for _ in range(4):
+        wire.send(end + ENVELOPE + chunk)  # a message begins in the same piece as the one before it ends
+        for _step in range(10):
+            wire.send(chunk)
+            stand.clock.pump([1.0] * 9)
+        assert 421 not in wire.codes()
+        end = b"BDAT 0 LAST\r\n"
+    assert len(stand.script.taken) == 4
+
+
+def test_content_has_all_its_time_again_after_stress(make_stand: MakeStand) -> None:
+    stand, wire = stressed(make_stand)
+    for other in stand.wires[1:]:
+        other.lose()
+    assert not is_under_stress(stand)
+    wire.send(b"x")
+    stand.clock.pump([1.0] * 179)
+    assert wire.codes() == []
+    wire.send(b"x")
+    stand.clock.pump([1.0] * 181)
+    assert wire.codes() == [421]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_header_that_does_not_come_makes_room(make_stand: MakeStand, is_first: bool) -> None:
+    stand = make_stand({"max_connections": 10, "proxy_protocol_from": ["10.0.0.0/8"]})
+    crowd(stand, 8 if is_first else 9)
+    proxied = stand.connect("10.0.0.1")
+    if is_first:
+        assert is_under_stress(stand)  # by this one
+    for one in b"PROXY TCP4":
+        proxied.transport.protocol.dataReceived(bytes([one]))
+        assert not proxied.is_closed
+        stand.clock.advance(1)
+    assert proxied.is_closed
+    stand.strangers += 1
+
+
+@pytest.mark.parametrize("is_implicit", [True, False])
+def test_a_handshake_that_does_not_go_on_makes_room(make_stand: MakeStand, tmp_path: Path, is_implicit: bool) -> None:
+    stand = make_stand({"max_connections": 10, "tls": "implicit" if is_implicit else "optional"}, tls=server(tmp_path))
+    wires = [stand.connect(f"192.0.2.{number}") for number in range(1, 9)]
+    if not is_implicit:
+        for wire in wires:
+            assert wire.hello().say("STARTTLS") == [220]
+    stand.clock.advance(5)
+    late = stand.connect("198.51.100.1")
+    assert is_under_stress(stand)
+    stand.clock.pump([1.0] * 9)
+    assert not any(wire.is_closed for wire in wires)
+    stand.clock.advance(1)
+    assert all(wire.transport.disconnected for wire in wires)
+    assert late.is_closed
+
+
 # -- ETRN (RFC 1985)
 
 
@@ -241,7 +352,7 @@ def trusted(make_stand: MakeStand, **services: Any) -> tuple[Stand, Wire]:
     return stand, stand.connect().hello()
 
 
-@pytest.mark.parametrize("domain", ["example.com", "@example.com", "EXAMPLE.com"])
+@pytest.mark.parametrize("domain", ["example.com", "EXAMPLE.com"])
 def test_what_waits_for_a_domain_is_tried_now(make_stand: MakeStand, domain: str) -> None:
     stand, wire = trusted(make_stand)
     wire.protocol.dataReceived(f"ETRN {domain}\r\n".encode())
@@ -278,7 +389,7 @@ def test_an_answer_that_takes_its_time(make_stand: MakeStand) -> None:
     assert wire.codes() == [253, 250]
 
 
-@pytest.mark.parametrize("argument", ["", "@", "a b", "-", "example..com", "<example.com>", "#queue"])
+@pytest.mark.parametrize("argument", ["", "@", "a b", "-", "example..com", "<example.com>", "#queue", "@example.com"])
 def test_what_is_no_domain(make_stand: MakeStand, argument: str) -> None:
     stand, wire = trusted(make_stand)
     assert wire.say(f"ETRN {argument}", "NOOP") == [501, 250]
@@ -288,6 +399,10 @@ def test_what_is_no_domain(make_stand: MakeStand, argument: str) -> None:
 def test_who_may_not(make_stand: MakeStand) -> None:
     stand = make_stand()
     assert stand.connect().hello().say("ETRN example.com") == [459]
+    assert stand.refusals == [("etrn", "459")]
+    assert stand.turned == []
+    stand = make_stand({"role": "outbound", "trusted_networks": ["192.0.2.0/24"]})
+    assert stand.connect().say("ETRN example.com") == [220, 503]
     assert stand.turned == []
     stand, wire = trusted(make_stand)
     assert wire.say("MAIL FROM:<>", "ETRN example.com", "RSET", "ETRN example.com") == [250, 503, 250, 253]

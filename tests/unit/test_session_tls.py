@@ -15,7 +15,7 @@ from mailgate.reply import Reply
 from mailgate.verdict import Continue, Reject
 from tests.unit.certificates import issue
 from tests.unit.session_security import ANN, OTHER_ROOT, PASSWORD, ROOT, b64, client, server, users
-from tests.unit.smtp_stand import CONTENT, ENVELOPE, Call, Stand
+from tests.unit.smtp_stand import CONTENT, ENVELOPE, Call, Stand, Wire
 
 #: A listener that has a certificate.
 MakeTls = Callable[..., Stand]
@@ -180,6 +180,18 @@ def test_required(make_tls: MakeTls) -> None:
     assert stand.trusted.asked == ["mail"]
 
 
+def test_required_holds_back_all_that_is_more_than_a_greeting(make_tls: MakeTls) -> None:
+    networks = ["192.0.2.0/24"]
+    settings = {"role": "outbound", "trusted_networks": networks, "xclient_from": networks, "xforward_from": networks}
+    wire = make_tls(tls="required", **settings).connect().hello()
+    lines = ["XFORWARD IDENT=1", "ETRN example.org", "XCLIENT ADDR=203.0.113.9"]
+    for keyword in (b"XCLIENT", b"XFORWARD", b"ETRN"):
+        assert keyword not in wire.octets
+    assert wire.say(*lines) == [530, 530, 530]
+    wire.starttls(client())
+    assert wire.say("EHLO client.example", *lines) == [250, 250, 253, 220]
+
+
 def test_requiretls_is_for_tls(make_tls: MakeTls) -> None:
     wire = make_tls().connect().hello()
     assert wire.say("MAIL FROM:<> REQUIRETLS") == [555]
@@ -229,17 +241,29 @@ def test_early_talk_is_what_comes_under_tls_before_the_banner(make_tls: MakeTls)
     assert wire.session.early_octets == 8
 
 
-def test_refusals_come_under_tls_too(make_tls: MakeTls) -> None:
-    stand = make_tls(tls="implicit", max_connections=1)
-    stand.connect()
-    late = stand.connect()
-    assert late.octets == b""
-    assert late.secure(client()).codes() == [421]
-    assert late.is_closed
-    late.lose()
-    assert stand.causes == ["refused"]
-    assert stand.script.asked == []
-    stand.listener.cut()
+@pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_client"])
+def test_a_connection_over_a_limit_gets_no_handshake(make_tls: MakeTls, limit: str) -> None:
+    stand = make_tls(tls="implicit", **{limit: 1})
+    first = stand.connect()
+    late = [stand.connect() for _ in range(5)]
+    for wire in late:
+        assert wire.transport.disconnected
+        assert wire.send(b"\x16\x03\x01\x02\x00\x01") == []
+        wire.lose()
+    assert stand.causes == ["refused"] * 5
+    assert stand.refusals == [("connect", "")] * 5
+    assert {event.reason for event in stand.events.of(Refused)} == {f"{limit} of the listener is 1"}
+    first.secure(client()).hello()
+    first.lose()
+    stand.connect().secure(client()).hello()
+
+
+def test_refused_handshakes_put_no_listener_under_stress(make_tls: MakeTls) -> None:
+    stand = make_tls(tls="implicit", max_connections=10, max_connections_per_client=2)
+    wires = [stand.connect() for _ in range(100)]
+    assert [wire.is_closed for wire in wires] == [False] * 2 + [True] * 98
+    assert not stand.listener.is_stressed
+    stand.connect("198.51.100.1").secure(client()).hello()
 
 
 def test_a_filter_that_refuses_the_connection(make_tls: MakeTls) -> None:
@@ -350,12 +374,25 @@ def test_a_drain_under_tls(make_tls: MakeTls) -> None:
     assert wire.is_closed
 
 
-def test_a_client_that_does_not_take_our_last_words_under_tls(make_tls: MakeTls) -> None:
-    stand = make_tls(command_timeout="60s", data_timeout="60s")
+@pytest.mark.parametrize(
+    ("end", "seconds"),
+    [
+        (lambda stand, wire: wire.protocol.dataReceived(b"QUIT\r\n"), 10),
+        (lambda stand, wire: stand.listener.drain(), 5),
+        (lambda stand, wire: stand.listener.cut(), 5),
+    ],
+    ids=["quit", "drain", "cut"],
+)
+def test_a_client_that_does_not_take_our_last_words_under_tls(
+    make_tls: MakeTls, end: Callable[[Stand, Wire], object], seconds: int
+) -> None:
+    stand = make_tls()
     wire = stand.connect().hello().starttls(client())
     wire.tls.set_shutdown(SSL.RECEIVED_SHUTDOWN)
-    wire.protocol.dataReceived(b"QUIT\r\n")
-    stand.clock.pump([1.0] * 130)
+    end(stand, wire)
+    stand.clock.pump([1.0] * (seconds - 1))
+    assert not wire.is_closed
+    stand.clock.advance(1)
     assert wire.is_closed
 
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from mailgate.config.schema import LmtpRoute, SmtpRoute
-from mailgate.envelope import NO_ORIGIN, Origin
+from mailgate.envelope import NO_ORIGIN, PLAIN_MAIL, MailParameters, Origin
 from mailgate.interfaces import DnsStatus, OutcomeKind
 from mailgate.relay.attempt import ConnectFailedError, Result, Target
 from mailgate.relay.jobs import LEASE_TIME, Job, JobQueue
@@ -60,9 +60,9 @@ class Bench:
     def emptied(self, queue: JobQueue) -> None:
         self.empty += 1
 
-    def send(self, *recipients: str, origin: Origin = NO_ORIGIN) -> Job:
+    def send(self, *recipients: str, origin: Origin = NO_ORIGIN, parameters: MailParameters = PLAIN_MAIL) -> Job:
         until = self.clock.seconds() + LEASE_TIME
-        one = lease(*(recipients or ("bob@d.test",)), until=until, origin=origin)
+        one = lease(*(recipients or ("bob@d.test",)), until=until, origin=origin, parameters=parameters)
         job = Job(one, one.recipients, "out")
         self.site.add(job)
         return job
@@ -132,6 +132,19 @@ def test_an_idle_connection_is_closed_in_time() -> None:
     assert bench.clock.getDelayedCalls() == []
     bench.send()
     assert bench.hop.targets == [ONE, ONE]
+
+
+def test_mail_that_requires_tls_does_without_what_has_failed_before() -> None:
+    bench = Bench([ONE])
+    bench.send()
+    first = bench.hop.connections[0]
+    first.is_fallback = True
+    bench.send()
+    assert first.messages == 2
+    bench.send(parameters=MailParameters(require_tls=True))
+    assert first.is_closed
+    assert bench.hop.tls_tried == [False, True]
+    assert [connection.messages for connection in bench.hop.connections] == [2, 1]
 
 
 def test_no_idle_time_means_no_idle_connections() -> None:
@@ -379,6 +392,57 @@ def test_a_broken_host_and_an_unreachable_one_tell_of_the_broken_one() -> None:
     assert bench.rest() == 0
 
 
+def test_every_address_that_was_tried_is_named_with_its_failure() -> None:
+    bench = Bench()
+    no_tls = Reply.of(451, "4.7.5", "no TLS: certificate verify failed")
+
+    def connecting(target: Target) -> ConnectFailedError:
+        if target.address == ONE:
+            return ConnectFailedError(target, no_tls, "no TLS: certificate verify failed", stage="tls", is_ours=True)
+        return refuse(target, LATER, "cannot connect: refused")
+
+    bench.hop.connecting = connecting
+    one = outcome(bench.send())
+    # The host that is down does not hide what is wrong with the one that is there.
+    assert (one.reply, one.host) == (no_tls, "")
+    assert one.reason == (
+        f"{ONE}[{ONE}]:25: no TLS: certificate verify failed; {TWO}[{TWO}]:25: cannot connect: refused"
+    )
+    # Who comes while the site rests is told the same.
+    again = outcome(bench.send())
+    assert (again.reply, again.reason) == (one.reply, one.reason)
+    assert bench.hop.targets == [ONE, TWO]
+
+
+def test_a_refused_login_tells_more_than_a_busy_greeting() -> None:
+    bench = Bench()
+    answers = {
+        ONE: (Reply.of(454, "4.7.8", "bad login"), "auth"),
+        TWO: (Reply.of(421, "4.4.2", "too slow"), "greeting"),
+    }
+    bench.hop.connecting = lambda target: refuse(
+        target, answers[target.address][0], "no", stage=answers[target.address][1]
+    )
+    one = outcome(bench.send())
+    assert (one.reply.text, one.host) == ("bad login", f"{ONE}[{ONE}]:25")
+
+
+def test_many_hosts_that_fail_are_told_in_a_line_that_ends() -> None:
+    addresses = [f"192.0.2.{number}" for number in range(1, 31)]
+    bench = Bench(addresses)
+    bench.hop.connecting = lambda target: refuse(target, LATER, "x" * 2000)
+    reason = outcome(bench.send()).reason
+    assert reason.endswith("; 2 more hosts failed")  # ten are asked
+    assert len(reason) < 3000
+
+
+def test_a_host_that_broke_off_does_not_hide_one_that_is_down() -> None:
+    bench = Bench()
+    bench.hop.answer = lambda connection, recipients: results(recipients, LOST, next_host=True)
+    bench.down(TWO)
+    assert outcome(bench.send()).reason == f"mx: {LOST}; {TWO}[{TWO}]:25: {TWO} is down"
+
+
 def test_a_dead_reused_connection_costs_no_attempt() -> None:
     bench = Bench()
     bench.send()
@@ -456,7 +520,7 @@ def test_where_nobody_was_reached_no_host_is_said_to_have_answered() -> None:
     bench.down(ONE, TWO)
     for job in (bench.send(), bench.send()):  # asked, and left alone
         assert (outcome(job).reply, outcome(job).host) == (LATER, "")
-        assert outcome(job).reason == f"{TWO}[{TWO}]:25: {TWO} is down"
+        assert outcome(job).reason == f"{ONE}[{ONE}]:25: {ONE} is down; {TWO}[{TWO}]:25: {TWO} is down"
 
 
 def test_the_rests_grow_while_nobody_gets_through() -> None:

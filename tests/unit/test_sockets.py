@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 from OpenSSL import SSL
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHandshakeListener, IReactorFDSet
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
@@ -207,6 +208,13 @@ def test_nothing_is_lost_or_overtaken(wire: Wire, sizes: tuple[int, ...], seed: 
             received += wire.read()
     received += wire.drain()
     assert received == sent
+
+
+def test_a_broken_connection_is_found_out_in_the_ordinary_way(wire: Wire) -> None:
+    wire.far.close()
+    write_now(wire.transport, b"250 OK\r\n")
+    assert wire.reactor.writers
+    assert isinstance(wire.transport.doWrite(), ConnectionLost)
 
 
 def test_what_is_no_plain_open_socket_takes_the_ordinary_way(clear: Wire) -> None:

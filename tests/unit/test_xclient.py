@@ -22,7 +22,7 @@ from mailgate.wire.xclient import (
     xforward_attributes,
     xforward_commands,
 )
-from mailgate.wire.xtext import xtext_decode, xtext_encode
+from mailgate.wire.xtext import utf8_addr_decode, utf8_addr_xtext, xtext_decode, xtext_encode
 
 ALL_XCLIENT = "NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT"
 ALL_XFORWARD = "NAME ADDR PORT PROTO HELO IDENT SOURCE"
@@ -83,6 +83,44 @@ def test_xtext_may_encode_what_it_need_not() -> None:
 def test_what_is_no_xtext(text: str) -> None:
     with pytest.raises(ValueError, match="xtext"):
         xtext_decode(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "encoded"),
+    [
+        ("plain@example.org", "plain@example.org"),
+        ("jörg@example.org", "j\\x{F6}rg@example.org"),
+        ("a+b=c d\\e", "a\\x{2B}b\\x{3D}c\\x{20}d\\x{5C}e"),
+        ("\N{LATIN SMALL LETTER LONG S}\N{KELVIN SIGN}", "\\x{17F}\\x{212A}"),
+        ("\U0001f600\U0010fffd", "\\x{1F600}\\x{10FFFD}"),
+    ],
+)
+def test_addresses_of_type_utf_8_both_ways(text: str, encoded: str) -> None:
+    assert utf8_addr_xtext(text) == encoded
+    assert utf8_addr_xtext(encoded) == encoded
+    assert utf8_addr_decode(encoded) == text
+
+
+def test_an_address_of_type_utf_8_in_both_forms_at_once() -> None:
+    assert utf8_addr_xtext("jörg\\x{2b}a\\x{41}") == "j\\x{F6}rg\\x{2b}a\\x{5C}x{41}"
+    assert utf8_addr_decode("jörg\\x{2b}a") == "jörg+a"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a b", "a+b", "a=b", "a\\b", "\\x{}", "\\x{41}", "\\x{0F6}", "\\x{D800}", "\\x{110000}", "\\X", "a\n", "\x7f"],
+)
+def test_what_is_no_address_of_type_utf_8(text: str) -> None:
+    with pytest.raises(ValueError, match="not utf-8-addr-unitext"):
+        utf8_addr_decode(text)
+
+
+@given(st.text())
+def test_what_is_printable_survives_the_form_of_type_utf_8(text: str) -> None:
+    text = "".join(one for one in text if one.isprintable() and one != "\\")
+    encoded = utf8_addr_xtext(text)
+    assert encoded.isascii()
+    assert not text or utf8_addr_decode(encoded) == text
 
 
 @given(st.text())
