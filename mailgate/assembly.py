@@ -34,13 +34,15 @@ from mailgate.interfaces import (
 from mailgate.message import MemoryBudget
 from mailgate.pipeline.build import build_pipelines
 from mailgate.pipeline.registry import Registry
+from mailgate.relay.client.terms import Terms, TermsError, read_terms
 from mailgate.relay.routing import Routing
-from mailgate.relay.terms import Terms, TermsError, read_terms
 from mailgate.smtp.conversation import SessionServices
 from mailgate.smtp.offers import Offers
 from mailgate.smtp.postmaster import postmaster_domain
 from mailgate.stores.directory import Directory, DirectoryError
+from mailgate.stores.lists import FileError
 from mailgate.tls.client import ClientContexts
+from mailgate.tls.pem import TlsError
 from mailgate.tls.store import CertificateStore
 
 __all__ = ["Assembly", "assemble", "make_certificates", "make_users"]
@@ -129,8 +131,8 @@ def assemble(
     config = loaded.config
     try:
         certificates = make_certificates(config, clock)
-    except ValueError as error:
-        raise ConfigError((loaded.error(("tls", "certificate"), str(error)),)) from error
+    except TlsError as error:
+        raise ConfigError(tuple(loaded.error(("tls", "certificate"), text) for text in error.errors)) from error
     try:
         directory = Directory(config, clock)
         routing = Routing(config)
@@ -165,7 +167,7 @@ def assemble(
 
 
 def make_certificates(config: Config, clock: IReactorTime) -> CertificateStore | None:
-    """Our certificates, if there are any; ValueError where they cannot be used."""
+    """Our certificates, if there are any; TlsError where they cannot be used."""
     section = config.tls
     if section.certificate is None:
         return None
@@ -203,8 +205,18 @@ def make_users(
                 section, name=name, reactor=reactor, certificates=certificates, guesses=guesses, made_of=made_of
             )
         except ValueError as error:
-            raise ConfigError((loaded.error(("auth", name), str(error)),)) from error
+            raise ConfigError(_lines(loaded, name, section, error)) from error
     return users
+
+
+def _lines(loaded: Loaded, name: str, section: AuthSection, error: ValueError) -> tuple[str, ...]:
+    """The lines of ConfigError about a section that cannot be made."""
+    if not isinstance(section, FileAuth):
+        return (loaded.error(("auth", name), str(error)),)
+    texts = error.errors if isinstance(error, FileError) else (str(error),)
+    if isinstance(error.__cause__, FileNotFoundError):
+        texts = (f"{section.path}: does not exist: make it with mailgate password",)
+    return tuple(loaded.error(("auth", name, "path"), text) for text in texts)
 
 
 def _digests(section: AuthSection) -> tuple[bytes, ...]:

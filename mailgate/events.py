@@ -63,7 +63,8 @@ class SessionClosed(Event):
 class Refused(Event):
     """A peer was told no, at any stage from the connection on. `filter` is "" where the gateway itself refused.
 
-    `queue_id` is "" before MAIL; `reason` is the private cause, `reply` what the peer was told.
+    `queue_id` is "" before MAIL; `reason` is the private cause, `reply` what the peer was told. `user` is the name that
+    the client gave, where a login was refused.
     """
 
     session: str
@@ -78,6 +79,7 @@ class Refused(Event):
     sender: str = ""
     recipient: str = ""
     recipients: tuple[str, ...] = ()
+    user: str = ""
     message_id: str = ""
     trace: tuple[TraceStep, ...] = ()
 
@@ -87,7 +89,8 @@ class MessageAccepted(Event):
     """A message is durable and the peer has been, or is about to be, told 250.
 
     `protocol` is how it came (RFC 3848), `identity` as whom, `tls` the version and cipher ("" in clear text), and
-    `proxy` who told us of the client, where that was not the client itself.
+    `proxy` who told us of the client, where that was not the client itself. `asked` is what its sender asked for with
+    the envelope, in words.
     """
 
     queue_id: str
@@ -103,6 +106,7 @@ class MessageAccepted(Event):
     identity: str = ""
     tls: str = ""
     proxy: str = ""
+    asked: tuple[str, ...] = ()
     trace: tuple[TraceStep, ...] = ()
 
 

@@ -400,7 +400,8 @@ class Selector:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryView:
-    """One recipient of one message in the spool, as an administrator sees it."""
+    """One recipient of one message in the spool, as an administrator sees it. It is not due before `not_before`, for
+    which its sender has asked; 0 where for nothing."""
 
     queue_id: str
     number: int
@@ -413,6 +414,7 @@ class EntryView:
     attempts: int
     next_attempt: float
     last_reply: str
+    not_before: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from twisted.cred.credentials import IUsernameHashedPassword, IUsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from mailgate.auth.checker import (
@@ -32,6 +33,7 @@ from mailgate.auth.checker import (
 )
 from mailgate.auth.secrets import SecretVerifier, StoredSecret
 from mailgate.config.auth import FileAuth
+from mailgate.config.machine import holds_a_line
 from mailgate.stores.lists import LineError, LinesError, WatchedFile
 from mailgate.wire.sasl_text import SaslError, parse_name, prepare
 from mailgate.wire.scram_secret import DEFAULT_ITERATIONS, ScramSecret
@@ -40,6 +42,9 @@ __all__ = ["FileChecker", "User", "Users", "build", "check_name", "parse_users",
 
 #: So many wrong lines are told at once.
 _TOLD = 10
+_NOBODY = "has no user: nobody can log in"
+
+_log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,9 @@ class FileChecker:
 
     def __init__(self, section: FileAuth, clock: IReactorTime, verifier: SecretVerifier) -> None:
         """FileError where the file cannot be used."""
-        self._file = WatchedFile(section.path, parse_users, clock)
+        self._path = section.path
+        self._has_users = False
+        self._file = WatchedFile(section.path, self._read, clock)
         self._verifier = verifier
 
     @property
@@ -153,6 +160,13 @@ class FileChecker:
     def close(self) -> None:
         """Nothing is open."""
 
+    def _read(self, lines: Iterable[tuple[int, str]]) -> Users:
+        users = parse_users(lines)
+        if self._has_users and not users.by_name:
+            _log.warn("{path}: {text}", path=str(self._path), text=_NOBODY)
+        self._has_users = bool(users.by_name)
+        return users
+
     async def _by_password(self, credentials: IUsernamePassword) -> AvatarId:
         users = self._file.value
         user = users.find(credentials.username)
@@ -168,14 +182,19 @@ def build(section: FileAuth, tools: AuthTools) -> FileChecker:
 
 
 def warnings(section: FileAuth) -> list[str]:
-    """What is no error, but should be seen to: others than the owner and its group can read the file, or write it."""
+    """What is no error, but should be seen to: others than the owner and its group can read the file, or write it, or
+    it has no user."""
     try:
         mode = stat.S_IMODE(section.path.stat().st_mode)
     except OSError:
         return []
-    if not mode & 0o037:
-        return []
-    return [f"{section.path}: holds secrets and has mode {mode:04o}: 0600, or 0640 with mailgate's group, is enough"]
+    found = []
+    if mode & 0o037:
+        text = f"holds secrets and has mode {mode:04o}: 0600, or 0640 with mailgate's group, is enough"
+        found.append(f"{section.path}: {text}")
+    if not holds_a_line(section.path):
+        found.append(f"{section.path}: {_NOBODY}")
+    return found
 
 
 def _proves(credentials: IUsernameHashedPassword, plain: str | None) -> bool:

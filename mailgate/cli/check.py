@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import cast
@@ -53,6 +54,7 @@ def _found(config: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     except ConfigError as error:
         return error.errors, ()
     clock = Clock()
+    clock.advance(time.time())  # by which certificates expire
     try:
         users = make_users(loaded, cast(IAuthReactor, clock))  # nobody logs in here
         assembly = assemble(

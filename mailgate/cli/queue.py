@@ -142,9 +142,9 @@ def _changing(action: Action, help_text: str) -> None:
             raise click.exceptions.Exit(1)
 
 
-_changing("retry", "Make queued entries due now.")
+_changing("retry", "Make queued entries due now, but not before the time that their senders have asked for.")
 _changing("hold", "Stop attempts until release; one that is under way is finished first.")
-_changing("release", "End a hold or a quarantine: the entries are due now.")
+_changing("release", "End a hold or a quarantine: the entries are due now, or when their senders have asked for it.")
 _changing("delete", "Remove entries without a report to the sender; those under delivery stay.")
 
 
@@ -180,6 +180,8 @@ def state_of(entry: Entry, now: float) -> str:
     text = f"{entry.state}, route {entry.route}, {attempts}"
     if entry.state == "queued":
         text += f", next attempt in {span(entry.next_attempt - now)}" if entry.next_attempt > now else ", due now"
+    if entry.state != "leased" and entry.not_before > now:
+        text += f", not before {when(entry.not_before)} (FUTURERELEASE)"
     return text + (f", last reply: {printable(entry.last_reply)}" if entry.last_reply else "")
 
 
@@ -213,10 +215,9 @@ def _changed(changed: Changed) -> str:
     for state, count in sorted(changed.others.items()):
         one, several = _OTHERS.get((changed.action, state), (f"is {state}", f"are {state}"))
         parts.append(f"{count} {one if count == 1 else several}")
-    early = changed.matched - changed.changed - changed.busy - sum(changed.others.values())
-    if changed.action == "retry" and early > 0:
-        verb, whose = ("waits", "its sender") if early == 1 else ("wait", "their senders")
-        parts.append(f"{early} {verb} for the time that {whose} asked for")
+    if changed.later:
+        words = "is to be sent later, as its sender" if changed.later == 1 else "are to be sent later, as their senders"
+        parts.append(f"{changed.later} {words} asked")
     if changed.busy and changed.action in ("hold", "release"):
         verb = "follows" if changed.busy == 1 else "follow"
         parts.append(f"{changed.busy} under delivery now {verb} when the attempt has ended")

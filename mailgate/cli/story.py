@@ -36,14 +36,37 @@ def _summary(story: Story, waiting: Sequence[Entry]) -> str:
     for fields in story.entries:
         for recipient in fields.get("recipients") or [fields.get("recipient", "")]:
             key = recipient.lower()
-            if fate := _fate(fields, fates.get(key, "")):
+            if key and (fate := _fate(fields, fates.get(key, ""))):
                 names.setdefault(key, recipient)
                 fates[key] = fate
     fates = {entry.recipient: entry.state for entry in waiting if entry.recipient not in fates} | fates
-    told = ", ".join(f"{printable(names.get(one, one)) or 'nobody'} {fate}" for one, fate in list(fates.items())[:5])
-    more = f" and {len(fates) - 5} more" if len(fates) > 5 else ""
+    told = [f"{printable(names.get(one, one))} {fate}" for one, fate in fates.items()]
+    told += dict.fromkeys(_refusal(fields) for fields in story.entries if _is_about_nobody(fields))
+    more = f" and {len(told) - 5} more" if len(told) > 5 else ""
     origin = f"  from {printable(sender)}" if sender else ""
-    return f"{origin}: {told}{more}" if told else origin
+    return f"{origin}: {', '.join(told[:5])}{more}" if told else origin
+
+
+#: What was refused where it is about no recipient, by the stage.
+_REFUSALS = {
+    "connect": "a connection was refused",
+    "tls": "a handshake failed",
+    "auth": "a login was refused",
+    "helo": "a greeting was refused",
+    "rcpt": "a recipient was refused",
+    "content": "the content was refused",
+    "message": "the message was refused",
+    "session": "the session was broken off",
+}
+
+
+def _is_about_nobody(fields: Fields) -> bool:
+    return fields["event"] == "refused" and not (fields.get("recipients") or fields.get("recipient"))
+
+
+def _refusal(fields: Fields) -> str:
+    stage = str(fields.get("stage", ""))
+    return _REFUSALS.get(stage) or f"{printable(stage.upper())} was refused"
 
 
 _FATES = {
@@ -83,6 +106,8 @@ def _event(fields: Fields) -> Iterator[str]:
                 yield f"{text('protocol')} {how}"
             message_id = f", Message-ID {text('message_id')}" if text("message_id") else ""
             yield f"from {text('sender') or '<>'} to {_list(fields)}, {size(fields.get('size', 0))}{message_id}"
+            for wish in fields.get("asked", ()):
+                yield f"asked for: {printable(wish)}"
             yield from trace_table(fields.get("trace", ()))
         case "refused":
             whom = text("recipient") or _list(fields)
@@ -90,6 +115,8 @@ def _event(fields: Fields) -> Iterator[str]:
             yield f"refused at {text('stage')} by {by}{f': {whom}' if whom else ''}"
             sender = f", sender {text('sender')}" if text("sender") else ""
             yield f"{text('client')} (helo {text('helo') or 'not said'}) at listener {text('listener')}{sender}"
+            if text("user"):
+                yield f"as user {text('user')}"
             yield f"the client was told: {text('reply') or 'nothing'}"
             if text.cause:
                 yield f"because: {text.cause}"
@@ -142,7 +169,7 @@ class _Texts:
     def cause(self) -> str:
         """The private reason; "" where the reply, which is told before, is made of it."""
         reason = self("reason")
-        return "" if self("reply").endswith(reason) else reason
+        return "" if reason in self("reply") else reason
 
 
 def _list(fields: Fields) -> str:

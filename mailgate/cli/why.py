@@ -42,8 +42,8 @@ _MOST_WAITING = 1000
 def command(subject: str, since: float, limit: int, as_json: bool, config: Path) -> None:
     """What happened to a mail, and why.
 
-    SUBJECT is a queue id, a Message-ID, the address of a sender or recipient, a client's IP address, or a session's
-    id. The newest mail comes last.
+    SUBJECT is a queue id, a Message-ID, the address of a sender or recipient, the name of a user whose login was
+    refused, a client's IP address, or a session's id. The newest mail comes last.
     """
     places = places_of(config)
     with suppress(FileNotFoundError):

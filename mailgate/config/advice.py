@@ -11,6 +11,7 @@ from mailgate.config.hosts import parse_domain_pattern, parse_host
 from mailgate.config.identities import advise_on_identities
 from mailgate.config.locate import Path
 from mailgate.config.machine import holds_a_line
+from mailgate.config.ports import advise_on_ports
 from mailgate.config.problems import Problems
 from mailgate.config.public import public_space
 from mailgate.config.schema import Config, DiscardRoute, ListenerSection, LmtpRoute, MaildirRoute, SmtpRoute
@@ -43,6 +44,7 @@ def advise(config: Config, document: Document, problems: Problems) -> None:
     _loops(config, problems)
     _unused(config, document, problems)
     advise_on_identities(config, problems)
+    advise_on_ports(config, problems)
 
 
 def _relays(config: Config, problems: Problems) -> None:

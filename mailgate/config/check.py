@@ -113,7 +113,8 @@ def _listeners(document: Document, problems: Problems) -> None:
         tls = document.table("tls")
         ways = [listener.get(key) for key in ("trusted_networks", "auth", "xclient_from")]
         if role in ("outbound", "hybrid") and not any([*ways, tls.get("client_fingerprints")]):
-            problems.error((*path, "role"), f"nobody may relay here: role {role} needs trusted_networks or auth")
+            text = f"nobody may relay here: role {role} needs trusted_networks or auth"
+            problems.error((*path, "role"), f"{text} (or xclient_from, or tls.client_fingerprints)")
         if listener.get("tls") in ("optional", "required", "implicit") and "certificate" not in tls:
             problems.error((*path, "tls"), "there is no certificate: tls.certificate is not given")
         if listener.get("client_certificates") in ("request", "require"):

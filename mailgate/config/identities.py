@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path as FilePath
 from urllib.parse import urlsplit
 
 from mailgate.config.locate import Path
+from mailgate.config.machine import exposed
 from mailgate.config.problems import Problems
 from mailgate.config.public import public_space
 from mailgate.config.schema import Config, ListenerSection, LmtpRoute, SmtpRoute
@@ -17,6 +19,9 @@ _BELIEVED = {
     "xclient_from": "may pretend to be any client, and any user",
     "xforward_from": "may write any origin into the history",
 }
+#: What a listener says about AUTH, and files of `[auth.NAME]` that hold a secret of ours.
+_FOR_AUTH = ("auth_mechanisms", "auth_without_tls", "max_auth_failures", "max_auth_failures_per_client")
+_SECRET_FILES = ("password_file", "bind_password_file", "token_file", "client_secret_file")
 #: Mechanisms that work in clear text without showing the password.
 _SECRET_KEPT = {"scram-sha-256", "cram-md5"}
 
@@ -32,10 +37,15 @@ def advise_on_identities(config: Config, problems: Problems) -> None:
     for name, route in config.routes.items():
         if isinstance(route, SmtpRoute | LmtpRoute):
             _route(route, ("routes", name), problems)
+            _secret(("routes", name, "certificate"), route.certificate, problems)
+            if route.auth is not None:
+                _secret(("routes", name, "auth", "password_file"), route.auth.password_file, problems)
     used = {listener.auth for listener in config.listeners}
     for name in config.auth:
         if name not in used:
             problems.warn(("auth", name), "no listener names this section")
+        for key in _SECRET_FILES:
+            _secret(("auth", name, key), getattr(config.auth[name], key, None), problems)
         for key in ("url", "jwks", "introspection"):
             if _is_in_clear_text(getattr(config.auth[name], key, None)):
                 problems.warn(
@@ -54,6 +64,9 @@ def _is_in_clear_text(url: object) -> bool:
 
 def _listener(config: Config, listener: ListenerSection, path: Path, problems: Problems) -> None:
     if listener.auth is None:
+        for key in _FOR_AUTH:
+            if getattr(listener, key) != ListenerSection.model_fields[key].default:
+                problems.warn((*path, key), "has no effect: the listener has no auth")
         return
     has_tls = config.tls.certificate is not None and listener.tls != "off"
     if listener.role == "inbound":
@@ -64,6 +77,11 @@ def _listener(config: Config, listener: ListenerSection, path: Path, problems: P
         problems.warn((*path, "auth"), "nobody can log in: there is no TLS, and every mechanism needs it")
     elif not has_tls:
         problems.warn((*path, "auth"), "without TLS only mechanisms that hide the password are offered")
+
+
+def _secret(path: Path, file: FilePath | None, problems: Problems) -> None:
+    if file is not None and (text := exposed(file)):
+        problems.warn(path, f"{file} {text}")
 
 
 def _route(route: SmtpRoute | LmtpRoute, path: Path, problems: Problems) -> None:

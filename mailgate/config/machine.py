@@ -11,7 +11,7 @@ from mailgate.config.document import Document
 from mailgate.config.hosts import check_socket_path
 from mailgate.config.problems import Problems
 
-__all__ = ["check_machine", "holds_a_line"]
+__all__ = ["check_machine", "exposed", "holds_a_line"]
 
 #: The name of the control socket in the state directory, where the daemon and the command look for it.
 _CONTROL = "control"
@@ -46,6 +46,18 @@ def holds_a_line(path: FilePath) -> bool:
             return any(line.removeprefix(b"\xef\xbb\xbf").split(b"#")[0].strip() for line in file)
     except OSError:
         return True
+
+
+def exposed(path: FilePath) -> str:
+    """What to say of a file of secrets that everybody on this machine can read, write or run; "" where all is well, or
+    the file cannot be looked at."""
+    try:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return ""
+    if not mode & 0o007:
+        return ""
+    return f"holds secrets and has mode {mode:04o}: 0600, or 0640 with mailgate's group, is enough"
 
 
 def _is_path(text: str) -> bool:

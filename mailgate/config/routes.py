@@ -58,6 +58,20 @@ class _RouteSection(Section):
 class ServerRoute(_RouteSection):
     """What routes to servers share."""
 
+    connections: Count = 20
+    """connections at one time to one site: these hosts, or by MX the hosts of one set of records"""
+    messages_per_connection: Count = 100
+    """messages on one connection before it is closed"""
+    idle_timeout: Duration = 10.0
+    """how long an idle connection is kept for the next message"""
+    connect_timeout: Timeout = 30.0
+    """how long we wait for a connection; then the next address is tried"""
+    command_timeout: Timeout = 300.0
+    """how long we wait for the greeting and for each reply but the last"""
+    data_timeout: Timeout = 600.0
+    """how long we wait for the reply to the end of data (RFC 5321: at least 10 minutes; less makes duplicates)"""
+    ipv6: Flag = True
+    """whether IPv6 addresses of hosts are tried, too; false where this machine has no IPv6 to the Internet"""
     tls: Literal["off", "opportunistic", "required", "verified", "implicit"] = "opportunistic"
     """off: clear text; opportunistic: STARTTLS where it is offered and works; required: no delivery without TLS;
     verified: nor without a certificate that is right; implicit: TLS from the first octet (port 465), verified"""
@@ -92,20 +106,6 @@ class SmtpRoute(ServerRoute):
     by the MX records of the recipient's domain"""
     port: Port = 25
     """the port of hosts that name none, and of MX hosts"""
-    connections: Count = 20
-    """connections at one time to one site: these hosts, or by MX the hosts of one set of records"""
-    messages_per_connection: Count = 100
-    """messages on one connection before it is closed"""
-    idle_timeout: Duration = 10.0
-    """how long an idle connection is kept for the next message"""
-    connect_timeout: Timeout = 30.0
-    """how long we wait for a connection; then the next address is tried"""
-    command_timeout: Timeout = 300.0
-    """how long we wait for the greeting and for each reply but the last"""
-    data_timeout: Timeout = 600.0
-    """how long we wait for the reply to the end of data (RFC 5321: at least 10 minutes; less makes duplicates)"""
-    ipv6: Flag = True
-    """whether IPv6 addresses of hosts are tried, too; false where this machine has no IPv6 to the Internet"""
 
 
 class LmtpRoute(ServerRoute):
@@ -117,20 +117,6 @@ class LmtpRoute(ServerRoute):
     """"host:port" or "unix:/path" in the order in which they are tried; an inner list shares the load"""
     port: Port = 24
     """the port of hosts that name none"""
-    connections: Count = 20
-    """connections at one time"""
-    messages_per_connection: Count = 100
-    """messages on one connection before it is closed"""
-    idle_timeout: Duration = 10.0
-    """how long an idle connection is kept for the next message"""
-    connect_timeout: Timeout = 30.0
-    """how long we wait for a connection; then the next address is tried"""
-    command_timeout: Timeout = 300.0
-    """how long we wait for the greeting and for each reply but the last"""
-    data_timeout: Timeout = 600.0
-    """how long we wait for the replies to the end of data; less makes duplicates"""
-    ipv6: Flag = True
-    """whether IPv6 addresses of hosts are tried, too; false where this machine has no IPv6 to the Internet"""
 
 
 class MaildirRoute(_RouteSection):

@@ -87,7 +87,10 @@ def _shape(value: object) -> str:
 def _fingerprint(text: str) -> str:
     plain = text.replace(":", "").lower()
     if not re.fullmatch("[0-9a-f]{64}", plain):
-        raise ValueError("a SHA-256 fingerprint has 64 hexadecimal digits, with colons or without")
+        raise ValueError(
+            "a SHA-256 fingerprint has 64 hexadecimal digits, with colons or without, "
+            "without spaces and without the words before the ="
+        )
     return plain
 
 

@@ -48,8 +48,8 @@ class Found:
 def read_history(directory: Path, subject: str, *, since: float = 0.0, limit: int = 10) -> Found:
     """Stories that `subject` plays a part in, by events at or after `since` (seconds since the epoch).
 
-    The subject is a queue id, a Message-ID, an address of sender or recipient, a session's id or a client's
-    address; case does not matter. A story is told whole, also what lies before `since`.
+    The subject is a queue id, a Message-ID, an address of sender or recipient, a user whose login was refused, a
+    session's id or a client's address; case does not matter. A story is told whole, also what lies before `since`.
     """
     start = to_stamp(max(since, 0.0))
     with closing(_Readers(directory)) as readers:

@@ -17,6 +17,7 @@ from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters, Origi
 from mailgate.events import Discarded, MessageAccepted, Quarantined
 from mailgate.interfaces import IEvents, IIntake, ISpool, Lease, SpoolError
 from mailgate.message import Content, Message
+from mailgate.observe.asked import asked_for
 from mailgate.relay.jobs import LEASE_TIME
 from mailgate.reply import Reply
 from mailgate.verdict import Defer, Discard, Disconnect, Quarantine, Reject, Verdict
@@ -121,6 +122,7 @@ class Intake:
                     identity="" if identity is None else f"{identity.name} by {identity.mechanism}",
                     tls="" if tls is None else f"{tls.version} {tls.cipher}",
                     proxy="" if session.proxy is None else str(session.proxy),
+                    asked=asked_for(envelope),
                     trace=(*session.trace, *transaction.trace),
                 )
             )

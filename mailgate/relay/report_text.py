@@ -33,6 +33,12 @@ _NOT_IN_TIME = (
     "The recipient's mail system cannot promise to deliver it by the time that you have set. "
     "Please send it again without such a time."
 )
+#: The statuses of mail that was to go by TLS only and cannot (RFC 8689 section 4.2.1), and what the sender can do.
+_NO_TLS_ALL_THE_WAY = ("5.7.10", "5.7.30")
+_REQUIRE_TLS = (
+    "You have asked that it travels by verified TLS only, all the way (REQUIRETLS), and the way to this recipient does "
+    "not offer that. Please send it again without asking for that, if it may be read on its way."
+)
 #: What the sender can do, by the beginning of the status; the first that fits.
 _ADVICE = (
     ("4.4.7", "Delivery was tried again and again until the time for it was over. Please try again later."),
@@ -98,6 +104,8 @@ def _answer(about: Subject, outcome: Outcome, action: Action) -> str:
 def _advice(about: Subject, status: str) -> str:
     if status == "5.4.7" and not about.is_out_of_time:
         return _NOT_IN_TIME
+    if status in _NO_TLS_ALL_THE_WAY and about.envelope.parameters.require_tls:
+        return _REQUIRE_TLS
     return next(advice for start, advice in _ADVICE if status.startswith(start))
 
 

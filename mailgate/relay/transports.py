@@ -12,10 +12,10 @@ from twisted.python.threadpool import ThreadPool
 
 from mailgate.config.schema import DiscardRoute, LmtpRoute, MaildirRoute, SmtpRoute
 from mailgate.relay.attempt import IConnector, ITransport
-from mailgate.relay.client import IClientReactor, SmtpConnector, WithoutTls
+from mailgate.relay.client.connector import IClientReactor, SmtpConnector, WithoutTls
+from mailgate.relay.client.terms import Terms, terms_of
 from mailgate.relay.discard import DiscardTransport
 from mailgate.relay.maildir import IMaildirReactor, MaildirTransport
-from mailgate.relay.terms import Terms, terms_of
 from mailgate.tls.client import ClientContexts
 
 __all__ = ["ITransportReactor", "RouteTransports", "Transports"]

@@ -225,7 +225,7 @@ class Authentication:
                 then(failures)
                 return
             reason = f"{failures} wrong secrets within an hour; max_auth_failures_per_client of the listener is reached"
-            talk.teller.tell("auth", replies.AUTH_TOO_OFTEN, reason)
+            talk.teller.tell("auth", replies.AUTH_TOO_OFTEN, reason, user=self._username)
             self._end(replies.AUTH_TOO_OFTEN)
 
         talk.gate.when(
@@ -269,9 +269,9 @@ class Authentication:
 
         reason = f"{mechanism} as {self._username or '?'}: {reason}"
         if talk.is_over:
-            talk.teller.tell("auth", None, f"{reason}; the client did not wait for the answer")
+            talk.teller.tell("auth", None, f"{reason}; the client did not wait for the answer", user=self._username)
         else:
-            talk.teller.tell("auth", replies.AUTH_FAILED, reason)
+            talk.teller.tell("auth", replies.AUTH_FAILED, reason, user=self._username)
         counted = talk.services.counters.hit(key, _WINDOW)
         if isinstance(counted, Awaitable):
             hit = as_deferred(counted)
@@ -289,7 +289,7 @@ class Authentication:
 
         def answer(verdict: Verdict) -> None:
             self.give_up()
-            if not talk.objects("auth", verdict, talk.session.trace):
+            if not talk.objects("auth", verdict, talk.session.trace, user=identity.name):
                 talk.authenticated(identity)
                 talk.reply(replies.AUTHENTICATED)
 
@@ -314,7 +314,7 @@ class Authentication:
             talk.end(replies.TOO_MANY_AUTH_FAILURES, "auth")
 
     def _unavailable(self, reason: str) -> None:
-        self._talk.teller.tell("auth", replies.AUTH_UNAVAILABLE, reason)
+        self._talk.teller.tell("auth", replies.AUTH_UNAVAILABLE, reason, user=self._username)
         self.give_up()
         self._talk.reply(replies.AUTH_UNAVAILABLE)
 

@@ -253,7 +253,9 @@ class Conversation:
         if self.needs_tls:
             return replies.TLS_FIRST, "the listener has tls = required, and this is clear text"
         if settings.client_certificates == "require" and not self._names_of_peer():
-            return replies.CERTIFICATE_NEEDED, "the client has shown no certificate that is known"
+            fingerprint = session.tls.fingerprint if session.tls is not None else ""
+            known = f"the certificate {fingerprint} that the client has shown is not known" if fingerprint else ""
+            return replies.CERTIFICATE_NEEDED, known or "the client has shown no certificate"
         if session.identity is None and session.role == "outbound" and settings.auth is not None:
             return replies.AUTH_FIRST, "the client has not logged in, and is in none of trusted_networks"
         return None
@@ -310,11 +312,12 @@ class Conversation:
         trace: Sequence[TraceStep],
         transaction: Transaction | None = None,
         recipient: Address | None = None,
+        user: str = "",
     ) -> bool:
         """Whether the verdict says no; the peer has then been told."""
         if type(verdict) is Continue:
             return False
-        reply = self.objection(stage, verdict, trace, transaction, recipient)
+        reply = self.objection(stage, verdict, trace, transaction, recipient, user)
         if reply is None:
             return False
         if isinstance(verdict, Disconnect):
@@ -330,12 +333,15 @@ class Conversation:
         trace: Sequence[TraceStep],
         transaction: Transaction | None = None,
         recipient: Address | None = None,
+        user: str = "",
     ) -> Reply | None:
         """The reply that is owed where the verdict says no; the event has then been told."""
         if not isinstance(verdict, Reject | Defer | Disconnect):
             return None
         about = None if recipient is None else [recipient]
-        self.teller.tell(stage, verdict.reply, verdict.reason, trace=trace, transaction=transaction, recipients=about)
+        self.teller.tell(
+            stage, verdict.reply, verdict.reason, trace=trace, transaction=transaction, recipients=about, user=user
+        )
         return verdict.reply
 
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from OpenSSL import SSL
 from twisted.internet.address import IPv4Address as TCPv4
 from twisted.internet.address import IPv6Address as TCPv6
 from twisted.internet.interfaces import IAddress, IConsumer, IPushProducer, ITLSTransport
@@ -16,7 +17,7 @@ from mailgate.config.schema import Network
 from mailgate.envelope import Client, Tls
 from mailgate.wire.proxy import ProxyHeader
 
-__all__ = ["ServerTransport", "client_of", "handshake_fault", "is_in", "told_by"]
+__all__ = ["ServerTransport", "client_of", "handshake_fault", "is_in", "told_by", "was_silent"]
 
 
 class ServerTransport(ITLSTransport, IConsumer, IPushProducer):
@@ -49,6 +50,11 @@ def told_by(header: ProxyHeader, peer: Client) -> tuple[Client, Tls | None]:
     if header.source is None:
         return peer, None
     return Client(*header.source), header.tls
+
+
+def was_silent(connection: SSL.Connection | None, reason: Failure) -> bool:
+    """Whether the client went before it had said what TLS it speaks, like a check of health: nobody was refused."""
+    return connection is not None and connection.client_random() is None and reason.check(SSL.Error) is None
 
 
 def handshake_fault(reason: Failure) -> str:

@@ -19,7 +19,7 @@ from mailgate.smtp.conversation import Conversation, SessionServices
 from mailgate.smtp.dialogue import Dialogue
 from mailgate.smtp.host import Host, Refusal
 from mailgate.smtp.pace import Pace
-from mailgate.smtp.peer import ServerTransport, client_of, handshake_fault, is_in, told_by
+from mailgate.smtp.peer import ServerTransport, client_of, handshake_fault, is_in, told_by, was_silent
 from mailgate.sockets import write_now
 from mailgate.tls.check import outcome_of
 from mailgate.tls.info import channel_bindings, tls_of
@@ -155,7 +155,7 @@ class ServerProtocol(ESMTP):
         try:
             found = reader.feed(data)
         except ProxyError as error:
-            _log.warn("{peer} of proxy_protocol_from sent no PROXY header: {error}", peer=str(peer), error=str(error))
+            _log.warn("{peer} of proxy_protocol_from is not served: {error}", peer=str(peer), error=str(error))
             self._abort("proxy")
             return
         if found is None:
@@ -204,9 +204,11 @@ class ServerProtocol(ESMTP):
             return
         try:
             if self._is_shaking and self._cause != "shutdown":
-                fault = "it took too long" if self._cause else handshake_fault(reason)
-                dialogue.talk.teller.tell("tls", None, f"the TLS handshake failed: {fault}")
-                self._cause = self._cause or "tls"
+                connection = self.transport.getHandle()  # type: ignore[attr-defined]  # ISSLTransport's
+                if self._cause or not was_silent(connection, reason):
+                    fault = "it took too long" if self._cause else handshake_fault(reason)
+                    dialogue.talk.teller.tell("tls", None, f"the TLS handshake failed: {fault}")
+                    self._cause = self._cause or "tls"
             dialogue.lost()
         finally:
             self._listener.left(self, dialogue.session, self._cause or "lost", self._started)

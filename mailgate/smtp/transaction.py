@@ -69,7 +69,7 @@ class MailTransaction:
             return
         lack = talk.lack()
         if lack is not None:
-            self._tell("mail", *lack)
+            talk.teller.tell("mail", *lack, mail=argument)
             raise CommandError(lack[0])
         now = talk.services.clock.seconds()
         try:
@@ -77,7 +77,7 @@ class MailTransaction:
             if mail.parameters.release_at > now + talk.settings.max_hold:
                 raise CommandError(replies.HOLD_TOO_LONG)
         except CommandError as error:
-            self._tell("mail", error.reply, f"MAIL {argument[:300]}")
+            talk.teller.tell("mail", error.reply, f"MAIL {argument[:300]}", mail=argument)
             raise
         parameters = mail.parameters
         answer_text = replies.SENDER_OK

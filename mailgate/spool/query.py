@@ -11,7 +11,8 @@ from mailgate.interfaces import EntryView, Outcome, Selector
 __all__ = ["FROM", "VIEW", "kept_sender", "select_view", "to_view", "told", "where_clause"]
 
 VIEW = (
-    "r.queue_id, r.number, m.sender, r.address, r.route, r.state, m.size, m.received, r.attempts, r.due, r.last_reply"
+    "r.queue_id, r.number, m.sender, r.address, r.route, r.state, m.size, m.received, r.attempts, r.due, r.last_reply,"
+    " r.not_before"
 )
 
 FROM = "FROM recipients r JOIN messages m USING (queue_id)"
@@ -69,5 +70,10 @@ def to_view(row: tuple[object, ...]) -> EntryView:
 def told(outcome: Outcome) -> str:
     """The last reply as an entry has it."""
     host = f"{outcome.host}: " if outcome.host else ""
-    reason = f" ({outcome.reason})" if outcome.reason else ""
-    return f"{host}{outcome.reply}{reason}"[:1000].encode("utf-8", "backslashreplace").decode()
+    reply = str(outcome.reply)
+    if outcome.reason and outcome.reason not in reply:
+        # Most of our own findings are told in both.
+        said = outcome.reply.text
+        head = reply.removesuffix(said) if said and said in outcome.reason else f"{reply} "
+        reply = f"{head}({outcome.reason})"
+    return f"{host}{reply}"[:1000].encode("utf-8", "backslashreplace").decode()

@@ -262,4 +262,5 @@ def _view(stored: _Stored, number: int, entry: _Entry) -> EntryView:
         attempts=entry.attempts,
         next_attempt=entry.due,
         last_reply=entry.last_reply,
+        not_before=entry.not_before,
     )

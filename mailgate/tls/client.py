@@ -122,5 +122,6 @@ def _server_name(host: str) -> bytes:
 def _fingerprint(text: str) -> str:
     plain = text.replace(":", "").lower()
     if not _FINGERPRINT.fullmatch(plain):
-        raise TlsError(f'"{text}": no SHA-256 fingerprint, which has 64 hexadecimal digits')
+        text = f'"{text}": no SHA-256 fingerprint, which has 64 hexadecimal digits'
+        raise TlsError(f"{text}, without spaces and without the words before the =")
     return plain

@@ -24,7 +24,11 @@ _FULL_CHAIN, _PRIVATE_KEY = "fullchain.pem", "privkey.pem"
 
 
 class TlsError(ValueError):
-    """What is wrong with a setting or a file of TLS, in one line for an administrator: "PATH: what is wrong"."""
+    """What is wrong with settings or files of TLS: `errors` are lines for an administrator, "PATH: what is wrong"."""
+
+    def __init__(self, *errors: str) -> None:
+        super().__init__("; ".join(errors))
+        self.errors = errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +74,21 @@ def sources(path: Path) -> list[Source]:
             found[Source(entry, entry)] = None
         elif entry.suffix in (".crt", ".key"):
             found[Source(entry.with_suffix(".crt"), entry.with_suffix(".key"))] = None
-        elif _is_certbot(entry):
+        elif _may_be_certbot(entry):
             found[Source(entry / _FULL_CHAIN, entry / _PRIVATE_KEY)] = None
     return list(found)
 
 
 def _is_certbot(folder: Path) -> bool:
     return (folder / _FULL_CHAIN).exists() or (folder / _PRIVATE_KEY).exists()
+
+
+def _may_be_certbot(folder: Path) -> bool:
+    """Whether it is, or nobody can tell: to read it is then an error of this folder alone."""
+    try:
+        return _is_certbot(folder)
+    except PermissionError:
+        return True
 
 
 def read_key_pair(source: Source) -> KeyPair:
@@ -109,7 +121,7 @@ def read_certificates(path: Path) -> list[Certificate]:
 def _read_key(path: Path) -> PrivateKey:
     content = _read(path)
     if b"PRIVATE KEY-----" not in content:
-        raise TlsError(f"{path}: holds no private key")
+        raise TlsError(f"{path}: holds no private key{_beside(path)}")
     try:
         key = load_pem_private_key(content, None)
     except TypeError as error:
@@ -120,6 +132,14 @@ def _read_key(path: Path) -> PrivateKey:
     if not isinstance(key, PrivateKey):
         raise TlsError(f"{path}: a private key of this kind does not serve TLS")
     return key
+
+
+def _beside(path: Path) -> str:
+    """What to do where the key lies in a file beside, which counts for a .crt only."""
+    key, crt = path.with_suffix(".key"), path.with_suffix(".crt")
+    if path.suffix != ".pem" or not key.exists():
+        return ""
+    return f": append {key.name} to it, or call it {crt.name}"
 
 
 def _read(path: Path) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -10,9 +10,11 @@ from typing import Literal
 from cryptography.x509 import Certificate
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from mailgate.config.machine import exposed
 from mailgate.tls.check import CheckedConnection, ClientCheck, judge
 from mailgate.tls.context import MinimumVersion, new_context, told, trust, use_key_pair
 from mailgate.tls.pem import KeyPair, Source, TlsError, read_certificates, read_key_pair, sources
@@ -30,6 +32,11 @@ _SOON = timedelta(days=14)
 
 _Pairs = tuple[KeyPair, ...]
 
+#: What becomes of everything else when one file is wrong.
+_REST = "what was read of it before, if anything, stays in force; other files were read"
+
+_log = Logger()
+
 
 class CertificateStore:
     """Our certificates, in the PEM file or folder `path` (see `sources` for the layouts).
@@ -38,8 +45,9 @@ class CertificateStore:
     label; otherwise the one for `hostname`, otherwise the first by file name. Of certificates with the same names,
     one of each type of key is at hand, and the client's abilities decide.
 
-    Files that change are noticed when a connection is made, at most once a second. What is wrong then is logged, and
-    the old certificates stay; connections keep what they began with.
+    Files that change are noticed when a connection is made, at most once a second. Each is judged by itself: what is
+    wrong is logged, and what was read of it before stays; what is right is taken. Connections keep what they began
+    with.
     """
 
     def __init__(
@@ -53,15 +61,18 @@ class CertificateStore:
         client_ca: Path | None = None,
     ) -> None:
         """`ciphers` is an OpenSSL list for TLS 1.2, "" for a careful one; `client_ca` a PEM file of authorities for
-        clients' certificates. TlsError where something cannot be used. Reads files."""
+        clients' certificates. TlsError, with each file, where something cannot be used. Reads files."""
         self._path = path
         self._clock = clock
         self._hostname = hostname.lower()
         self._minimum_version = minimum_version
         self._ciphers = ciphers or _CIPHERS
         self._client_ca = client_ca
-        self._known: dict[tuple[Source, Hashable], KeyPair] = {}
+        self._known: dict[Source, tuple[Hashable, KeyPair]] = {}
+        self._authorities: Sequence[Certificate] = ()
+        self._has_started = False
         self._snapshot = Watched(self._look, self._read, clock)
+        self._has_started = True
 
     def server_creator(self, client_certificates: ClientCertificates) -> IOpenSSLServerConnectionCreator:
         """Makes the server's side of connections, for `startTLS` and TLSMemoryBIOFactory.
@@ -81,16 +92,19 @@ class CertificateStore:
         return CheckedConnection(context, ClientCheck(is_required=is_required))
 
     def warnings(self) -> list[str]:
-        """A line for each certificate that has expired, or will within 14 days."""
+        """A line for each certificate that has expired, will within 14 days, or is not valid yet, and for each key
+        that everybody on this machine can read."""
         now = datetime.fromtimestamp(self._clock.seconds(), UTC)
         found = []
         for pair in self._snapshot.value.pairs:
-            end = pair.certificate.not_valid_after_utc
+            start, end = pair.certificate.not_valid_before_utc, pair.certificate.not_valid_after_utc
+            whose = f"{pair.path}: the certificate{f' for {pair.names[0]}' if pair.names else ''}"
+            if start > now:
+                found.append(f"{whose} is not valid before {start:%Y-%m-%d %H:%M} UTC")
             if end < now + _SOON:
-                whose = f" for {pair.names[0]}" if pair.names else ""
-                verb = "expires" if end >= now else "expired"
-                found.append(f"{pair.path}: the certificate{whose} {verb} on {end:%Y-%m-%d}")
-        return found
+                found.append(f"{whose} {'expires' if end >= now else 'expired'} on {end:%Y-%m-%d}")
+        keys = dict.fromkeys(source.key for source in self._known)
+        return found + [f"{key}: {text}" for key in keys if (text := exposed(key))]
 
     def _empty_context(self) -> SSL.Context:
         context = new_context(SSL.TLS_SERVER_METHOD, self._minimum_version)
@@ -115,14 +129,32 @@ class CertificateStore:
             raise TlsError(f"{error.filename or self._path}: cannot be read: {error.strerror}") from error
         if not found:
             raise TlsError(f"{self._path}: holds no certificate")
-        # to read a key takes long enough that a folder of a thousand is not read because of one
-        known = {key: self._known.get(key) or self._pair(source) for key, source in _keyed(found)}
-        authorities: Sequence[Certificate] = ()
-        if self._client_ca is not None:
-            authorities = read_certificates(self._client_ca)
-            trust(self._empty_context(), self._client_ca, authorities)
-        self._known = known
-        return _Snapshot(self._empty_context, list(known.values()), self._hostname, self._client_ca, authorities)
+        self._empty_context()  # so that wrong ciphers are not told once for each file
+        known: dict[Source, tuple[Hashable, KeyPair]] = {}
+        wrong: list[str] = []
+        for source in found:
+            before, state = self._known.get(source), file_state(source.files)
+            # to read a key takes long enough that a folder of a thousand is not read because of one
+            if before is not None and before[0] == state:
+                known[source] = before
+                continue
+            try:
+                known[source] = state, self._pair(source)
+            except TlsError as error:
+                wrong += error.errors
+                if before is not None:
+                    known[source] = before
+        authorities = self._authorities
+        try:
+            authorities = self._read_authorities()
+        except TlsError as error:
+            wrong += error.errors
+        if wrong and not (self._has_started and known):
+            raise TlsError(*wrong)
+        self._tell(known, wrong)
+        self._known, self._authorities = known, authorities
+        pairs = [pair for _, pair in known.values()]
+        return _Snapshot(self._empty_context, pairs, self._hostname, self._client_ca, authorities)
 
     def _pair(self, source: Source) -> KeyPair:
         pair = read_key_pair(source)
@@ -130,9 +162,35 @@ class CertificateStore:
         use_key_pair(self._empty_context(), pair)
         return pair
 
+    def _read_authorities(self) -> Sequence[Certificate]:
+        if self._client_ca is None:
+            return ()
+        authorities = read_certificates(self._client_ca)
+        trust(self._empty_context(), self._client_ca, authorities)
+        return authorities
 
-def _keyed(found: Sequence[Source]) -> list[tuple[tuple[Source, Hashable], Source]]:
-    return [((source, file_state(source.files)), source) for source in found]
+    def _tell(self, known: Mapping[Source, tuple[Hashable, KeyPair]], wrong: Sequence[str]) -> None:
+        """Log what a change of the files has come to; not what was read at the start."""
+        if not self._has_started:
+            return
+        for text in wrong:
+            _log.error("{error}; {rest}", error=text, rest=_REST)
+        for source, (_, pair) in known.items():
+            before = self._known.get(source)
+            if before is None or before[1] is not pair:
+                text = "certificate for {name} read{again}, valid until {end}"
+                end = f"{pair.certificate.not_valid_after_utc:%Y-%m-%d}"
+                _log.info(text, name=_name(pair), again=" again" if before else "", end=end)
+        still = {_name(pair) for _, pair in known.values()}
+        gone = {_name(pair): None for source, (_, pair) in self._known.items() if source not in known}
+        for name in gone:
+            if name not in still:
+                _log.warn("the certificate for {name} is gone", name=name)
+
+
+def _name(pair: KeyPair) -> str:
+    """How the log calls a certificate."""
+    return pair.names[0] if pair.names else str(pair.path)
 
 
 class _Snapshot:

@@ -97,6 +97,8 @@ class Entry(_Model):
     attempts: int
     next_attempt: float
     last_reply: str
+    not_before: float = 0.0
+    """the time that its sender has asked for (FUTURERELEASE); 0 where none"""
 
     @classmethod
     def of(cls, view: EntryView) -> Entry:
@@ -141,12 +143,14 @@ class Shown(_Model):
 
 
 class Changed(_Model):
-    """What a change came to, in recipients: those chosen, those changed, those under delivery at that moment."""
+    """What a change came to, in recipients: those chosen, those changed, those under delivery at that moment, and those
+    that are not due before a later time, for which their senders have asked."""
 
     action: Action
     matched: int
     changed: int
     busy: int
+    later: int = 0
     others: Mapping[str, int] = {}
     """how many were in which other state that the action is not about"""
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from itertools import groupby
 from time import time
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
-from mailgate.envelope import Envelope
 from mailgate.events import OperatorActed
 from mailgate.interfaces import EntryView, IEvents, ISpool, Selector
 from mailgate.message import AddHeader, Content, Edit, RemoveHeader, RenameHeader
+from mailgate.observe.asked import asked_for
 from mailgate.web.models import Action, Changed, Entry, Page, Recipient, Selection, Shown, with_id
 
 __all__ = ["QueueOperations", "described", "parse_after"]
@@ -115,7 +114,7 @@ class QueueOperations:
                 received=envelope.received,
                 size=envelope.size,
                 body=envelope.parameters.body,
-                asked=tuple(_asked(envelope)),
+                asked=asked_for(envelope),
                 client=envelope.client,
                 edits=tuple(described(edit) for edit in envelope.edits),
                 header=content.header.decode("utf-8", "replace"),
@@ -134,7 +133,7 @@ class QueueOperations:
         """
         if selection.is_empty and not selection.everything:
             raise ValueError("say which entries, or that all are meant")
-        matched = changed = busy = 0
+        matched = changed = busy = later = 0
         others: Counter[str] = Counter()
         for selector in selection.selectors():
             async for messages in self._chunks(selector):
@@ -143,10 +142,11 @@ class QueueOperations:
                 changed += sum(counts)
                 states = Counter(view.state for views in messages for view in views)
                 busy += states.pop("leased", 0)
+                later += sum(_comes_later(action, view) for views in messages for view in views)
                 others += Counter({state: count for state, count in states.items() if state not in _CONCERNS[action]})
         if changed or busy:
             self._kick()
-        return Changed(action=action, matched=matched, changed=changed, busy=busy, others=others)
+        return Changed(action=action, matched=matched, changed=changed, busy=busy, later=later, others=others)
 
     async def _change(self, action: Action, selector: Selector, views: Sequence[EntryView]) -> int:
         """How many recipients of one message changed; those that a hold or release waits for are told of as well."""
@@ -157,6 +157,8 @@ class QueueOperations:
             changed = len(views)
         else:
             views = [view for view in views if view.state in _CONCERNS[action]]
+            if action == "retry":
+                views = [view for view in views if not _comes_later(action, view)]
             changes = {"hold": self._spool.hold, "release": self._spool.release, "retry": self._spool.retry}
             changed = await changes[action](selector) if views else 0
         if views:
@@ -185,6 +187,11 @@ async def _all(works: Sequence[Coroutine[Deferred[int], Any, int]]) -> Sequence[
         raise error.subFailure.value or error from None
 
 
+def _comes_later(action: Action, view: EntryView) -> bool:
+    """Whether this action would make it due now, were it not for the time that its sender has asked for."""
+    return action in ("retry", "release") and view.state in _CONCERNS[action] - {"leased"} and view.not_before > time()
+
+
 def _beginning(content: Content) -> tuple[str, bool]:
     skip = len(content.header) + 2
     taken = b""
@@ -193,32 +200,3 @@ def _beginning(content: Content) -> tuple[str, bool]:
         if len(taken) >= skip + _TEXT:
             break
     return taken[skip : skip + _TEXT].decode("utf-8", "replace"), content.size <= skip + _TEXT
-
-
-def _asked(envelope: Envelope) -> Iterator[str]:
-    """What MAIL and RCPT asked for beside the body's form."""
-    asked = envelope.parameters
-    if asked.release_at:
-        yield f"to be sent not before {_when(asked.release_at)} (FUTURERELEASE)"
-    if asked.deliver_by:
-        what = "returned" if asked.by_mode == "R" else "reported as late"
-        yield f"to be delivered by {_when(asked.deliver_by)}, or else {what} (DELIVERBY)"
-    if asked.priority is not None:
-        yield f"priority {asked.priority} (MT-PRIORITY)"
-    if asked.require_tls:
-        yield "to go over verified TLS only (REQUIRETLS)"
-    if asked.tls_optional:
-        yield "TLS is not required (TLS-Required: no)"
-    if asked.smtputf8:
-        yield "internationalized (SMTPUTF8)"
-    if asked.ret or asked.envid:
-        words = [f"RET={asked.ret}"] * bool(asked.ret) + [f"ENVID={asked.envid}"] * bool(asked.envid)
-        yield f"reports: {' '.join(words)} (DSN)"
-    for one in envelope.recipients:
-        words = [f"NOTIFY={','.join(one.notify)}"] * bool(one.notify) + [f"ORCPT={one.orcpt}"] * bool(one.orcpt)
-        if words:
-            yield f"reports about {one.address}: {' '.join(words)} (DSN)"
-
-
-def _when(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

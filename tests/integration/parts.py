@@ -36,10 +36,8 @@ __all__ = [
 ]
 
 #: Where Debian puts daemons that are not on an ordinary user's path.
-_PATH = ":".join(
-    [os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin"]
-    + sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
-)
+_POSTGRESQL = map(str, Path("/usr/lib/postgresql").glob("*/bin"))
+_PATH = ":".join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin", *_POSTGRESQL])
 
 
 def missing(*programs: str) -> list[str]:

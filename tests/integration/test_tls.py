@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import smtplib
+import socket
 import ssl
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -285,3 +288,20 @@ def test_a_wrong_password_is_refused_and_told_of(site: Site, mechanism: str) -> 
     kept = b"".join(path.read_bytes() for path in state.rglob("*") if path.is_file())
     for secret in (wrong, PASSWORD):
         assert secret.encode() not in kept + site.gateway.log.read_bytes()
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_a_check_of_health_is_no_refusal(site: Site, is_reset: bool) -> None:
+    ours = f"127.0.2.{1 + is_reset}"
+    with socket.create_connection(("127.0.0.1", site.implicit), 10, (ours, 0)) as probe:
+        if is_reset:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        time.sleep(0.2)
+    log = site.gateway.directory / "state" / "mailgate.log"
+
+    def told() -> list[tuple[str, str]]:
+        events = [json.loads(line) for line in log.read_text().splitlines() if ours in line]
+        return [(event["event"], event.get("cause", "")) for event in events]
+
+    wait_until(lambda: bool(told()), "the end of the session is told", 10)
+    assert told() == [("session_closed", "lost")]

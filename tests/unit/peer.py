@@ -16,9 +16,9 @@ from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import ConnectFailedError, IConnection, Result, Target
-from mailgate.relay.client import IClientReactor, SmtpConnector
-from mailgate.relay.session import Work
-from mailgate.relay.terms import Terms
+from mailgate.relay.client.connector import IClientReactor, SmtpConnector
+from mailgate.relay.client.seams import Work
+from mailgate.relay.client.terms import Terms
 
 MESSAGE = b"From: <ann@client.test>\r\nSubject: one\r\n\r\n.dot\r\nbody\r\n"
 STUFFED = MESSAGE.replace(b"\r\n.", b"\r\n..") + b".\r\n"

@@ -16,7 +16,7 @@ from mailgate.envelope import Envelope, EnvelopeRecipient, Origin, Tls
 from mailgate.interfaces import Lease, OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, ITransport, Result, Target
-from mailgate.relay.terms import Terms
+from mailgate.relay.client.terms import Terms
 from mailgate.reply import Reply
 
 __all__ = [

@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 
 from mailgate.envelope import Origin
 from mailgate.relay.attempt import ConnectFailedError, IConnection
-from mailgate.relay.client import SmtpConnector
-from mailgate.relay.connection import SmtpConnection
+from mailgate.relay.client.connection import SmtpConnection
+from mailgate.relay.client.connector import SmtpConnector
 from tests.unit.peer import MX
 from tests.unit.tls_pair import Side
 

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 from twisted.cred.error import UnauthorizedLogin
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
 from mailgate.auth.checker import IAuthReactor, IChecker, IScramSecrets
@@ -230,7 +230,7 @@ def test_nothing_shows_a_secret(path: Path) -> None:
 
 @pytest.mark.parametrize(("mode", "is_told"), [(0o600, False), (0o640, False), (0o400, False), (0o644, True)])
 def test_a_file_that_everybody_can_read_is_told(path: Path, mode: int, is_told: bool) -> None:
-    path.write_text("")
+    path.write_text("ann:{PLAIN}hunter2\n")
     path.chmod(mode)
     told = warnings(FileAuth(kind="file", path=path))
     assert bool(told) is is_told
@@ -241,6 +241,25 @@ def test_a_file_that_its_group_can_write_is_told(path: Path) -> None:
     path.write_text("")
     path.chmod(0o660)
     assert warnings(FileAuth(kind="file", path=path))
+
+
+def test_a_file_without_users_is_told(path: Path) -> None:
+    path.write_text("# nobody yet\n")
+    path.chmod(0o600)
+    assert warnings(FileAuth(kind="file", path=path)) == [f"{path}: has no user: nobody can log in"]
+
+
+def test_a_file_that_loses_its_users_is_logged_once(path: Path) -> None:
+    with capturedLogs() as events:
+        stand = Stand(path)
+        stand.write("ann:{PLAIN}secret")
+        stand.later()
+        assert stand.login("ann", "secret") == b"ann"
+        for text in ("# nobody", "# nobody at all"):
+            stand.write(text)
+            stand.later()
+            assert isinstance(stand.login("ann", "secret"), UnauthorizedLogin)
+    assert [formatEvent(event) for event in events] == [f"{path}: has no user: nobody can log in"]
 
 
 def test_a_missing_file_is_not_warned_of(path: Path) -> None:

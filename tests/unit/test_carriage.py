@@ -15,9 +15,9 @@ from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, EnvelopeRecipient, Mai
 from mailgate.interfaces import Handover, OutcomeKind
 from mailgate.message import AddHeader, Content, RemoveHeader
 from mailgate.relay.attempt import Target
-from mailgate.relay.carriage import PLAIN, Carriage, Hop, carriage_of, handover_of, recipient_parameters
-from mailgate.relay.sending import UnsendableError
-from mailgate.relay.transaction import begin
+from mailgate.relay.client.carriage import PLAIN, Carriage, Hop, carriage_of, handover_of, recipient_parameters
+from mailgate.relay.client.sending import UnsendableError
+from mailgate.relay.client.transaction import begin
 from mailgate.reply import Reply
 from mailgate.wire.extensions import Extensions
 from tests.unit.peer import LMTP, MX, envelope
@@ -162,6 +162,12 @@ def test_who_reports(dsn: bool, lmtp: bool, relayed: bool, expected: Handover) -
 
 
 # -- REQUIRETLS
+
+
+def test_a_refusal_for_want_of_tls_says_whose_wish_it_was() -> None:
+    for to in (hop("REQUIRETLS"), hop(is_verified=True)):
+        with pytest.raises(UnsendableError, match=r"^REQUIRETLS, as the sender asked: "):
+            carried(to, require_tls=True)
 
 
 def test_require_tls_goes_where_it_is_kept() -> None:

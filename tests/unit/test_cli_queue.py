@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 
 from mailgate.address import NULL_PATH, Address
-from mailgate.cli.common import printable, size, span
+from mailgate.cli.common import printable, size, span, when
 from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters
 from mailgate.events import OperatorActed
+from mailgate.interfaces import Outcome, OutcomeKind
 from mailgate.message import Content
 from mailgate.observe.history import read_history
+from mailgate.reply import Reply
+from mailgate.spool.query import told as last_reply
 from tests.unit.cli_machine import FIRST, SECOND, THIRD, DaemonThread, Machine
 
 
@@ -204,6 +207,7 @@ def test_changes(gateway: Machine) -> None:
         "matched": 4,
         "changed": 1,
         "busy": 0,
+        "later": 0,
         "others": {"queued": 3},
     }
     gateway.run("queue", "retry", "--domain", "down.test")
@@ -370,7 +374,38 @@ def test_what_waits_for_its_time_is_not_retried(machine: Machine) -> None:
     machine.add(THIRD, "three@down.test", "four@down.test", parameters=later, deferred=False)
     machine.close()
     for arguments, told in (
-        (("--all",), "1 of 4 recipient(s) due now; 3 wait for the time that their senders asked for\n"),
-        ((SECOND,), "0 of 1 recipient(s) due now; 1 waits for the time that its sender asked for\n"),
+        (("--all",), "1 of 4 recipient(s) due now; 3 are to be sent later, as their senders asked\n"),
+        ((SECOND,), "0 of 1 recipient(s) due now; 1 is to be sent later, as its sender asked\n"),
     ):
         assert machine.run("queue", "retry", *arguments).stdout == told
+
+
+def test_what_waits_for_its_time_is_shown_and_released_for_it(machine: Machine) -> None:
+    until = time.time() + 100_000
+    machine.add(FIRST, "one@down.test", parameters=MailParameters(release_at=until), deferred=False)
+    machine.add(SECOND, "two@down.test", deferred=False)
+    machine.close()
+    waits = f"not before {when(until)} (FUTURERELEASE)"
+    assert waits in machine.run("queue", "list", FIRST).stdout
+    assert "FUTURERELEASE" not in machine.run("queue", "list", SECOND).stdout
+    machine.run("queue", "hold", FIRST)
+    assert f"held, route box, not tried yet, {waits}\n" in machine.run("queue", "list", FIRST).stdout
+    told = machine.run("queue", "release", FIRST).stdout
+    assert told.startswith("1 of 1 recipient(s) released; 1 is to be sent later, as its sender asked")
+    assert "due now" not in told
+    assert [one["not_before"] for one in machine.queued() if one["queue_id"] == FIRST] == [pytest.approx(until)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "told"),
+    [
+        ("no TLS", "mx.test[192.0.2.9]:25: no TLS", "451 4.7.5 (mx.test[192.0.2.9]:25: no TLS)"),
+        ("no TLS: expired", "no TLS: expired", "451 4.7.5 no TLS: expired"),
+        ("later", "greeting refused", "451 4.7.5 later (greeting refused)"),
+        ("later", "", "451 4.7.5 later"),
+        ("", "it is gone", "451 4.7.5 (it is gone)"),
+    ],
+)
+def test_the_last_reply_is_not_told_twice(reply: str, reason: str, told: str) -> None:
+    one = EnvelopeRecipient(0, Address("one", "down.test"), "box")
+    assert last_reply(Outcome(one, OutcomeKind.DEFERRED, Reply.of(451, "4.7.5", reply), "", 0.0, reason)) == told

@@ -117,6 +117,45 @@ def test_why_tells_refusals(machine: Machine) -> None:
     assert "because: elsewhere.test is none of our domains" in text
 
 
+@pytest.mark.parametrize(
+    ("stage", "more", "title"),
+    [
+        ("auth", {"user": "bob@client.test"}, "a login was refused"),
+        ("tls", {}, "a handshake failed"),
+        ("connect", {}, "a connection was refused"),
+        ("mail", {}, "MAIL was refused"),
+        ("xclient", {}, "XCLIENT was refused"),
+        ("odd\x1b", {}, "ODD\\x1b was refused"),
+    ],
+)
+def test_why_tells_what_was_refused_of_a_session(
+    machine: Machine, stage: str, more: dict[str, Any], title: str
+) -> None:
+    refused = Refused(
+        at=time.time(),
+        session="S1",
+        client="unknown[192.0.2.1]",
+        listener="mx",
+        helo="client.test",
+        stage=stage,
+        filter="",
+        reason="because",
+        reply="535 5.7.8 no",
+        **more,
+    )
+    machine.tell(refused, refused)
+    subject = more.get("user", "S1")
+    text = machine.run("why", subject.upper()).stdout
+    assert text.startswith(f"S1: {title}\n")
+    assert ("as user bob@client.test" in text) == ("user" in more)
+
+
+def test_why_tells_what_the_sender_asked_for(machine: Machine) -> None:
+    machine.tell(accepted(FIRST, time.time(), asked=("priority 3 (MT-PRIORITY)", "odd\x1b")))
+    lines = machine.run("why", FIRST).stdout.splitlines()
+    assert lines[3:5] == ["      asked for: priority 3 (MT-PRIORITY)", "      asked for: odd\\x1b"]
+
+
 def test_why_tells_every_end(machine: Machine) -> None:
     now = time.time()
     common: dict[str, Any] = {

@@ -19,7 +19,7 @@ from mailgate.envelope import EIGHT_BIT_MAIL
 from mailgate.interfaces import OutcomeKind
 from mailgate.message import AddHeader, RemoveHeader
 from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, Target
-from mailgate.relay.client import IClientReactor, SmtpConnector
+from mailgate.relay.client.connector import IClientReactor, SmtpConnector
 from mailgate.reply import Reply
 from tests.unit.peer import LMTP, LOST, MESSAGE, MX, SILENT, STUFFED, Peer, kinds
 

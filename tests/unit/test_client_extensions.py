@@ -17,7 +17,7 @@ from mailgate.envelope import EIGHT_BIT_MAIL, EnvelopeRecipient, MailParameters,
 from mailgate.interfaces import Handover, OutcomeKind
 from mailgate.message import AddHeader, Content
 from mailgate.relay.attempt import Result, Target
-from mailgate.relay.terms import Terms
+from mailgate.relay.client.terms import Terms
 from tests.unit.peer import LMTP, LOST, MESSAGE, MX, SILENT, Peer, kinds
 
 DELIVERED, DEFERRED, FAILED = OutcomeKind.DELIVERED, OutcomeKind.DEFERRED, OutcomeKind.FAILED

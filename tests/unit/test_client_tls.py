@@ -16,9 +16,9 @@ from mailgate.envelope import MailParameters, Origin
 from mailgate.interfaces import OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import ConnectFailedError, IConnection, Result
-from mailgate.relay.client import IClientReactor, SmtpConnector
-from mailgate.relay.connection import SmtpConnection
-from mailgate.relay.terms import Login, Terms
+from mailgate.relay.client.connection import SmtpConnection
+from mailgate.relay.client.connector import IClientReactor, SmtpConnector
+from mailgate.relay.client.terms import Login, Terms
 from mailgate.tls.client import ClientContexts
 from mailgate.tls.store import CertificateStore
 from mailgate.wire.proxy import ProxyReader

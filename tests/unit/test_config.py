@@ -528,11 +528,17 @@ SMTP_KEYS = (
         ),
         (
             GOOD + OUTBOUND.replace('trusted_networks = ["10.0.0.0/8"]', ""),
-            [f"{AT + 3}: listeners[out].role: nobody may relay here: role outbound needs trusted_networks or auth"],
+            [
+                f"{AT + 3}: listeners[out].role: nobody may relay here: role outbound needs trusted_networks or auth "
+                "(or xclient_from, or tls.client_fingerprints)"
+            ],
         ),
         (
             GOOD + OUTBOUND.replace('["10.0.0.0/8"]', "[]").replace('"outbound"', '"hybrid"'),
-            [f"{AT + 3}: listeners[out].role: nobody may relay here: role hybrid needs trusted_networks or auth"],
+            [
+                f"{AT + 3}: listeners[out].role: nobody may relay here: role hybrid needs trusted_networks or auth "
+                "(or xclient_from, or tls.client_fingerprints)"
+            ],
         ),
         (
             GOOD + OUTBOUND.replace('name = "out"', "").replace('pipeline = "inbound"', 'trusted_pipeline = "x"'),

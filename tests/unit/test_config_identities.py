@@ -79,6 +79,8 @@ def test_whom_too_many_are_believed(told: Told, key: str, value: str, what: str)
         ('auth = "users"\n' + USERS, "listeners[mx].auth: without TLS only mechanisms that hide"),
         ('auth = "users"\nauth_mechanisms = ["plain"]\n' + USERS, "listeners[mx].auth: nobody can log in"),
         (USERS, "auth.users: no listener names this section"),
+        ("max_auth_failures = 5\n", "listeners[mx].max_auth_failures: has no effect: the listener has no auth"),
+        ("auth_without_tls = true\n", "listeners[mx].auth_without_tls: has no effect: the listener has no auth"),
         ('auth = "user"\n' + USERS + TLS, 'listeners[mx].auth: there is no auth section "user", did you mean users?'),
         ('tls = "required"\n', "listeners[mx].tls: there is no certificate"),
         ('client_certificates = "require"\n', "listeners[mx].client_certificates: clients show certificates under TLS"),
@@ -117,3 +119,59 @@ def test_a_certificate_that_nobody_looks_at(told: Told, key: str) -> None:
 def test_auth_has_no_effect_on_mail_from_the_internet(told: Told) -> None:
     listener = LISTENER.partition("role")[0] + 'endpoints = ["tcp:25"]\npipeline = "p"\nauth = "users"\n'
     assert "listeners[mx].auth: has no effect: role inbound never relays" in told(BEGIN + listener + USERS + TLS)
+
+
+@pytest.mark.parametrize(
+    ("port", "tls", "what"),
+    [
+        (465, "implicit", ""),
+        (465, "required", 'clients begin with TLS at port 465: it needs tls = "implicit"'),
+        (465, "", 'clients begin with TLS at port 465: it needs tls = "implicit"'),
+        (587, "implicit", 'clients begin in clear text at port 587: tls = "implicit" is for port 465'),
+        (25, "implicit", 'clients begin in clear text at port 25: tls = "implicit" is for port 465'),
+        (2465, "implicit", ""),
+        (2465, "optional", ""),
+    ],
+)
+def test_ports_of_listeners(told: Told, port: int, tls: str, what: str) -> None:
+    text = LISTENER.replace("tcp:25", f"tcp:{port}") + (f'tls = "{tls}"\n' if tls else "")
+    assert told(BEGIN + text + TLS) == ([f"listeners[mx].endpoints[1]: {what}"] if what else [])
+    # a balancer may have ended TLS
+    assert told(BEGIN + text + 'proxy_protocol_from = ["10.0.0.2"]\n' + TLS) == []
+
+
+@pytest.mark.parametrize(
+    ("hosts", "more", "expected"),
+    [
+        ('["a.test:465"]', 'tls = "implicit"', ""),
+        ('["a.test:465"]', "", 'hosts[1]: a.test:465: servers begin with TLS at port 465: it needs tls = "implicit"'),
+        ('["a.test"]', 'port = 465\ntls = "implicit"', ""),
+        ('["a.test"]', 'tls = "implicit"', "hosts[1]: a.test: servers begin in clear text at port 25: "),
+        ('["b.test:465", ["a.test:587"]]', 'tls = "implicit"', "hosts[2]: a.test:587: servers begin in clear text"),
+        ("[]", 'tls = "implicit"', "tls: mail hosts that MX records name begin in clear text: give the route hosts"),
+    ],
+)
+def test_ports_of_next_hops(told: Told, hosts: str, more: str, expected: str) -> None:
+    lines = told(BEGIN.replace('["10.0.0.5"]', hosts) + more + "\n" + LISTENER)
+    assert [line.startswith(f"routes.inside.{expected}") for line in lines] == ([True] if expected else [])
+
+
+def test_secrets_that_everybody_can_read(told: Told, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("p", "token", "own.pem")]
+    for file in files:
+        file.write_text("secret\n")
+        file.chmod(0o644)
+    text = BEGIN + 'certificate = "own.pem"\n' + ROUTE_AUTH + LISTENER + 'auth = "users"\n' + TLS
+    text += '[auth.users]\nkind = "http"\nurl = "https://a.example"\ntoken_file = "token"\n'
+    lines = told(text)
+    assert [line.partition(": ")[0] for line in lines] == [
+        "routes.inside.certificate",
+        "routes.inside.auth.password_file",
+        "auth.users.token_file",
+    ]
+    assert lines[1].endswith(
+        f"{files[0]} holds secrets and has mode 0644: 0600, or 0640 with mailgate's group, is enough"
+    )
+    for file in files:
+        file.chmod(0o640)
+    assert told(text) == []

@@ -240,7 +240,7 @@ def test_hold_release_retry_delete(daemon: Daemon) -> None:
     daemon.add("A", "bob@box.test", "carol@other.test")
     daemon.add("B")
     code, changed = daemon.ask("POST", "/v1/queue/hold", {"ids": ["A"], "domain": "other.test"})
-    assert (code, changed) == (200, {"action": "hold", "matched": 1, "changed": 1, "busy": 0, "others": {}})
+    assert (code, changed) == (200, {"action": "hold", "matched": 1, "changed": 1, "busy": 0, "later": 0, "others": {}})
     assert daemon.states() == {"A:0": "queued", "A:1": "held", "B:0": "queued"}
     assert daemon.kicks == 1
     _, changed = daemon.ask("POST", "/v1/queue/release", {"everything": True})
@@ -264,6 +264,7 @@ def test_what_is_under_delivery(daemon: Daemon) -> None:
         "matched": 1,
         "changed": 0,
         "busy": 1,
+        "later": 0,
         "others": {},
     }
     assert daemon.acted() == []

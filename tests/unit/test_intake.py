@@ -16,6 +16,7 @@ from zope.interface.verify import verifyObject
 from mailgate.address import Address
 from mailgate.envelope import (
     EIGHT_BIT_MAIL,
+    PLAIN_MAIL,
     Client,
     Envelope,
     Identity,
@@ -351,6 +352,18 @@ def test_the_event_tells_how_the_message_came() -> None:
         "TLSv1.3 X",
         "unknown[10.0.0.1]",
     )
+
+
+def test_the_event_tells_what_the_sender_asked_for() -> None:
+    bench = Bench()
+    for parameters in (PLAIN_MAIL, EIGHT_BIT_MAIL, MailParameters(priority=3, require_tls=True)):
+        found = transaction(recipients=["u0@d.test"], parameters=parameters)
+        wait_for(bench.intake.take(session(), found, Content(DATA), [Continue()]))
+    assert [event.asked for event in bench.events.of(MessageAccepted)] == [
+        (),
+        (),
+        ("priority 3 (MT-PRIORITY)", "to go over verified TLS only (REQUIRETLS)"),
+    ]
 
 
 def test_the_message_id_of_content_that_moves_is_known(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mailgate.envelope import Origin, Tls
 from mailgate.relay.attempt import ConnectFailedError, Target
-from mailgate.relay.opening import Action, Opening
-from mailgate.relay.terms import Login, Terms
+from mailgate.relay.client.opening import Action, Opening
+from mailgate.relay.client.terms import Login, Terms
 from mailgate.reply import Reply, ReplyError, parse_reply
 from mailgate.wire.proxy import ProxyReader
 from mailgate.wire.sasl import Challenge, NeedSecret, SaslError, Verify, decode_response, encode_response

@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailgate.message import AddHeader, Content, Edit, RemoveHeader, rendered
-from mailgate.relay.mime import MAX_NESTING, MAX_PARTS
-from mailgate.relay.recode import ContentClass, RecodeError, Recoding, Target, classify, recode, recoded
+from mailgate.mime.recode import ContentClass, RecodeError, Recoding, Target, classify, recode, recoded
+from mailgate.mime.structure import MAX_NESTING, MAX_PARTS
 
 RANKS: list[ContentClass] = ["7BIT", "8BIT", "BINARY"]
 TARGETS: list[Target] = ["7BIT", "8BIT"]

@@ -361,6 +361,14 @@ def test_what_to_do_depends_on_whether_the_time_is_over(asked: dict[str, Any], w
     assert ("is over" in text) == ("is over" in words)
 
 
+@pytest.mark.parametrize(("code", "asked"), [("5.7.10", True), ("5.7.30", True), ("5.7.30", False), ("5.7.1", True)])
+def test_who_asked_for_tls_all_the_way_is_reminded_of_it(code: str, asked: bool) -> None:
+    one = envelope(BOB, require_tls=asked)
+    text = " ".join(parts(report(one, failures(one, Reply.of(550, code, "no")))[1])[0].split())
+    assert ("You have asked that it travels by verified TLS only" in text) == (asked and code != "5.7.1")
+    assert ("has a rule against this message" in text) != (asked and code != "5.7.1")
+
+
 # -- what is returned
 
 

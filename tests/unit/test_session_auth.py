@@ -160,6 +160,7 @@ def test_scram_with_a_wrong_proof(make_auth: MakeStand, username: str, password:
     assert not mechanism.verified
     (refused,) = stand.events.of(Refused)
     assert refused.reason == f"SCRAM-SHA-256 as {username}: wrong password or unknown user"
+    assert refused.user == username
 
 
 def test_scram_of_another_connection(make_auth: MakeStand) -> None:
@@ -673,6 +674,7 @@ def test_users_that_cannot_be_asked(make_auth: MakeStand) -> None:
     (refused,) = stand.events.of(Refused)
     assert (refused.stage, refused.reply) == ("auth", "454 4.7.0 Temporary authentication failure")
     assert refused.reason == "the users cannot be asked: the issuer does not answer"
+    assert refused.user == "ann"
     stand.failed()
     assert wire.say("NOOP") == [250]
     assert wire.session.identity is None

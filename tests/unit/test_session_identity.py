@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 
 from mailgate.envelope import Client, Identity, Origin, Session, Tls
 from mailgate.events import Refused, SessionClosed
@@ -143,7 +143,9 @@ def test_what_is_no_header_ends_the_connection(make_proxied: MakeStand, octets: 
     wire.lose()
     stand.strangers += 1
     assert stand.script.asked == []
-    assert [event["peer"] for event in logged if "peer" in event] == [f"unknown[{BALANCER}]"]
+    (told,) = [event for event in logged if "peer" in event]
+    assert told["peer"] == f"unknown[{BALANCER}]"
+    assert formatEvent(told).count("PROXY") <= 1
 
 
 def test_a_header_has_its_time(make_proxied: MakeStand) -> None:
@@ -252,6 +254,16 @@ def test_tls_that_the_proxy_has_ended(make_proxied: MakeStand, tmp_path: Path) -
     assert wire.say("AUTH SCRAM-SHA-256-PLUS", f"AUTH PLAIN {plain}") == [504, 235]
     assert wire.data_again() == [250]
     assert stand.script.taken[0][0].protocol == "ESMTPSA"
+
+
+@pytest.mark.parametrize("tls", ["implicit", "optional"])
+def test_a_check_of_health_by_the_proxy_is_no_refusal(make_proxied: MakeStand, tmp_path: Path, tls: str) -> None:
+    stand = make_proxied(tls=tls, services={"tls": server(tmp_path)})
+    wire = stand.connect(BALANCER)
+    wire.send(write_v2(None, None, is_local=True))
+    wire.lose()
+    assert stand.refusals == []
+    assert stand.causes == ["lost"]
 
 
 def test_clear_text_at_the_proxy(make_proxied: MakeStand, tmp_path: Path) -> None:

@@ -180,6 +180,23 @@ def test_required(make_tls: MakeTls) -> None:
     assert stand.trusted.asked == ["mail"]
 
 
+@pytest.mark.parametrize(
+    ("argument", "sender"),
+    [
+        ("FROM:<Ann@Client.example> SIZE=1", "Ann@Client.example"),
+        ("from: <ann@client.example>", "ann@client.example"),
+        ("FROM:<>", ""),
+        ("FROM:<" + "x" * 400 + "@client.example>", ""),
+        ("nonsense", ""),
+    ],
+)
+def test_a_refusal_before_a_transaction_tells_whose_mail_it_was(make_tls: MakeTls, argument: str, sender: str) -> None:
+    stand = make_tls(tls="required")
+    assert stand.connect().hello().say(f"MAIL {argument}") == [530]
+    (refused,) = stand.events.of(Refused)
+    assert (refused.stage, refused.sender, refused.queue_id) == ("mail", sender, "")
+
+
 def test_required_holds_back_all_that_is_more_than_a_greeting(make_tls: MakeTls) -> None:
     networks = ["192.0.2.0/24"]
     settings = {"role": "outbound", "trusted_networks": networks, "xclient_from": networks, "xforward_from": networks}
@@ -315,10 +332,27 @@ def test_a_client_that_goes_within_its_handshake(make_tls: MakeTls, is_implicit:
     wire = stand.connect()
     if not is_implicit:
         wire.hello().say("STARTTLS")
+    hello = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
+    hello.set_connect_state()
+    with pytest.raises(SSL.WantReadError):
+        hello.do_handshake()
+    wire.transport.protocol.dataReceived(hello.bio_read(4096))
     wire.lose()
     (refused,) = stand.events.of(Refused)
     assert refused.stage == "tls"
     assert stand.causes == ["tls"]
+
+
+@pytest.mark.parametrize("is_implicit", [True, False])
+def test_a_client_that_goes_without_a_word_was_not_refused(make_tls: MakeTls, is_implicit: bool) -> None:
+    """Checks of health do that all day."""
+    stand = make_tls(tls="implicit" if is_implicit else "optional")
+    wire = stand.connect()
+    if not is_implicit:
+        wire.hello().say("STARTTLS")
+    wire.lose()
+    assert stand.events.of(Refused) == []
+    assert stand.causes == ["lost"]
 
 
 @pytest.mark.parametrize("is_implicit", [True, False])
@@ -445,8 +479,18 @@ def test_a_certificate_that_is_required(make_tls: MakeTls) -> None:
     assert wire.say("EHLO client.example", "MAIL FROM:<>") == [250, 250]
     wire = stand.connect().hello().starttls(client(STRANGE))
     assert wire.say("EHLO client.example", "MAIL FROM:<>") == [250, 530]
+    (refused,) = stand.events.of(Refused)
+    assert refused.reason == f"the certificate {STRANGE.fingerprint} that the client has shown is not known"
     wire = stand.connect().hello()
     assert wire.say("MAIL FROM:<>") == [530]
+
+
+def test_a_certificate_that_was_not_shown(make_tls: MakeTls) -> None:
+    """A handshake without one fails, but nobody has to begin one."""
+    stand = make_tls("require", role="outbound", services={"fingerprints": {ANN.fingerprint: "printer"}})
+    assert stand.connect().hello().say("MAIL FROM:<>") == [530]
+    (refused,) = stand.events.of(Refused)
+    assert refused.reason == "the client has shown no certificate"
 
 
 @pytest.mark.parametrize("shown", [None, STRANGE], ids=["none", "another authority's"])

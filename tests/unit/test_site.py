@@ -301,10 +301,13 @@ def test_a_login_that_is_refused_is_no_bounce_and_is_not_tried_all_the_time() ->
 
 def test_what_we_found_ourselves_is_not_said_to_be_the_hosts_answer() -> None:
     bench = Bench()
-    reply = Reply.of(451, "4.7.5", f"no TLS with {TWO}[{TWO}]:25: it does not offer STARTTLS")
-    bench.hop.connecting = lambda target: ConnectFailedError(target, reply, reply.text, stage="tls", is_ours=True)
-    job = bench.send()
-    assert (outcome(job).reply, outcome(job).host, outcome(job).reason) == (reply, "", reply.text)
+    replies = {one: Reply.of(451, "4.7.5", f"no TLS with {one}[{one}]:25: no STARTTLS") for one in (ONE, TWO)}
+    bench.hop.connecting = lambda target: ConnectFailedError(
+        target, replies[target.address], replies[target.address].text, stage="tls", is_ours=True
+    )
+    one = outcome(bench.send())
+    assert (one.reply, one.host) == (replies[TWO], "")
+    assert one.reason == f"{replies[ONE].text}; {replies[TWO].text}"
 
 
 # -- hosts

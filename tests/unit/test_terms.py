@@ -14,8 +14,8 @@ from twisted.python.threadpool import ThreadPool
 
 from mailgate.config.schema import LmtpRoute, Route, SmtpRoute
 from mailgate.relay.attempt import Target
-from mailgate.relay.client import SmtpConnector
-from mailgate.relay.terms import Terms, TermsError, read_terms
+from mailgate.relay.client.connector import SmtpConnector
+from mailgate.relay.client.terms import Terms, TermsError, read_terms
 from mailgate.relay.transports import ITransportReactor, RouteTransports
 from mailgate.tls.client import ClientContexts
 from mailgate.tls.pem import TlsError

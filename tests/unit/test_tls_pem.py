@@ -86,6 +86,14 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path: Path, content: bytes | None
         read_key_pair(Source(path, path))
 
 
+def test_a_key_beside_a_pem_is_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "one.pem"
+    path.write_bytes(LEAF.certificate_pem)
+    (tmp_path / "one.key").write_bytes(LEAF.key_pem)
+    with pytest.raises(TlsError, match=r"holds no private key: append one\.key to it, or call it one\.crt$"):
+        read_key_pair(Source(path, path))
+
+
 def test_a_key_is_in_no_repr_and_no_error(tmp_path: Path) -> None:
     path = LEAF.write(tmp_path / "one.pem")
     assert "PrivateKey" not in repr(read_key_pair(Source(path, path)))

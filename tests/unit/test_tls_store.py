@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, capturedLogs
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
 from mailgate.tls.check import PeerCheck, outcome_of
@@ -183,7 +183,74 @@ def test_a_broken_change_keeps_the_old_and_is_logged_once(folder: Path, logged: 
     renewed.write(folder / "a.pem")
     clock.advance(1)
     assert first_name(store) == "renewed"
-    assert len(logged) == 1
+    assert len(logged) == 2
+
+
+def test_one_broken_file_does_not_hold_up_the_others(folder: Path, tmp_path: Path, logged: Sequence[LogEvent]) -> None:
+    clock = Clock()
+    ca = ROOT.write_certificate(tmp_path / "ca.pem")
+    store = CertificateStore(folder, clock, client_ca=ca)
+    (folder / "a.pem").write_text("half of")
+    ca.write_text("nothing")
+    issue(ROOT, "mx1.example.org", subject="renewed").write(folder / "b.pem")
+    (folder / "c.pem").unlink()
+    (folder / "d.pem").write_text("never was one")
+    issue(ROOT, "new.example").write(folder / "e.pem")
+    clock.advance(1)
+    assert first_name(store, "first.example") == first_name(store) == "first.example"
+    assert first_name(store, "mx1.example.org") == "renewed"
+    assert first_name(store, "new.example") == "new.example"
+    assert first_name(store, "www.example.org") == "first.example"
+    assert connect(store, "", "require", client_context(issue(ROOT, "x"))).is_up
+    lines = [formatEvent(event) for event in logged]
+    rest = "what was read of it before, if anything, stays in force; other files were read"
+    assert lines[:3] == [f"{path}: holds no certificate; {rest}" for path in (folder / "a.pem", folder / "d.pem", ca)]
+    assert re.fullmatch(r"certificate for mx1\.example\.org read again, valid until \d{4}-\d\d-\d\d", lines[3])
+    assert re.fullmatch(r"certificate for new\.example read, valid until \d{4}-\d\d-\d\d", lines[4])
+    assert lines[5:] == ["the certificate for *.example.org is gone"]
+
+
+def test_a_folder_that_nobody_may_enter_does_not_hold_up_the_others(
+    folder: Path, logged: Sequence[LogEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    store = CertificateStore(folder, clock)
+    closed = folder / "private"
+    closed.mkdir()
+    exists = Path.exists
+
+    def guarded(path: Path) -> bool:
+        if path.parent == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", guarded)
+    issue(ROOT, "mx1.example.org", subject="renewed").write(folder / "b.pem")
+    clock.advance(1)
+    assert first_name(store, "mx1.example.org") == "renewed"
+    assert f"{closed / 'fullchain.pem'}: cannot be read: " in formatEvent(logged[0])
+
+
+def test_a_certificate_that_moves_is_not_gone(folder: Path, logged: Sequence[LogEvent]) -> None:
+    clock = Clock()
+    store = CertificateStore(folder, clock)
+    (folder / "a.pem").rename(folder / "z.pem")
+    clock.advance(1)
+    assert first_name(store, "first.example") == "first.example"
+    (line,) = map(formatEvent, logged)
+    assert line.startswith("certificate for first.example read, valid until ")
+
+
+def test_at_the_start_every_file_must_be_right(folder: Path, tmp_path: Path) -> None:
+    (folder / "a.pem").write_text("half of")
+    (folder / "c.pem").write_bytes(issue(ROOT, "x").certificate_pem)
+    with pytest.raises(TlsError) as raised:
+        CertificateStore(folder, Clock(), client_ca=tmp_path / "none.pem")
+    assert raised.value.errors == (
+        f"{folder / 'a.pem'}: holds no certificate",
+        f"{folder / 'c.pem'}: holds no private key",
+        f"{tmp_path / 'none.pem'}: cannot be read: No such file or directory",
+    )
 
 
 def test_a_folder_that_is_gone_keeps_the_old(folder: Path, logged: Sequence[LogEvent]) -> None:
@@ -394,6 +461,9 @@ def test_certificates_that_end_soon_are_told(tmp_path: Path) -> None:
     for name, days in (("a", (-9.0, -1.5)), ("b", (-9.0, 13.5)), ("c", (-9.0, 14.5))):
         issue(None, f"{name}.example", days=days).write(tmp_path / f"{name}.pem")
     issue(None, days=(-9, -1)).write(tmp_path / "d.pem")
+    issue(None, "e.example", days=(0.9, 90)).write(tmp_path / "e.pem")
+    for path in tmp_path.iterdir():
+        path.chmod(0o640)
     clock = Clock()
     clock.advance(time.time())
     store = CertificateStore(tmp_path, clock)
@@ -401,12 +471,28 @@ def test_certificates_that_end_soon_are_told(tmp_path: Path) -> None:
         rf"{tmp_path}/a\.pem: the certificate for a\.example expired on \d{{4}}-\d\d-\d\d",
         rf"{tmp_path}/b\.pem: the certificate for b\.example expires on \d{{4}}-\d\d-\d\d",
         rf"{tmp_path}/d\.pem: the certificate expired on \d{{4}}-\d\d-\d\d",
+        rf"{tmp_path}/e\.pem: the certificate for e\.example is not valid before \d{{4}}-\d\d-\d\d \d\d:\d\d UTC",
     ]
     warnings = store.warnings()
     assert len(warnings) == len(ends)
     assert all(re.fullmatch(end, warning) for end, warning in zip(ends, warnings, strict=True))
     clock.advance(86_400)
     assert len(store.warnings()) == 4
+
+
+def test_keys_that_everybody_can_read_are_told(tmp_path: Path) -> None:
+    issued = issue(None, "a.example")
+    (tmp_path / "a.crt").write_bytes(issued.certificate_pem)
+    key = tmp_path / "a.key"
+    key.write_bytes(issued.key_pem)
+    clock = Clock()
+    clock.advance(time.time())
+    (tmp_path / "a.crt").chmod(0o644)
+    key.chmod(0o644)
+    (line,) = CertificateStore(tmp_path, clock).warnings()
+    assert line.startswith(f"{key}: holds secrets and has mode 0644")
+    key.chmod(0o640)
+    assert CertificateStore(tmp_path, clock).warnings() == []
 
 
 @pytest.mark.parametrize(

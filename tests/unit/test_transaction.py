@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.interfaces import OutcomeKind
-from mailgate.relay.transaction import Step, Transaction
+from mailgate.relay.client.transaction import Step, Transaction
 from mailgate.reply import Reply
 from mailgate.wire.extensions import Extensions
 from tests.unit.peer import envelope

@@ -12,9 +12,9 @@ from mailgate.address import Address
 from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import OutcomeKind
 from mailgate.relay.attempt import Result
-from mailgate.relay.carriage import NO_SMTPUTF8, PLAIN, Carriage, Hop, handover_of, recipient_parameters
+from mailgate.relay.client.carriage import NO_SMTPUTF8, PLAIN, Carriage, Hop, handover_of, recipient_parameters
+from mailgate.relay.client.sending import UnsendableError
 from mailgate.relay.findings import PROTOCOL_ERROR, for_now
-from mailgate.relay.sending import UnsendableError
 from mailgate.reply import Reply
 from mailgate.wire.extensions import NO_LIMITS, Extensions, Limits
 from mailgate.wire.xclient import xforward_commands

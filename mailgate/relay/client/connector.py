@@ -13,10 +13,10 @@ from zope.interface import implementer
 
 from mailgate.envelope import Origin
 from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, Target
-from mailgate.relay.connection import SmtpConnection
-from mailgate.relay.opening import Opening
-from mailgate.relay.session import Timeouts, Work
-from mailgate.relay.terms import PLAIN, Terms
+from mailgate.relay.client.connection import SmtpConnection
+from mailgate.relay.client.opening import Opening
+from mailgate.relay.client.seams import Timeouts, Work
+from mailgate.relay.client.terms import PLAIN, Terms
 from mailgate.reply import Reply
 
 __all__ = ["IClientReactor", "SmtpConnector", "WithoutTls"]

@@ -12,9 +12,9 @@ from ipaddress import ip_address
 
 from mailgate.envelope import NO_ORIGIN, Origin, Tls
 from mailgate.relay.attempt import ConnectFailedError, Target
+from mailgate.relay.client.login import LoginExchange, LoginFailedError
+from mailgate.relay.client.terms import PLAIN, Terms
 from mailgate.relay.findings import PROTOCOL_ERROR
-from mailgate.relay.login import LoginExchange, LoginFailedError
-from mailgate.relay.terms import PLAIN, Terms
 from mailgate.reply import Reply
 from mailgate.wire.extensions import NO_EXTENSIONS, Extensions, parse_extensions
 from mailgate.wire.proxy import write_v2

@@ -22,14 +22,14 @@ from mailgate.envelope import Envelope, EnvelopeRecipient, Tls
 from mailgate.interfaces import OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import ConnectFailedError, IConnection, Result, Target
-from mailgate.relay.carriage import Carriage, Hop, carriage_of
-from mailgate.relay.deadline import Deadline
+from mailgate.relay.client.carriage import Carriage, Hop, carriage_of
+from mailgate.relay.client.deadline import Deadline
+from mailgate.relay.client.handshake import look_at, told_for_people, why_lost
+from mailgate.relay.client.opening import Action, Opening
+from mailgate.relay.client.seams import IOutlet, Timeouts, Work
+from mailgate.relay.client.sending import ContentSender, Payload, UnsendableError, convert, prepare
+from mailgate.relay.client.transaction import Step, Transaction, begin
 from mailgate.relay.findings import PROTOCOL_ERROR
-from mailgate.relay.handshake import look_at, told_for_people, why_lost
-from mailgate.relay.opening import Action, Opening
-from mailgate.relay.sending import ContentSender, Payload, UnsendableError, convert, prepare
-from mailgate.relay.session import IOutlet, Timeouts, Work
-from mailgate.relay.transaction import Step, Transaction, begin
 from mailgate.reply import Reply
 from mailgate.sockets import write_now
 from mailgate.tls.pem import TlsError

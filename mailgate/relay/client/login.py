@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from mailgate.relay.attempt import Target
-from mailgate.relay.terms import Login
+from mailgate.relay.client.terms import Login
 from mailgate.reply import Reply
 from mailgate.wire.sasl_client import ClientMechanism, ScramClient, client_mechanism
 from mailgate.wire.sasl_text import SaslError, decode_base64, encode_response

@@ -11,11 +11,11 @@ from zope.interface import implementer
 from mailgate.envelope import EnvelopeRecipient
 from mailgate.interfaces import OutcomeKind
 from mailgate.message import AddHeader, Content, Edit, apply_edits, rendered
+from mailgate.mime.recode import RecodeError, Recoding, recoded
+from mailgate.mime.recode import Target as Fit
 from mailgate.relay.attempt import Result
+from mailgate.relay.client.seams import IOutlet
 from mailgate.relay.findings import for_now
-from mailgate.relay.recode import RecodeError, Recoding, recoded
-from mailgate.relay.recode import Target as Fit
-from mailgate.relay.session import IOutlet
 from mailgate.reply import Reply
 from mailgate.sockets import write_now
 from mailgate.wire.content import Stuffer, stuff

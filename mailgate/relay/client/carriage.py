@@ -15,10 +15,10 @@ from ipaddress import ip_address
 from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, Envelope, EnvelopeRecipient, MailParameters
 from mailgate.interfaces import Handover
 from mailgate.message import Content, apply_edits
+from mailgate.mime.recode import Target as Fit
 from mailgate.relay.attempt import Target
+from mailgate.relay.client.sending import UnsendableError
 from mailgate.relay.findings import TOO_LATE
-from mailgate.relay.recode import Target as Fit
-from mailgate.relay.sending import UnsendableError
 from mailgate.reply import Reply
 from mailgate.wire.extensions import Extensions
 from mailgate.wire.xtext import utf8_addr_xtext
@@ -163,7 +163,7 @@ def _require_tls(hop: Hop, *, is_report: bool) -> str:
         return " REQUIRETLS"
     if is_report or hop.is_here:
         return ""
-    raise UnsendableError(reply, f"{hop.target}: {problem}", next_host=True)
+    raise UnsendableError(reply, f"REQUIRETLS, as the sender asked: {hop.target}: {problem}", next_host=True)
 
 
 def _deliver_by(hop: Hop, asked: MailParameters, now: float) -> tuple[str, bool]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from mailgate.message import Content, Edit, apply_edits, behind_header
-from mailgate.relay.mime import Entity, Kind, Octets, Piece, RecodeError, Role, scan, with_fields
+from mailgate.mime.structure import Entity, Kind, Octets, Piece, RecodeError, Role, scan, with_fields
 from mailgate.wire.content import MAX_LINE
 
 __all__ = ["ContentClass", "RecodeError", "Recoding", "Target", "classify", "recode", "recoded"]
