@@ -132,7 +132,7 @@ class ListenerSection(Section):
     """content with a CR or LF that stands alone: reject (550), or normalize to CR LF. It never ends content, and is
     never sent on"""
     max_hold: Duration = 7 * 86400.0
-    """how far ahead a message may ask to be sent (FUTURERELEASE); 0 offers it to nobody. Clients that may relay only"""
+    """how far ahead a message may ask to be sent (FUTURERELEASE); 0 offers it to nobody. Role outbound or hybrid"""
     max_message_size: Annotated[Size, at_least(64 * 1024, format_size)] = 50 * 1024 * 1024
     """larger messages are refused with 552; announced with SIZE (RFC 5321: at least 64KiB)"""
     max_recipients: Annotated[int, Field(strict=True, ge=100)] = 1000

@@ -209,7 +209,6 @@ class Conversation:
         return State(
             is_tls,
             can_bind,
-            self.may_relay,
             bool(is_tls and self.certificate_names()),
             self.may(settings.xclient_from),
             self.may(settings.xforward_from),

@@ -37,7 +37,6 @@ class State(NamedTuple):
 
     is_tls: bool
     can_bind: bool
-    may_relay: bool
     has_certificate: bool
     may_xclient: bool
     may_xforward: bool
@@ -115,9 +114,8 @@ class Offers:
         messages, recipients = (min(limit, _MAX_LIMIT) for limit in (listener.max_messages, listener.max_recipients))
         lines["LIMITS"] = f"MAILMAX={messages} RCPTMAX={recipients}"
         lines["MT-PRIORITY"] = ""
-        if state.may_relay:  # a stranger would have us write to whom it likes, at a time that it chooses
-            lines["DELIVERBY"] = ""
-        if state.may_relay and listener.max_hold:
+        lines["DELIVERBY"] = ""
+        if listener.role != "inbound" and listener.max_hold:  # it is for submission (RFC 4865)
             latest = datetime.fromtimestamp(self._day * _DAY + listener.max_hold, UTC)
             lines["FUTURERELEASE"] = f"{int(listener.max_hold)} {latest:%Y-%m-%dT%H:%M:%SZ}"
         lines["ETRN"] = ""

@@ -114,7 +114,7 @@ def test_what_is_offered_is_honoured_and_nothing_else_is_taken(make_stand: MakeS
     offered = {line[4:].split(b" ")[0].decode() for line in wire.octets.split(b"\r\n")[2:-1]}
     assert offered == {
         *("PIPELINING", "SIZE", "8BITMIME", "CHUNKING", "BINARYMIME", "SMTPUTF8", "DSN", "LIMITS", "MT-PRIORITY"),
-        *("ETRN", "ENHANCEDSTATUSCODES"),
+        *("DELIVERBY", "ETRN", "ENHANCEDSTATUSCODES"),
     }
     parameters = {
         "SIZE=100000": 552,
@@ -131,7 +131,7 @@ def test_what_is_offered_is_honoured_and_nothing_else_is_taken(make_stand: MakeS
         "MT-PRIORITY=1": 250,
         "MT-PRIORITY=10": 501,
         **dict.fromkeys(["AUTH=<>", "REQUIRETLS", "HOLDFOR=1", "HOLDUNTIL=2030-01-31T12:00:00Z", "FOO"], 555),
-        **dict.fromkeys(["BY=1;R", "BY=1;NT"], 555),
+        **dict.fromkeys(["BY=1;R", "BY=1;NT"], 250),
     }
     for parameter, code in parameters.items():
         assert wire.say(f"MAIL FROM:<ann@client.example> {parameter}", "RSET") == [code, 250]

@@ -19,7 +19,7 @@ from tests.unit.smtp_stand import CONTENT, Stand, Wire
 MakeStand = Callable[..., Stand]
 
 #: Before TLS, to a stranger.
-STRANGER = State(*[False] * 6)
+STRANGER = State(*[False] * 5)
 MECHANISMS = ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER", "CRAM-MD5", "EXTERNAL"]
 DAY = 86400.0
 
@@ -48,7 +48,7 @@ def lines_of(offer: Offer) -> dict[str, str]:
 
 ALWAYS = {
     *("PIPELINING", "SIZE", "8BITMIME", "CHUNKING", "BINARYMIME", "SMTPUTF8", "DSN", "LIMITS", "MT-PRIORITY"),
-    *("ETRN", "ENHANCEDSTATUSCODES"),
+    *("DELIVERBY", "ETRN", "ENHANCEDSTATUSCODES"),
 }
 
 
@@ -57,7 +57,6 @@ ALWAYS = {
     [
         ({}, {"STARTTLS", "AUTH"}),
         ({"is_tls": True}, {"AUTH", "REQUIRETLS"}),
-        ({"may_relay": True}, {"STARTTLS", "AUTH", "FUTURERELEASE", "DELIVERBY"}),
         ({"may_xclient": True}, {"STARTTLS", "AUTH", "XCLIENT"}),
         ({"may_xforward": True}, {"STARTTLS", "AUTH", "XFORWARD"}),
     ],
@@ -82,8 +81,8 @@ def test_who_is_offered_starttls(tls: str | None, has_tls: bool, is_offered: boo
 
 
 def test_values() -> None:
-    state = STRANGER._replace(may_relay=True, may_xclient=True, may_xforward=True)
-    lines = lines_of(offer(state, now=1.5 * DAY, max_message_size="1MiB", max_messages=7, max_hold="2d"))
+    state = STRANGER._replace(may_xclient=True, may_xforward=True)
+    lines = lines_of(offer(state, now=1.5 * DAY, role="hybrid", max_message_size="1MiB", max_messages=7, max_hold="2d"))
     assert lines["SIZE"] == "1048576"  # RFC 1870 section 3
     assert lines["LIMITS"] == "MAILMAX=7 RCPTMAX=1000"  # RFC 9422 section 4
     assert lines["FUTURERELEASE"] == "172800 1970-01-04T00:00:00Z"  # RFC 4865 section 4
@@ -96,15 +95,17 @@ def test_limits_of_more_than_six_digits() -> None:
 
 
 def test_the_latest_time_moves_with_the_days() -> None:
-    one = offers(max_hold="1d")
-    state = STRANGER._replace(may_relay=True)
+    one = offers(role="outbound", max_hold="1d")
+    state = STRANGER
     today = [one.to(state, now) for now in (0.0, DAY - 1)]
     assert today[0] is today[1]
     assert lines_of(one.to(state, DAY))["FUTURERELEASE"].endswith("1970-01-03T00:00:00Z")
 
 
 def test_who_may_not_hold_mail() -> None:
-    assert "FUTURERELEASE" not in offer(STRANGER._replace(may_relay=True), max_hold="0s").keywords
+    assert "FUTURERELEASE" not in offer(role="outbound", max_hold="0s").keywords
+    assert "FUTURERELEASE" not in offer(role="inbound").keywords
+    assert "FUTURERELEASE" in offer(role="hybrid").keywords
 
 
 SHOWN = {"PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"}

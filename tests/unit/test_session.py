@@ -56,7 +56,7 @@ def test_the_banner_and_what_is_offered(make_stand: MakeStand) -> None:
     assert wire.octets.endswith(
         b"250-mx.example.org\r\n250-PIPELINING\r\n250-SIZE 1048576\r\n250-8BITMIME\r\n250-CHUNKING\r\n"
         b"250-BINARYMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-LIMITS MAILMAX=1000 RCPTMAX=1000\r\n"
-        b"250-MT-PRIORITY\r\n250-ETRN\r\n250 ENHANCEDSTATUSCODES\r\n"
+        b"250-MT-PRIORITY\r\n250-DELIVERBY\r\n250-ETRN\r\n250 ENHANCEDSTATUSCODES\r\n"
     )
     wire.say("HELO client.example")
     assert wire.octets.endswith(b"\r\n250 mx.example.org\r\n")
@@ -91,7 +91,7 @@ COMMANDS = {
     "MAIL FROM:<ann@client.example> RET=FULL": 250,
     "MAIL FROM:<ann@client.example> REQUIRETLS": 555,
     "MAIL FROM:<ann@client.example> HOLDFOR=10": 555,
-    "MAIL FROM:<ann@client.example> BY=600;R": 555,
+    "MAIL FROM:<ann@client.example> BY=600;R": 250,
     "NOOP \x85": 500,
     "MAIL FROM:<a\u202eb@client.example>": 500,
     "ETRN client.example": 459,
