@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mailgate.auth.portal import Authenticator
 
@@ -63,7 +64,11 @@ class Retired:
 def close_all(authenticators: Iterable[Authenticator]) -> Deferred[list[None]]:
     """Close them all at the same time. It does not fail: what goes wrong is logged."""
 
+    def failed(failure: Failure) -> None:
+        if not failure.check(CancelledError):  # there was no time to wait for it
+            _log.failure("users cannot be closed", failure)
+
     def close(one: Authenticator) -> Deferred[None]:
-        return one.close().addErrback(lambda failure: _log.failure("users cannot be closed", failure))
+        return one.close().addErrback(failed)
 
     return gatherResults([close(one) for one in authenticators])

@@ -298,7 +298,8 @@ class Dialogue:
         refusal = self._reconsider(client)
         talk.begin(client)
         talk.session.tls = before.tls
-        talk.told = told = talk.told.merge(told)
+        # Behind a message there is another client, whatever is told of it.
+        talk.told = told = told if before.messages else talk.told.merge(told)
         talk.session.destination = (told.destination_address or None, told.destination_port or 0)
         talk.session.helo = told.helo or ""
         if told.login:

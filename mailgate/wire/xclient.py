@@ -78,7 +78,12 @@ class XClient:
     destination_port: int | None = None
 
     def merge(self, later: XClient) -> XClient:
-        """This, with what a later XCLIENT gives. The name goes with an address that is not given again."""
+        """This, with what a later XCLIENT gives. The name goes with an address that is not given again.
+
+        An address after an address is another client, of whom nothing is known but this.
+        """
+        if later.address is not None and self.address is not None:
+            return later
         is_another = later.name is not None or later.address is not None
         return XClient(
             name=later.name if is_another else self.name,

@@ -349,6 +349,18 @@ def test_what_xclient_has_told_stays_until_it_tells_otherwise(make_told: MakeSta
     assert wire.session.client == Client(ip_address("203.0.113.10"), 7, "looked-up")
 
 
+def test_another_client_is_told_of_anew(make_told: MakeStand) -> None:
+    stand = make_told(role="outbound")
+    wire = stand.connect(BALANCER).hello()
+    first = ["XCLIENT LOGIN=joe HELO=one.example", "XCLIENT ADDR=203.0.113.9"]
+    assert wire.say(*first, "XCLIENT ADDR=203.0.113.10") == [220] * 3
+    assert (wire.session.identity, wire.session.helo) == (None, "")
+    assert wire.say("XCLIENT LOGIN=joe", "EHLO one.example") == [220, 250]
+    assert wire.data_again() == [250]
+    assert wire.say("XCLIENT NAME=two.example") == [220]
+    assert (wire.session.identity, wire.session.helo) == (None, "")
+
+
 def test_a_login_of_auth_is_not_that_of_another_client(make_told: MakeStand, tmp_path: Path) -> None:
     stand = make_told(role="hybrid", auth="users", auth_without_tls=True, services={"authenticator": users(tmp_path)})
     wire = stand.connect(BALANCER).hello()
