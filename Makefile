@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 # A forgotten await, or interfaces whose order is inconsistent, fail the tests.
 STRICT := ZOPE_INTERFACE_STRICT_IRO=1 PYTHONWARNINGS=error::RuntimeWarning
 
-.PHONY: run test integration conformance lint reference bench clean
+.PHONY: run test integration crash soak simulation conformance lint reference bench clean
 
 $(READY): setup.cfg pyproject.toml
 	@echo "mailgate: making the virtual environment $(VENV) with $(PYTHON) (once)"
@@ -32,9 +32,23 @@ test: $(READY)
 integration: $(READY)
 	$(STRICT) $(BIN)/python -m pytest tests/integration
 
+# Ends with violence, in memory and of the running daemon, and disks that fail; about ten minutes, or MAILGATE_CRASH=short
+# as in `make test` and `make integration`. Some of it needs strace and the superuser.
+crash: $(READY)
+	MAILGATE_CRASH=$${MAILGATE_CRASH:-long} $(STRICT) $(BIN)/python -m pytest tests/crash tests/integration/test_kill.py \
+	  tests/integration/test_durability.py tests/integration/test_disk_full.py tests/integration/test_disk_faults.py
+
+# The daemon at half of what it can do, for ten minutes: nothing grows, nothing is left. ARGS="--minutes 1" in CI.
+soak: $(READY)
+	$(STRICT) $(BIN)/python -m tests.soak $(ARGS)
+
 # Dialogues of SMTP and LMTP, in a folder with their runner, against a gateway that is started for them.
 conformance: $(READY)
 	PYTHONPATH=. $(STRICT) $(BIN)/python -m tests.conformance $(CASES)
+
+# A million messages to ten thousand sites on a clock that is turned: makes docs/simulation.md, in a quarter of an hour.
+simulation: $(READY)
+	$(BIN)/python -m tests.simulation $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

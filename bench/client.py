@@ -1,11 +1,13 @@
-"""The client under TLS, which smtp-source is not: a process for each processor, each with its share of the connections.
+"""Our own client, for what smtp-source does not do: TLS, a steady rate, and a look at the clock for each message.
 
-Like smtp-source it waits for every reply before it goes on, with whichever connection can. Certificates are not
-verified, which mail between strangers does not do either, and sessions are never resumed.
+There is a process for each processor, each with its share of the connections. Like smtp-source it waits for every
+reply before it goes on, with whichever connection can. Certificates are not verified, which mail between strangers does
+not do either, and sessions are never resumed.
 """
 
 from __future__ import annotations
 
+import array
 import contextlib
 import multiprocessing
 import os
@@ -13,10 +15,11 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
-__all__ = ["Load", "run"]
+__all__ = ["Load", "Run", "run"]
 
 #: Seconds that a run may take.
 _LIMIT = 300.0
@@ -28,77 +31,121 @@ _Steps = Generator[int, None, None]
 @dataclass(frozen=True)
 class Load:
     """`count` messages of `size` octets, or sessions without any where `size` is 0; with `reuse`, a connection serves
-    until there is nothing left to send."""
+    until there is nothing left to send. With a `rate`, so many begin each second, whatever became of those before, as
+    long as connections are free; otherwise each as soon as it can.
+    """
 
     port: int
     count: int
     size: int
     connections: int
     reuse: bool = False
+    tls: bool = True
+    rate: float = 0.0
 
 
-def run(load: Load) -> float:
-    """Do it all; when it began, by the monotonic clock. RuntimeError where one session did not end as it should."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+@dataclass(frozen=True)
+class Run:
+    """When it began, by the monotonic clock, and the seconds from each end of data to its reply."""
+
+    began: float
+    delays: Sequence[float]
+
+
+def run(load: Load) -> Run:
+    """Do it all. RuntimeError where one session did not end as it should."""
     # What is to be done lies in a pipe, an octet for each: whoever is free takes the next one.
     taken, given = os.pipe()
+    os.set_blocking(taken, False)
     processes = min(load.connections, len(os.sched_getaffinity(0)))
     fork = multiprocessing.get_context("fork")
-    workers = [
-        fork.Process(target=_work, args=(load, range(load.connections)[number::processes], context, taken, given))
-        for number in range(processes)
-    ]
-    for worker in workers:
+    workers, results = [], []
+    for number in range(processes):
+        result, told = fork.Pipe(duplex=False)
+        share = len(range(load.connections)[number::processes])
+        worker = fork.Process(target=_work, args=(load, share, taken, given, told))
         worker.start()
+        told.close()
+        workers.append(worker)
+        results.append(result)
     os.close(taken)
-    start = time.monotonic()
+    began = time.monotonic()
     with contextlib.suppress(BrokenPipeError):  # then all have failed
-        for _ in range(load.count):
+        for number in range(load.count):
+            if load.rate:
+                time.sleep(max(0.0, began + number / load.rate - time.monotonic()))
             os.write(given, b".")
     os.close(given)
+    delays = array.array("d")
+    for result in results:
+        with contextlib.suppress(EOFError):  # it has failed
+            if result.poll(max(0.0, began + _LIMIT - time.monotonic())):
+                delays.frombytes(result.recv_bytes())
     for worker in workers:
-        worker.join(max(0.0, start + _LIMIT - time.monotonic()))
+        worker.join(max(0.0, began + _LIMIT - time.monotonic()))
         if worker.exitcode is None:
             worker.kill()
             worker.join()
     if any(worker.exitcode for worker in workers):
         raise RuntimeError(f"the client of port {load.port} failed")
-    return start
+    return Run(began, delays)
 
 
-def _work(load: Load, connections: range, context: ssl.SSLContext, taken: int, given: int) -> None:
+def _work(load: Load, free: int, taken: int, given: int, told: Connection) -> None:
     os.close(given)
+    delays = array.array("d")
+    context = _context() if load.tls else None
     content = _content(load.size) if load.size else b""
     poll = select.epoll()
     running: dict[int, tuple[_Steps, int]] = {}
+    is_over = is_waiting = False
 
-    def is_more() -> bool:
-        return os.read(taken, 1) != b""
+    def is_more() -> bool | None:
+        try:
+            return os.read(taken, 1) != b""
+        except BlockingIOError:
+            return None
 
-    def begin() -> None:
-        if is_more():
-            plain = socket.create_connection(("127.0.0.1", load.port))
-            running[plain.fileno()] = (
-                _Talk(plain).all(context, content, is_more if load.reuse else None),
-                select.EPOLLIN,
-            )
-            poll.register(plain, select.EPOLLIN)
-
-    for _ in connections:
-        begin()
-    while running:
+    while True:
+        while free and not is_over:
+            more = is_more()
+            if more is None:
+                break
+            is_over = not more
+            if more:
+                free -= 1
+                plain = socket.create_connection(("127.0.0.1", load.port))
+                talk = _Talk(plain, delays)
+                running[plain.fileno()] = (talk.all(context, content, is_more if load.reuse else None), select.EPOLLIN)
+                poll.register(plain, select.EPOLLIN)
+        if is_over and not running:
+            break
+        if is_waiting != bool(free and not is_over):
+            is_waiting = not is_waiting
+            if is_waiting:
+                poll.register(taken, select.EPOLLIN)
+            else:
+                poll.unregister(taken)
         for number, _ in poll.poll():
+            if number not in running:
+                continue  # more to do
             steps, mask = running[number]
             wanted = next(steps, None)
             if wanted is None:
                 del running[number]
-                begin()
+                free += 1
             elif wanted != mask:
                 poll.modify(number, wanted)
                 running[number] = steps, wanted
+    told.send_bytes(delays.tobytes())
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
 
 
 def _content(size: int) -> bytes:
@@ -108,39 +155,50 @@ def _content(size: int) -> bytes:
 
 
 class _Talk:
-    """One connection. RuntimeError where a reply is not the one that is expected."""
+    """One connection, which adds to `delays`. RuntimeError where a reply is not the one that is expected."""
 
-    def __init__(self, plain: socket.socket) -> None:
+    def __init__(self, plain: socket.socket, delays: array.array[float]) -> None:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.setblocking(False)
         self._socket = plain
+        self._delays = delays
 
-    def all(self, context: ssl.SSLContext, content: bytes, is_more: Callable[[], bool] | None) -> _Steps:
-        """From the banner to the end; `content` as it goes over the wire, "" for no message, again while `is_more`."""
+    def all(self, context: ssl.SSLContext | None, content: bytes, is_more: Callable[[], bool | None] | None) -> _Steps:
+        """From the banner to the end; `content` as it goes over the wire, "" for no message, again while `is_more`.
+        Without a `context`, in clear text."""
         yield from self._expect(b"220")
         yield from self._say(b"EHLO client.test\r\n", b"250")
-        yield from self._say(b"STARTTLS\r\n", b"220")
-        self._socket = secure = context.wrap_socket(self._socket, do_handshake_on_connect=False)
-        yield from _done(secure.do_handshake)
-        yield from self._say(b"EHLO client.test\r\n", b"250")
+        if context is not None:
+            yield from self._say(b"STARTTLS\r\n", b"220")
+            secure = context.wrap_socket(self._socket, do_handshake_on_connect=False)
+            self._socket = secure
+            yield from _done(secure.do_handshake)
+            yield from self._say(b"EHLO client.test\r\n", b"250")
         while content:
             yield from self._say(b"MAIL FROM:<from@client.test>\r\n", b"250")
             yield from self._say(b"RCPT TO:<to@bench.test>\r\n", b"250")
             yield from self._say(b"DATA\r\n", b"354")
-            yield from self._say(content, b"250")
+            yield from self._send(content)
+            sent = time.monotonic()
+            yield from self._expect(b"250")
+            self._delays.append(time.monotonic() - sent)
             if is_more is None or not is_more():
                 break
         yield from self._say(b"QUIT\r\n", b"221")
-        yield from _done(secure.unwrap)  # both sides say that TLS ends here
-        secure.close()
+        if isinstance(self._socket, ssl.SSLSocket):
+            yield from _done(self._socket.unwrap)  # both sides say that TLS ends here
+        self._socket.close()
 
     def _say(self, octets: bytes, code: bytes) -> _Steps:
+        yield from self._send(octets)
+        yield from self._expect(code)
+
+    def _send(self, octets: bytes) -> _Steps:
         while octets:
             try:
                 octets = octets[self._socket.send(octets) :]
             except (BlockingIOError, ssl.SSLWantWriteError):
                 yield select.EPOLLOUT
-        yield from self._expect(code)
 
     def _expect(self, code: bytes) -> _Steps:
         reply = b""

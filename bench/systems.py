@@ -19,6 +19,7 @@ _CONFIGURATION = """\
 [gateway]
 hostname = "mailgate.bench.test"
 state_dir = "state"
+workers = {workers}
 
 [[listeners]]
 name = "mx"
@@ -77,25 +78,38 @@ class _Bare(Part):
 
 
 def start(
-    base: Path, sink: Sink, names: Sequence[str] | None, connections: int, tls: bool, stack: ExitStack
+    base: Path,
+    sink: Sink,
+    names: Sequence[str] | None,
+    stack: ExitStack,
+    *,
+    connections: int,
+    tls: bool = False,
+    workers: int = 1,
 ) -> list[System]:
-    """Start those that are wanted (None: all) below `base`, until `stack` is closed; mailgate always, and first."""
+    """Start those that are wanted (None: all) below `base`, until `stack` is closed; mailgate always, and first; once
+    more with so many `workers`."""
 
     def wants(name: str) -> bool:
         return not names or name in names
 
     certificate = issue(None, "mx.bench.test").write(base / "certificate.pem")
-    port = free_port()
-    configuration = _CONFIGURATION.format(port=port, sink=sink.port)
-    settings = {}
-    if tls:
-        configuration += f'\n[tls]\ncertificate = "{certificate}"\n'
-        # without more, Postfix keeps no TLS sessions
-        settings = {"smtpd_tls_security_level": "may", "smtpd_tls_eccert_file": certificate}
-    gateway = Gateway(base / "mailgate", configuration, [port])
-    stack.enter_context(gateway)
-    systems = [System("mailgate", port, gateway)]
+
+    def gateway(name: str, workers: int) -> System:
+        port = free_port()
+        configuration = _CONFIGURATION.format(port=port, sink=sink.port, workers=workers)
+        if tls:
+            configuration += f'\n[tls]\ncertificate = "{certificate}"\n'
+        part = Gateway(base / name.replace(" ", "-"), configuration, [port])
+        stack.enter_context(part)
+        return System(name, port, part)
+
+    systems = [gateway("mailgate", 1)]
+    if workers > 1 and wants("workers"):
+        systems.append(gateway(f"{workers} workers", workers))
     if wants("postfix"):
+        # without more, Postfix keeps no TLS sessions
+        settings = {"smtpd_tls_security_level": "may", "smtpd_tls_eccert_file": certificate} if tls else {}
         postfix = Postfix(base / "postfix", relay_port=sink.port, settings=settings)
         stack.enter_context(postfix)
         systems.append(System("postfix", postfix.port, postfix))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
-from dataclasses import dataclass
 
 import idna
+from msgspec import Struct
 
 __all__ = ["NULL_PATH", "Address", "AddressError", "parse_path"]
 
@@ -27,8 +27,7 @@ class AddressError(ValueError):
     """The text is no address; the message says what is wrong and is fit for a reply."""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """A mailbox. `local_part` is unquoted and keeps its case; `domain` is lower case, without a final dot, and an
     internationalized one stands in A-labels: two spellings of a domain are one (RFC 5890).
 
@@ -39,17 +38,10 @@ class Address:
     local_part: str
     domain: str
 
-    @classmethod
-    def parse(cls, text: str) -> Address:
+    @staticmethod
+    def parse(text: str) -> Address:
         """The mailbox that `text` (without angle brackets) is; AddressError where it is none."""
-        if len(text.encode("utf-8", "surrogatepass")) > MAX_PATH - 2:
-            raise AddressError("address too long")
-        if not text.isprintable():
-            raise AddressError("an address has printable characters only")
-        local_part, domain = _split(text)
-        if len(local_part.encode()) > MAX_LOCAL_PART:
-            raise AddressError("local part too long")
-        return cls(local_part, _domain(domain))
+        return _parsed(text)
 
     @property
     def is_ascii(self) -> bool:
@@ -71,6 +63,18 @@ def _written(local_part: str, domain: str) -> str:
         return f"{local_part}@{domain}"
     quoted = local_part.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{quoted}"@{domain}'
+
+
+@functools.lru_cache(maxsize=4096)  # those who write to us, and whom they write to, are the same ones day by day
+def _parsed(text: str) -> Address:
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_PATH - 2:
+        raise AddressError("address too long")
+    if not text.isprintable():
+        raise AddressError("an address has printable characters only")
+    local_part, domain = _split(text)
+    if len(local_part.encode()) > MAX_LOCAL_PART:
+        raise AddressError("local part too long")
+    return Address(local_part, _domain(domain))
 
 
 #: The null reverse-path, `MAIL FROM:<>`.
@@ -98,6 +102,11 @@ def parse_path(text: str, *, allow_null: bool = False) -> tuple[Address, str]:
 
 
 def _closing_bracket(text: str) -> int:
+    if '"' not in text:
+        end = text.find(">")
+        if end < 0:
+            raise AddressError("no closing angle bracket")
+        return end
     quoted = escaped = False
     for index, character in enumerate(text):
         if escaped:

@@ -34,6 +34,7 @@ from mailgate.interfaces import (
 from mailgate.message import MemoryBudget
 from mailgate.pipeline.build import build_pipelines
 from mailgate.pipeline.registry import Registry
+from mailgate.relay.classify import Bounces
 from mailgate.relay.client.terms import Terms, TermsError, read_terms
 from mailgate.relay.routing import Routing
 from mailgate.smtp.conversation import SessionServices
@@ -61,6 +62,7 @@ class Assembly:
     users: Mapping[str, Authenticator]
     certificates: CertificateStore | None
     terms: Mapping[str, Terms]
+    bounces: Bounces
 
     def warnings(self) -> list[str]:
         """What is no error, but should be seen to: of files of users, and of our certificates."""
@@ -163,6 +165,7 @@ def assemble(
         users=users,
         certificates=certificates,
         terms=terms,
+        bounces=Bounces.of(config.bounces, loaded.rules),
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import secrets
+import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
+
+from msgspec import Struct, field
 
 from mailgate.address import Address
 from mailgate.message import Edit
@@ -35,6 +36,9 @@ __all__ = [
 T = TypeVar("T")
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+#: Random numbers for ids to come, and for how many ids there is room.
+_bits: list[int] = []
+_IDS = 256
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
@@ -43,7 +47,7 @@ def new_id() -> str:
 
     The alphabet (Crockford base 32) is in ASCII order and safe in file names, header fields and replies.
     """
-    number = (time.time_ns() // 1_000_000 & (1 << 40) - 1) << 40 | secrets.randbits(40)
+    number = (time.time_ns() // 1_000_000 & (1 << 40) - 1) << 40 | _random_bits()
     pairs = _PAIRS  # two characters, ten bits, at a time
     return (
         f"{pairs[number >> 70]}{pairs[number >> 60 & 1023]}{pairs[number >> 50 & 1023]}{pairs[number >> 40 & 1023]}"
@@ -51,31 +55,32 @@ def new_id() -> str:
     )
 
 
-class Evidence:
+class Evidence(list[object]):
     """What filters found out, as typed values: each is found again by its type."""
 
-    __slots__ = ("_found",)
-
-    def __init__(self) -> None:
-        self._found: list[object] = []
+    __slots__ = ()
 
     def add(self, value: object) -> None:
         """Keep one result."""
-        self._found.append(value)
+        self.append(value)
 
     def get(self, kind: type[T]) -> T | None:
         """The latest result of this type, or None."""
-        return next((value for value in reversed(self._found) if isinstance(value, kind)), None)
+        return next((value for value in reversed(self) if isinstance(value, kind)), None)
 
     def all(self, kind: type[T]) -> Iterator[T]:
         """Every result of this type, first to last."""
-        return (value for value in self._found if isinstance(value, kind))
+        return (value for value in self if isinstance(value, kind))
 
-    def __iter__(self) -> Iterator[object]:
-        return iter(self._found)
 
-    def __len__(self) -> int:
-        return len(self._found)
+def _random_bits() -> int:
+    """40 random bits; the system is asked for those of many ids at a time."""
+    try:
+        return _bits.pop()
+    except IndexError:
+        octets = os.urandom(5 * _IDS)
+        _bits.extend(int.from_bytes(octets[at : at + 5]) for at in range(5, len(octets), 5))
+        return int.from_bytes(octets[:5])
 
 
 @functools.lru_cache(maxsize=4096)
@@ -83,8 +88,7 @@ def _told(name: str, address: IPv4Address | IPv6Address | None) -> str:
     return f"{name or 'unknown'}[{address or 'local'}]"
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(Struct, frozen=True):
     """The peer that connected. `address` is None for a unix socket; `name` is "" where rDNS gave none."""
 
     address: IPv4Address | IPv6Address | None
@@ -95,16 +99,14 @@ class Client:
         return _told(self.name, self.address)
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """Who the client has proved to be: `name` as authenticated, `mechanism` by which ("PLAIN", "network")."""
 
     name: str
     mechanism: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
+class Tls(Struct, frozen=True, kw_only=True):
     """What the handshake of a connection came to.
 
     `version` is "TLSv1.3" and the like, `server_name` the name that the client asked for (SNI). `subject` (RFC 4514),
@@ -122,8 +124,7 @@ class Tls:
     is_verified: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Origin(Struct, frozen=True, kw_only=True):
     """Where a message came from, as XCLIENT and XFORWARD name it; "" and 0 stand for what is not known.
 
     `protocol` is "SMTP" or "ESMTP" (LMTP: "LMTP"), `login` the name proved by AUTH, `ident` the id of the message at
@@ -144,8 +145,7 @@ class Origin:
 NO_ORIGIN = Origin()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MailParameters:
+class MailParameters(Struct, frozen=True, kw_only=True):
     """What MAIL asked for, beside SIZE; it is kept through the spool and carried to the next hop.
 
     `body` is "7BIT", "8BITMIME" or "BINARYMIME" (RFC 6152, RFC 3030), `smtputf8` RFC 6531; `ret` is "FULL", "HDRS" or
@@ -174,8 +174,7 @@ class MailParameters:
 PLAIN_MAIL, EIGHT_BIT_MAIL = MailParameters(), MailParameters(body="8BITMIME")
 
 
-@dataclass(frozen=True, slots=True)
-class TraceStep:
+class TraceStep(Struct, frozen=True, omit_defaults=True):
     """One filter at one stage: what it said, why, and how long it took (seconds).
 
     `verdict` is the verdict's word in lower case ("continue", "reject", ...); `enforced` is False in shadow
@@ -184,15 +183,14 @@ class TraceStep:
 
     stage: str
     filter: str
-    verdict: str
+    verdict: str = "continue"
     reason: str = ""
     seconds: float = 0.0
     enforced: bool = True
     recipient: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
-class Session:
+class Session(Struct, kw_only=True):
     """One connection, as filters see it. `listener` is the listener's name, `role` its role (inbound...).
 
     `helo` is "" until HELO, EHLO or LHLO; `protocol` is the word for the Received field (RFC 3848): ESMTPSA and the
@@ -218,8 +216,7 @@ class Session:
     evidence: Evidence = field(default_factory=Evidence)
 
 
-@dataclass(slots=True, kw_only=True)
-class Recipient:
+class Recipient(Struct, kw_only=True):
     """One accepted forward-path. `route` is the next hop's route, once it has been chosen.
 
     `notify` holds the words of NOTIFY= in upper case, `orcpt` the value of ORCPT= as it stands (RFC 3461); both are
@@ -232,8 +229,7 @@ class Recipient:
     orcpt: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
-class Transaction:
+class Transaction(Struct, kw_only=True):
     """One mail transaction, from MAIL to its end.
 
     `id` becomes the queue id; `declared_size` is SIZE= in octets, or None; `edits` are applied, in their order, when
@@ -251,8 +247,7 @@ class Transaction:
     evidence: Evidence = field(default_factory=Evidence)
 
 
-@dataclass(frozen=True, slots=True)
-class EnvelopeRecipient:
+class EnvelopeRecipient(Struct, frozen=True):
     """A recipient of a message in the spool; `number` tells it from the message's other recipients.
 
     `quarantine` is the reason why it is kept back, or "" where it may be delivered. `refusal` is the reply (as text)
@@ -269,8 +264,7 @@ class EnvelopeRecipient:
     orcpt: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
+class Envelope(Struct, frozen=True, kw_only=True):
     """What the spool keeps beside the content. `received` is in seconds since the epoch, UTC.
 
     `client` names who sent it, for people; `origin` is the same for a next hop that is told by XCLIENT or XFORWARD.

@@ -6,7 +6,7 @@ it came and never used as a format string; whoever writes it out escapes it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from mailgate.envelope import TraceStep
 
@@ -27,23 +27,24 @@ __all__ = [
     "Refused",
     "Reported",
     "SessionClosed",
+    "SiteSlowed",
     "SpoolFailed",
     "SpoolRecovered",
     "Started",
     "Stopped",
     "Stopping",
+    "SuspensionChanged",
+    "WorkerEnded",
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happened at a moment."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionClosed(Event):
+class SessionClosed(Event, frozen=True, kw_only=True):
     """A connection ended.
 
     `cause` says how: "quit", "lost", "timeout", "refused", "errors", "limits", "tls", "auth", "proxy",
@@ -59,8 +60,7 @@ class SessionClosed(Event):
     cause: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused(Event):
+class Refused(Event, frozen=True, kw_only=True):
     """A peer was told no, at any stage from the connection on. `filter` is "" where the gateway itself refused.
 
     `queue_id` is "" before MAIL; `reason` is the private cause, `reply` what the peer was told. `user` is the name that
@@ -84,8 +84,7 @@ class Refused(Event):
     trace: tuple[TraceStep, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageAccepted(Event):
+class MessageAccepted(Event, frozen=True, kw_only=True):
     """A message is durable and the peer has been, or is about to be, told 250.
 
     `protocol` is how it came (RFC 3848), `identity` as whom, `tls` the version and cipher ("" in clear text), and
@@ -110,8 +109,9 @@ class MessageAccepted(Event):
     trace: tuple[TraceStep, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Attempt(Event):
+class _Attempt(Event, frozen=True, kw_only=True):
+    """`site` is where it went, `source` the name of our own address ("" where the system chose one)."""
+
     queue_id: str
     sender: str
     recipient: str
@@ -120,10 +120,11 @@ class _Attempt(Event):
     reply: str
     attempt: int
     seconds: float
+    site: str = ""
+    source: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivered(_Attempt):
+class Delivered(_Attempt, frozen=True, kw_only=True):
     """The next hop has taken the message for this recipient. `delay` counts from its arrival here.
 
     `tls` is how it travelled: "TLSv1.3 TLS_AES_256_GCM_SHA384 verified", or "" where in clear text.
@@ -133,24 +134,25 @@ class Delivered(_Attempt):
     tls: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deferred(_Attempt):
-    """An attempt failed for now; the next one is due at `next_attempt`. `reason` is the private cause, where known."""
+class Deferred(_Attempt, frozen=True, kw_only=True):
+    """An attempt failed for now; the next one is due at `next_attempt`. `reason` is the private cause, where known, and
+    `category` what kind of failure it was ("greylisted")."""
 
     next_attempt: float
     reason: str = ""
+    category: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounced(_Attempt):
-    """Given up for this recipient. `report` is the queue id of the DSN, or "" where none is owed."""
+class Bounced(_Attempt, frozen=True, kw_only=True):
+    """Given up for this recipient. `report` is the queue id of the DSN, or "" where none is owed; `category` says what
+    kind of failure it was ("no-such-user")."""
 
     reason: str
     report: str = ""
+    category: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reported(Event):
+class Reported(Event, frozen=True, kw_only=True):
     """The sender is sent a report, whose queue id is `report`, that tells of these recipients; Bounced has its own.
 
     `kind` is what it says of them: "delayed", "relayed" or "delivered".
@@ -163,8 +165,7 @@ class Reported(Event):
     report: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Discarded(Event):
+class Discarded(Event, frozen=True, kw_only=True):
     """Dropped by a policy, which `reason` names."""
 
     queue_id: str
@@ -173,8 +174,7 @@ class Discarded(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quarantined(Event):
+class Quarantined(Event, frozen=True, kw_only=True):
     """Kept back from these recipients by a policy, which `reason` names."""
 
     queue_id: str
@@ -183,17 +183,48 @@ class Quarantined(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OperatorActed(Event):
-    """An administrator changed the queue: `action` is hold, release, retry or delete."""
+class OperatorActed(Event, frozen=True, kw_only=True):
+    """An administrator changed the queue: `action` is hold, release, retry, bounce, reroute or delete.
+
+    `detail` is the new route of a reroute, and what the administrator gave as the reason of a bounce.
+    """
 
     action: str
     queue_id: str
     recipients: tuple[str, ...]
+    detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EntrySetAside(Event):
+class SuspensionChanged(Event, frozen=True, kw_only=True):
+    """An administrator suspended deliveries, or resumed them. `kind` and `name` as in Suspension; `until` 0 where it is
+    for good."""
+
+    kind: str
+    name: str
+    is_suspended: bool
+    until: float = 0.0
+    reason: str = ""
+
+
+class SiteSlowed(Event, frozen=True, kw_only=True):
+    """A site is asked less, because of what it said, or more again. `factor` is what is left of its limits (1.0: all of
+    them), `rests_until` 0 where it does not rest."""
+
+    site: str
+    source: str
+    factor: float
+    rests_until: float
+    reason: str
+
+
+class WorkerEnded(Event, frozen=True, kw_only=True):
+    """One of several processes ended that should not have; another takes its place. `status` says how it ended."""
+
+    worker: int
+    status: str
+
+
+class EntrySetAside(Event, frozen=True, kw_only=True):
     """The spool could not read an entry and has put it where `where` says; nothing was deleted."""
 
     queue_id: str
@@ -201,20 +232,17 @@ class EntrySetAside(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpoolFailed(Event):
+class SpoolFailed(Event, frozen=True, kw_only=True):
     """The spool cannot write: nothing is accepted or delivered until SpoolRecovered."""
 
     error: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpoolRecovered(Event):
+class SpoolRecovered(Event, frozen=True, kw_only=True):
     """The spool writes again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FilterFailed(Event):
+class FilterFailed(Event, frozen=True, kw_only=True):
     """A filter raised, or passed its deadline; `on_failure` says what was done instead of its verdict."""
 
     filter: str
@@ -225,42 +253,36 @@ class FilterFailed(Event):
     queue_id: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerChanged(Event):
+class BreakerChanged(Event, frozen=True, kw_only=True):
     """A filter's circuit breaker opened (the filter is not asked for a while) or closed again."""
 
     filter: str
     is_open: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConfigReloaded(Event):
+class ConfigReloaded(Event, frozen=True, kw_only=True):
     """New sessions use the configuration read from `path`; changes to `needs_restart` wait for the next start."""
 
     path: str
     needs_restart: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConfigRefused(Event):
+class ConfigRefused(Event, frozen=True, kw_only=True):
     """A reload was refused and the old configuration stays; `errors` holds a line each."""
 
     path: str
     errors: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started(Event):
+class Started(Event, frozen=True, kw_only=True):
     """The gateway accepts and delivers."""
 
     listeners: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopping(Event):
+class Stopping(Event, frozen=True, kw_only=True):
     """The gateway has stopped accepting and drains."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopped(Event):
+class Stopped(Event, frozen=True, kw_only=True):
     """Everything is closed."""

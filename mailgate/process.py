@@ -2,18 +2,76 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import resource
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
-__all__ = ["own_secret", "raise_descriptor_limit", "user_name"]
+__all__ = [
+    "cannot_start",
+    "make_directory",
+    "own_directory",
+    "own_secret",
+    "raise_descriptor_limit",
+    "sync",
+    "tell_start",
+    "user_name",
+]
 
 #: File descriptors that the process asks for: a connection each, at both ends.
 _DESCRIPTORS = 65536
 #: Octets of the gateway's own secret.
 _SECRET = 32
+
+
+def cannot_start(twistd: Mapping[str, object], why: str) -> NoReturn:
+    """End with these lines (SystemExit), and tell them to whoever started us in the background; `twistd` are its
+    options."""
+    pipe = twistd.get("statusPipe")
+    if isinstance(pipe, int):  # the twistd in the terminal waits to hear how the start went
+        tell_start(pipe, why)
+        Path(str(twistd.get("pidfile"))).unlink(missing_ok=True)
+    raise SystemExit(why)
+
+
+def tell_start(pipe: int, why: str = "") -> None:
+    """Tell the twistd in the terminal how the start went: well, or why not."""
+    os.write(pipe, b"1 " + why.encode()[:98] if why else b"0")
+    os.close(pipe)
+
+
+def own_directory(path: Path) -> None:
+    """Make a directory of ours, which nobody else may enter; OSError, with a line for an administrator, where that
+    cannot be."""
+    make_directory(path)
+    if os.geteuid() == 0 and (owner := path.stat().st_uid) != 0:
+        # Root's files in it would lock the other user out.
+        raise OSError(f"{path} belongs to {user_name(owner)}: start with --uid")
+    path.chmod(0o700)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory that nobody else may enter, and those above it, where there is none; OSError. Its name is
+    durable then, also where whoever made it had no time to see to that."""
+    above = [one for one in path.parents if not one.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for one in (path, *above):
+        # Where we may not look we have made nothing.
+        with contextlib.suppress(PermissionError):
+            sync(one.parent)
+
+
+def sync(path: Path) -> None:
+    """Make the octets of a file, or the names in a directory, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def own_secret(path: Path) -> bytes:
@@ -31,6 +89,7 @@ def own_secret(path: Path) -> bytes:
             file.flush()
             os.fsync(descriptor)
         new.replace(path)
+        sync(path.parent)
     return found
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 __all__ = ["MAX_REPLY_LINE", "Reply", "ReplyError", "parse_reply"]
 
 #: The longest reply line, in octets, CRLF included (RFC 5321 section 4.5.3.1.5).
 MAX_REPLY_LINE = 512
+#: Characters of a line that fits whatever codes stand before it.
+_SHORT = MAX_REPLY_LINE - 20
 
 _STATUS = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?: |$)")
 _LINE = re.compile(rb"([2-5][0-5][0-9])(?:([ -])(.*))?", re.DOTALL)
@@ -18,8 +22,7 @@ class ReplyError(ValueError):
     """What a peer sent is no SMTP reply. Never a permanent failure: the caller treats it as temporary."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """One reply, of one or more lines.
 
     `code` is the three-digit code, `status` the enhanced status code ("5.1.1") or "" where none belongs
@@ -35,9 +38,7 @@ class Reply:
     def __post_init__(self) -> None:
         if not 200 <= self.code <= 559 or self.code // 10 % 10 > 5:
             raise ValueError(f"not an SMTP reply code: {self.code}")
-        if self.status and (
-            not re.fullmatch(r"[245]\.\d{1,3}\.\d{1,3}", self.status) or int(self.status[0]) != self.code // 100
-        ):
+        if self.status and not _belongs(self.status, self.code // 100):
             raise ValueError(f"enhanced status {self.status!r} does not belong to code {self.code}")
         if not self.lines:
             raise ValueError("a reply has at least one line")
@@ -79,6 +80,9 @@ class Reply:
 
     def to_bytes(self) -> bytes:
         """The octets for the wire, CRLF-ended."""
+        (line, *more) = self.lines
+        if not more and len(line) <= _SHORT and line.isascii() and line.isprintable():  # as nearly all are
+            return (f"{self.code} {self.status} {line}\r\n" if self.status else f"{self.code} {line}\r\n").encode()
         prefix = f"{self.status} " if self.status else ""
         room = MAX_REPLY_LINE - 6 - len(prefix)
         out: list[bytes] = []
@@ -116,6 +120,12 @@ def parse_reply(lines: list[bytes]) -> Reply:
         status = match_status[0].rstrip()
         texts = [_without(text, status) for text in texts]
     return Reply(code, status, tuple(texts))
+
+
+@functools.lru_cache(maxsize=1024)
+def _belongs(status: str, kind: int) -> bool:
+    """Whether it is an enhanced status code, of this class."""
+    return re.fullmatch(r"[245]\.\d{1,3}\.\d{1,3}", status) is not None and int(status[0]) == kind
 
 
 def _printable(line: str) -> str:

@@ -1,4 +1,4 @@
-"""The gateway as one service: the only module that knows every part, and that imports the reactor.
+"""The gateway as one service: the only module that knows every part.
 
 Ports are bound while the process may still be root; everything else begins when it is not any more.
 """
@@ -11,18 +11,15 @@ import random
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults, maybeDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IReactorUDP
 from twisted.logger import Logger
-from twisted.python import usage
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
@@ -30,7 +27,6 @@ from mailgate.assembly import Assembly, assemble, make_users
 from mailgate.auth.checker import IAuthReactor
 from mailgate.auth.portal import Authenticator
 from mailgate.auth.retired import Retired, close_all
-from mailgate.config.endpoints import with_backlog
 from mailgate.config.hosts import parse_server
 from mailgate.config.load import ConfigError, Loaded, load
 from mailgate.config.reload import as_running, needs_restart
@@ -39,30 +35,33 @@ from mailgate.dns.resolver import Resolver
 from mailgate.events import ConfigRefused, ConfigReloaded, Started, Stopped, Stopping
 from mailgate.interfaces import IEventObserver, SpoolError, SweepReport
 from mailgate.message import MemoryBudget
-from mailgate.observe.history import History
 from mailgate.observe.hub import EventHub
 from mailgate.observe.log import JsonLog
 from mailgate.observe.recorder import Recorder
 from mailgate.pipeline.registry import Registry
-from mailgate.process import own_secret, raise_descriptor_limit, user_name
+from mailgate.process import cannot_start, own_directory, own_secret, raise_descriptor_limit
 from mailgate.relay.intake import Intake
-from mailgate.relay.jobs import LocalQueue
-from mailgate.relay.locate import Locator
+from mailgate.relay.local import LocalQueue
+from mailgate.relay.locate import Locator, OwnAddresses
 from mailgate.relay.service import Relay
 from mailgate.relay.transports import ITransportReactor, RouteTransports, Transports
 from mailgate.relay.turn import Turns
+from mailgate.relay.warm_up import WarmUp
 from mailgate.smtp.factory import Listener
+from mailgate.sockets.reactor import hasten
+from mailgate.sockets.sessions import open_wide
 from mailgate.spool.sqlite import SqliteSpool
-from mailgate.stores.counters import MemoryCounters
 from mailgate.web.control import Control, StatusBoard
 from mailgate.web.places import Places
+from mailgate.workers.ports import CannotBindError, adopt, bind
+from mailgate.workers.records import make_sinks
+from mailgate.workers.team import Team, alone
+from mailgate.workers.together import Answers
 
-__all__ = ["Gateway", "Options", "makeService"]
+__all__ = ["Gateway", "IGatewayReactor"]
 
 _log = Logger()
 
-#: Connections that may wait to be accepted.
-_BACKLOG = 1024
 #: The collector's thresholds: a message leaves hundreds of objects and hardly a cycle.
 _GARBAGE = (20_000, 20, 20)
 
@@ -71,42 +70,17 @@ class IGatewayReactor(ITransportReactor, IAuthReactor, IReactorUDP):
     """What the gateway needs of the reactor."""
 
 
-class Options(usage.Options):
-    """`twistd mailgate`."""
+class _Prepared(NamedTuple):
+    """A configuration that has been read and built: `read` is what the file says, `loaded` what of it holds now."""
 
-    synopsis = "[--config FILE]"
-    longdesc = "A mail gateway that people program in Python. The configuration is checked before anything starts."
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
-        self.file = Path(os.environ.get("MAILGATE_CONFIG", "/etc/mailgate/mailgate.toml"))
-        self.loaded: Loaded | None = None
-
-    def opt_config(self, value: str) -> None:
-        """The configuration; $MAILGATE_CONFIG, then /etc/mailgate/mailgate.toml, if not given."""
-        self.file = Path(value)
-
-    opt_c = opt_config
-
-    def postOptions(self) -> None:
-        """Read the configuration: SystemExit with every error of it."""
-        try:
-            self.loaded = load(self.file, Registry().find)
-        except ConfigError as error:
-            raise SystemExit("\n".join(error.errors)) from None
-
-
-def makeService(options: Options) -> Gateway:
-    """What `twistd mailgate` runs."""
-    from twisted.internet import reactor
-
-    if options.loaded is None:
-        raise AssertionError("the options have not been parsed")
-    return Gateway(options.loaded, cast(IGatewayReactor, reactor), options.parent or {})
+    read: Loaded
+    loaded: Loaded
+    users: dict[str, Authenticator]
+    assembly: Assembly
 
 
 class Gateway(Service):
-    """One process: accepts, judges, keeps, delivers.
+    """One process: accepts, judges, keeps, delivers. Of several that share all that, each is one.
 
     The methods `open_spool`, `make_resolver`, `make_transports`, `make_pool` and `make_recorder` make the parts that
     touch the outside; a test in memory has its own.
@@ -115,24 +89,30 @@ class Gateway(Service):
     name = "mailgate"
 
     def __init__(
-        self, loaded: Loaded, reactor: IGatewayReactor, twistd: Mapping[str, object] = MappingProxyType({})
+        self,
+        loaded: Loaded,
+        reactor: IGatewayReactor,
+        twistd: Mapping[str, object] = MappingProxyType({}),
+        team: Team | None = None,
     ) -> None:
-        """`twistd` are the options of the command that runs it."""
+        """`twistd` are the options of the command that runs it; `team` is what it shares with other processes."""
         self._twistd = twistd
+        self._team = team or alone(reactor, loaded.config.counters.max_keys)
         self.loaded = loaded
         self._started = loaded.config
         self.reactor = reactor
         self.registry = Registry()
         self.random = random.SystemRandom()
-        self.board = StatusBoard()
+        self.board = StatusBoard(pid=self._team.pid)
         self.events = EventHub([self.board])
-        self.listeners = {section.name: Listener(section) for section in loaded.config.listeners}
+        self.listeners = {section.name: Listener(section, self._team.tally) for section in loaded.config.listeners}
         self._ports: list[IListeningPort] = []
         self._filter_observers: Sequence[IEventObserver] = ()
         self._pools: list[ThreadPool] = []
         self._users: dict[str, Authenticator] = {}
         self._retired = Retired(reactor, lambda: [it.services.authenticator for it in self.listeners.values()])
         self._budget = MemoryBudget(loaded.config.gateway.memory_ceiling)
+        self._prepared: _Prepared | None = None
 
     @property
     def config(self) -> Config:
@@ -155,6 +135,9 @@ class Gateway(Service):
             call_from_thread=self.reactor.callFromThread,
             inline_limit=section.inline_limit,
             min_free=section.min_free,
+            soon=hasten(self.reactor),
+            worker=self._team.worker,
+            workers=self._team.workers,
         )
 
     def make_resolver(self) -> Resolver:
@@ -177,50 +160,37 @@ class Gateway(Service):
     def make_recorder(self) -> Recorder:
         """The log and the history; OSError where they cannot be written."""
         self.json_log = JsonLog(self.config.log.path, self.places.state_dir)
-        section = self.config.history
-        min_free = self.config.spool.min_free // 2  # the refusals of a full disk are history too
-        history = History(self.places.history, keep=section.keep, max_size=section.max_size, min_free=min_free)
-        return Recorder([self.json_log, history])
+        return Recorder(make_sinks(self._team, self.config, self.json_log, self.places.history))
 
     # -- start
 
     def privilegedStartService(self) -> None:
         """Bind the ports. SystemExit, with a line that says which, where that cannot be."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's
-        failures: list[str] = []
-        for section in self.config.listeners:
-            for text in section.endpoints:
-                listening = serverFromString(self.reactor, with_backlog(text, _BACKLOG)).listen(
-                    self.listeners[section.name]
-                )
-                listening.addCallbacks(
-                    self._ports.append,
-                    lambda failure, text=text: failures.append(f"mailgate: {text}: {failure.getErrorMessage()}"),
-                )
-        if failures:
-            self._cannot_start("\n".join(failures))
+        if self._team.sockets is not None:
+            for name, descriptors in self._team.sockets.items():
+                self._ports += [adopt(self.reactor, one, self.listeners[name]) for one in descriptors]
+            return
+        try:
+            for _, port in bind(self.reactor, self.config.listeners, self.listeners.__getitem__):
+                self._ports.append(port)
+        except CannotBindError as error:
+            self._cannot_start(str(error))
 
     def startService(self) -> None:
         """Open the spool, build what the configuration says, and begin. SystemExit with a line where that cannot be."""
         super().startService()  # type: ignore[no-untyped-call]  # Twisted's
-        signal.signal(signal.SIGHUP, lambda *_: self.reactor.callFromThread(self.reload))
+        if self._team.workers == 1:
+            signal.signal(signal.SIGHUP, lambda *_: self.reactor.callFromThread(self.reload))
         os.umask(0o077)
         raise_descriptor_limit()
-        state_dir = self.config.gateway.state_dir
         try:
-            state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if os.geteuid() == 0 and (owner := state_dir.stat().st_uid) != 0:
-                # Root's files in it would lock the other user out.
-                self._cannot_start(
-                    f"mailgate: cannot start: {state_dir} belongs to {user_name(owner)}: start with --uid"
-                )
-            state_dir.chmod(0o700)
+            own_directory(self.config.gateway.state_dir)
             self._secret = own_secret(self.places.secret)
             self.recorder = self.make_recorder()
             self.events.add(self.recorder)
             self.spool = self.open_spool()
             self.resolver = self.make_resolver()
-            self.counters = MemoryCounters(self.reactor, self.config.counters.max_keys)
             self._users = make_users(self.loaded, self.reactor)
             assembly = self._assemble(self.loaded, self._users)
         except ConfigError as error:
@@ -236,13 +206,20 @@ class Gateway(Service):
             self.config,
             assembly.routing,
             transports=self.transports,
-            locator=Locator(self.resolver, self.config.gateway.hostname, self.random),
+            locator=Locator(
+                self.resolver, self.config.gateway.hostname, self.random, OwnAddresses(self.reactor.seconds)
+            ),
             events=self.events,
             clock=self.reactor,
             random=self.random,
+            slots=self._team.slots,
+            warm_up=WarmUp(self.spool, self.reactor, is_shared=self._team.workers > 1),
+            bounces=assembly.bounces,
             delivery_filter=assembly.delivery_filter,
         )
-        self._turns = Turns(self.spool, self.relay.look, self.reactor)
+        self._together = self._team.together(self.relay)
+        self.answers = Answers(self.relay, self.spool)
+        self._turns = Turns(self._team.operators_spool(self.spool), self._together.kick, self.reactor)
         self.intake = Intake(
             self.spool,
             refusal=self.spool.refusal,
@@ -250,24 +227,16 @@ class Gateway(Service):
             events=self.events,
             clock=self.reactor,
         )
-        self.control = Control(self.reactor, self.spool, self.events, self.relay.kick, self.board)
-        try:
-            self.control.listen(self.places.control)
-        except (OSError, CannotListenError) as error:
-            self._cannot_start(f"mailgate: cannot start: {error}")
+        self._listen_for_operators()
         self._serve(assembly)
+        for port in self._ports:
+            open_wide(port)
         gc.freeze()  # what is here stays: the collector need not look at it again
         gc.set_threshold(*_GARBAGE)
         swept.addCallbacks(self._swept, self._unswept)
 
     def _cannot_start(self, why: str) -> NoReturn:
-        """End with these lines (SystemExit), and tell them to whoever started us in the background."""
-        pipe = self._twistd.get("statusPipe")
-        if isinstance(pipe, int):  # the twistd in the terminal waits to hear how the start went
-            os.write(pipe, b"1 " + why.encode()[:98])
-            os.close(pipe)
-            Path(str(self._twistd.get("pidfile"))).unlink(missing_ok=True)
-        raise SystemExit(why)
+        cannot_start(self._twistd, why)
 
     def _swept(self, report: SweepReport) -> None:
         if not self.running:
@@ -291,7 +260,7 @@ class Gateway(Service):
             self.registry,
             clock=self.reactor,
             resolver=self.resolver,
-            counters=self.counters,
+            counters=self._team.counters,
             events=self.events,
             random=self.random,
             users=users,
@@ -314,32 +283,59 @@ class Gateway(Service):
                     intake=self.intake,
                     incoming=self.spool.incoming,
                     budget=self._budget,
-                    counters=self.counters,
+                    counters=self._team.counters,
                     turn=self._turns.turn,
                     secret=self._secret,
                 )
                 listener.serve(section, services)
 
     def _warn(self, loaded: Loaded, assembly: Assembly) -> None:
+        if self._team.worker:
+            return  # the first one says the same
         for warning in (*loaded.warnings, *assembly.warnings()):
             _log.warn("{warning}", warning=warning)
+
+    def _listen_for_operators(self) -> None:
+        if self._team.worker:
+            return  # the first one does
+        spool = self._team.operators_spool(self.spool)
+        routes = lambda: self.config.routes  # noqa: E731  they change at a reload
+        self.control = Control(self.reactor, spool, self.events, self._together, self.board, routes)
+        try:
+            self.control.listen(self.places.control)
+        except (OSError, CannotListenError) as error:
+            self._cannot_start(f"mailgate: cannot start: {error}")
 
     # -- reload
 
     def reload(self) -> None:
         """Read the file again: a good one is for new sessions, a bad one is refused and the old one stays."""
-        path = self.loaded.path
+        self.settle(self.prepare())
+
+    def prepare(self, source: str | None = None) -> tuple[str, ...]:
+        """Read the file again, or the text that is said to be in it, for `settle`; every error of it."""
         self.json_log.reopen()
         try:
-            read = load(path, Registry().find)
+            read = load(self.loaded.path, Registry().find, source)
             loaded = replace(read, config=as_running(self._started, read.config))
             users = make_users(loaded, self.reactor, self._users)
-            assembly = self._assemble(loaded, users)
+            self._prepared = _Prepared(read, loaded, users, self._assemble(loaded, users))
         except ConfigError as error:
-            self.events.publish(ConfigRefused(at=self.reactor.seconds(), path=str(path), errors=error.errors))
-            _log.error("the configuration was refused, the old one stays: {errors}", errors="; ".join(error.errors))
+            return error.errors
+        return ()
+
+    def settle(self, errors: Sequence[str], *, tells: bool = True) -> None:
+        """Go by what was prepared, or refuse it where anybody has found errors."""
+        prepared, self._prepared = self._prepared, None
+        path = str(self.loaded.path)
+        if errors or prepared is None:
+            if prepared is not None:
+                self._retired.replace(prepared.users, self._users)
+            self.events.publish(ConfigRefused(at=self.reactor.seconds(), path=path, errors=tuple(errors)))
+            if not self._team.worker:
+                _log.error("the configuration was refused, the old one stays: {errors}", errors="; ".join(errors))
             return
-        self._warn(read, assembly)
+        read, loaded, users, assembly = prepared
         waits = needs_restart(self._started, read.config)
         self.loaded = loaded
         self._budget.ceiling = loaded.config.gateway.memory_ceiling
@@ -347,10 +343,12 @@ class Gateway(Service):
         self._retired.replace(self._users, users)
         self._users = users
         self.transports.use(assembly.terms)
-        self.relay.reload(loaded.config, assembly.routing, assembly.delivery_filter)
-        self.events.publish(ConfigReloaded(at=self.reactor.seconds(), path=str(path), needs_restart=waits))
-        if waits:
-            _log.warn("these changes wait for the next start: {waits}", waits=", ".join(waits))
+        self.relay.reload(loaded.config, assembly.routing, assembly.delivery_filter, assembly.bounces)
+        if tells:
+            self._warn(read, assembly)
+            self.events.publish(ConfigReloaded(at=self.reactor.seconds(), path=path, needs_restart=waits))
+            if waits and not self._team.worker:
+                _log.warn("these changes wait for the next start: {waits}", waits=", ".join(waits))
 
     # -- stop
 
@@ -364,8 +362,7 @@ class Gateway(Service):
             return
         end = self.reactor.seconds() + self.config.gateway.drain_timeout
         self.events.publish(Stopping(at=self.reactor.seconds()))
-        for port in self._ports:
-            await self._surely(maybeDeferred(port.stopListening))
+        await self.stop_accepting()
         listeners = list(self.listeners.values())
         if not await self._within(end, gatherResults([listener.drain() for listener in listeners], consumeErrors=True)):
             for listener in listeners:
@@ -373,7 +370,8 @@ class Gateway(Service):
         if not await self._within(end, Deferred.fromCoroutine(self.relay.stop())):
             self.relay.cut()
             await self._within(self.reactor.seconds() + 2.0, Deferred.fromCoroutine(self.relay.stop()))
-        await self._surely(self.control.close())
+        if not self._team.worker:
+            await self._surely(self.control.close())
         users = close_all([*self._users.values(), *self._retired.take()])
         await self._within(self.reactor.seconds() + 2.0, users)
         await self._surely(maybeDeferred(self.resolver.close))
@@ -382,6 +380,12 @@ class Gateway(Service):
             await self._surely(maybeDeferred(pool.stop))
         self.events.publish(Stopped(at=self.reactor.seconds()))
         self.recorder.close()
+
+    async def stop_accepting(self) -> None:
+        """Close the ports."""
+        ports, self._ports = self._ports, []
+        for port in ports:
+            await self._surely(maybeDeferred(port.stopListening))
 
     async def _within(self, end: float, work: Deferred[Any]) -> bool:
         """Whether the work was done by then; it is cancelled otherwise."""

@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 
 import click
 
-from mailgate.config.load import ConfigError, load
+from mailgate.config.document import Document
 from mailgate.config.locate import locate
 from mailgate.config.units import parse_duration
-from mailgate.pipeline.registry import Registry
 from mailgate.web.places import Places
 
 __all__ = [
@@ -27,6 +26,7 @@ __all__ = [
     "not_empty",
     "places_of",
     "printable",
+    "route_names",
     "size",
     "span",
     "trace_table",
@@ -127,7 +127,19 @@ def places_of(config: Path) -> Places:
     return Places(path)
 
 
+def route_names(config: Path) -> Sequence[str]:
+    """The names of the routes, as the file has them: it may be wrong elsewhere."""
+    try:
+        return Document(tomllib.loads(config.read_text("utf-8-sig"))).names("routes")
+    except (OSError, ValueError, RecursionError) as error:
+        raise FailedError(f"{config}: the routes cannot be read: {error}") from None
+
+
 def _errors(config: Path) -> Sequence[str]:
+    # Only here: to read the whole configuration takes as long as all the rest of a command.
+    from mailgate.config.load import ConfigError, load
+    from mailgate.pipeline.registry import Registry
+
     try:
         load(config, Registry().find)
     except ConfigError as error:
@@ -174,9 +186,10 @@ def trace_table(steps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The steps of a trace, one a line; those fields of a TraceStep that have their default may be missing."""
     width = max((len(step["filter"]) for step in steps), default=0)
     for step in steps:
-        acted_on = step.get("enforced", True) or step["verdict"] == "continue"
+        verdict = step.get("verdict", "continue")
+        acted_on = step.get("enforced", True) or verdict == "continue"
         shadow = "" if acted_on else " (shadow mode: not acted on)"
         about = "  ".join(printable(step[key]) for key in ("recipient", "reason") if step.get(key))
         ms = step.get("seconds", 0.0) * 1000
         name = f"{printable(step['filter']):{width}}"
-        yield f"{step['stage']:8} {name}  {step['verdict'] + shadow:10} {ms:7.1f} ms  {about}".rstrip()
+        yield f"{step['stage']:8} {name}  {verdict + shadow:10} {ms:7.1f} ms  {about}".rstrip()

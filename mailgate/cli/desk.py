@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import json
-import math
 import socket
-from collections.abc import Callable, Coroutine
-from http.client import HTTPConnection, HTTPException
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException, IncompleteRead
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar
+from time import monotonic, sleep
+from typing import Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from mailgate.cli.common import FailedError
-from mailgate.interfaces import SpoolError
-from mailgate.observe.history import History
-from mailgate.observe.hub import EventHub
-from mailgate.observe.recorder import Recorder
-from mailgate.spool.sqlite import SqliteSpool
-from mailgate.web.models import Action, Changed, Page, Selection, Shown
-from mailgate.web.operations import QueueOperations, parse_after
+from mailgate.web.models import (
+    Changed,
+    Groups,
+    Page,
+    Resumed,
+    Shown,
+    Sites,
+    Status,
+    SuspensionNow,
+    Suspensions,
+)
 from mailgate.web.places import Places
+from mailgate.web.selection import Action, Change, Grouping, Resume, Selection, Suspend
 
 __all__ = ["Desk", "open_desk"]
 
-T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 #: Seconds for one answer of the daemon; a change of a long queue takes its time.
 _TIMEOUT, _CHANGE_TIMEOUT = 60.0, 3600.0
+#: Seconds that a daemon has which is there but does not answer: it starts, stops, or replaces its first worker.
+_PATIENCE = 5.0
+_PAUSE = 0.05
+#: What connecting ends with where no daemon listens.
+_NOBODY = (FileNotFoundError, ConnectionRefusedError)
 
 
 class Desk(Protocol):
@@ -44,29 +50,63 @@ class Desk(Protocol):
     def show(self, queue_id: str) -> Shown | None:
         """A message, or None."""
 
-    def change(self, action: Action, selection: Selection) -> Changed:
-        """Hold, release, retry or delete."""
+    def summary(self, by: Grouping, limit: int, selection: Selection) -> Groups:
+        """The largest groups of entries."""
+
+    def change(self, action: Action, change: Change) -> Changed:
+        """Do something with entries."""
+
+    def sites(self) -> Sites:
+        """What the relay does now."""
+
+    def suspensions(self) -> Suspensions:
+        """Those in force."""
+
+    def suspend(self, order: Suspend) -> SuspensionNow:
+        """Begin one."""
+
+    def resume(self, order: Resume) -> Resumed:
+        """End one."""
+
+    def status(self) -> Status | None:
+        """How the daemon is; None where none runs."""
 
     def close(self) -> None:
         """Let go of it."""
 
 
-def open_desk(places: Places) -> Desk:
-    """The daemon's, if one answers; else the spool's own.
+def open_desk(places: Places, config: Path) -> Desk:
+    """The daemon's, if one answers; else the spool's own, for which `config` says what a change needs to know.
 
-    FailedError where neither can be had; PermissionError where they are another user's.
+    Where somebody has the spool and does not answer, we wait a moment for him. FailedError where neither can be had;
+    PermissionError where they are another user's.
     """
+    if _is_answered(places.control):
+        return _ControlDesk(places.control)
+    # Imported for a stopped daemon only: it takes the relay, and as long as all the rest.
+    from mailgate.cli.offline import OfflineDesk, SpoolInUseError
+
+    with suppress(SpoolInUseError):
+        return OfflineDesk(places, config)
+    # The spool is not asked for meanwhile: a daemon that is started again is to find it free.
+    if _is_answered(places.control, _PATIENCE):
+        return _ControlDesk(places.control)
+    return OfflineDesk(places, config)
+
+
+def _is_answered(path: Path, patience: float = 0.0) -> bool:
+    """Whether a daemon listens there, within so many seconds."""
+    probe = _UnixConnection(path, _TIMEOUT)
     try:
-        probe = _UnixConnection(places.control, _TIMEOUT)
-        probe.connect()
-        probe.close()
-    except (FileNotFoundError, ConnectionRefusedError):
-        return _OfflineDesk(places)
+        probe.connect_within(patience)
+    except _NOBODY:
+        return False
     except PermissionError as error:
-        raise PermissionError(error.errno, error.strerror, str(places.control)) from None
+        raise PermissionError(error.errno, error.strerror, str(path)) from None
     except OSError as error:
-        raise FailedError(f"the daemon cannot be asked at {places.control}: {error.strerror or error}") from None
-    return _ControlDesk(places.control)
+        raise FailedError(f"the daemon cannot be asked at {path}: {error.strerror or error}") from None
+    probe.close()
+    return True
 
 
 class _UnixConnection(HTTPConnection):
@@ -80,8 +120,21 @@ class _UnixConnection(HTTPConnection):
             self.sock.settimeout(self.timeout)
             self.sock.connect(str(self._path))
         except OSError:
-            self.sock.close()
+            self.close()
             raise
+
+    def connect_within(self, seconds: float) -> None:
+        """Connect, and wait so long for somebody who listens."""
+        end = monotonic() + seconds
+        while True:
+            try:
+                self.connect()
+            except _NOBODY:
+                if monotonic() >= end:
+                    raise
+                sleep(_PAUSE)
+            else:
+                return
 
 
 class _ControlDesk:
@@ -98,101 +151,65 @@ class _ControlDesk:
         except _NothingThereError:
             return None
 
-    def change(self, action: Action, selection: Selection) -> Changed:
-        body = selection.model_dump_json(exclude_defaults=True)
-        return self._ask(Changed, "POST", f"/v1/queue/{action}", body, _CHANGE_TIMEOUT)
+    def summary(self, by: Grouping, limit: int, selection: Selection) -> Groups:
+        query = selection.model_dump(exclude_defaults=True) | {"by": by, "limit": limit}
+        return self._ask(Groups, "GET", f"/v1/summary?{urlencode(query, doseq=True)}")
+
+    def change(self, action: Action, change: Change) -> Changed:
+        return self._tell(Changed, f"/v1/queue/{action}", change, _CHANGE_TIMEOUT)
+
+    def sites(self) -> Sites:
+        return self._ask(Sites, "GET", "/v1/sites")
+
+    def suspensions(self) -> Suspensions:
+        return self._ask(Suspensions, "GET", "/v1/suspensions")
+
+    def suspend(self, order: Suspend) -> SuspensionNow:
+        return self._tell(SuspensionNow, "/v1/suspensions/suspend", order)
+
+    def resume(self, order: Resume) -> Resumed:
+        return self._tell(Resumed, "/v1/suspensions/resume", order, _CHANGE_TIMEOUT)
+
+    def status(self) -> Status | None:
+        return self._ask(Status, "GET", "/v1/status")
 
     def close(self) -> None:
         pass
 
+    def _tell(self, model: type[M], target: str, order: BaseModel, timeout: float = _TIMEOUT) -> M:
+        return self._ask(model, "POST", target, order.model_dump_json(exclude_defaults=True), timeout)
+
     def _ask(self, model: type[M], method: str, target: str, body: str | None = None, timeout: float = _TIMEOUT) -> M:
-        connection = _UnixConnection(self._path, timeout)
+        order = None if body is None else body.encode()
         try:
-            connection.request(method, target, body)
-            response = connection.getresponse()
-            text = response.read()
+            try:
+                status, text = self._exchange(method, target, order, timeout)
+            except (ConnectionError, IncompleteRead):
+                if method != "GET":
+                    raise
+                # Who was asked has ended, and another one takes his place. To look twice changes nothing.
+                status, text = self._exchange(method, target, order, timeout)
         except (OSError, HTTPException) as error:
             raise FailedError(f"the daemon did not answer at {self._path}: {error!r}") from None
-        finally:
-            connection.close()
-        if response.status == 200:
+        if status == 200:
             return model.model_validate_json(text)
         try:
             problem = str(json.loads(text)["error"])
         except (ValueError, KeyError, TypeError):
-            problem = f"the daemon answered {response.status} at {self._path}"
-        raise (_NothingThereError if response.status == 404 else FailedError)(problem)
+            problem = f"the daemon answered {status} at {self._path}"
+        raise (_NothingThereError if status == 404 else FailedError)(problem)
+
+    def _exchange(self, method: str, target: str, body: bytes | None, timeout: float) -> tuple[int, bytes]:
+        """The status and the text of an answer."""
+        connection = _UnixConnection(self._path, timeout)
+        try:
+            connection.connect_within(_PATIENCE)
+            connection.request(method, target, body)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
 
 
 class _NothingThereError(FailedError):
     pass
-
-
-class _OfflineDesk:
-    """Owns the spool for as long as it is open."""
-
-    def __init__(self, places: Places) -> None:
-        try:
-            (places.spool / "spool.db").stat()
-        except (FileNotFoundError, NotADirectoryError):
-            raise FailedError(f"there is no spool in {places.spool}") from None
-        self._places = places
-        self._calls: SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]]] = SimpleQueue()
-        self._events = EventHub()
-        self._recorder: Recorder | None = None
-        try:
-            self._spool = SqliteSpool(
-                places.spool,
-                events=self._events,
-                call_from_thread=lambda call, *values: self._calls.put((call, values)),
-            )
-        except SpoolError as error:
-            raise FailedError(f"no daemon answers at {places.control}, and {error}") from None
-        self._operations = QueueOperations(self._spool, self._events, lambda: None)
-
-    def list(self, selection: Selection, limit: int, after: str = "") -> Page:
-        return self._run(self._operations.list(selection, limit, parse_after(after)))
-
-    def show(self, queue_id: str) -> Shown | None:
-        return self._run(self._operations.show(queue_id))
-
-    def change(self, action: Action, selection: Selection) -> Changed:
-        if self._recorder is None:
-            try:
-                # For adding only: what is too old or too much is the daemon's to say.
-                history = History(self._places.history, keep=math.inf, max_size=2**62)
-            except OSError as error:
-                raise FailedError(f"the history cannot be written, so nothing is changed: {error}") from None
-            self._recorder = Recorder([history], delay=0.0)
-            self._events.add(self._recorder)
-            # What a daemon that was killed had under delivery is queued again.
-            self._run(_swept(self._spool))
-        return self._run(self._operations.change(action, selection))
-
-    def close(self) -> None:
-        self._run(_closed(self._spool))
-        if self._recorder is not None:
-            self._recorder.close()
-
-    def _run(self, work: Coroutine[Deferred[Any], Any, T]) -> T:
-        """The result; this thread stands in for the reactor's meanwhile."""
-        results: list[T | Failure] = []
-        Deferred.fromCoroutine(work).addBoth(results.append)
-        while not results:
-            call, values = self._calls.get()
-            call(*values)
-        result = results[0]
-        if not isinstance(result, Failure):
-            return result
-        if isinstance(result.value, SpoolError):
-            raise FailedError(str(result.value))
-        result.raiseException()
-        raise AssertionError("unreachable")
-
-
-async def _swept(spool: SqliteSpool) -> None:
-    await spool.sweep()
-
-
-async def _closed(spool: SqliteSpool) -> None:
-    await spool.close()

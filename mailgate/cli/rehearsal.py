@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
+import msgspec
 from twisted.internet.task import react
 
 from mailgate.address import NULL_PATH, Address, AddressError
@@ -25,7 +26,7 @@ from mailgate.config.load import ConfigError, Loaded, load
 from mailgate.config.schema import ListenerSection
 from mailgate.dns.client_name import confirmed_name
 from mailgate.dns.resolver import Resolver
-from mailgate.envelope import Client, Identity, Session, Transaction, new_id
+from mailgate.envelope import Client, Identity, Session, TraceStep, Transaction, new_id
 from mailgate.message import Content, MemoryBudget
 from mailgate.observe.hub import EventHub
 from mailgate.pipeline.registry import Registry
@@ -121,7 +122,8 @@ def command(
     )
     session, rehearsal = _run(run or react, loaded, registry, mail)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(rehearsal) | {"all_taken": rehearsal.all_taken}, indent=1))
+        told = dataclasses.asdict(rehearsal) | {"steps": _fields_of(rehearsal.steps), "all_taken": rehearsal.all_taken}
+        click.echo(json.dumps(told, indent=1))
     else:
         click.echo("\n".join(_account(session, mail, rehearsal)))
     if not rehearsal.all_taken:
@@ -244,7 +246,7 @@ def _account(session: Session, mail: _Mail, rehearsal: Rehearsal) -> Iterator[st
     who = f", known as {printable(session.identity.name)}" if session.identity else ""
     yield f"from {session.client}{who} to listener {session.listener}, {size(mail.content.size)}"
     yield ""
-    yield from trace_table([dataclasses.asdict(step) for step in rehearsal.steps])
+    yield from trace_table(_fields_of(rehearsal.steps))
     yield ""
     for fate in rehearsal.recipients:
         route = f", by route {fate.route}" if fate.route else ""
@@ -255,3 +257,7 @@ def _account(session: Session, mail: _Mail, rehearsal: Rehearsal) -> Iterator[st
             yield f"    because: {printable(fate.reason)}"
     for edit in rehearsal.edits:
         yield f"change: {printable(edit)}"
+
+
+def _fields_of(steps: Sequence[TraceStep]) -> list[dict[str, Any]]:
+    return [msgspec.structs.asdict(step) for step in steps]

@@ -10,7 +10,7 @@ from mailgate.envelope import Recipient, Session, TraceStep, Transaction
 from mailgate.interfaces import IPipeline, IRouting
 from mailgate.message import Content, Message
 from mailgate.verdict import Accept, Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
-from mailgate.web.operations import described
+from mailgate.web.words import described
 
 __all__ = ["RecipientFate", "Rehearsal", "rehearse"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mailgate.cli.common import printable, size, span, trace_table, when
-from mailgate.cli.queue import state_of
+from mailgate.cli.entries import last_reply, state_of
 from mailgate.observe.history import Story
 from mailgate.observe.render import from_stamp
 from mailgate.web.models import Entry
@@ -24,7 +24,8 @@ def tell(story: Story, waiting: Sequence[Entry], now: float) -> Iterator[str]:
         yield f"  {when(from_stamp(fields['at']))}  {first}"
         yield from (f"      {line}" for line in others)
     for entry in waiting:
-        yield f"  still in the queue   {printable(entry.recipient)}: {state_of(entry, now)}"
+        said = f" ({last_reply(entry)})" if entry.last_reply else ""
+        yield f"  still in the queue   {printable(entry.recipient)}: {state_of(entry, now)}{said}"
 
 
 def _summary(story: Story, waiting: Sequence[Entry]) -> str:
@@ -146,6 +147,8 @@ def _event(fields: Fields) -> Iterator[str]:
             yield f"because: {text('reason')}"
         case "operator_acted":
             yield f"an administrator asked: {text('action')} {_list(fields)}"
+            if text("detail"):
+                yield f"{'to route' if text('action') == 'reroute' else 'because'}: {text('detail')}"
         case "entry_set_aside":
             yield f"set aside, because it cannot be read: {text('reason')}"
             yield f"it lies in {text('where')}"

@@ -24,8 +24,9 @@ from mailgate.cli.common import (
 from mailgate.cli.desk import open_desk
 from mailgate.cli.story import tell
 from mailgate.observe.history import Found, Story, read_history
-from mailgate.web.models import Entry, Selection
+from mailgate.web.models import Entry
 from mailgate.web.places import Places
+from mailgate.web.selection import Selection
 
 __all__ = ["command"]
 
@@ -51,7 +52,7 @@ def command(subject: str, since: float, limit: int, as_json: bool, config: Path)
         os.listdir(places.history)
     now = time()
     found = read_history(places.history, subject, since=now - since if since else 0.0, limit=limit)
-    waiting = _waiting(places, found, subject)
+    waiting = _waiting(places, config, found, subject)
     if as_json:
         _write_json(found, waiting)
     else:
@@ -68,7 +69,7 @@ def command(subject: str, since: float, limit: int, as_json: bool, config: Path)
         raise FailedError(f"nothing is known of {printable(subject)}")
 
 
-def _waiting(places: Places, found: Found, subject: str) -> Mapping[str, Sequence[Entry]]:
+def _waiting(places: Places, config: Path, found: Found, subject: str) -> Mapping[str, Sequence[Entry]]:
     """What the queue has of these messages or, where there are none, of the subject; empty where it cannot be asked."""
     if found.stories:
         selection = Selection(ids=tuple(story.id for story in found.stories))
@@ -76,7 +77,7 @@ def _waiting(places: Places, found: Found, subject: str) -> Mapping[str, Sequenc
         selection = Selection(recipient=subject) if "@" in subject else Selection(ids=(subject,))
     waiting: dict[str, list[Entry]] = {}
     try:
-        with closing(open_desk(places)) as desk:
+        with closing(open_desk(places, config)) as desk:
             page = desk.list(selection, _MOST_WAITING)
     except (FailedError, PermissionError) as error:
         failed = denied(error) if isinstance(error, PermissionError) else error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from string import Formatter
 
+from mailgate.config.delivery import advise_on_delivery
 from mailgate.config.document import Document
 from mailgate.config.endpoints import listening
 from mailgate.config.hosts import parse_domain_pattern, parse_host
@@ -45,6 +46,7 @@ def advise(config: Config, document: Document, problems: Problems) -> None:
     _unused(config, document, problems)
     advise_on_identities(config, problems)
     advise_on_ports(config, problems)
+    advise_on_delivery(config, problems)
 
 
 def _relays(config: Config, problems: Problems) -> None:

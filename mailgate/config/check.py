@@ -10,6 +10,7 @@ from pathlib import Path as FilePath
 
 from pydantic import TypeAdapter, ValidationError
 
+from mailgate.config.delivery import check_delivery
 from mailgate.config.document import Document
 from mailgate.config.hosts import parse_domain_pattern, parse_routing_pattern
 from mailgate.config.locate import Path
@@ -24,6 +25,7 @@ __all__ = ["check", "filter_options"]
 def check(document: Document, problems: Problems) -> None:
     """References to what does not exist, what stands twice, and what cannot work."""
     _references(document, problems)
+    check_delivery(document, problems)
     _listeners(document, problems)
     for path, normal in (
         (("domains",), parse_domain_pattern),

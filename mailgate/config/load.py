@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,47 +12,44 @@ from mailgate.config.advice import advise
 from mailgate.config.check import check, filter_options
 from mailgate.config.document import Document
 from mailgate.config.locate import Lines, locate
-from mailgate.config.machine import check_machine
-from mailgate.config.problems import Problems, one_line
+from mailgate.config.machine import check_machine, is_path
+from mailgate.config.problems import Problems
+from mailgate.config.rules import ReplyRules, read_rules
 from mailgate.config.schema import Config
 from mailgate.config.slips import find_slips
-from mailgate.config.syntax import explained
+from mailgate.config.source import ConfigError, parse_source, read_source
 from mailgate.config.wording import reworded
 from mailgate.interfaces import IFilterFactory
 
 __all__ = ["ConfigError", "Loaded", "load"]
 
 
-class ConfigError(Exception):
-    """The file cannot be used. `errors` are lines `FILE:LINE: key: what is wrong (valid values are: ...)`."""
-
-    def __init__(self, errors: tuple[str, ...]) -> None:
-        super().__init__("\n".join(errors))
-        self.errors = errors
-
-
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A file that can be used: `options` by filter name, `warnings` in the form of errors."""
+    """A file that can be used: `options` by filter name, `warnings` in the form of errors; `rules` are those that
+    `bounces.rules` names, None where it names none."""
 
     config: Config
     path: Path
     options: Mapping[str, object]
     warnings: tuple[str, ...] = ()
     lines: Lines = field(default_factory=lambda: Lines({}), repr=False, compare=False)
+    rules: ReplyRules | None = None
 
     def error(self, where: tuple[str | int, ...], text: str) -> str:
         """A line of ConfigError about a key, for what shows only when parts are built: ("filters", "dnsbl")."""
         return Problems(str(self.path), {}, self.lines).format(where, text)
 
 
-def load(path: Path, find: Callable[[str], IFilterFactory]) -> Loaded:
+def load(path: Path, find: Callable[[str], IFilterFactory], source: str | None = None) -> Loaded:
     """The configuration in `path`; `find` gives the factory of a kind of filter, or raises LookupError.
 
-    Paths in the file are relative to its folder. ConfigError: everything that is wrong with it.
+    Paths in the file are relative to its folder. `source` is its text, where that has been read already. ConfigError:
+    everything that is wrong with it.
     """
-    source = _read(path)
-    document = _parse(path, source)
+    if source is None:
+        source = read_source(path)
+    document = parse_source(path, source)
     lines = locate(source)
     problems = Problems(str(path), document, lines)
     base = path.absolute().parent
@@ -69,30 +65,20 @@ def load(path: Path, find: Callable[[str], IFilterFactory]) -> Loaded:
     check(shape, problems)
     check_machine(shape, base, problems)
     options = filter_options(shape, base, find, problems)
+    rules = _rules(shape, base, problems)
     if problems.errors or config is None:
         raise ConfigError(problems.errors)
     advise(config, shape, problems)
-    return Loaded(config, path, options, problems.warnings, lines)
+    return Loaded(config, path, options, problems.warnings, lines, rules)
 
 
-def _read(path: Path) -> str:
+def _rules(document: Document, base: Path, problems: Problems) -> ReplyRules | None:
+    """What the file of rules holds; what is wrong with it stands among the errors, at the places in that file."""
+    file = document.table("bounces").get("rules")
+    if not isinstance(file, str) or not is_path(file):
+        return None  # reported where the section was validated
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError((one_line(f"{path}: cannot be read: {error.strerror or error}"),)) from error
-    try:
-        return raw.removeprefix(b"\xef\xbb\xbf").decode()
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        text = f"{path}:{line}: the file is not UTF-8 (octet 0x{error.object[error.start]:02X})"
-        raise ConfigError((one_line(text),)) from None
-
-
-def _parse(path: Path, source: str) -> dict[str, object]:
-    try:
-        return tomllib.loads(source)
-    except RecursionError:
-        raise ConfigError((one_line(f"{path}:1: lists and tables are nested too deeply"),)) from None
-    except ValueError as error:
-        line, text = explained(source, str(error))
-        raise ConfigError((one_line(f"{path}:{line}: syntax: {text}"),)) from None
+        return read_rules(base / file)
+    except ConfigError as error:
+        problems.add_lines(("bounces", "rules"), error.errors)
+        return None

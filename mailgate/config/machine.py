@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import stat
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path as FilePath
 
 from mailgate.config.document import Document
 from mailgate.config.hosts import check_socket_path
 from mailgate.config.problems import Problems
 
-__all__ = ["check_machine", "exposed", "holds_a_line"]
+__all__ = ["check_machine", "exposed", "holds_a_line", "is_here", "is_path"]
 
 #: The name of the control socket in the state directory, where the daemon and the command look for it.
 _CONTROL = "control"
@@ -20,7 +23,7 @@ _CONTROL = "control"
 def check_machine(document: Document, base: FilePath, problems: Problems) -> None:
     """Errors about paths that cannot serve. What nobody may look at here passes: the daemon may."""
     state_dir = document.table("gateway").get("state_dir")
-    if not isinstance(state_dir, str) or not _is_path(state_dir):
+    if not isinstance(state_dir, str) or not is_path(state_dir):
         return
     folder = base / state_dir
     if _is(folder, lambda mode: not stat.S_ISDIR(mode)):
@@ -30,7 +33,7 @@ def check_machine(document: Document, base: FilePath, problems: Problems) -> Non
     except ValueError as error:
         problems.error(("gateway", "state_dir"), f"its control socket cannot be made: {error}")
     log = document.table("log").get("path")
-    if not isinstance(log, str) or log in ("", "-") or not _is_path(log):
+    if not isinstance(log, str) or log in ("", "-") or not is_path(log):
         return
     file = folder / log
     if _is(file, stat.S_ISDIR):
@@ -48,6 +51,16 @@ def holds_a_line(path: FilePath) -> bool:
         return True
 
 
+def is_here(address: IPv4Address | IPv6Address) -> bool:
+    """Whether this machine has the address, as far as it tells: True where it cannot be asked."""
+    try:
+        with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as one:
+            one.bind((str(address), 0))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
 def exposed(path: FilePath) -> str:
     """What to say of a file of secrets that everybody on this machine can read, write or run; "" where all is well, or
     the file cannot be looked at."""
@@ -60,7 +73,8 @@ def exposed(path: FilePath) -> str:
     return f"holds secrets and has mode {mode:04o}: 0600, or 0640 with mailgate's group, is enough"
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
+    """Whether a text can be the path of something, as `absolute` has it."""
     return bool(text) and "\0" not in text and not text.startswith("~")
 
 

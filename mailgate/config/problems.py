@@ -33,6 +33,10 @@ class Problems:
         """What is wrong at `path`."""
         self._errors.append(self._entry(path, text))
 
+    def add_lines(self, path: Path, lines: Collection[str]) -> None:
+        """What is wrong in another file, which `path` names: whole lines."""
+        self._errors += [(self.line(path), line) for line in lines]
+
     def warn(self, path: Path, text: str) -> None:
         """What is allowed and may still not be meant."""
         self._warnings.append(self._entry(path, text))

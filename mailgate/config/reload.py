@@ -7,7 +7,7 @@ from mailgate.config.schema import Config, ListenerSection
 __all__ = ["as_running", "needs_restart"]
 
 _SECTIONS = ("spool", "dns", "counters", "history", "log")
-_GATEWAY = ("hostname", "state_dir")
+_GATEWAY = ("hostname", "state_dir", "workers")
 _LISTENER = ("endpoints", "protocol")
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mailgate.config.section import Section
 from mailgate.config.units import ConfigPath, Duration, Timeout
-from mailgate.config.values import Count, Fingerprint, Flag, Hostname, Hosts, MaildirPath, Mechanism, Port
+from mailgate.config.values import Count, Fingerprint, Flag, Hostname, Hosts, MaildirPath, Mechanism, Name, Port
 
 __all__ = [
     "ClientAuth",
@@ -58,6 +58,8 @@ class _RouteSection(Section):
 class ServerRoute(_RouteSection):
     """What routes to servers share."""
 
+    pool: Name | None = None
+    """the [pools.NAME] or the one [sources.NAME] that its mail goes out from; the system chooses if not given"""
     connections: Count = 20
     """connections at one time to one site: these hosts, or by MX the hosts of one set of records"""
     messages_per_connection: Count = 100

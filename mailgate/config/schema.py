@@ -13,6 +13,14 @@ from pydantic import ConfigDict, Field
 from mailgate.config.auth import AuthSection
 from mailgate.config.routes import DiscardRoute, LmtpRoute, MaildirRoute, RetrySection, Route, SmtpRoute
 from mailgate.config.section import Section
+from mailgate.config.shaping import (
+    BouncesSection,
+    PoolSection,
+    ShapingSection,
+    SlowDownSection,
+    SourceSection,
+    WarmUpSection,
+)
 from mailgate.config.units import ConfigPath, Duration, Size, Timeout, at_least, format_size
 from mailgate.config.values import (
     Count,
@@ -33,6 +41,7 @@ from mailgate.config.values import (
 
 __all__ = [
     "AuthSection",
+    "BouncesSection",
     "Config",
     "CountersSection",
     "DiscardRoute",
@@ -49,13 +58,18 @@ __all__ = [
     "MaildirRoute",
     "Network",
     "PipelineSection",
+    "PoolSection",
     "RetrySection",
     "Route",
     "RoutingSection",
     "Section",
+    "ShapingSection",
+    "SlowDownSection",
     "SmtpRoute",
+    "SourceSection",
     "SpoolSection",
     "TlsSection",
+    "WarmUpSection",
 ]
 
 
@@ -66,6 +80,8 @@ class GatewaySection(Section):
     """our name in banners, EHLO, Received and reports: the one that our address's PTR record gives"""
     state_dir: ConfigPath
     """spool, history, log and control socket lie here; made with mode 0700 if it does not exist"""
+    workers: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
+    """processes that accept and deliver, which share ports, spool and limits: one for each processor, at most"""
     drain_timeout: Duration = 30.0
     """how long a stop waits for sessions and deliveries that are under way; what is cut off then stays in the spool"""
     memory_limit: Size = 256 * 1024
@@ -260,7 +276,7 @@ class SpoolSection(Section):
 
     url: Literal["sqlite:"] = "sqlite:"
     """sqlite: is a database in the state directory"""
-    inline_limit: Size = 64 * 1024
+    inline_limit: Size = 256 * 1024
     """content up to this size lies in the database; larger content in a file of its own"""
     min_free: Size = 100 * 1024 * 1024
     """with less free space on the disk of the state directory new mail gets 452, and the history is not written"""
@@ -302,6 +318,10 @@ class Config(Section):
     recipients: dict[Name, ListRecipients] = {}
     routes: dict[Name, Route] = {}
     routing: RoutingSection = RoutingSection()
+    sources: dict[Name, SourceSection] = {}
+    pools: dict[Name, PoolSection] = {}
+    shaping: dict[Name, ShapingSection] = {}
+    bounces: BouncesSection = BouncesSection()
     pipelines: dict[Name, PipelineSection]
     filters: dict[Name, FilterSection] = {}
     dns: DnsSection = DnsSection()

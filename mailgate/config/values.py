@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from ipaddress import IPv4Network, IPv6Network
@@ -39,12 +40,19 @@ __all__ = [
     "Mechanism",
     "Name",
     "Network",
+    "OneMailbox",
     "Pattern",
     "Port",
+    "Rate",
+    "ReplyPattern",
     "Server",
     "SocketAddress",
 ]
 
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*([smhd])", re.ASCII)
+_PER = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+#: Characters of what is looked for in a reply.
+_LONGEST_PATTERN = 200
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -101,6 +109,34 @@ def _url(text: str) -> str:
     return text
 
 
+def _rate(value: object) -> float:
+    match = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or float(match[1]) <= 0:
+        raise ValueError("a rate is written like 10/s, 100/m, 5000/h or 20000/d, in quotes")
+    return float(match[1]) / _PER[match[2]]
+
+
+def _write_rate(rate: float) -> str:
+    for unit, seconds in _PER.items():
+        if (count := rate * seconds) >= 1 and math.isclose(count, round(count)):
+            return f"{round(count)}/{unit}"
+    return f"{rate * _PER['d']:g}/d"
+
+
+def _reply_pattern(text: str) -> str:
+    if not text.replace("*", "").strip():
+        raise ValueError("is empty: every answer would be meant")
+    if len(text) > _LONGEST_PATTERN:
+        raise ValueError(f"has more than {_LONGEST_PATTERN} characters")
+    return " ".join(text.split()).lower()
+
+
+def _one_mailbox(text: str) -> str:
+    if parse_mailbox(text).startswith("@"):
+        raise ValueError(f'"{text}" is a domain; an address has something before its @')
+    return parse_mailbox(text)
+
+
 def _socket(text: str, info: ValidationInfo) -> str:
     if text.startswith("unix:"):
         return f"unix:{absolute(text.removeprefix('unix:'), info)}"
@@ -137,12 +173,17 @@ SocketAddress = Annotated[str, AfterValidator(_socket), Form("socket")]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Flag = Annotated[bool, Field(strict=True)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Rate = Annotated[float, BeforeValidator(_rate), Form('rate, like "100/m"', _write_rate)]
+"""Something per time in the file, per second in the program."""
+ReplyPattern = Annotated[str, AfterValidator(_reply_pattern), Form("text")]
 Domain = Annotated[str, AfterValidator(parse_domain_pattern), Form("domain")]
 Pattern = Annotated[str, AfterValidator(parse_routing_pattern), Form("address or domain")]
 Host = Annotated[str, AfterValidator(_host), Form("host")]
 Hostname = Annotated[str, AfterValidator(parse_hostname), Form("host name")]
 Endpoint = Annotated[str, AfterValidator(check_endpoint), Form("endpoint")]
 Mailbox = Annotated[str, AfterValidator(parse_mailbox), Form("address")]
+OneMailbox = Annotated[str, AfterValidator(_one_mailbox), Form("address")]
+"""An address, without the form that stands for a whole domain."""
 MaildirPath = Annotated[str, AfterValidator(_maildir), Form("path")]
 Server = Annotated[str, AfterValidator(_server), Form("address")]
 # Only the branch that fits is validated, so that a mistake gives one message.

@@ -38,11 +38,11 @@ Octets = bytes | mmap.mmap
 
 _LABEL_FIELD, _TYPE_FIELD = "content-transfer-encoding", "content-type"
 _MIME_FIELD = re.compile(
-    rb"(?im)^(content-type|content-transfer-encoding|mime-version)[ \t]*+:((?:[^\r\n]|\r\n(?=[ \t]))*+)(?:\r\n|\Z)"
+    rb"(?im)^(content-type|content-transfer-encoding|mime-version)[ \t]*+:((?:[^\r\n]++|\r\n(?=[ \t]))*)(?:\r\n|\Z)"
 )
-_WELL_FORMED = re.compile(rb"(?:[!-9;-~]++:[^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*+\r\n)*+")
+_WELL_FORMED = re.compile(rb"(?:[!-9;-~]++:[^\r\n]*+(?:\r\n[ \t][^\r\n]*+)*\r\n)*")
 _TYPE = re.compile(rb"\s*+([!-.0-:<-~]++)\s*+/\s*+([!-:<-~]++)")
-_PARAMETER = re.compile(rb';\s*+([^\s=;"]++)\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"?|([^\s;]*+))', re.DOTALL)
+_PARAMETER = re.compile(rb';\s*+([^\s=;"]++)\s*+=\s*+(?:"((?:[^"\\]++|\\.)*)"?|([^\s;]*+))', re.DOTALL)
 _QUOTED_PAIR = re.compile(rb"\\(.)", re.DOTALL)
 _TOKEN = re.compile(rb'\s*+"?([^\s;("]++)')
 # A line that may be a delimiter. It starts after CRLF and ends before CRLF: a lone CR or LF does neither.

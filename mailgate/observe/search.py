@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 from mailgate.observe.parts import KEY, SEGMENT, EmptyPartError, Part, list_parts, open_part
 from mailgate.observe.render import to_stamp
 
-__all__ = ["Found", "Story", "read_history"]
+__all__ = ["Found", "Story", "directories", "read_history"]
 
 Entry = Mapping[str, Any]
 """A line of the log as JSON: "at", "event", and the event's fields that do not have their default."""
@@ -45,14 +46,21 @@ class Found:
     unreadable: tuple[str, ...] = ()
 
 
+def directories(directory: Path) -> Sequence[Path]:
+    """Those in which the parts of a history lie: that of the first worker, then those of the others, by number."""
+    others = [path for path in directory.glob("*") if path.name.isdecimal() and path.is_dir()]
+    return [directory, *sorted(others, key=lambda path: int(path.name))]
+
+
 def read_history(directory: Path, subject: str, *, since: float = 0.0, limit: int = 10) -> Found:
     """Stories that `subject` plays a part in, by events at or after `since` (seconds since the epoch).
 
     The subject is a queue id, a Message-ID, an address of sender or recipient, a user whose login was refused, a
     session's id or a client's address; case does not matter. A story is told whole, also what lies before `since`.
+    Files that cannot be read are named as they lie in `directory`.
     """
     start = to_stamp(max(since, 0.0))
-    with closing(_Readers(directory)) as readers:
+    with closing(_Histories([_Readers(one, directory) for one in directories(directory)])) as readers:
         ids: dict[str, None] = {}
         for entry in readers.newest_first(subject, start):
             ids.setdefault(_story_of(entry))
@@ -70,10 +78,42 @@ def _story_of(entry: Entry) -> str:
     return str(entry.get("queue_id") or entry.get("session") or "")
 
 
-class _Readers:
-    """The open parts, oldest first; one that cannot be read is left out and named."""
+def _at(entry: Entry) -> str:
+    return str(entry["at"])
 
-    def __init__(self, directory: Path) -> None:
+
+class _Histories:
+    """What several workers have written, as one: in the order of time."""
+
+    def __init__(self, readers: Sequence[_Readers]) -> None:
+        self._readers = readers
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Files that could not be read."""
+        return [name for one in self._readers for name in one.unreadable]
+
+    def newest_first(self, subject: str, since: str) -> Iterator[Entry]:
+        """As in _Readers, and so are those below."""
+        return heapq.merge(*(one.newest_first(subject, since) for one in self._readers), key=_at, reverse=True)
+
+    def in_order(self, words: Sequence[str]) -> Iterator[Entry]:
+        return heapq.merge(*(one.in_order(words) for one in self._readers), key=_at)
+
+    def lost(self, since: str) -> int:
+        return sum(one.lost(since) for one in self._readers)
+
+    def close(self) -> None:
+        for one in self._readers:
+            one.close()
+
+
+class _Readers:
+    """The open parts of one directory, oldest first; one that cannot be read is left out and named, as it lies below
+    `base`."""
+
+    def __init__(self, directory: Path, base: Path) -> None:
+        self._base = base
         self.unreadable: list[str] = []
         self._open: list[tuple[Part, sqlite3.Connection]] = []
         for part in list_parts(directory):
@@ -84,7 +124,7 @@ class _Readers:
             except sqlite3.Error:
                 # A part that the gateway has removed meanwhile is not missed.
                 if part.path.exists():
-                    self.unreadable.append(part.path.name)
+                    self._miss(part)
 
     def newest_first(self, subject: str, since: str) -> Iterator[Entry]:
         """Entries of the subject, from the newest back to `since`."""
@@ -131,5 +171,9 @@ class _Readers:
         try:
             yield from database.execute(query, values)
         except sqlite3.Error:
-            if part.path.name not in self.unreadable:
-                self.unreadable.append(part.path.name)
+            self._miss(part)
+
+    def _miss(self, part: Part) -> None:
+        name = str(part.path.relative_to(self._base))
+        if name not in self.unreadable:
+            self.unreadable.append(name)

@@ -6,9 +6,9 @@ Whatever a filter does, there is a result to act on. An answer that is at hand c
 from __future__ import annotations
 
 from collections.abc import Awaitable, Generator, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
+from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 _log = Logger()
 
+_ORDINARY = Admission.ORDINARY  # an enum's attribute is no plain one
+
 #: Steps of a trace from which on a "continue" at a recipient is no longer noted. A session whose trace is this
 #: long has greeted us far more often than mail needs.
 MAX_STEPS = 500
@@ -36,8 +38,7 @@ _MAX_ERROR = 500
 _MAX_NAMED = 10
 
 
-@dataclass(slots=True)
-class Scene:
+class Scene(Struct):
     """What a question is about: where its trace and its evidence go, and the names for an event about it."""
 
     trace: list[TraceStep]
@@ -56,21 +57,26 @@ class Asker:
 
     def ask(self, asked: Asked[R], scene: Scene, values: tuple[object, ...]) -> R | Deferred[R]:
         """The result, or a Deferred of it, which fails with CancelledError only, when it is cancelled."""
-        started = self.clock.seconds()
-        breaker = asked.member.breaker
-        admission = Admission.ORDINARY if breaker.is_calm else breaker.admit(started)
-        if admission is Admission.REFUSED:
-            return self._replace(asked, scene, 0.0, "not asked, it failed again and again")
+        clock, member = self.clock, asked.member
+        started = clock.seconds()
+        breaker = member.breaker
+        admission = _ORDINARY
+        if not breaker.is_calm:
+            admission = breaker.admit(started)
+            if admission is Admission.REFUSED:
+                return self._replace(asked, scene, 0.0, "not asked, it failed again and again")
         try:
             answer = asked.call(*values)
         except Exception:
             return self.failed(asked, scene, started, admission, Failure())
         question = asked.question
         if answer is None and question.neutral is CONTINUE and breaker.is_calm:  # most answers: nothing to understand
-            if question.once or len(scene.trace) < MAX_STEPS:
-                seconds = self.clock.seconds() - started
-                name, recipient = asked.member.name, scene.recipient
-                scene.trace.append(TraceStep(question.stage, name, "continue", "", seconds, asked.enforced, recipient))
+            trace = scene.trace
+            if question.once or len(trace) < MAX_STEPS:
+                seconds = clock.seconds() - started
+                trace.append(
+                    TraceStep(question.stage, member.name, "continue", "", seconds, asked.enforced, scene.recipient)
+                )
             return question.neutral
         if answer is not None and isinstance(answer, Awaitable):
             return _Waiting(self, asked, scene, started, admission, as_deferred(answer)).outcome
@@ -80,7 +86,8 @@ class Asker:
         """Understand, record and return an answer."""
         try:
             word, reason, result = asked.question.read(answer)
-            evidence, named = _details(result) if result is not asked.question.neutral else ((), "")
+            plain = result is asked.question.neutral or type(result) is tuple  # edits
+            evidence, named = ((), "") if plain else _details(result)
         except Exception as error:  # an answer may be anything, and looking at it may do anything
             return self._failed(asked, scene, started, admission, f"{type(error).__name__}: {error}")
         member = asked.member

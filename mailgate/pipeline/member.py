@@ -138,7 +138,7 @@ def _read_verdict(answer: object) -> Reading[Verdict]:
 
 
 def _read_edits(answer: object) -> Reading[Edits | Verdict]:
-    if not isinstance(answer, Sequence) or isinstance(answer, str | bytes):
+    if type(answer) is not list and (not isinstance(answer, Sequence) or isinstance(answer, str | bytes)):
         raise TypeError(f"answered {reprlib.repr(answer)} where a sequence of edits belongs")
     edits = tuple(answer)
     return ("edit" if edits else "continue"), "; ".join(map(_checked, edits)), edits

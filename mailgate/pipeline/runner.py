@@ -48,6 +48,7 @@ __all__ = ["Member", "Pipeline"]
 _Group = tuple[Asked[R], ...]
 _Stage = tuple[_Group[Verdict], ...]
 _Verdicts = list[Verdict]
+_Answers = list[Verdict | Deferred[Verdict]]
 
 _TOO_MANY_GREETINGS = Disconnect(Reply.of(421, "4.7.0", "Too many greetings"), "too many greetings in one session")
 
@@ -82,34 +83,40 @@ class Pipeline:
     def connect(self, session: Session) -> Verdict | Deferred[Verdict]:
         if not self._connect:
             return CONTINUE
-        return run(self._judge(self._connect, _of_session(session), (session,)))
+        return self._judge(self._connect, _of_session(session), (session,))
 
     def helo(self, session: Session) -> Verdict | Deferred[Verdict]:
         if not self._helo:
             return CONTINUE
         if len(session.trace) >= MAX_STEPS:
             return _TOO_MANY_GREETINGS
-        return run(self._judge(self._helo, _of_session(session), (session,)))
+        return self._judge(self._helo, _of_session(session), (session,))
 
     def auth(self, session: Session, identity: Identity) -> Verdict | Deferred[Verdict]:
         if not self._auth:
             return CONTINUE
-        return run(self._judge(self._auth, _of_session(session), (session, identity)))
+        return self._judge(self._auth, _of_session(session), (session, identity))
 
     def mail(self, session: Session, transaction: Transaction) -> Verdict | Deferred[Verdict]:
         if not self._mail:
             return CONTINUE
-        return run(self._judge(self._mail, _of(session, transaction), (session, transaction)))
+        return self._judge(self._mail, _of(session, transaction), (session, transaction))
 
     def rcpt(self, session: Session, transaction: Transaction, recipient: Recipient) -> Verdict | Deferred[Verdict]:
         if not self._rcpt and not self._routers:
             return CONTINUE
-        return run(self._judge_recipient(session, transaction, recipient))
+        address = recipient.address
+        scene = _of(session, transaction, str(address))
+        values = (session, transaction, recipient)
+        verdict = self._judge(self._rcpt, scene, values, address)
+        if not self._routers:
+            return verdict
+        return run(self._choose_route(verdict, scene, values, recipient))
 
     def data(self, session: Session, transaction: Transaction) -> Verdict | Deferred[Verdict]:
         if not self._data:
             return CONTINUE
-        return run(self._judge(self._data, _of(session, transaction), (session, transaction)))
+        return self._judge(self._data, _of(session, transaction), (session, transaction))
 
     def message(
         self, session: Session, transaction: Transaction, message: Message
@@ -118,20 +125,29 @@ class Pipeline:
 
     def _judge(
         self, stage: _Stage, scene: Scene, values: tuple[object, ...], recipient: Address | None = None
+    ) -> Verdict | Deferred[Verdict]:
+        for place, group in enumerate(stage):
+            answers = [self._asker.ask(asked, scene, values) for asked in group]
+            if len(answers) > 1 or answers[0] is not CONTINUE:  # else, as mostly, there is nothing to weigh
+                return run(self._weigh(stage[place:], answers, scene, values, recipient))
+        return CONTINUE
+
+    def _weigh(
+        self,
+        stage: _Stage,
+        answers: _Answers,
+        scene: Scene,
+        values: tuple[object, ...],
+        recipient: Address | None,
     ) -> Generator[Deferred[Any], Any, Verdict]:
+        """The rest of a stage, from a group on whose answers are given."""
         kept: list[Pending] = []
-        for group in stage:
-            if len(group) == 1:  # most groups: there is nothing to weigh
-                number = 0
-                answer = self._asker.ask(group[0], scene, values)
-                if answer is CONTINUE:
-                    continue
-                verdict: Verdict = (yield answer) if isinstance(answer, Deferred) else answer
-            else:
-                answers = self._ask(group, scene, values)
-                verdicts: _Verdicts = answers if isinstance(answers, list) else (yield answers)
-                number = strongest(verdicts)
-                verdict = verdicts[number]
+        for place, group in enumerate(stage):
+            if place:
+                answers = [self._asker.ask(asked, scene, values) for asked in group]
+            verdicts = yield from _awaited(answers)
+            number = strongest(verdicts)
+            verdict = verdicts[number]
             if verdict is CONTINUE:
                 continue
             if is_refusal(verdict):
@@ -146,12 +162,14 @@ class Pipeline:
                 scene.evidence.add(pending)
         return CONTINUE
 
-    def _judge_recipient(
-        self, session: Session, transaction: Transaction, recipient: Recipient
+    def _choose_route(
+        self,
+        judged: Verdict | Deferred[Verdict],
+        scene: Scene,
+        values: tuple[object, ...],
+        recipient: Recipient,
     ) -> Generator[Deferred[Any], Any, Verdict]:
-        scene = _of(session, transaction, str(recipient.address))
-        values = (session, transaction, recipient)
-        verdict = yield from self._judge(self._rcpt, scene, values, recipient.address)
+        verdict: Verdict = (yield judged) if isinstance(judged, Deferred) else judged
         if is_refusal(verdict):
             return verdict
         for router in self._routers:
@@ -172,8 +190,10 @@ class Pipeline:
         scene = _of(session, transaction)
         values = (session, transaction, message)
         for group in self._message:
-            answers = self._ask(group, scene, values)
-            verdicts: _Verdicts = answers if isinstance(answers, list) else (yield answers)
+            answers = [self._asker.ask(asked, scene, values) for asked in group]
+            if len(answers) == 1 and answers[0] is CONTINUE:
+                continue
+            verdicts = yield from _awaited(answers)
             heaviest = verdicts[strongest(verdicts)]
             if heaviest is CONTINUE:
                 continue
@@ -194,13 +214,16 @@ class Pipeline:
                 votes.add(edits)
         return votes.verdicts
 
-    def _ask(self, group: _Group[Verdict], scene: Scene, values: tuple[object, ...]) -> _Verdicts | Deferred[_Verdicts]:
-        answers = [self._asker.ask(asked, scene, values) for asked in group]
-        for answer in answers:
-            # Deferred is an abstract base class: asking whether something is one is not cheap.
-            if answer is not CONTINUE and isinstance(answer, Deferred):
-                return Deferred.fromCoroutine(join(answers))
-        return answers  # type: ignore[return-value]  # none of them is a Deferred
+
+def _awaited(answers: _Answers) -> Generator[Deferred[Any], Any, _Verdicts]:
+    """What the filters of a group answer, once all have."""
+    if len(answers) == 1:
+        (only,) = answers
+        return [(yield only) if isinstance(only, Deferred) else only]
+    if any(isinstance(answer, Deferred) for answer in answers):
+        verdicts: _Verdicts = yield Deferred.fromCoroutine(join(answers))
+        return verdicts
+    return answers  # type: ignore[return-value]  # none of them is a Deferred
 
 
 def _stage(question: Question[R], groups: Sequence[Sequence[Member]]) -> tuple[_Group[R], ...]:

@@ -55,11 +55,12 @@ def strongest(verdicts: Sequence[Verdict]) -> int:
 class Votes:
     """One verdict for each recipient of a transaction, in their order; each vote can only make it stronger."""
 
-    __slots__ = ("_recipients", "verdicts")
+    __slots__ = ("_is_unanimous", "_recipients", "verdicts")
 
     def __init__(self, recipients: Sequence[Recipient]) -> None:
         self._recipients = recipients
         self.verdicts: list[Verdict] = [CONTINUE] * len(recipients)
+        self._is_unanimous = bool(recipients)  # nothing was said against anybody
 
     def add(self, verdict: Verdict) -> None:
         """Count a vote: for the recipients that it names, or for all where it names none."""
@@ -78,6 +79,7 @@ class Votes:
                     self._strengthen(pending.verdict, STRENGTH[type(pending.verdict)], frozenset(named))
 
     def _strengthen(self, verdict: Verdict, strength: int, named: frozenset[Address]) -> None:
+        self._is_unanimous = False
         for number, recipient in enumerate(self._recipients):
             if (not named or recipient.address in named) and strength > STRENGTH[type(self.verdicts[number])]:
                 self.verdicts[number] = verdict
@@ -90,4 +92,4 @@ class Votes:
     @property
     def somebody_gets_it(self) -> bool:
         """Whether the message is kept for anyone, be it in quarantine."""
-        return any(not isinstance(verdict, _LOST) for verdict in self.verdicts)
+        return self._is_unanimous or any(not isinstance(verdict, _LOST) for verdict in self.verdicts)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from zope.interface import Attribute, Interface
 
 from mailgate.envelope import Envelope, EnvelopeRecipient, Origin, Tls
 from mailgate.interfaces import Handover, OutcomeKind
 from mailgate.message import Content
+from mailgate.relay.sources import SYSTEM, Source
 from mailgate.reply import Reply
 
 __all__ = ["ConnectFailedError", "IConnection", "IConnector", "ITransport", "Result", "Target"]
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """How one recipient fared: delivered, deferred, failed or discarded, by whose answer.
 
     `reply` is the answer of `host` (a Target as text), or our own finding in its form where `host` is "". `next_host`
@@ -40,8 +40,7 @@ class Result:
     tls: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """Where to connect: an address (IPv4, IPv6 or a unix socket's path) and the name it was found under.
 
     `is_vouched_for`: the configuration names this host, or DNS does and DNSSEC vouches for that. Otherwise whoever can
@@ -121,11 +120,14 @@ class IConnection(Interface):
 class IConnector(Interface):
     """Opens connections."""
 
-    def connect(target: Target, origin: Origin | None = None, *, try_tls: bool = False) -> Awaitable[IConnection]:
+    def connect(
+        target: Target, origin: Origin | None = None, *, try_tls: bool = False, source: Source = SYSTEM
+    ) -> Awaitable[IConnection]:
         """An open session; ConnectFailedError, only, where there is none.
 
         `origin` is that of the one message that it is for, where the route tells its next hops of clients. `try_tls`
-        wants a handshake to be tried where the route has TLS, whatever came of it the last time.
+        wants a handshake to be tried where the route has TLS, whatever came of it the last time. The connection goes
+        out from the address that `source` has of the target's family; where it has none, there is none.
         """
 
 

@@ -1,62 +1,71 @@
-"""From a job to the queue of its destination, which DNS may have to name."""
+"""From a job to the ready queue of its destination, which DNS may have to name."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from random import Random
+from collections.abc import Awaitable, Iterator, Mapping
+from typing import Protocol
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.awaiting import as_deferred
-from mailgate.config.schema import LmtpRoute, Route, SmtpRoute
-from mailgate.interfaces import OutcomeKind
+from mailgate.config.routes import ServerRoute
+from mailgate.config.schema import LmtpRoute, RetrySection, Route, SmtpRoute
+from mailgate.interfaces import OutcomeKind, Selector
 from mailgate.relay.findings import LOCAL_ERROR
-from mailgate.relay.jobs import Job, JobQueue, LocalQueue
-from mailgate.relay.locate import Hosts, Locator, NoHosts
+from mailgate.relay.jobs import Job, JobQueue, QueueOwner
+from mailgate.relay.local import LocalQueue
+from mailgate.relay.locate import Hosts, NoHosts
+from mailgate.relay.shaping import Shaping
 from mailgate.relay.site import Site
+from mailgate.relay.sources import SYSTEM, Capped, Sources
+from mailgate.relay.suspended import Suspensions, ends
+from mailgate.relay.tools import SiteTools
 from mailgate.relay.transports import Transports
 from mailgate.reply import Reply
 
-__all__ = ["Destinations"]
+__all__ = ["Destinations", "Keeper"]
 
 _log = Logger()
 
 _NO_ROUTE = Reply.of(451, "4.3.5", "No route to this recipient is configured")
+_SCHEDULE = RetrySection()
+
+
+class Keeper(QueueOwner, Protocol):
+    """Who has put jobs here. Every one ends in one call of `finished`, with a result for each recipient, of `unbegun`,
+    `no_room` or `postponed`, or is `split`."""
+
+    def postponed(self, job: Job, due: float, why: str) -> None:
+        """The job may not begin before `due` (0: it may, and is to be sorted anew)."""
+
+    def split(self, job: Job, parts: list[Job]) -> None:
+        """The job has more recipients than its destination takes: these have taken its place."""
+
+    def placed(self, job: Job, queue: JobQueue) -> None:
+        """A job that had waited for its turn has found room."""
 
 
 class Destinations:
-    """The queues by destination; each is made when it is needed, and forgotten when it is empty.
+    """The ready queues by destination and source; each is made when it is needed, and forgotten when it is empty."""
 
-    Every job that is put here ends in one call of `finished`, with a result for each recipient, or of `unbegun`.
-    """
-
-    def __init__(
-        self,
-        transports: Transports,
-        locator: Locator,
-        clock: IReactorTime,
-        random: Random,
-        *,
-        finished: Callable[[Job], None],
-        unbegun: Callable[[Job], None],
-    ) -> None:
+    def __init__(self, transports: Transports, tools: SiteTools, sources: Sources, keeper: Keeper) -> None:
         self._transports = transports
-        self._locator = locator
-        self._clock = clock
-        self._random = random
-        self.finished = finished
-        self.unbegun = unbegun
+        self._tools = tools
+        self._sources = sources
+        self._keeper = keeper
+        self._suspensions = Suspensions()
         self.routes: Mapping[str, Route] = {}
         self._is_paused = False
         self._is_stopped = False
         self._queues: dict[str, JobQueue] = {}
-        self._all: set[JobQueue] = set()  # with those of an old configuration
+        self._all: dict[JobQueue, None] = {}  # with those of an old configuration
 
-    def reload(self, routes: Mapping[str, Route]) -> None:
-        """New jobs go by these routes; what waits or is under way ends by the old ones."""
+    def reload(self, routes: Mapping[str, Route], tools: SiteTools, sources: Sources) -> None:
+        """New jobs go by these routes and limits; what waits or is under way ends by the old ones."""
         self.routes = routes
+        self._tools = tools
+        self._sources = sources
         old, self._queues = self._queues, {}
         for queue in list(old.values()):
             queue.retire()
@@ -69,24 +78,25 @@ class Destinations:
         route = self.routes.get(name)
         return isinstance(route, SmtpRoute) and not route.hosts
 
-    def put(self, job: Job, domain: str) -> None:
-        """Queue a job, whose recipients are all in `domain` where its route goes by that."""
+    def put(self, job: Job) -> None:
+        """Queue a job, whose recipients are all in its `domain` where its route goes by that."""
         route = self.routes.get(job.route)
         if self._is_stopped:
-            self.unbegun(job)
-        elif isinstance(route, SmtpRoute | LmtpRoute):
-            queue = self._queues.get(job.route) if route.hosts else None
-            if queue is not None:
-                queue.add(job)
-            else:
-                self._locate(job, route, domain)
+            self._keeper.unbegun(job)
+        elif isinstance(route, ServerRoute):
+            queue = self._queues.get(job.route) if route.hosts and route.pool is None else None
+            if queue is None or len(job.recipients) > queue.most_recipients:
+                self._locate(job, route)
+            elif job.in_turn or queue.suspension is not None or not queue.add(job):
+                self._enter(job, queue)
         elif route is not None:
             queue = self._queues.get(job.route)
             if queue is None:
-                queue = self._keep(LocalQueue(job.route, self._transports.local(route), self._clock, self))
-            queue.add(job)
+                transport = self._transports.local(route)
+                queue = self._keep(LocalQueue(job.route, transport, self._tools.clock, self._keeper, route.retry))
+            self._enter(job, queue)
         else:
-            self._end(job, NoHosts(_NO_ROUTE, f"route {job.route} is configured no more"))
+            self._end(job, NoHosts(_NO_ROUTE, f"route {job.route} is configured no more"), _SCHEDULE)
 
     def pause(self) -> None:
         """Begin no more jobs."""
@@ -110,21 +120,57 @@ class Destinations:
         """Jobs under way."""
         return sum(queue.active for queue in self._all)
 
-    def emptied(self, queue: JobQueue) -> None:
-        """A queue may be forgotten."""
-        self._all.discard(queue)
+    def suspend(self, suspensions: Suspensions) -> None:
+        """From now on these are in force for sites; those that end so."""
+        self._suspensions = suspensions
+        for queue in self:
+            self._check_suspension(queue)
+
+    async def wake(self, selector: Selector | None) -> None:
+        """Let sites try again that rest: those that the selector's domain, site or route is for, or all."""
+        selector = selector or Selector()
+        chosen = [
+            queue
+            for queue in self
+            if selector.route in ("", queue.route) and selector.site.lower() in queue.label.lower()
+        ]
+        if selector.domain:
+            sites = await self._sites_of(selector.domain.lower())
+            chosen = [queue for queue in chosen if queue.hosts in sites]
+        for queue in chosen:
+            queue.retry_now()
+
+    async def _sites_of(self, domain: str) -> set[tuple[str, ...]]:
+        """The hosts, as of now, to which mail for a domain may go."""
+        found = set()
+        for name, route in list(self.routes.items()):
+            if isinstance(route, SmtpRoute | LmtpRoute):
+                hosts = self._tools.locator.hosts(name, route, domain)
+                if isinstance(hosts, Awaitable):
+                    hosts = await hosts
+                if isinstance(hosts, Hosts):
+                    found.add(hosts.names)
+        return found
+
+    def forget(self, queue: JobQueue) -> None:
+        """A queue that is empty."""
+        self._all.pop(queue, None)
         if self._queues.get(queue.name) is queue:
             del self._queues[queue.name]
 
-    def _locate(self, job: Job, route: SmtpRoute | LmtpRoute, domain: str) -> None:
-        hosts = self._locator.hosts(job.route, route, domain)
+    # -- from a job to its queue
+
+    def _locate(self, job: Job, route: ServerRoute) -> None:
+        if not isinstance(route, SmtpRoute | LmtpRoute):
+            raise TypeError(f"no route to servers: {route!r}")
+        hosts = self._tools.locator.hosts(job.route, route, job.domain)
         if not isinstance(hosts, Awaitable):
             self._located(job, route, hosts)
             return
 
         def found(hosts: Hosts | NoHosts) -> None:
             if self._is_stopped or self.routes.get(job.route) is not route:
-                self.put(job, domain)  # the configuration was read anew meanwhile, or this is the end
+                self.put(job)  # the configuration was read anew meanwhile, or this is the end
             else:
                 self._located(job, route, hosts)
 
@@ -133,35 +179,86 @@ class Destinations:
         waited.addCallback(found)
 
     def _located(self, job: Job, route: SmtpRoute | LmtpRoute, hosts: Hosts | NoHosts) -> None:
+        shaping: Shaping = self._tools.shaping
         if isinstance(hosts, NoHosts):
-            self._end(job, hosts)
+            self._end(job, hosts, shaping.limits(job.route, route, job.domain, (), "").retry)
             return
-        queue = self._queues.get(hosts.name)
+        source = SYSTEM
+        if route.pool is not None:
+            kept = job.lease.sources.get(job.recipients[0].number, "")
+            chosen = self._sources.choose(route, job.lease.envelope.queue_id, kept)
+            if isinstance(chosen, Capped):
+                self._keeper.postponed(job, chosen.until, chosen.reason)
+                return
+            source = chosen
+            job.source = source.name
+        limits = shaping.limits(job.route, route, "" if hosts.is_fixed else job.domain, hosts.names, source.name)
+        if len(job.recipients) > limits.recipients_per_message:
+            self._split(job, limits.recipients_per_message)
+            return
+        name = hosts.name
+        if source.name or (limits.rules and not hosts.is_fixed):
+            # Domains of one site that differ in their limits have a queue each.
+            name = "|".join((name, source.name, *limits.rules))
+        queue = self._queues.get(name)
         if queue is None:
             queue = self._keep(
                 Site(
+                    name,
                     hosts,
                     route,
+                    route_name=job.route,
+                    limits=limits,
+                    source=source,
                     connector=self._transports.connector(job.route, route),
-                    locator=self._locator,
-                    clock=self._clock,
-                    random=self._random,
-                    owner=self,
+                    tools=self._tools,
+                    owner=self._keeper,
                 )
             )
-        queue.add(job)
+        self._enter(job, queue)
+
+    def _split(self, job: Job, size: int) -> None:
+        parts = [
+            Job(
+                job.lease,
+                job.recipients[at : at + size],
+                job.route,
+                domain=job.domain,
+                in_turn=job.in_turn,
+            )
+            for at in range(0, len(job.recipients), size)
+        ]
+        self._keeper.split(job, parts)
+        for part in parts:
+            self.put(part)
+
+    def _enter(self, job: Job, queue: JobQueue) -> None:
+        if queue.suspension is not None:
+            self._check_suspension(queue)
+        if (one := queue.suspension) is not None:
+            self._keeper.postponed(job, ends(one, self._tools.clock.seconds()), one.told)
+        elif queue.add(job):
+            if job.in_turn:
+                self._keeper.placed(job, queue)
+        else:
+            self._keeper.no_room(job, queue)
+
+    def _check_suspension(self, queue: JobQueue) -> None:
+        queue.suspension = self._suspensions.of_site(queue.hosts, self._tools.clock.seconds())
 
     def _keep(self, queue: JobQueue) -> JobQueue:
         queue.is_paused = self._is_paused
+        if self._suspensions.exist:
+            self._check_suspension(queue)
         self._queues[queue.name] = queue
-        self._all.add(queue)
+        self._all[queue] = None
         return queue
 
-    def _end(self, job: Job, why: NoHosts) -> None:
-        job.started, job.remaining = self._clock.seconds(), job.recipients
+    def _end(self, job: Job, why: NoHosts, retry: RetrySection) -> None:
+        job.started, job.remaining = self._tools.clock.seconds(), job.recipients
         kind = OutcomeKind.FAILED if why.reply.is_permanent else OutcomeKind.DEFERRED
         job.settle(kind, why.reply, "", why.reason)
-        self.finished(job)
+        self._keeper.finished(job, retry)
 
 
 def _not_located(failure: Failure) -> NoHosts:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -20,14 +20,14 @@ from mailgate.message import Content, Message
 from mailgate.observe.asked import asked_for
 from mailgate.relay.jobs import LEASE_TIME
 from mailgate.reply import Reply
-from mailgate.verdict import Defer, Discard, Disconnect, Quarantine, Reject, Verdict
+from mailgate.verdict import Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
 
 __all__ = ["Intake"]
 
 _log = Logger()
 
 # No part gives back what it has taken: the time for a header section is in proportion to its length, whatever it holds.
-_MESSAGE_ID = re.compile(rb"\r\nmessage-id[ \t]*+:[ \t]*+(?:\r\n[ \t]++)?+([^\r\n]++)", re.IGNORECASE)
+_MESSAGE_ID = re.compile(rb"\r\nmessage-id[ \t]*+:[ \t]*+(?:\r\n[ \t]++)?([^\r\n]++)", re.IGNORECASE)
 _NO_ROOM = Reply.of(452, "4.3.1", "Insufficient system storage")
 _OURS = Reply.of(451, "4.3.0", "Local error, try again later")
 
@@ -63,32 +63,35 @@ class Intake:
     ) -> Deferred[Sequence[Reply]]:
         now = self._clock.seconds()
         is_lmtp = "LMTP" in session.protocol
+        taken = Reply(250, "2.0.0", (f"queued as {transaction.id}",))
+        replies = [taken] * len(verdicts)
         recipients: list[EnvelopeRecipient] = []
+        has_fates = False
         for number, (recipient, verdict) in enumerate(zip(transaction.recipients, verdicts, strict=True)):
             quarantine = refusal = ""
-            if isinstance(verdict, Discard):
+            if type(verdict) is Continue:
+                pass
+            elif isinstance(verdict, Discard):
+                has_fates = True
                 continue
-            if isinstance(verdict, Quarantine):
+            elif isinstance(verdict, Quarantine):
+                has_fates = True
                 quarantine = verdict.reason
             elif isinstance(verdict, Reject | Defer | Disconnect):
                 if is_lmtp:
-                    continue  # its own reply tells it
+                    replies[number] = verdict.reply  # its own tells it
+                    continue
                 refusal = str(verdict.reply)
             recipients.append(
                 EnvelopeRecipient(
                     number, recipient.address, recipient.route, quarantine, refusal, recipient.notify, recipient.orcpt
                 )
             )
-        replies = [
-            verdict.reply if is_lmtp and isinstance(verdict, Reject | Defer | Disconnect) else None
-            for verdict in verdicts
-        ]
-        taken = Reply(250, "2.0.0", (f"queued as {transaction.id}",))
         if not recipients:
             content.discard()
             content.give_back()
             self._tell_fates(transaction, verdicts)
-            return succeed([reply or taken for reply in replies])
+            return succeed(replies)
         envelope = Envelope(
             queue_id=transaction.id,
             sender=transaction.sender,
@@ -100,35 +103,15 @@ class Intake:
             origin=transaction.origin or origin_of(session),
             edits=tuple(transaction.edits),
         )
-
         message_id = message_id_of(content)  # now: a file moves when it is taken over
-        identity, tls = session.identity, session.tls
 
         def durable(lease: Lease) -> Sequence[Reply]:
             content.give_back()
-            self._events.publish(
-                MessageAccepted(
-                    at=self._clock.seconds(),
-                    queue_id=envelope.queue_id,
-                    session=session.id,
-                    client=envelope.client,
-                    listener=session.listener,
-                    helo=session.helo,
-                    sender=str(envelope.sender),
-                    recipients=tuple([str(one.address) for one in recipients]),
-                    size=envelope.size,
-                    message_id=message_id,
-                    protocol=session.protocol,
-                    identity="" if identity is None else f"{identity.name} by {identity.mechanism}",
-                    tls="" if tls is None else f"{tls.version} {tls.cipher}",
-                    proxy="" if session.proxy is None else str(session.proxy),
-                    asked=asked_for(envelope),
-                    trace=(*session.trace, *transaction.trace),
-                )
-            )
-            self._tell_fates(transaction, verdicts)
+            self._tell_accepted(session, transaction, envelope, message_id)
+            if has_fates:
+                self._tell_fates(transaction, verdicts)
             self._deliver(lease)
-            return [reply or taken for reply in replies]
+            return replies
 
         def failed(failure: Failure) -> Sequence[Reply]:
             content.give_back()
@@ -136,11 +119,33 @@ class Intake:
             if not failure.check(SpoolError):
                 _log.failure("a message could not be taken", failure=failure)
                 reply = _OURS
-            return [told or reply for told in replies]
+            return [reply if told is taken else told for told in replies]
 
         accepted = self._spool.accept(envelope, content, now + LEASE_TIME)
-        waited = as_deferred(accepted)
-        return waited.addCallbacks(durable, failed)
+        return as_deferred(accepted).addCallbacks(durable, failed)
+
+    def _tell_accepted(self, session: Session, transaction: Transaction, envelope: Envelope, message_id: str) -> None:
+        identity, tls, proxy = session.identity, session.tls, session.proxy
+        self._events.publish(
+            MessageAccepted(
+                at=self._clock.seconds(),
+                queue_id=envelope.queue_id,
+                session=session.id,
+                client=envelope.client,
+                listener=session.listener,
+                helo=session.helo,
+                sender=str(envelope.sender),
+                recipients=tuple([str(one.address) for one in envelope.recipients]),
+                size=envelope.size,
+                message_id=message_id,
+                protocol=session.protocol,
+                identity="" if identity is None else f"{identity.name} by {identity.mechanism}",
+                tls="" if tls is None else f"{tls.version} {tls.cipher}",
+                proxy="" if proxy is None else str(proxy),
+                asked=asked_for(envelope),
+                trace=(*session.trace, *transaction.trace),
+            )
+        )
 
     def _tell_fates(self, transaction: Transaction, verdicts: Sequence[Verdict]) -> None:
         """An event for each policy that keeps the message from some of its recipients."""

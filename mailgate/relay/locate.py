@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Iterable, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from cachetools import TTLCache
 
 from mailgate.config.hosts import HostPort, parse_host
 from mailgate.config.schema import LmtpRoute, SmtpRoute
@@ -13,10 +16,16 @@ from mailgate.interfaces import Answer, DnsStatus, IResolver
 from mailgate.relay.attempt import Target
 from mailgate.reply import Reply
 
-__all__ = ["Hosts", "Locator", "NoHosts"]
+__all__ = ["Hosts", "Locator", "NoHosts", "OwnAddresses"]
+
+Address = IPv4Address | IPv6Address
 
 #: Addresses that one attempt goes to at most: a domain with a hundred MX records does not hold us up.
 _MOST_TARGETS = 10
+#: Characters of a site's label.
+_LONGEST_LABEL = 250
+#: Addresses of which it is remembered whether they are ours, and for how many seconds.
+_KNOWN, _KNOWN_FOR = 10_000, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +33,54 @@ class Hosts:
     """A site: hosts in order of preference, those of one inner group sharing the load. `name` identifies the site.
 
     `is_implicit` tells that the one host is the domain itself, for want of an MX record; `is_vouched_for` as in Target.
+    `is_fixed`: the configuration says so, whoever they are; those that DNS names must not be ourselves.
     """
 
     name: str
     groups: tuple[tuple[HostPort, ...], ...]
     is_implicit: bool = False
     is_vouched_for: bool = True
+    is_fixed: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The hosts, without their ports."""
+        return tuple(host.host for group in self.groups for host in group)
+
+    @property
+    def label(self) -> str:
+        """What the site is called where people see it, and can look for any of its hosts."""
+        label = "|".join(",".join(host.host for host in group) for group in self.groups)
+        return label if len(label) <= _LONGEST_LABEL else f"{label[:_LONGEST_LABEL]}..."
+
+    @property
+    def title(self) -> str:
+        """The same in short."""
+        first, *others = self.names
+        return f"{first} and {len(others)} more" if others else first
+
+
+class OwnAddresses:
+    """Tells which addresses are of this machine: loopback, and those that a socket can be bound to."""
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._known: TTLCache[Address, bool] = TTLCache(_KNOWN, _KNOWN_FOR, seconds)
+
+    def __call__(self, address: Address) -> bool:
+        found = self._known.get(address)
+        if found is None:
+            found = self._known[address] = address.is_loopback or address.is_unspecified or _can_bind(address)
+        return found
+
+
+def _can_bind(address: Address) -> bool:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as one:
+            one.bind((str(address), 0))
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +92,23 @@ class NoHosts:
 
 
 class Locator:
-    """Finds hosts and addresses through DNS. Nothing raises but CancelledError."""
+    """Finds hosts and addresses through DNS. Nothing raises but CancelledError.
 
-    def __init__(self, resolver: IResolver, hostname: str, chance: random.Random) -> None:
+    A host that DNS names and that is ourselves, by our name or by an address for which `is_ours` holds, would give the
+    mail back to us: only hosts that are preferred to it are asked (RFC 5321 section 5.1).
+    """
+
+    def __init__(
+        self,
+        resolver: IResolver,
+        hostname: str,
+        chance: random.Random,
+        is_ours: Callable[[Address], bool] = lambda address: address.is_loopback or address.is_unspecified,
+    ) -> None:
         self._resolver = resolver
         self._hostname = hostname
         self._random = chance
+        self._is_ours = is_ours
 
     def hosts(
         self, name: str, route: SmtpRoute | LmtpRoute, domain: str
@@ -54,7 +116,8 @@ class Locator:
         """The site that takes mail for `domain` by the route of this name: at once where DNS need not be asked."""
         if route.hosts:
             groups = (group if isinstance(group, list) else [group] for group in route.hosts)
-            return Hosts(name, tuple(tuple(parse_host(host, route.port) for host in group) for group in groups))
+            found = tuple(tuple(parse_host(host, route.port) for host in group) for group in groups)
+            return Hosts(name, found, is_fixed=True)
         if domain.startswith("["):
             host = domain.strip("[]").removeprefix("ipv6:")
             return Hosts(f"{name}:{domain}", ((HostPort(host, route.port),),))
@@ -73,6 +136,7 @@ class Locator:
         problems: list[str] = []
         is_temporary = False
         for group in hosts.groups:
+            preferred = len(targets)
             for host in self._random.sample(group, len(group)):
                 if len(targets) >= _MOST_TARGETS:
                     break
@@ -80,6 +144,10 @@ class Locator:
                     targets.append(Target(host.host, host.host, 0, lmtp))
                     continue
                 addresses, problem = await self._addresses(host.host, ipv6)
+                if not hosts.is_fixed and (ours := next((one for one in addresses if self._is_ours(one)), None)):
+                    if preferred:
+                        return targets[:preferred]
+                    return _loop(host.host, f"{host.host} is {ours}, which is ourselves")
                 vouched = hosts.is_vouched_for
                 targets += [Target(host.host, str(address), host.port, lmtp, vouched) for address in addresses]
                 if not addresses:
@@ -134,18 +202,17 @@ class Locator:
                 break  # we are one of its hosts: only those before us may have it
             groups.append(tuple(HostPort(host, port) for host in sorted(ranked[preference])))
         if not groups:
-            text = f"Mail for {domain} loops back to this host"
-            return NoHosts(Reply.of(451, "4.4.6", text), f"{self._hostname} is the best MX of {domain}")
+            return _loop(domain, f"{self._hostname} is the best MX of {domain}")
         # Domains with the same hosts in the same order are one site, whatever the numbers of their preferences.
         order = "|".join(",".join(host.host for host in group) for group in groups)
         return Hosts(f"{name}:{order}", tuple(groups), is_vouched_for=vouched)
 
-    async def _addresses(self, host: str, ipv6: bool) -> tuple[list[IPv4Address | IPv6Address], str]:
+    async def _addresses(self, host: str, ipv6: bool) -> tuple[list[Address], str]:
         try:
             return [ip_address(host)], ""
         except ValueError:
             pass
-        found: list[IPv4Address | IPv6Address] = []
+        found: list[Address] = []
         problem = ""
         for rdtype in ("A", "AAAA") if ipv6 else ("A",):
             question = self._resolver.resolve(host, rdtype)
@@ -154,3 +221,7 @@ class Locator:
             if answer.is_temporary:
                 problem = f"{rdtype} {answer.status.value}"
         return found, problem
+
+
+def _loop(name: str, reason: str) -> NoHosts:
+    return NoHosts(Reply.of(451, "4.4.6", f"Mail for {name} loops back to this host"), reason)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
+from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mailgate.address import Address
 from mailgate.awaiting import as_deferred
 from mailgate.config.schema import RetrySection
 from mailgate.envelope import Envelope, new_id
-from mailgate.events import Bounced, Delivered, Discarded, Event, Reported
-from mailgate.events import Deferred as DeferredEvent
+from mailgate.events import Reported
 from mailgate.interfaces import Handover, IEvents, ISpool, Outcome, OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import Result
+from mailgate.relay.classify import Bounces
+from mailgate.relay.counts import Counts
 from mailgate.relay.findings import TOO_LATE
 from mailgate.relay.jobs import Job
+from mailgate.relay.outcome_events import event_of
 from mailgate.relay.report_fields import Action, action_of
 from mailgate.relay.reports import compose_report
 from mailgate.relay.schedule import expiry, is_too_late, late_at, next_attempt
@@ -37,8 +41,7 @@ _RETRY, _SLOW_RETRY = 1.0, 60.0
 _REPORT_RETRY = 600.0
 
 
-@dataclass(slots=True)
-class _Record:
+class _Record(Struct):
     """Outcomes on their way into the spool, with the report about some of them."""
 
     job: Job
@@ -51,9 +54,10 @@ class _Record:
 class OutcomeWriter:
     """Writes what became of jobs. `written` is called for each once it is durable, with the earliest next attempt.
 
-    `route_of` names the route for a report to this sender. While the spool cannot write, `is_stuck` holds, `stuck` and
-    later `unstuck` have been called, and the outcomes are kept and tried again: what was delivered is not delivered
-    twice for want of a disk. Outcomes that cannot be written while others can hold up nobody else.
+    `route_of` names the route for a report to this envelope's sender; `bounces` what refusals mean. While the spool
+    cannot write, `is_stuck` holds, `stuck` and later `unstuck` have been called, and the outcomes are kept and tried
+    again: what was delivered is not delivered twice for want of a disk. Outcomes that cannot be written while others
+    can hold up nobody else.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class OutcomeWriter:
         written: Callable[[Job, float | None], None],
         stuck: Callable[[], None],
         unstuck: Callable[[], None],
+        bounces: Bounces | None = None,
     ) -> None:
         self._spool = spool
         self._events = events
@@ -78,11 +83,17 @@ class OutcomeWriter:
         self._written = written
         self._stuck = stuck
         self._unstuck = unstuck
+        self._bounces = Bounces() if bounces is None else bounces
+        self._counts = Counts(spool, clock)
         self._unwritten: list[_Record] = []
         self._under_way = 0
         self._idle: list[Deferred[None]] = []
         self._retry: IDelayedCall | None = None
         self.is_stuck = False
+
+    def use(self, bounces: Bounces) -> None:
+        """From now on refusals are told apart, and double bounces sent, so."""
+        self._bounces = bounces
 
     def holds(self, queue_id: str) -> bool:
         """Whether outcomes of this message wait to be written: it must not be attempted again."""
@@ -99,22 +110,26 @@ class OutcomeWriter:
         done: Deferred[None] = Deferred()
         self._idle.append(done)
         self._rest()
-        return done
+        return done.addCallback(lambda _: self._counts.flush())
 
     def record(self, job: Job, retry: RetrySection) -> None:
-        """Write the results of a job by the retry schedule of its route."""
+        """Write the results of a job by the retry schedule of its destination."""
         now = self._clock.seconds()
         envelope = job.lease.envelope
         asked = envelope.parameters.deliver_by
         outcomes: list[Outcome] = []
         reported: list[Outcome] = []
         for result in job.results:
-            kind = result.kind
-            one = self._deferral(job, result, retry, now) if kind is OutcomeKind.DEFERRED else _outcome(result)
+            if result.kind is OutcomeKind.DELIVERED:
+                one = _done(job, result)
+                # Of most deliveries nobody wants to hear: that they are none of these is all that they cost here.
+                if (one.recipient.notify or asked) and _is_owed(envelope, one):
+                    reported.append(one)
+            else:
+                one = self._undelivered(job, result, retry, now)
+                if _is_owed(envelope, one) or self._is_for_postmaster(envelope, one):
+                    reported.append(one)
             outcomes.append(one)
-            # Of most deliveries nobody wants to hear: that they are none of these is all that they cost here.
-            if (one.recipient.notify or asked or one.kind is not OutcomeKind.DELIVERED) and _is_owed(envelope, one):
-                reported.append(one)
         record = _Record(job, outcomes, reported)
         if reported:
             try:
@@ -126,9 +141,36 @@ class OutcomeWriter:
                 record.reported = ()
         self._write(record)
 
+    def _undelivered(self, job: Job, result: Result, retry: RetrySection, now: float) -> Outcome:
+        """The outcome of an attempt that has not delivered: it may come again, or was the last."""
+        if result.kind is OutcomeKind.DISCARDED:
+            return _done(job, result)
+        one = self._deferral(job, result, retry, now) if result.kind is OutcomeKind.DEFERRED else _done(job, result)
+        envelope, reason = job.lease.envelope, one.reason
+        if one.kind is OutcomeKind.FAILED and _is_report(envelope) and not self._is_for_postmaster(envelope, one):
+            reason = f"double bounce, dropped: {reason or one.reply}"
+        category = self._bounces.classifier.category(one.reply, ours=not one.host)
+        return replace(one, reason=reason, category=category)
+
+    def _is_for_postmaster(self, envelope: Envelope, outcome: Outcome) -> bool:
+        """Whether it is a double bounce that somebody wants to see. What fails to reach him is not told to him."""
+        double_to = self._bounces.double_to
+        return (
+            outcome.kind is OutcomeKind.FAILED
+            and _is_report(envelope)
+            and bool(double_to)
+            and str(outcome.recipient.address).lower() != double_to.lower()
+        )
+
     def _report(
         self, envelope: Envelope, job: Job, reported: Sequence[Outcome], until: float, now: float
     ) -> tuple[Envelope, Content] | None:
+        is_report = not envelope.sender
+        if is_report:
+            # The report itself is what the postmaster is to see.
+            parameters = replace(envelope.parameters, ret="FULL")
+            sender = Address.parse(self._bounces.double_to)
+            envelope = replace(envelope, sender=sender, parameters=parameters)
         return compose_report(
             envelope,
             reported,
@@ -138,6 +180,7 @@ class OutcomeWriter:
             queue_id=new_id(),
             route=self._route_of(envelope),
             retry_until=until,
+            is_report=is_report,
         )
 
     def _deferral(self, job: Job, result: Result, retry: RetrySection, now: float) -> Outcome:
@@ -146,19 +189,18 @@ class OutcomeWriter:
         attempts = job.lease.attempts.get(recipient.number, 0) + 1
         ends = expiry(retry, envelope)
         due = next_attempt(retry, attempts, ends, now, self._random, deadline=envelope.parameters.deliver_by)
+        one = _done(job, result)
         if due is not None:
             is_late = now >= late_at(retry, envelope) and recipient.number not in job.lease.warned
             warned = is_late and bool(envelope.sender) and _wants(recipient.notify, "DELAY")
-            return Outcome(
-                recipient, OutcomeKind.DEFERRED, result.reply, result.host, due, result.reason, warned=warned
-            )
+            return replace(one, next_attempt=due, warned=warned)
         reason = f"given up after {attempts} attempts: {result.reason or result.reply}"
-        reply = result.reply
+        one = replace(one, kind=OutcomeKind.FAILED, reason=reason)
         if is_too_late(envelope, now):
-            said = f"{result.host} said: {reply}" if result.host else str(reply)
+            said = f"{result.host} said: {result.reply}" if result.host else str(result.reply)
             reply = Reply.of(TOO_LATE.code, TOO_LATE.status, f"{TOO_LATE.text}; the last answer: {said}")
-            return Outcome(recipient, OutcomeKind.FAILED, reply, "", 0.0, reason)
-        return Outcome(recipient, OutcomeKind.FAILED, reply, result.host, 0.0, reason)
+            return replace(one, reply=reply, host="")
+        return one
 
     def _write(self, record: _Record) -> None:
         reports = () if record.report is None else (record.report,)
@@ -213,8 +255,11 @@ class OutcomeWriter:
         now = self._clock.seconds()
         report_id = record.report[0].queue_id if record.report else ""
         for outcome in record.outcomes:
-            told = report_id if outcome in record.reported else ""
-            self._events.publish(_event(record.job, outcome, now, told))
+            if outcome.category:
+                what = "deferred" if outcome.kind is OutcomeKind.DEFERRED else "bounced"
+                self._counts.add(f"{what}/{outcome.category}")
+            told = report_id if report_id and outcome in record.reported else ""
+            self._events.publish(event_of(record.job, outcome, now, told))
         if report_id:
             self._tell_report(record, report_id, now)
 
@@ -236,41 +281,25 @@ class OutcomeWriter:
                 )
 
 
-def _outcome(result: Result) -> Outcome:
+def _done(job: Job, result: Result) -> Outcome:
+    """The outcome that a result is by itself."""
     return Outcome(
         result.recipient,
         result.kind,
         result.reply,
         result.host,
-        reason=result.reason,
-        handover=result.handover,
+        0.0,
+        result.reason,
+        result.handover,
         tls=result.tls,
+        site=job.site,
+        source=job.source,
     )
 
 
-def _event(job: Job, outcome: Outcome, now: float, report_id: str) -> Event:
-    envelope = job.lease.envelope
-    sender, recipient = str(envelope.sender), str(outcome.recipient.address)
-    if outcome.kind is OutcomeKind.DISCARDED:
-        return Discarded(
-            at=now, queue_id=envelope.queue_id, sender=sender, recipients=(recipient,), reason=outcome.reason
-        )
-    common: Mapping[str, object] = {
-        "at": now,
-        "queue_id": envelope.queue_id,
-        "sender": sender,
-        "recipient": recipient,
-        "route": job.route,
-        "host": outcome.host,
-        "reply": str(outcome.reply),
-        "attempt": job.lease.attempts.get(outcome.recipient.number, 0) + 1,
-        "seconds": now - job.started,
-    }
-    if outcome.kind is OutcomeKind.DELIVERED:
-        return Delivered(**common, delay=now - envelope.received, tls=outcome.tls)  # type: ignore[arg-type]
-    if outcome.kind is OutcomeKind.DEFERRED:
-        return DeferredEvent(**common, next_attempt=outcome.next_attempt, reason=outcome.reason)  # type: ignore[arg-type]
-    return Bounced(**common, reason=outcome.reason, report=report_id)  # type: ignore[arg-type]
+def _is_report(envelope: Envelope) -> bool:
+    """Whether the message is a report that we have made."""
+    return not envelope.sender and not envelope.client
 
 
 def _is_owed(envelope: Envelope, outcome: Outcome) -> bool:

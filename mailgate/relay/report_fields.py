@@ -63,7 +63,8 @@ class Subject:
     """What a report is about: these outcomes of this message.
 
     `retry_until` is when a delayed one is given up. `is_utf8`: the report may have addresses as they are written, as
-    its own envelope needs SMTPUTF8.
+    its own envelope needs SMTPUTF8. `is_report`: the message is itself a report of ours, and this is told to somebody
+    who has not sent it (a double bounce).
     """
 
     envelope: Envelope
@@ -72,6 +73,7 @@ class Subject:
     now: float
     retry_until: float
     is_utf8: bool
+    is_report: bool = False
 
     @property
     def is_overdue(self) -> bool:

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from mailgate.interfaces import Outcome
 from mailgate.relay.report_fields import Action, Subject, action_of, to_date
 
-__all__ = ["TITLES", "text_for_people"]
+__all__ = ["text_for_people", "title"]
 
 #: Recipients that the text names of each kind; the part for programs names all.
 _MAX_NAMED = 50
 
 #: The subject of a report, by the worst that it tells.
-TITLES = {
+_TITLES = {
     Action.FAILED: "Your message could not be delivered",
     Action.DELAYED: "Your message is delayed",
     Action.RELAYED: "Your message was passed on",
@@ -62,6 +62,13 @@ _ADVICE = (
 )
 
 
+def title(about: Subject) -> str:
+    """The subject of the report."""
+    if about.is_report:
+        return "A report could not be delivered"
+    return _TITLES[min(map(action_of, about.outcomes), key=list(Action).index)]
+
+
 def text_for_people(about: Subject, *, is_whole: bool) -> str:
     """The text, with CRLF; `is_whole` tells whether the whole message is returned behind it."""
     lines = [f"This is the mail system at {about.hostname}."]
@@ -69,20 +76,22 @@ def text_for_people(about: Subject, *, is_whole: bool) -> str:
         outcomes = [one for one in about.outcomes if action_of(one) is action]
         if outcomes:
             lines += _section(about, action, outcomes)
-    attached = "Your message" if is_whole else "The header of your message"
+    message = "the report" if about.is_report else "your message"
+    attached = f"{message[0].upper()}{message[1:]}" if is_whole else f"The header of {message}"
     lines += ["", f"{attached} is attached.", f"Its id here was {about.envelope.queue_id}.", ""]
     return "\r\n".join(lines)
 
 
 def _section(about: Subject, action: Action, outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield ""
-    yield f"Your message of {to_date(about.envelope.received)} {_HEADINGS[action]}"
+    message = "A report" if about.is_report else "Your message"
+    yield f"{message} of {to_date(about.envelope.received)} {_HEADINGS[action]}"
     for outcome in outcomes[:_MAX_NAMED]:
         yield ""
         yield f"  <{outcome.recipient.address}>"
         if action in (Action.FAILED, Action.DELAYED):
             yield from _wrapped(_answer(about, outcome, action), "    ")
-        if action is Action.FAILED:
+        if action is Action.FAILED and not about.is_report:
             yield from _wrapped(_advice(about, about.status(outcome)), "    ")
     if len(outcomes) > _MAX_NAMED:
         yield ""
@@ -111,6 +120,8 @@ def _advice(about: Subject, status: str) -> str:
 
 def _closing(about: Subject, action: Action) -> str:
     match action:
+        case Action.FAILED if about.is_report:
+            return "Nobody else hears of this: the sender's own address does not take it."
         case Action.FAILED:
             return "No more attempts will be made for these recipients."
         case Action.RELAYED:

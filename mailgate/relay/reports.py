@@ -15,7 +15,7 @@ from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters
 from mailgate.interfaces import Outcome
 from mailgate.message import Content, Message
 from mailgate.relay.report_fields import Action, Subject, action_of, delivery_status, to_date, to_fields
-from mailgate.relay.report_text import TITLES, text_for_people
+from mailgate.relay.report_text import text_for_people, title
 from mailgate.wire.content import MAX_LINE
 
 __all__ = ["compose_report"]
@@ -38,12 +38,14 @@ def compose_report(
     queue_id: str,
     route: str,
     retry_until: float = 0.0,
+    is_report: bool = False,
 ) -> tuple[Envelope, Content] | None:
     """The report to the sender about recipients that were given up, are late, or got the message; None: none is owed.
 
     None is owed to the null sender (RFC 5321 section 6.1). Whether the sender wants to hear of a recipient is decided
     by the caller. `queue_id` and `route` are those of the report; late ones are tried until `retry_until`. A failed
     outcome whose reply is 4yz is one that has expired: its status is 4.4.7, and the reply is told as the last one.
+    `is_report`: the message is itself a report of ours, and the envelope's sender here is whoever is told of that.
     """
     if not envelope.sender or not outcomes:
         return None
@@ -55,6 +57,7 @@ def compose_report(
         now=now,
         retry_until=retry_until,
         is_utf8=not envelope.sender.is_ascii,
+        is_report=is_report,
     )
     report = _compose(about, content, queue_id)
     made = Envelope(
@@ -90,7 +93,7 @@ def _compose(about: Subject, content: Content, queue_id: str) -> bytes:
     fields = [
         ("From", f"Mail Delivery System <MAILER-DAEMON@{about.hostname}>"),
         ("To", f"<{about.envelope.sender}>"),
-        ("Subject", TITLES[min(map(action_of, about.outcomes), key=list(Action).index)]),
+        ("Subject", title(about)),
         ("Date", to_date(about.now)),
         ("Message-ID", f"<{queue_id}@{about.hostname}>"),
         ("Auto-Submitted", "auto-replied"),
@@ -132,9 +135,9 @@ def _whole(about: Subject, content: Content) -> bytes | None:
 def _message(about: Subject, whole: bytes) -> bytes:
     header = whole.partition(b"\r\n\r\n")[0]
     if header.isascii():
-        return _part("message/rfc822", "Your message", whole, as_it_is=True)
+        return _part("message/rfc822", _described(about), whole, as_it_is=True)
     # It may be encoded, as message/rfc822 must not be (RFC 6532 section 3.7).
-    return _part("message/global", "Your message", whole, as_it_is=about.is_utf8)
+    return _part("message/global", _described(about), whole, as_it_is=about.is_utf8)
 
 
 def _header(about: Subject, content: Content) -> bytes:
@@ -146,11 +149,15 @@ def _header(about: Subject, content: Content) -> bytes:
     if len(header) > _MAX_HEADER:
         header = header[:_MAX_HEADER]
         header = header[: header.rindex(b"\r\n") + 2] if b"\r\n" in header else b""
-    description = "Header of your message"
+    description = f"Header of {_described(about).lower()}"
     if about.is_utf8 and not header.isascii() and _is_utf8(header):
         return _part("message/global-headers", description, header, as_it_is=True)
     header = b"".join(line + b"\r\n" for line in header.splitlines())
     return _part("text/rfc822-headers; charset=utf-8", description, header)
+
+
+def _described(about: Subject) -> str:
+    return "The report" if about.is_report else "Your message"
 
 
 def _message_id(content: Content) -> str:

@@ -1,58 +1,73 @@
-"""The relay: leases to jobs, jobs to the queues of their destinations, and back to the spool.
+"""The relay: leases to jobs, jobs to the ready queues of their destinations, and back to the spool.
 
-A message comes from the intake with its first lease, or is leased from the spool when it is due. Its recipients are
-sorted into one job for each destination; each job ends with one outcome for each of its recipients.
+A message comes from the intake with its first lease, or is leased from the spool when it is due, or when it is its turn
+at a destination that had no room. Its recipients are sorted into one job for each destination; each job ends with one
+outcome for each of its recipients, or is given back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from mailgate.address import NULL_PATH
-from mailgate.awaiting import as_deferred
-from mailgate.config.schema import Config, SmtpRoute
-from mailgate.envelope import Envelope, EnvelopeRecipient
-from mailgate.interfaces import AttemptContext, IDeliveryFilter, IEvents, ISpool, Lease, OutcomeKind, SpoolError
-from mailgate.relay.attempt import Result
+from mailgate.config.schema import Config, RetrySection
+from mailgate.interfaces import (
+    IDeliveryFilter,
+    IEvents,
+    IRelay,
+    ISlots,
+    ISpool,
+    Lease,
+    OutcomeKind,
+    Return,
+    Selector,
+    SiteView,
+)
+from mailgate.relay.backlog import Backlogs
+from mailgate.relay.classify import Bounces
 from mailgate.relay.destinations import Destinations
-from mailgate.relay.findings import LOCAL_ERROR
-from mailgate.relay.jobs import LEASE_TIME, Job
+from mailgate.relay.giving_up import give_up
+from mailgate.relay.jobs import Job, JobQueue
+from mailgate.relay.leasing import Leasing
 from mailgate.relay.locate import Locator
+from mailgate.relay.memory import Jobs
 from mailgate.relay.outcomes import OutcomeWriter
+from mailgate.relay.returns import Returns, destinations_of
 from mailgate.relay.routing import Routing
+from mailgate.relay.selecting import may_choose
+from mailgate.relay.shaping import Shaping
+from mailgate.relay.sorting import REPORT_ROUTE, REPORTS, Sorter
+from mailgate.relay.sources import Sources
+from mailgate.relay.suspended import Suspensions
+from mailgate.relay.tools import SiteTools
 from mailgate.relay.transports import Transports
-from mailgate.reply import Reply, ReplyError, parse_reply
-from mailgate.verdict import Defer, Reject, Verdict
+from mailgate.relay.view import view, where
+from mailgate.relay.warm_up import WarmUp
 
 __all__ = ["REPORTS", "Relay"]
 
 _log = Logger()
 
-#: The route of reports to senders that no route is for: by MX. Whoever takes mail must be able to return it.
-REPORTS = "(reports)"
-_REPORT_ROUTE = SmtpRoute(transport="smtp")
-
-#: Recipients of one message that one job is for at most (RFC 5321 section 4.5.3.1.8).
-_PER_JOB = 100
-#: Recipients that one look into the spool leases at most.
-_PER_LEASE = 500
 #: Seconds until a spool that has failed is asked again.
 _AFTER_FAILURE = 5.0
-#: Seconds between looks for attempts that last longer than their lease.
+#: Octets of content in memory from which on a new message waits in the spool, from where it is read piece by piece.
+_MOST_OCTETS = 128 * 1024**2
+#: Seconds between looks for attempts, and waits, that last longer than their lease.
 _CHECK = 300.0
 
-_REFUSED = Reply.of(550, "5.7.1", "Refused by policy")
 
-
+@implementer(IRelay)
 class Relay:
-    """Delivers. `max_active` bounds the messages that are in memory; the rest waits in the spool."""
+    """Delivers. `max_active` bounds the jobs that are in memory; the rest waits in the spool.
+
+    `slots` are the limits that it shares with other workers, `warm_up` the counts of sources, which it starts and
+    stops.
+    """
 
     def __init__(
         self,
@@ -65,317 +80,309 @@ class Relay:
         events: IEvents,
         clock: IReactorTime,
         random: Random,
+        slots: ISlots,
+        warm_up: WarmUp,
+        bounces: Bounces,
         delivery_filter: IDeliveryFilter | None = None,
     ) -> None:
         self._spool = spool
         self._clock = clock
-        self._jobs: dict[str, list[Job]] = {}  # by queue id: the messages that are in memory
-        self._unreturned: list[Lease] = []  # what the spool would not take back
-        self._wake: IDelayedCall | None = None
+        self._events = events
+        self._random = random
+        self._locator = locator
+        self._slots = slots
+        self._warm_up = warm_up
+        self._hostname = config.gateway.hostname
+        self._jobs = Jobs(config.spool.max_active, self.look)
+        self.room = self._jobs.room
         self._check: IDelayedCall | None = None
-        self._leasing: Deferred[None] | None = None
         self._at_rest: Deferred[None] | None = None  # somebody waits for the end of the last attempt
-        self._is_starved = False  # something due was left in the spool for want of room
-        self._is_running = False
-        self._destinations = Destinations(
-            transports, locator, clock, random, finished=self._finished, unbegun=self._unbegun
-        )
-        self._writer = OutcomeWriter(
+        self._is_ready = False
+        self._backlogs = Backlogs()
+        self._returns = Returns(spool, clock, self._jobs, self._backlogs, self._returned)
+        self._sources = Sources(config, warm_up)
+        self._destinations = Destinations(transports, self._tools(config), self._sources, self)
+        self._suspensions = Suspensions()
+        self._writer = self._make_writer(bounces, self._written, self._pause, self._go_on)
+        self._leasing = Leasing(
             spool,
-            events,
             clock,
-            random,
-            hostname=config.gateway.hostname,
-            route_of=self._report_route,
-            written=self._written,
-            stuck=self._pause,
-            unstuck=self._go_on,
+            self._backlogs,
+            self._jobs,
+            prepare=lambda: Deferred.fromCoroutine(self._prepare()),
+            take=self._take,
+            refuse=self._refuse,
+            is_stuck=lambda: self._writer.is_stuck,
         )
-        self.reload(config, routing, delivery_filter)
+        self.reload(config, routing, delivery_filter, bounces)
+
+    def _tools(self, config: Config) -> SiteTools:
+        return SiteTools(
+            locator=self._locator,
+            shaping=Shaping(config),
+            slots=self._slots,
+            events=self._events,
+            clock=self._clock,
+            random=self._random,
+        )
+
+    def _make_writer(
+        self,
+        bounces: Bounces,
+        written: Callable[[Job, float | None], None],
+        stuck: Callable[[], None],
+        unstuck: Callable[[], None],
+    ) -> OutcomeWriter:
+        return OutcomeWriter(
+            self._spool,
+            self._events,
+            self._clock,
+            self._random,
+            hostname=self._hostname,
+            route_of=lambda envelope: self._sorter.report_route(envelope),
+            written=written,
+            stuck=stuck,
+            unstuck=unstuck,
+            bounces=bounces,
+        )
 
     # -- life
 
     def start(self) -> None:
         """Begin with what is due in the spool."""
-        self._is_running = True
-        self._check = self._clock.callLater(_CHECK, self._cut_overdue)
-        self.kick()
+        self._check = self._clock.callLater(_CHECK, self._look_at_leases)
+        self._leasing.start()
 
-    def reload(self, config: Config, routing: Routing, delivery_filter: IDeliveryFilter | None) -> None:
+    def reload(
+        self, config: Config, routing: Routing, delivery_filter: IDeliveryFilter | None, bounces: Bounces
+    ) -> None:
         """New jobs go by this configuration; those that wait or are under way end by the old one."""
-        self._config = config
-        self._routing = routing
-        self._filter = delivery_filter
-        self._destinations.reload({**config.routes, REPORTS: _REPORT_ROUTE})
+        self.room.most = config.spool.max_active
+        self._bounces = bounces
+        self._writer.use(bounces)
+        self._sources = Sources(config, self._warm_up)
+        for queue in self._destinations:
+            if queue.has_backlog:
+                self._backlogs.forget_queue(queue)  # the queues of the new configuration take it
+                self._leasing.feed()
+        self._destinations.reload({**config.routes, REPORTS: REPORT_ROUTE}, self._tools(config), self._sources)
+        self._sorter = Sorter(
+            routing,
+            self._destinations,
+            self._clock,
+            delivery_filter,
+            jobs=self._jobs,
+            finished=self.finished,
+            give_back=self._returns.lease,
+        )
+        self._sorter.suspensions = self._suspensions
 
     async def stop(self) -> None:
         """Lease no more, give back what waits, and end with what is under way. Cancel it to wait no longer."""
-        self._is_running = False
-        for call in (self._wake, self._check):
-            if call is not None:
-                call.cancel()
-        self._wake = self._check = None
-        if self._leasing is not None:
-            await self._leasing
-        waiting = self._destinations.stop()
-        if waiting:
-            await self._hand_back(waiting)
+        self._is_ready = False
+        if self._check is not None:
+            self._check.cancel()
+            self._check = None
+        await self._leasing.stop()
+        for job in self._destinations.stop():
+            self.unbegun(job)
+        await self._returns.stop()
         if self._destinations.active:
             self._at_rest = Deferred()
             await self._at_rest
         await self._writer.when_idle()
+        await self._warm_up.stop()
 
     def cut(self) -> None:
         """Cut every attempt that is under way: its recipients are deferred."""
         for queue in self._destinations:
             queue.cancel()
 
-    def _cut_overdue(self) -> None:
-        self._check = self._clock.callLater(_CHECK, self._cut_overdue)
+    async def _prepare(self) -> None:
+        """What has to be known before the first message is sorted."""
+        await self._warm_up.start()
+        await self._read_suspensions()
+        self._is_ready = True
+
+    def _look_at_leases(self) -> None:
+        self._check = self._clock.callLater(_CHECK, self._look_at_leases)
         for queue in self._destinations:
             queue.cut_overdue()
+            for job in queue.take_stale():
+                self.unbegun(job)
 
-    # -- from the intake and the operator
+    # -- from the intake
 
     def deliver(self, lease: Lease) -> None:
         """Take a message with its lease: at once, or, where there is no room or no running, later from the spool.
 
-        A lease without recipients is for none of them yet: the message is looked for when it is to be released.
+        A lease without recipients is for none of them yet: the message is looked for, at once or when it is to be
+        released.
         """
         self._writer.spool_writes()
         if not lease.recipients:
-            if lease.envelope.parameters.release_at:
-                self._wake_at(lease.envelope.parameters.release_at)
-            return
-        if not self._is_running or len(self._jobs) >= self._config.spool.max_active:
-            self._is_starved = True
-            Deferred.fromCoroutine(self._give_back([lease]))
-            return
-        self._sort(lease)
+            self._leasing.look_at(lease.envelope.parameters.release_at or self._clock.seconds())
+        elif not self._is_ready:
+            self._returns.lease(Return(lease))
+        elif self.room.taken >= self.room.most:
+            self._jobs.is_starved = True
+            self._returns.lease_in_turn(lease)
+        elif self._jobs.octets >= _MOST_OCTETS and lease.content.in_memory:
+            self._returns.lease_in_turn(lease)
+        else:
+            self._sorter.sort(lease)
 
-    def kick(self) -> None:
-        """Look into the spool now, and try even sites that are left alone: an operator has changed something."""
-        for queue in self._destinations:
-            queue.retry_now()
-        self.look()
+    # -- IRelay
 
     def look(self) -> None:
-        """Look into the spool now; sites that are left alone stay so."""
-        self._wake_at(self._clock.seconds())
+        """Something is due that was not before: look into the spool; sites that rest go on resting."""
+        self._leasing.look_at(self._clock.seconds())
 
-    # -- leasing
+    def kick(self, selector: Selector | None = None) -> None:
+        """Look into the spool, and let even sites that rest try again: all of them, or where the selector names a
+        domain, a site or a route, those."""
+        waking = Deferred.fromCoroutine(self._destinations.wake(selector))
+        waking.addErrback(lambda failure: _log.failure("sites could not be woken", failure=failure))
+        self.look()
 
-    def _wake_at(self, due: float) -> None:
-        if not self._is_running:
-            return
+    async def apply_suspensions(self) -> None:
+        """Suspensions have changed: read them anew. SpoolError."""
+        await self._read_suspensions()
+        for queue in self._destinations:
+            for job in queue.take_where(lambda job, queue=queue: self._is_kept(job, queue)):  # type: ignore[misc]
+                self.postponed(job, 0.0, "")
+        self.look()
+
+    async def _read_suspensions(self) -> None:
         now = self._clock.seconds()
-        if self._wake is not None and self._wake.active():
-            if self._wake.getTime() <= due:
-                return
-            self._wake.cancel()
-        self._wake = self._clock.callLater(max(due - now, 0.0), self._look)
+        self._suspensions = suspensions = Suspensions(await self._spool.suspensions())
+        self._sorter.suspensions = suspensions
+        self._destinations.suspend(suspensions)
+        if suspensions.exist:
+            # What waits there for its turn is found when that has come, and then told why it waits.
+            self._backlogs.forget(lambda one: suspensions.of_destination(one, now) is not None)
+            for queue in self._destinations:
+                if queue.suspension is not None:
+                    self._backlogs.drop_queue(queue)
+        waiting = await self._spool.waiting()
+        self._backlogs.add(one for one in waiting if suspensions.of_destination(one, now) is None)
 
-    def _look(self) -> None:
-        self._wake = None
-        if self._leasing is None and self._is_running:
-            leasing = Deferred.fromCoroutine(self._lease())
-            self._leasing = leasing
-            leasing.addBoth(self._looked)
+    def _is_kept(self, job: Job, queue: JobQueue) -> bool:
+        """Whether a suspension is for a job, or for some of it."""
+        envelope = job.lease.envelope
+        return queue.suspension is not None or any(
+            self._sorter.suspension(envelope, one, job.route) is not None for one in job.recipients
+        )
 
-    def _looked(self, result: object) -> None:
-        self._leasing = None
-        if isinstance(result, Failure):
-            if not result.check(SpoolError):
-                _log.failure("leasing failed", failure=result)
-            self._wake_at(self._clock.seconds() + _AFTER_FAILURE)
-
-    async def _lease(self) -> None:
-        while self._is_running:
-            room = self._config.spool.max_active - len(self._jobs)
-            if room <= 0:
-                self._is_starved = True
-                return
-            # While outcomes cannot be written, one recipient is enough to find out whether anything can.
-            limit = 1 if self._writer.is_stuck else min(room, _PER_LEASE)
-            leases = await self._spool.lease(limit, self._clock.seconds() + LEASE_TIME)
-            if not self._is_running:
-                await self._give_back(leases)
-                return
-            if leases:
-                self._writer.spool_writes()
-            for lease in leases:
-                if not self._writer.holds(lease.envelope.queue_id):
-                    self._sort_anew(lease)
-            if sum(len(lease.recipients) for lease in leases) < limit:
-                break
-        self._is_starved = False
-        due = await self._spool.next_due()
-        if due is not None:
-            self._wake_at(due)
-
-    async def _give_back(self, leases: Sequence[Lease]) -> None:
-        leases = [*leases, *self._unreturned]
-        self._unreturned.clear()
+    async def bounce(self, selector: Selector, reason: str = "") -> int:
+        """Give up what is chosen, as an operator wants it, who has said `reason`: reports go out. The number of
+        recipients; what is under delivery goes on. SpoolError."""
+        await self._leasing.pause()
         try:
-            await self._spool.release_leases(leases)
-        except SpoolError as error:
-            self._unreturned += leases
-            _log.warn("leases cannot be given back now: {error}", error=error)
-            if self._is_running:
-                self._clock.callLater(_AFTER_FAILURE, self._return)
+            # The spool knows what is chosen: what waits here, and may be, goes back to it first.
+            for queue in self._destinations:
+                for job in queue.take_where(lambda job: may_choose(selector, job)):
+                    self.unbegun(job)
+            await self._returns.flush()
+            writer = self._make_writer(self._bounces, lambda job, due: None, lambda: None, lambda: None)
+            return await give_up(self._spool, writer, selector, reason=reason, clock=self._clock)
+        finally:
+            self._leasing.go_on()
 
-    def _return(self) -> None:
-        if self._unreturned and self._is_running:
-            Deferred.fromCoroutine(self._give_back([])).addCallback(lambda _: self._wake_at(self._clock.seconds()))
+    def waits(self, queue_id: str) -> Mapping[int, str]:
+        """Why those recipients of a message wait, or what happens to them, that are in the relay's hands."""
+        found: dict[int, str] = {}
+        for job in self._jobs.of(queue_id):
+            text = where(job, self._destinations, self._clock.seconds())
+            found.update(dict.fromkeys((one.number for one in job.recipients), text))
+        return found
 
-    # -- sorting
+    def sites(self) -> Sequence[SiteView]:
+        """Every ready queue there is."""
+        return [view(queue) for queue in self._destinations]
 
-    def _sort_anew(self, lease: Lease) -> None:
-        """Sort what comes from the spool, but for recipients that have a job here.
+    # -- from the leasing
 
-        Those were leased again because the clock has jumped, or the machine has slept: their jobs have the time of the
-        new lease.
-        """
-        held: set[int] = set()
-        for job in self._jobs.get(lease.envelope.queue_id, ()):
-            job.lease = replace(job.lease, until=lease.until)
-            held.update(one.number for one in job.recipients)
-        if held:
-            recipients = tuple(one for one in lease.recipients if one.number not in held)
-            lease = replace(lease, recipients=recipients)
-        if lease.recipients:
-            self._sort(lease)
+    def _take(self, lease: Lease, in_turn: bool) -> None:
+        """Sort what comes from the spool."""
+        self._writer.spool_writes()
+        if not self._writer.holds(lease.envelope.queue_id):
+            lease = self._jobs.new_of(lease)
+            if lease.recipients:
+                self._sorter.sort(lease, in_turn=in_turn)
 
-    def _sort(self, lease: Lease) -> None:
-        """One job for each destination. A message that we stumble over keeps its lease, and comes again after it."""
-        queue_id = lease.envelope.queue_id
-        recipients = lease.recipients
-        try:
-            if len(recipients) == 1 and not recipients[0].refusal:  # most mail
-                job = Job(lease, recipients, self._route_for(lease, recipients[0]))
-                self._judge(job, recipients[0].address.domain)
-            else:
-                self._sort_many(lease)
-        except Exception:
-            _log.failure("message {queue_id} cannot be sorted to its destinations", queue_id=queue_id)
+    def _refuse(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            self._returns.lease(Return(lease))
 
-    def _sort_many(self, lease: Lease) -> None:
-        refused: list[EnvelopeRecipient] = []
-        by_destination: dict[tuple[str, str], list[EnvelopeRecipient]] = {}
-        for one in lease.recipients:
-            if one.refusal:
-                refused.append(one)
-                continue
-            name = self._route_for(lease, one)
-            domain = one.address.domain if self._destinations.by_domain(name) else ""
-            by_destination.setdefault((name, domain), []).append(one)
-        if refused:
-            self._refuse(Job(lease, tuple(refused), refused[0].route))
-        for (name, domain), recipients in by_destination.items():
-            for at in range(0, len(recipients), _PER_JOB):
-                self._judge(Job(lease, tuple(recipients[at : at + _PER_JOB]), name), domain)
+    # -- from the sorter, the destinations and the queues
 
-    def _route_for(self, lease: Lease, recipient: EnvelopeRecipient) -> str:
-        """The route chosen at arrival; where it is gone, what the configuration says now."""
-        if recipient.route in self._destinations.routes:
-            return recipient.route
-        envelope = lease.envelope
-        is_report = not envelope.sender and not envelope.client
-        now = self._routing.next_hop(recipient.address, envelope.sender)
-        return now or (REPORTS if is_report else recipient.route)
-
-    def _refuse(self, job: Job) -> None:
-        """What a policy refused when it took the message for others ends here: one report for all."""
-        job.started = self._clock.seconds()
-        for one in job.recipients:
-            try:
-                reply = parse_reply([one.refusal.encode()])
-            except ReplyError:
-                reply = _REFUSED
-            job.results.append(Result(one, OutcomeKind.FAILED, reply, reason="refused by policy at its arrival"))
-        self._count(job)
-        self._finished(job)
-
-    def _judge(self, job: Job, domain: str) -> None:
-        """Ask the delivery filters, where there are any, and put the job into the queue of its destination."""
-        self._count(job)
-        if self._filter is None:
-            self._destinations.put(job, domain)
-            return
-        attempts = job.lease.attempts
-        attempt = max((attempts.get(one.number, 0) for one in job.recipients), default=0) + 1
-        answer = self._filter.on_attempt(AttemptContext(job.lease.envelope, job.recipients, job.route, attempt))
-
-        def judged(verdict: Verdict | None) -> None:
-            if isinstance(verdict, Reject | Defer):
-                kind = OutcomeKind.FAILED if isinstance(verdict, Reject) else OutcomeKind.DEFERRED
-                self._end(job, kind, verdict.reply, verdict.reason)
-            else:
-                self._destinations.put(job, domain)
-
-        def failed(failure: Failure) -> None:
-            _log.failure("a delivery filter failed", failure=failure)
-            self._end(job, OutcomeKind.DEFERRED, LOCAL_ERROR, failure.getErrorMessage())
-
-        if isinstance(answer, Awaitable):
-            waited = as_deferred(answer)
-            waited.addCallbacks(judged, failed)
-        else:
-            judged(answer)
-
-    def _end(self, job: Job, kind: OutcomeKind, reply: Reply, reason: str) -> None:
-        """An outcome without an attempt."""
-        job.started, job.remaining = self._clock.seconds(), job.recipients
-        job.settle(kind, reply, "", reason)
-        self._finished(job)
-
-    def _report_route(self, envelope: Envelope) -> str:
-        return self._routing.next_hop(envelope.sender, NULL_PATH) or REPORTS
-
-    # -- from the destinations and the recorder
-
-    def _finished(self, job: Job) -> None:
-        route = self._destinations.routes.get(job.route)
-        self._writer.record(job, (route or _REPORT_ROUTE).retry)
+    def finished(self, job: Job, retry: RetrySection) -> None:
+        """As in QueueOwner."""
+        if job.source:
+            self._sources.settle(job.source, sent=any(one.kind is OutcomeKind.DELIVERED for one in job.results))
+        self._writer.record(job, retry)
         if self._at_rest is not None and not self._destinations.active:
             at_rest, self._at_rest = self._at_rest, None
             at_rest.callback(None)
 
-    def _unbegun(self, job: Job) -> None:
-        Deferred.fromCoroutine(self._hand_back([job]))
+    def unbegun(self, job: Job) -> None:
+        """As in QueueOwner: whoever leases it next has the time."""
+        self.postponed(job, 0.0, "")
 
-    async def _hand_back(self, jobs: Sequence[Job]) -> None:
-        """To the spool, where they are due at once: whoever leases them next has the time."""
-        await self._give_back([replace(job.lease, recipients=job.recipients) for job in jobs])
-        for job in jobs:
-            self._close(job)
-        self._wake_at(self._clock.seconds())
+    def no_room(self, job: Job, queue: JobQueue) -> None:
+        """As in Keeper."""
+        self._unuse(job)
+        self._returns.job_in_turn(job, queue)
+
+    def postponed(self, job: Job, due: float, why: str) -> None:
+        """As in Keeper."""
+        self._unuse(job)
+        self._returns.job(job, due, why)
+
+    def split(self, job: Job, parts: list[Job]) -> None:
+        """As in Keeper."""
+        self._unuse(job)
+        for part in parts:
+            self._jobs.add(part)
+        self._jobs.remove(job)
+
+    def placed(self, job: Job, queue: JobQueue) -> None:
+        """As in Keeper."""
+        for destination in destinations_of(job.lease):
+            self._backlogs.placed(destination, queue)
+
+    def hungry(self, queue: JobQueue) -> None:
+        """As in QueueOwner."""
+        self._backlogs.hungry(queue)
+        self._leasing.feed()
+
+    def emptied(self, queue: JobQueue) -> None:
+        """As in QueueOwner."""
+        self._destinations.forget(queue)
+        if queue.has_backlog:
+            self._backlogs.forget_queue(queue)
+            self._leasing.feed()
+
+    def _unuse(self, job: Job) -> None:
+        if job.source:
+            self._sources.settle(job.source, sent=False)
+
+    def _returned(self, is_due: bool) -> None:
+        if is_due:
+            self.look()
+        else:
+            self._leasing.feed()
 
     def _written(self, job: Job, due: float | None) -> None:
-        self._close(job)
+        self._jobs.remove(job)
         if due is not None:
-            self._wake_at(due)
-        if self._is_starved and len(self._jobs) <= self._config.spool.max_active * 3 // 4:
-            self._is_starved = False
-            self._wake_at(self._clock.seconds())
-
-    def _count(self, job: Job) -> None:
-        self._jobs.setdefault(job.lease.envelope.queue_id, []).append(job)
-
-    def _close(self, job: Job) -> None:
-        queue_id = job.lease.envelope.queue_id
-        jobs = self._jobs[queue_id]
-        for place, one in enumerate(jobs):
-            if one is job:
-                del jobs[place]
-                break
-        if not jobs:
-            del self._jobs[queue_id]
+            self._leasing.look_at(due)
 
     def _pause(self) -> None:
         self._destinations.pause()
-        self._wake_at(self._clock.seconds() + _AFTER_FAILURE)
+        self._leasing.look_at(self._clock.seconds() + _AFTER_FAILURE)
 
     def _go_on(self) -> None:
         self._destinations.go_on()
-        self._wake_at(self._clock.seconds())
+        self.look()

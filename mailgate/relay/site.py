@@ -1,101 +1,148 @@
-"""One site: the hosts that take mail for a destination, and the connections to them."""
+"""One site from one source: the hosts that take mail for a destination, and the connections to them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from random import Random
+from collections.abc import Awaitable, Sequence
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from mailgate.awaiting import as_deferred
 from mailgate.config.schema import LmtpRoute, SmtpRoute
 from mailgate.interfaces import OutcomeKind
 from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, Result
+from mailgate.relay.berths import Berths
+from mailgate.relay.health import Health
+from mailgate.relay.idle import Idle
 from mailgate.relay.jobs import Job, JobQueue, QueueOwner
-from mailgate.relay.locate import Hosts, Locator, NoHosts
-from mailgate.relay.schedule import HostState
+from mailgate.relay.limits import Limits
+from mailgate.relay.locate import Hosts, NoHosts
+from mailgate.relay.pace import Pace
+from mailgate.relay.sources import SYSTEM, Source
+from mailgate.relay.tools import SiteTools
+from mailgate.relay.trouble import Trouble, said, told
 from mailgate.reply import Reply
 
 __all__ = ["Site"]
 
 _NO_ANSWER = Reply.of(451, "4.4.2", "No host has given an answer")
-#: Hosts whose failures are told of one attempt, and characters of each.
-_MOST_TOLD, _LONGEST_TOLD = 8, 300
-
-
-@dataclass(frozen=True, slots=True)
-class _Trouble:
-    """Why nobody could be connected to: `host` is who said so, "" where it is our own finding."""
-
-    reply: Reply
-    host: str
-    reason: str
-
-    @classmethod
-    def of(cls, errors: Sequence[ConnectFailedError]) -> _Trouble:
-        """What attempts to connect to one host after another came to, one at least: the reply of that which tells most,
-        and the reasons of all. Among equals the last has the word."""
-        error = max(reversed(errors), key=_tells)
-        host = "" if error.is_ours else str(error.target)
-        reason = error.reason if host and len(errors) == 1 else _told(errors)
-        return cls(_for_now(error.reply), host, reason)
+#: Times that a job waits again because its site bears no more connections; then it is deferred.
+_POSTPONED = 3
 
 
 class Site(JobQueue):
-    """Delivers over at most `connections` connections, which are used again; hosts are asked one after another.
+    """Delivers over connections, which are used again; hosts are asked one after another.
 
-    When none of them can be connected to, jobs that come in the next moments are deferred with that error at once.
-    Where next hops are told of clients, a connection is opened for one message, and serves no other.
+    There are never more connections than the limits, what was found out, and the slots that all workers share allow:
+    each job under way and each idle connection holds one slot, of those of `key`. When no host can be connected to,
+    jobs that come in the next moments are deferred with that error at once. Where next hops are told of clients, a
+    connection is opened for one message, and serves no other.
     """
 
     def __init__(
         self,
+        name: str,
         hosts: Hosts,
         route: SmtpRoute | LmtpRoute,
         *,
+        route_name: str,
+        limits: Limits,
+        source: Source = SYSTEM,
         connector: IConnector,
-        locator: Locator,
-        clock: IReactorTime,
-        random: Random,
+        tools: SiteTools,
         owner: QueueOwner,
     ) -> None:
-        super().__init__(hosts.name, route.connections, clock, owner)
+        health = Health(limits.connections, limits.retry.longest, tools.clock, tools.random, self._changed)
+        super().__init__(
+            name,
+            health.window.size,
+            tools.clock,
+            owner,
+            retry=limits.retry,
+            route=route_name,
+            label=hosts.label,
+            source=source.name,
+        )
+        self.hosts = hosts.names
+        self.most_recipients = limits.recipients_per_message
         self._hosts = hosts
+        self._limits = limits
+        self._source = source
         self._route = route
         self._connector = connector
-        self._locator = locator
+        self._tools = tools
         self._keeps_connections = True
         self._one_message = route.xclient or route.proxy_protocol
-        self._idle: list[tuple[IConnection, float]] = []  # the longest idle first
-        self._idle_timer: IDelayedCall | None = None
-        self._random = random
-        self._state = HostState()
-        self._trouble: _Trouble | None = None
+        self._idle = Idle(route.idle_timeout, tools.clock, self._closed_idle)
+        self._health = health
+        # Sites of one name may be others after a reload.
+        self.key = f"{name} {hosts.label}" if hosts.is_fixed else name
+        self._pace = Pace(
+            self.key,
+            limits,
+            site=self.label,
+            source=source.name,
+            slots=tools.slots,
+            clock=tools.clock,
+            events=tools.events,
+            changed=self._changed,
+        )
+        self._unconnected: set[Job] = set()  # under way, and without a session now
+        self._berths = Berths(self.key, tools.slots, tools.clock, changed=self._slots_changed, wanted=self._wanted)
+        self._is_wanted = False  # somebody else waits for a slot
+        self.is_held = self._pace.is_held
 
     # -- JobQueue
 
     def start(self, job: Job) -> None:
-        connection = self._take_idle(job)
+        connection = self._idle.take(tries_tls=_wants_tls(job))
         if connection is None:
-            self.run(job, Deferred.fromCoroutine(self._ask_hosts(job)))
+            berths = self._berths
+            needed = len(self._active) + len(self._idle.connections)
+            if berths.held < needed and not berths.take(self._pace.connections):
+                self._hold()
+                self.put_back(job)
+                return
+            self._pace.begun()
+            self._ask(job)
             return
+        if self.is_held:
+            self._pace.begun()
         # The common way: an open connection, one answer, no coroutine.
         answer = connection.deliver(job.lease.envelope, job.remaining, job.lease.content)
         waited = as_deferred(answer)
-        self.run(job, waited.addCallback(self._answered, job, connection))
+        self._active[job] = waited
+        waited.addCallbacks(self._answered, self.failed, callbackArgs=(job, connection), errbackArgs=(job,))
+
+    def finish(self, job: Job) -> None:
+        active, idle = self._active, self._idle.connections
+        active.pop(job, None)
+        if self._unconnected:
+            self._unconnected.discard(job)
+        if self._berths.held > len(active) + len(idle):
+            self._settle()
+        self.owner.finished(job, self.retry)
+        if self.line.count or self.has_backlog:
+            self.pump()
+        elif not active and not idle:
+            self.tell_if_empty()
+
+    def may_begin(self) -> bool:
+        return bool(self._idle.connections or not self._berths.is_waiting) and self._pace.may_begin()
 
     def refuses(self, job: Job) -> bool:
-        trouble = self._trouble
-        if trouble is None or self._state.may_try(job.started):
+        trouble = self._health.trouble
+        if trouble is None or not self._health.is_resting(job.started):
             return False
         job.settle(OutcomeKind.DEFERRED, trouble.reply, trouble.host, trouble.reason)
         return True
 
     def retry_now(self) -> None:
-        self._trouble, self._state = None, HostState()
-        self.tell_if_empty()
+        self._health.recovered()
+        self._pace.forget()
+        self._changed()
 
     def retire(self) -> None:
         self._keeps_connections = False
@@ -103,26 +150,114 @@ class Site(JobQueue):
 
     def stop(self) -> list[Job]:
         self._keeps_connections = False
-        return super().stop()
+        waiting = super().stop()
+        self._pace.stop()
+        self._berths.stop()
+        return waiting
 
     def is_empty(self) -> bool:
-        return super().is_empty() and not self._idle and self._trouble is None
+        return (
+            not self._idle.connections
+            and super().is_empty()
+            and self.trouble is None
+            and (not self._pace.is_slowed or not self._keeps_connections)
+            and not self._berths.is_waiting
+        )
+
+    def close_idle(self) -> None:
+        self._idle.close()
+        self._settle()
+
+    @property
+    def title(self) -> str:
+        return self._hosts.title
+
+    @property
+    def connections(self) -> int:
+        return self._berths.held
+
+    @property
+    def rests_until(self) -> float:
+        now = self.clock.seconds()
+        rests = self._health.state.not_before if self._health.is_resting(now) else 0.0
+        until = max(self._pace.rests_until, rests)
+        return until if until > now else 0.0
+
+    def hindrance(self) -> str:
+        title, waits = self.title, "all connections to it are in use" if self._berths.is_waiting else ""
+        rests = self._health.hindrance(title, self.clock.seconds())
+        return super().hindrance() or rests or self._pace.hindrance(title) or waits
+
+    # -- slots
+
+    def _slots_changed(self) -> None:
+        self._hold()
+        self.pump()
+        self._settle()
+
+    def _hold(self) -> None:
+        self.is_held = self._pace.is_held or self._berths.is_waiting
+
+    def _wanted(self) -> None:
+        """Somebody else waits for a slot: one that we keep for later use is given up, as soon as there is one."""
+        if self._idle.connections:
+            self._idle.close_one()
+        else:
+            self._is_wanted = True
+
+    def _settle(self) -> None:
+        """Give back the slots that nothing is for."""
+        self._berths.release_but(len(self._active) + len(self._idle.connections))
+
+    def _closed_idle(self) -> None:
+        self._settle()
+        self.tell_if_empty()
+
+    # -- how much it bears
+
+    def _resize(self) -> None:
+        self.trouble = self._health.trouble
+        self.limit = min(self._health.window.size, self._pace.connections)
+
+    def _changed(self) -> None:
+        self._resize()
+        self._hold()
+        self.pump()
+
+    def _heed(self, reply: Reply, stage: str, job: Job) -> None:
+        """An answer that is not 2yz may say something about our pace."""
+        signal = self._tools.shaping.signal(self._limits, reply, stage)
+        if signal is not None:
+            self._pace.slow(signal, job.started)
 
     # -- an attempt
 
-    def _answered(self, results: Sequence[Result], job: Job, connection: IConnection) -> Deferred[None] | None:
-        if self._take_over(job, connection, results):
-            return None
-        return Deferred.fromCoroutine(self._ask_hosts(job))
+    def _ask(self, job: Job) -> None:
+        self.run(job, Deferred.fromCoroutine(self._ask_hosts(job)))
 
-    async def _ask_hosts(self, job: Job) -> None:
-        """Ask one host after another until each recipient has an answer that counts, or all hosts have been asked."""
+    def _answered(self, results: Sequence[Result], job: Job, connection: IConnection) -> None:
+        try:
+            is_done = self._take_over(job, connection, results)
+        except Exception:
+            self.failed(Failure(), job)
+            return
+        if is_done:
+            self.finish(job)
+        else:
+            self._ask(job)
+
+    async def _ask_hosts(self, job: Job) -> bool:
+        """Ask one host after another until each recipient has an answer that counts, or all hosts have been asked.
+
+        False: the site bears no more connections than it has, and nothing has been asked.
+        """
+        self._unconnected.add(job)
         lmtp = isinstance(self._route, LmtpRoute)
-        targets = await self._locator.targets(self._hosts, lmtp=lmtp, ipv6=self._route.ipv6)
+        targets = await self._tools.locator.targets(self._hosts, lmtp=lmtp, ipv6=self._route.ipv6)
         if isinstance(targets, NoHosts):
             kind = OutcomeKind.FAILED if targets.reply.is_permanent else OutcomeKind.DEFERRED
             job.settle(kind, targets.reply, "", targets.reason)
-            return
+            return True
         error = None  # why there was no session with the last host
         unreached: list[ConnectFailedError] = []
         origin = job.lease.envelope.origin if self._one_message else None
@@ -130,19 +265,24 @@ class Site(JobQueue):
         for target in targets:
             again = False
             # Whoever asks for another transaction has taken a recipient in this one, or was an idle connection.
-            for _ in range(len(job.recipients) + self.limit):
+            for _ in range(len(job.recipients) + self._limits.connections):
                 try:
-                    connection = self._take_idle(job) if again else None
+                    connection = self._idle.take(tries_tls=_wants_tls(job)) if again else None
                     if connection is None:
-                        connection = await self._connector.connect(target, origin, try_tls=_wants_tls(job))
+                        await self._may_connect()
+                        connection = await self._connector.connect(
+                            target, origin, try_tls=_wants_tls(job), source=self._source
+                        )
                 except ConnectFailedError as failure:
                     error = failure
                     unreached.append(failure)
                     break
-                self._trouble, self._state, error = None, self._state.after_success(), None
+                error = None
+                self._connected(job)
                 results = await connection.deliver(job.lease.envelope, job.remaining, job.lease.content)
                 if self._take_over(job, connection, results):
-                    return
+                    return True
+                self._unconnected.add(job)
                 for one in results:
                     # A failure that another host may better counts for less than a deferral.
                     if (one.next_host or one.again) and not (
@@ -153,11 +293,19 @@ class Site(JobQueue):
                 if not again:
                     break
         if error is not None and not found and not (self._one_message and _is_about_client(error)):
-            self._leave_alone(unreached)
+            if not self._stands(job, unreached):
+                self._health.failed(unreached)
+                self._resize()
+            elif job.postponed < _POSTPONED:
+                job.postponed += 1
+                return False
+        for one_unreached in unreached:
+            if not one_unreached.is_ours:
+                self._heed(one_unreached.reply, one_unreached.stage, job)
         if unreached:
             # Whoever was not reached may offer what the others do not.
             found = {
-                number: replace(one, reason=f"{one.reason or _said(one)}; {_told(unreached)}")
+                number: replace(one, reason=f"{one.reason or said(one)}; {told(unreached)}")
                 for number, one in found.items()
                 if one.kind is not OutcomeKind.FAILED
             }
@@ -166,70 +314,78 @@ class Site(JobQueue):
         if not unreached:
             job.settle(OutcomeKind.DEFERRED, _NO_ANSWER, "", "no host has given an answer")
         else:
-            trouble = _Trouble.of(unreached)
+            trouble = Trouble.of(unreached)
             job.settle(OutcomeKind.DEFERRED, trouble.reply, trouble.host, trouble.reason)
+        return True
+
+    async def _may_connect(self) -> None:
+        """Wait until the rate of connections allows one more."""
+        if rate := self._pace.connection_rate:
+            answer = self._tools.slots.spend(f"{self.key} connections", rate)
+            delay = await answer if isinstance(answer, Awaitable) else answer
+            if delay > 0.0:
+                await deferLater(self.clock, delay)
 
     def _take_over(self, job: Job, connection: IConnection, results: Sequence[Result]) -> bool:
         """Keep the results that count, and the connection if it can serve again; whether all results count."""
         if connection.security:
             results = [replace(result, tls=connection.security) for result in results]
-        job.results += [result for result in results if not (result.again or result.next_host)]
-        job.remaining = tuple(result.recipient for result in results if result.again or result.next_host)
-        is_good = connection.is_usable and connection.messages < self._route.messages_per_connection
-        if is_good and not self._one_message and (self._keeps_connections or self.has_waiting):
-            self._idle.append((connection, self.clock.seconds()))
-            if self._idle_timer is None:
-                self._idle_timer = self.clock.callLater(self._route.idle_timeout, self._look_at_idle)
+        again = False
+        remaining = []
+        for result in results:
+            if result.again or result.next_host:
+                again = again or result.again
+                remaining.append(result.recipient)
+            else:
+                job.results.append(result)
+            if result.kind is not OutcomeKind.DELIVERED and result.host:
+                self._heed(result.reply, "", job)
+        job.remaining = tuple(remaining)
+        if self.limit < self._limits.connections and not remaining:
+            self._health.window.succeeded(self.clock.seconds())
+            self._resize()
+        # Who goes on to another host needs the slot for that.
+        if (
+            connection.is_usable
+            and connection.messages < self._limits.messages_per_connection
+            and not self._one_message
+            and (self._keeps_connections or self.line.count)
+            and (again or not remaining)
+            and not (self._is_wanted and self._gives_up())
+            and self._berths.held <= self.limit
+        ):
+            self._idle.put(connection)
         else:
             connection.close()
-        return not job.remaining
+        return not remaining
 
-    def _leave_alone(self, errors: Sequence[ConnectFailedError]) -> None:
-        now = self.clock.seconds()
-        self._trouble = _Trouble.of(errors)
-        state = self._state.after_failure(now, self._random, self._route.retry.longest)
-        if state is not self._state:
-            self._state = state
-            # Remembered for as long again as it rests, so that the rests can grow while nobody gets through.
-            self.clock.callLater(2 * (state.not_before - now), self._forget, state)
+    def _gives_up(self) -> bool:
+        """Whether the connection that has just come free goes to somebody else who waits for one."""
+        if self._berths.held < 2 and self.line.count:
+            return False  # whoever has only one keeps it, as long as it may, while there is work
+        self._is_wanted = False
+        return True
 
-    def _forget(self, state: HostState) -> None:
-        if self._state is state:
-            self._trouble, self._state = None, HostState()
-            self.tell_if_empty()
+    def _connected(self, job: Job) -> None:
+        self._unconnected.discard(job)
+        if self._health.state.failures:
+            self._health.recovered()
+            self._resize()
 
-    # -- idle connections
+    def _stands(self, job: Job, errors: Sequence[ConnectFailedError]) -> bool:
+        """Whether others have sessions: then they are as many as the site bears."""
+        idle = sum(connection.is_usable for connection, _ in self._idle.connections)
+        standing = len(self._active) - len(self._unconnected) + idle
+        if standing < 1 or job.results or any(one.stage not in ("connect", "greeting") for one in errors):
+            return False
+        self._health.full(standing)
+        self._resize()
+        return True
 
-    def _take_idle(self, job: Job) -> IConnection | None:
-        while self._idle:
-            connection, _ = self._idle.pop()
-            if connection.is_usable and not (connection.is_fallback and _wants_tls(job)):
-                return connection
-            connection.close()
-        return None
-
-    def _look_at_idle(self) -> None:
-        self._idle_timer = None
-        self._close(self.clock.seconds() - self._route.idle_timeout)
-        if self._idle:
-            wait = self._idle[0][1] + self._route.idle_timeout - self.clock.seconds()
-            self._idle_timer = self.clock.callLater(max(wait, 0.0), self._look_at_idle)
-        self.tell_if_empty()
-
-    def close_idle(self) -> None:
-        self._close(float("inf"))
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
-
-    def _close(self, since: float) -> None:
-        """Close what has been idle since then, or is good for nothing."""
-        idle, self._idle = self._idle, []
-        for connection, at in idle:
-            if at <= since or not connection.is_usable:
-                connection.close()
-            else:
-                self._idle.append((connection, at))
+    def put_back(self, job: Job) -> None:
+        super().put_back(job)
+        self._unconnected.discard(job)
+        self._settle()
 
 
 def _wants_tls(job: Job) -> bool:
@@ -240,27 +396,3 @@ def _wants_tls(job: Job) -> bool:
 def _is_about_client(error: ConnectFailedError) -> bool:
     # A next hop that was told who the client is may refuse this one, and nobody else.
     return not error.is_ours and error.stage in ("greeting", "hello", "xclient")
-
-
-def _tells(error: ConnectFailedError) -> tuple[bool, bool]:
-    # That a host is down is less than what another one, which is there, does wrong or has against us.
-    return error.stage != "connect", not error.reply.status[1:].startswith(".4.")
-
-
-def _told(errors: Sequence[ConnectFailedError]) -> str:
-    """What each host's failure was."""
-    parts = [
-        (one.reason if str(one.target) in one.reason else f"{one.target}: {one.reason}")[:_LONGEST_TOLD]
-        for one in errors[:_MOST_TOLD]
-    ]
-    more = len(errors) - len(parts)
-    return "; ".join([*parts, f"{more} more hosts failed"] if more else parts)
-
-
-def _said(result: Result) -> str:
-    return f"{result.host}: {result.reply}" if result.host else str(result.reply)
-
-
-def _for_now(reply: Reply) -> Reply:
-    # Even a greeting that refuses for good says nothing about the mail: another day, another host may take it.
-    return reply if reply.is_transient else Reply(451, "4.4.1", (str(reply),))

@@ -17,12 +17,12 @@ _EVERY, _DOMAINS = 300.0, 10_000
 
 class Turns:
     """Makes queued mail due now, domain by domain, and no domain's more often than every five minutes: each time costs
-    every message an attempt. `look` tells the relay that something is due.
+    every message an attempt. `kick` is IRelay's: sites of the domain that rest try again.
     """
 
-    def __init__(self, spool: ISpool, look: Callable[[], None], clock: IReactorTime) -> None:
+    def __init__(self, spool: ISpool, kick: Callable[[Selector], None], clock: IReactorTime) -> None:
         self._spool = spool
-        self._look = look
+        self._kick = kick
         self._turned: TTLCache[str, None] = TTLCache(_DOMAINS, _EVERY, clock.seconds)
 
     async def turn(self, domain: str) -> int:
@@ -30,11 +30,12 @@ class Turns:
         if domain in self._turned:
             return 0
         self._turned[domain] = None
+        selector = Selector(domain=domain)
         try:
-            count = await self._spool.retry(Selector(domain=domain))
+            count = await self._spool.retry(selector)
         except SpoolError:
             self._turned.pop(domain, None)
             raise
         if count:
-            self._look()
+            self._kick(selector)
         return count

@@ -21,9 +21,10 @@ from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.offers import NOTHING, Offer, Offers, State
 from mailgate.smtp.refusal import RefusalTeller
+from mailgate.smtp.vigil import Vigil
 from mailgate.smtp.waiting import Gate
 from mailgate.verdict import Continue, Defer, Disconnect, Reject, Verdict
-from mailgate.wire.xclient import XClient
+from mailgate.wire.xclient import NOTHING_TOLD
 
 __all__ = ["Conversation", "SessionServices"]
 
@@ -40,7 +41,7 @@ class SessionServices:
     AUTH. `tls` makes the server's side of a handshake, and `fingerprints` names client certificates. `turn` makes what
     waits for a domain due now, and tells how many recipients that were. `secret` is the gateway's own, the same after a
     restart. `postmaster_domain` is where a `<postmaster>` without a domain lives (RFC 5321 section 4.5.1); `hostname`
-    if not given.
+    if not given. `vigil` looks after the time that the peers have.
     """
 
     hostname: str
@@ -62,6 +63,10 @@ class SessionServices:
     tls: IOpenSSLServerConnectionCreator | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     postmaster_domain: str = ""
+    vigil: Vigil = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vigil", Vigil(self.clock))
 
 
 class Conversation:
@@ -92,7 +97,6 @@ class Conversation:
         "session",
         "settings",
         "takes_content",
-        "teller",
         "told",
     )
 
@@ -123,7 +127,7 @@ class Conversation:
         self._bindings = bindings
         self._is_ours = False  # TLS ends here, not at a proxy in front of us
         self._proxy = proxy
-        self.told = XClient()  # what XCLIENT has told so far
+        self.told = NOTHING_TOLD  # what XCLIENT has told so far
         self.peer = client  # who is connected, or the client that its PROXY header names
         self.begin(client)
 
@@ -141,7 +145,6 @@ class Conversation:
         )
         self.offer = NOTHING
         self.forwarded: Origin | None = None  # what XFORWARD has told of the next message
-        self.teller = RefusalTeller(self.session, self.services.events, self.services.clock)
         self._trust()
 
     def _trust(self) -> None:
@@ -154,6 +157,11 @@ class Conversation:
         ):
             self.session.identity = Identity(str(address or "local"), "network")
             self.pipeline = self.services.trusted_pipeline
+
+    @property
+    def teller(self) -> RefusalTeller:
+        """Tells of what this session is refused; most have nothing to tell."""
+        return RefusalTeller(self.session, self.services.events, self.services.clock)
 
     @property
     def may_relay(self) -> bool:

@@ -30,6 +30,8 @@ __all__ = ["Dialogue"]
 _NOT_OURS = frozenset({"EXPN", "TURN", "ATRN", "SEND", "SOML", "SAML"})
 #: First words of other protocols: a browser or a proxy that was made to talk to us.
 _OTHER_PROTOCOLS = frozenset({"GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE", "TRACE", "PATCH", "HOST"})
+#: What the greetings call the protocol.
+_PROTOCOLS = {"EHLO": "ESMTP", "HELO": "SMTP", "LHLO": "LMTP"}
 _IN_THE_CLEAR = "the listener has tls = required, and this is clear text"
 
 
@@ -95,8 +97,7 @@ class Dialogue:
                 auth.line(line)
             return
         try:
-            command = parse_command(line)
-            verb, argument = command.verb, command.argument
+            verb, argument = parse_command(line)
             if verb == "RCPT":
                 self._transaction.rcpt(argument)
             elif verb == "DATA":
@@ -183,7 +184,7 @@ class Dialogue:
             self.talk.say(f"220 {self.talk.services.hostname} {protocol} mailgate\r\n".encode())
 
     def _hello(self, verb: str, argument: str) -> None:
-        protocol = {"EHLO": "ESMTP", "HELO": "SMTP", "LHLO": "LMTP"}[verb]
+        protocol = _PROTOCOLS[verb]
         if (protocol == "LMTP") != self.talk.is_lmtp:
             raise CommandError(replies.SAY_LHLO if self.talk.is_lmtp else replies.SAY_EHLO)
         name = parse_greeting(argument)

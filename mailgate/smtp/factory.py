@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from ipaddress import IPv4Address, IPv6Address
 
 from twisted.internet.defer import Deferred, succeed
@@ -13,6 +12,7 @@ from twisted.mail.smtp import SMTPFactory
 from mailgate.config.schema import ListenerSection
 from mailgate.envelope import Client, Session
 from mailgate.events import SessionClosed
+from mailgate.interfaces import ITally
 from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.conversation import SessionServices
@@ -32,7 +32,7 @@ class Listener(SMTPFactory):
     """Twisted's factory of the sessions of one `[[listeners]]` section.
 
     `settings` and `services` are those of new sessions; a reload replaces them and leaves running sessions alone.
-    `serve` comes before the first connection.
+    `serve` comes before the first connection. The limits on connections are those of all that share the `tally`.
     """
 
     noisy = False
@@ -40,13 +40,14 @@ class Listener(SMTPFactory):
 
     services: SessionServices
 
-    def __init__(self, settings: ListenerSection) -> None:
+    def __init__(self, settings: ListenerSection, tally: ITally) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
         self.settings = settings
-        self._sessions: dict[Guest, int] = {}  # with whom the limit per client counts for it
+        self._tally = tally
+        self._all = f"connections {settings.name}"
+        self._sessions: dict[Guest, str] = {}  # with the number to which each client's are added, "" for none
         self._refused: set[Guest] = set()  # and not gone yet: they take no place from anybody
         self.is_stressed = False
-        self._per_client: Counter[int] = Counter()
         self._is_draining = False
         self._drained: Deferred[None] | None = None
 
@@ -65,23 +66,26 @@ class Listener(SMTPFactory):
 
     def admit(self, guest: Guest, client: Client) -> Refusal | None:
         """As in Host."""
-        sessions, settings = self._sessions, self.settings
+        sessions, settings, tally = self._sessions, self.settings, self._tally
         if guest in sessions:
             self._forget(guest)
-        key = _key(client)
-        count, of_client = len(sessions) + 1, self._per_client.get(key, 0) + 1
+        number = _number(client)
+        key = f"{self._all} {number:x}" if number else ""
+        count = tally.total(self._all) + 1
         if self._is_draining:
             return self._turn_away(guest, replies.CLOSING, "the gateway is closing down")
         if count > settings.max_connections:
             reason = f"max_connections of the listener is {settings.max_connections}"
             return self._turn_away(guest, replies.TOO_MANY_CONNECTIONS, reason)
-        if key and of_client > settings.max_connections_per_client:
+        if key and tally.total(key) >= settings.max_connections_per_client:
             reason = f"max_connections_per_client of the listener is {settings.max_connections_per_client}"
             return self._turn_away(guest, replies.TOO_MANY_FROM_CLIENT, reason)
         if not self.is_stressed and count * 10 >= settings.max_connections * 9:
             self._stress(count)
         sessions[guest] = key
-        self._per_client[key] = of_client
+        tally.add(self._all, 1)
+        if key:
+            tally.add(key, 1)
         return None
 
     def _turn_away(self, guest: Guest, reply: Reply, reason: str) -> Refusal:
@@ -98,15 +102,15 @@ class Listener(SMTPFactory):
     def _forget(self, guest: Guest) -> None:
         key = self._sessions.pop(guest, None)
         if key is not None:
-            self._per_client[key] -= 1
-            if not self._per_client[key]:
-                del self._per_client[key]
+            self._tally.add(self._all, -1)
+            if key:
+                self._tally.add(key, -1)
 
     def left(self, guest: Guest, session: Session | None, cause: str, started: float) -> None:
         """As in Host."""
         self._forget(guest)
         self._refused.discard(guest)
-        if self.is_stressed and len(self._sessions) * 10 < self.settings.max_connections * 8:
+        if self.is_stressed and self._tally.total(self._all) * 10 < self.settings.max_connections * 8:
             self.is_stressed = False
         if session is not None:
             self._tell_end(session, cause, started)
@@ -153,7 +157,7 @@ class Listener(SMTPFactory):
             guest.cut()
 
 
-def _key(client: Client) -> int:
+def _number(client: Client) -> int:
     """Whom the limit per client counts: an IPv4 address or an IPv6 /64; 0 for unix sockets, which it leaves alone."""
     match client.address:
         case IPv4Address() as address:

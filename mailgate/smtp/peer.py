@@ -28,7 +28,7 @@ class ServerTransport(ITLSTransport, IConsumer, IPushProducer):
 
 def client_of(peer: IAddress) -> Client:
     """Who connected: a mapped IPv4 address is an IPv4 address; a unix socket's client has none."""
-    if not isinstance(peer, TCPv4 | TCPv6):
+    if not isinstance(peer, (TCPv4, TCPv6)):
         return Client(None)
     return Client(_address(peer.host), peer.port)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import inf
 
-from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IHandshakeListener, IPushProducer, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.mail.smtp import ESMTP
@@ -49,10 +49,11 @@ class ServerProtocol(ESMTP):
     transport: ServerTransport
 
     def __init__(self, listener: Host, settings: ListenerSection, services: SessionServices) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
+        # What the base would set up is for a dialogue of its own, which never begins.
         self._listener = listener
         self._settings = settings
         self._services = services
+        self._vigil = services.vigil
         self._dialogue: Dialogue | None = None
         self._proxy: ProxyReader | None = None  # while a PROXY header is to come
         self._is_shaking = False  # a TLS handshake is under way
@@ -66,8 +67,8 @@ class ServerProtocol(ESMTP):
         self._skips_line = False
         self._cause = ""
         self._started = self._end = 0.0
-        self._deadline = 0.0
-        self._pace = Pace()
+        self.deadline = inf
+        self._pace: Pace | None = None  # under stress
 
     # -- the framework's calls
 
@@ -81,12 +82,12 @@ class ServerProtocol(ESMTP):
         client = client_of(self.transport.getPeer())
         is_proxy = bool(settings.proxy_protocol_from) and is_in(client, settings.proxy_protocol_from)
         refusal = self._listener.admit(self, _NOBODY if is_proxy else client)
+        self._vigil.watch(self)
         if refusal is not None or not is_proxy:  # of one that is refused, it does not matter for whom it is
             self._open(client, refusal)
             return
         self._proxy = ProxyReader()
         self._wait(_OPENING)
-        self._look_in_time()
 
     def _open(self, client: Client, refusal: Refusal | None, by: Client | None = None, tls: Tls | None = None) -> None:
         """Begin the session of this client, or refuse it; `by` is the proxy that named it and has ended its `tls`."""
@@ -114,7 +115,6 @@ class ServerProtocol(ESMTP):
             self.transport.abortConnection()
             return
         self._wait(settings.command_timeout)
-        self._look_in_time()
         if settings.tls == "implicit":
             self._start_tls()
         else:
@@ -174,7 +174,6 @@ class ServerProtocol(ESMTP):
         self._flush()
         self._is_shaking = True
         self._wait(_OPENING)
-        self._look_in_time()
         if self._services.tls is None:
             raise AssertionError("there is no certificate")
         self.transport.startTLS(self._services.tls)
@@ -186,7 +185,6 @@ class ServerProtocol(ESMTP):
             return
         self._is_shaking = False
         self._wait(self._settings.command_timeout)
-        self._look_in_time()
         connection = self.transport.getHandle()  # type: ignore[attr-defined]  # ISSLTransport's
         dialogue.secured(tls_of(connection, outcome_of(connection).is_verified))
         if not self._is_open:
@@ -197,7 +195,7 @@ class ServerProtocol(ESMTP):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is closed, by whomever."""
-        self.setTimeout(None)  # type: ignore[no-untyped-call]  # Twisted's
+        self._vigil.leave(self)
         dialogue, self._dialogue = self._dialogue, None
         if dialogue is None:
             self._listener.left(self, None, self._cause or "lost", self._started)
@@ -213,28 +211,18 @@ class ServerProtocol(ESMTP):
         finally:
             self._listener.left(self, dialogue.session, self._cause or "lost", self._started)
 
-    def callLater(self, period: float, func: Callable[[], None]) -> IDelayedCall:
-        """The framework's own seam for the clock."""
-        return self._services.clock.callLater(period, func)
-
-    def timeoutConnection(self) -> None:
-        """Look whether the peer has been silent for too long, or does not take our last reply."""
+    def out_of_time(self) -> None:
+        """The peer has been silent for too long, or does not take our last reply."""
         dialogue = self._dialogue
-        left = self._deadline - self._services.clock.seconds()
-        if left <= 0 and (dialogue is None or dialogue.is_over or self._is_shaking):
+        if dialogue is None or dialogue.is_over or self._is_shaking:
             # No header, no handshake, or our last reply was not taken.
+            self.deadline = inf
             self._abort("timeout")
-            return
-        if left <= 0 and dialogue is not None and not dialogue.is_busy:  # where we are busy, we are those who are slow
+        elif dialogue.is_busy:  # we are those who are slow
+            self.deadline = self._services.clock.seconds() + self._settings.command_timeout
+        else:
             dialogue.time_out()
             self._flush()
-            return
-        self.setTimeout(min(left, self._tick) if left > 0 else self._tick)  # type: ignore[no-untyped-call]  # Twisted's
-
-    def _look_in_time(self) -> None:
-        """Set the timer anew, where the time that the peer has may end before it goes off."""
-        left = self._deadline - self._services.clock.seconds()
-        self.setTimeout(max(min(left, self._tick), 0.0))  # type: ignore[no-untyped-call]  # Twisted's
 
     def pauseProducing(self) -> None:
         """The peer does not take our replies: it gets no new ones."""
@@ -277,10 +265,10 @@ class ServerProtocol(ESMTP):
     def hurry(self) -> None:
         """The listener has come under stress: who is silent has less time."""
         now, settings = self._services.clock.seconds(), self._settings
-        self._deadline = min(self._deadline, now + settings.stress_timeout)
+        self._set(min(self.deadline, now + settings.stress_timeout))
         if self._dialogue is not None and self._dialogue.is_receiving:
+            self._pace = Pace()
             self._pace.begin(self._dialogue.session.messages, now, settings.data_timeout)
-        self._look_in_time()
 
     # -- the work
 
@@ -290,20 +278,22 @@ class ServerProtocol(ESMTP):
         if self._is_working or dialogue is None:
             return
         self._is_working = True
-        talk, settings = dialogue.talk, self._settings
+        talk = dialogue.talk
         gate = talk.gate
-        self._is_open = self._is_open or not (gate.is_closed or self._is_shaking)
+        if not self._is_open:
+            self._is_open = not (gate.is_closed or self._is_shaking)
         try:
             while not (gate.is_closed or talk.is_over or self._is_shaking):
                 if dialogue.is_draining and dialogue.drain():
                     break
+                if not self._buffer:
+                    break
                 if talk.takes_content:
-                    if not self._buffer:
-                        break
                     data, self._buffer = self._buffer, b""
                     self._buffer = dialogue.content(data)
-                    self._pace.fed += len(data)
-                elif not self._buffer or not self._next_line(dialogue):
+                    if self._pace is not None:
+                        self._pace.fed += len(data)
+                elif not self._next_line(dialogue):
                     break
                 is_heard = True
         except Exception:
@@ -312,10 +302,11 @@ class ServerProtocol(ESMTP):
         finally:
             self._is_working = False
         if is_heard and not self._is_shaking:
+            settings = self._settings
             self._wait(settings.data_timeout if talk.takes_content else settings.command_timeout)
         if talk.is_over:
             self._buffer = b""
-        if self._is_paused and not (gate.is_closed or talk.is_over or self._is_unheard):
+        elif self._is_paused and not (gate.is_closed or self._is_unheard):
             self._is_paused = False
             self.transport.resumeProducing()
         self._flush()
@@ -335,9 +326,9 @@ class ServerProtocol(ESMTP):
         if not self._skips_line:
             end = buffer.find(b"\n", 0, self._max_line)
             if end >= 0:
-                line, self._buffer = buffer[: end + 1], buffer[end + 1 :]
-                if line.endswith(b"\r\n"):
-                    dialogue.command(line[:-2])
+                self._buffer = buffer[end + 1 :]
+                if buffer[end - 1 : end] == b"\r":
+                    dialogue.command(buffer[: end - 1])
                 else:
                     # Nothing here can be read in two ways: whoever ends lines otherwise is told, and let go.
                     dialogue.end(replies.BARE_LF, "errors")
@@ -355,23 +346,26 @@ class ServerProtocol(ESMTP):
         return True
 
     def _flush(self) -> None:
-        if self._out:
-            write_now(self.transport, b"".join(self._out))
-            self._out.clear()
+        out = self._out
+        if out:
+            if len(out) == 1:
+                write_now(self.transport, out[0], is_last=self._cause == "quit")
+            else:  # the answer to content may be in it, which a client that has sent more than QUIT is to get, too
+                write_now(self.transport, b"".join(out))
+            out.clear()
         if self._cause:
             self.transport.loseConnection()
 
     def _hang_up(self, cause: str) -> None:
         self._cause = cause
-        self._deadline = inf
+        self.deadline = inf
         self._part(_CLOSING if cause == "shutdown" else _PARTING)
         # A transport that waits for a producer does not close.
         self.transport.unregisterProducer()
 
     def _part(self, seconds: float) -> None:
         # Our last reply has been said: the connection is cut after this long at most.
-        self._deadline = min(self._deadline, self._services.clock.seconds() + seconds)
-        self._look_in_time()
+        self._set(min(self.deadline, self._services.clock.seconds() + seconds))
 
     def _wait(self, seconds: float) -> None:
         """Give the peer this long, but not past the end of the session's time; after our last reply, no more."""
@@ -379,7 +373,9 @@ class ServerProtocol(ESMTP):
             self._wait_under_stress(seconds)
         elif not self._cause:
             deadline = self._services.clock.seconds() + seconds
-            self._deadline = deadline if deadline < self._end else self._end
+            self.deadline = deadline = deadline if deadline < self._end else self._end
+            if deadline < self._vigil.next:
+                self._vigil.hasten(deadline)
 
     def _wait_under_stress(self, seconds: float) -> None:
         """Give the peer no more than the stress allows, and for content nothing where it comes too slowly."""
@@ -387,13 +383,12 @@ class ServerProtocol(ESMTP):
             return
         now, settings, dialogue = self._services.clock.seconds(), self._settings, self._dialogue
         message = dialogue.session.messages if dialogue is not None and dialogue.is_receiving else None
+        if self._pace is None:
+            self._pace = Pace()
         if self._pace.renews(message, now, settings.data_timeout):
-            self._deadline = min(now + min(seconds, settings.stress_timeout), self._pace.until, self._end)
+            self._set(min(now + min(seconds, settings.stress_timeout), self._pace.until, self._end))
 
-    @property
-    def _tick(self) -> float:
-        # One timer a connection, which looks often enough to be late for no deadline: moving a timer forward for each
-        # command is what costs.
-        settings = self._settings
-        tick = min(settings.command_timeout, settings.data_timeout)
-        return min(tick, settings.stress_timeout) if self._listener.is_stressed else tick
+    def _set(self, deadline: float) -> None:
+        self.deadline = deadline
+        if deadline < self._vigil.next:
+            self._vigil.hasten(deadline)

@@ -88,6 +88,7 @@ class ContentReceiver:
                         self._writer.write(settled)
                     if rest is not None and self._is_last:
                         self.content = self._writer.finish()
+                        self.content.is_whole_lines = self._inspector.sees_lines
                 except OSError as error:
                     self._refuse(_NO_SPACE, f"the content cannot be written: {error}")
         return rest

@@ -6,10 +6,11 @@ not as in plain mail, which have none; the origin without the empty end of it; a
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from mailgate.address import Address
 from mailgate.envelope import (
@@ -23,16 +24,28 @@ from mailgate.envelope import (
 )
 from mailgate.message import AddHeader, Content, Edit, RemoveHeader, RenameHeader
 
-__all__ = ["CodecError", "decode_envelope", "encode_envelope", "read_message"]
+__all__ = [
+    "NO_OCTETS",
+    "CodecError",
+    "check_size",
+    "content_file",
+    "decode_envelope",
+    "decode_named",
+    "encode_envelope",
+    "read_message",
+]
+
+NO_OCTETS = "its content is not stored as octets"
 
 _VERSION = 2
-_encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+_encode = msgspec.json.Encoder().encode
+_encode_in_ascii = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
-_DEFAULTS: dict[str, object] = {one.name: one.default for one in dataclasses.fields(MailParameters)}
+_DEFAULTS: dict[str, object] = {one.name: one.default for one in msgspec.structs.fields(MailParameters)}
 #: What the values are; two of them have None for their default.
 _KINDS: dict[str, type] = {name: type(default) for name, default in _DEFAULTS.items()} | {"priority": int, "auth": str}
 _EIGHT_BIT = {"body": EIGHT_BIT_MAIL.body}
-_ORIGIN = [one.name for one in dataclasses.fields(Origin)]
+_ORIGIN = list(Origin.__struct_fields__)
 
 
 class CodecError(ValueError):
@@ -54,7 +67,11 @@ def encode_envelope(envelope: Envelope) -> str:
     }
     if envelope.parameters is not PLAIN_MAIL:
         found["mail"] = _parameters(envelope.parameters)
-    return _encode(found)
+    try:
+        return _encode(found).decode("ascii")
+    except UnicodeError:
+        # Seldom; and what is no text at all, half a character, only this one has a form for.
+        return _encode_in_ascii(found)
 
 
 def decode_envelope(text: str) -> Envelope:
@@ -86,23 +103,39 @@ def decode_envelope(text: str) -> Envelope:
     return envelope
 
 
-def read_message(contents: Path, queue_id: str, text: str, data: bytes | None) -> tuple[Envelope, Content]:
-    """The message of a row; CodecError where row or file cannot be read, or do not fit together."""
+def decode_named(text: str, queue_id: str) -> Envelope:
+    """The envelope of a row; CodecError where the text is none, or another's."""
     envelope = decode_envelope(text)
     if envelope.queue_id != queue_id:
         raise CodecError(f"the envelope names {envelope.queue_id}")
+    return envelope
+
+
+def read_message(contents: Path, queue_id: str, text: str, data: bytes | None) -> tuple[Envelope, Content]:
+    """The message of a row; CodecError where row or file cannot be read, or do not fit together."""
+    envelope = decode_named(text, queue_id)
     if isinstance(data, bytes):
         content = Content(data)
     elif data is not None:
-        raise CodecError("its content is not stored as octets")
+        raise CodecError(NO_OCTETS)
     else:
-        try:
-            content = Content.in_file(contents / queue_id)
-        except OSError as error:
-            raise CodecError(f"its content cannot be read: {error.strerror}") from error
+        content = content_file(contents, queue_id)
+    check_size(envelope, content)
+    return envelope, content
+
+
+def content_file(contents: Path, queue_id: str) -> Content:
+    """The content that has a file; CodecError where it has none."""
+    try:
+        return Content.in_file(contents / queue_id)
+    except (OSError, ValueError) as error:  # an id that damage has made may be no name of a file
+        raise CodecError(f"its content cannot be read: {getattr(error, 'strerror', error)}") from error
+
+
+def check_size(envelope: Envelope, content: Content) -> None:
+    """CodecError where the content is not as long as it was."""
     if content.size != envelope.size:
         raise CodecError(f"its content has {content.size} octets instead of {envelope.size}")
-    return envelope, content
 
 
 def _address(address: Address) -> tuple[str, str]:
@@ -160,13 +193,11 @@ def _to_parameters(found: dict[str, Any]) -> MailParameters:
 
 
 def _edit(edit: Edit) -> list[Any]:
-    match edit:
-        case AddHeader(name, value, at_end):
-            return ["end" if at_end else "top", name, value]
-        case RemoveHeader(name, value):
-            return ["remove", name, value]
-        case RenameHeader(name, to):
-            return ["rename", name, to]
+    if isinstance(edit, AddHeader):
+        return ["end" if edit.at_end else "top", edit.name, edit.value]
+    if isinstance(edit, RemoveHeader):
+        return ["remove", edit.name, edit.value]
+    return ["rename", edit.name, edit.to]
 
 
 def _to_edit(edit: list[Any]) -> Edit:

@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from mailgate.interfaces import SpoolError
+from mailgate.process import sync
 from mailgate.spool.codec import CodecError, decode_envelope
+from mailgate.spool.salvage import TABLES, rows_of
 
-__all__ = ["as_octets", "as_text", "is_damage", "link", "open_database", "rebuild", "sync"]
+__all__ = [
+    "Key",
+    "as_octets",
+    "as_text",
+    "in_one_row",
+    "is_damage",
+    "keys_of",
+    "link",
+    "open_database",
+    "open_for_reading",
+    "rebuild",
+    "sync",
+]
+
+Key = tuple[str, int]
+"""A recipient: its message's queue id, and its number."""
 
 #: Pages (of 4 KiB) that the database's log gathers before they are folded into it.
 _LOG_PAGES = 4000
+#: Seconds that one waits for another process's or thread's hold on the database, which is short.
+_PATIENCE = 5.0
+#: KiB of memory that a question may take for sorting, and for pages.
+_FOR_SORTING = 64 * 1024
 #: Statements that stay prepared: one for each number of messages in a group, and the others.
 _STATEMENTS = 256
-
-#: Every table, and the order of its rows in the file.
-_TABLES = {"fresh": ("id",), "messages": ("rowid",), "recipients": ("queue_id", "number")}
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -29,7 +49,9 @@ def open_database(path: Path) -> sqlite3.Connection:
 
     What an older mailgate has written is kept beside it as it was, in a file with its version behind the name.
     """
-    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=_STATEMENTS)
+    database = sqlite3.connect(
+        path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False, cached_statements=_STATEMENTS
+    )
     try:
         path.chmod(0o600)
         database.text_factory = as_text
@@ -37,10 +59,43 @@ def open_database(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA synchronous = FULL")
         database.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         _upgrade(database, path)
+    except UnicodeDecodeError as error:  # SQLite quotes what damage has made of its own description
+        database.close()
+        raise sqlite3.DatabaseError("malformed database schema") from error
     except BaseException:
         database.close()
         raise
     return database
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """The database for questions beside its writer; sqlite3.Error where it cannot be opened."""
+    uri = f"file:{path}?mode=ro"
+    database = sqlite3.connect(uri, uri=True, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+    database.text_factory = as_text
+    # What is counted is sorted: in memory, up to so many KiB.
+    database.execute("PRAGMA temp_store = MEMORY")
+    database.execute(f"PRAGMA cache_size = -{_FOR_SORTING}")
+    return database
+
+
+def in_one_row(
+    database: sqlite3.Connection, columns: str, select: str, values: Mapping[str, object]
+) -> list[list[Any]]:
+    """The `columns` of what the statement `select` finds, in its order; of REAL only about 15 digits.
+
+    Between two rows the interpreter's lock changes hands, and the reactor's thread has it for as long as it likes: so
+    they come as one, and cost the half besides.
+    """
+    statement = f"SELECT json_group_array(json_array({columns})) FROM ({select})"
+    (rows,) = database.execute(statement, values).fetchone()
+    found: list[list[Any]] = json.loads(rows)
+    return found
+
+
+def keys_of(keys: Iterable[Key]) -> str:
+    """Recipients as one value for a statement: `json_each` makes rows of it again."""
+    return json.dumps(list(keys))
 
 
 def is_damage(error: BaseException) -> bool:
@@ -48,8 +103,9 @@ def is_damage(error: BaseException) -> bool:
     return type(error) is sqlite3.DatabaseError
 
 
-def rebuild(path: Path, aside: Path, contents: Path) -> Path:
-    """Put a new database in the place of a damaged one, with all of it that can be read; where the old one lies now.
+def rebuild(path: Path, aside: Path, contents: Path) -> tuple[Path, list[Path]]:
+    """Put a new database in the place of a damaged one, with all of it that can be read: where the old one lies now,
+    and the content that the new one does not name.
 
     The old one is kept, whole, for a person to look at, and so is the content of messages that could not be read. Until
     the very end it is in its place: a crash on the way loses nothing. OSError or sqlite3.Error where it cannot be done.
@@ -61,11 +117,11 @@ def rebuild(path: Path, aside: Path, contents: Path) -> Path:
         new.execute("BEGIN")
         with closing(sqlite3.connect(path, isolation_level=None)) as old:
             old.text_factory = as_text
-            with contextlib.suppress(sqlite3.DatabaseError):
+            with contextlib.suppress(sqlite3.DatabaseError, UnicodeError):
                 old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            for table, order in _TABLES.items():
+            for table in TABLES:
                 known = {row[1] for row in new.execute(f"PRAGMA table_info({table})")}
-                for row in _readable(old, table, order):
+                for row in rows_of(path, old, table, new):
                     # The old one may be of an earlier version, and have less columns.
                     names = [name for name in row if name in known]
                     values = [row[name] for name in names]
@@ -76,9 +132,9 @@ def rebuild(path: Path, aside: Path, contents: Path) -> Path:
         new.commit()
         named = _named(new)
     sync(draft)
-    for file in contents.iterdir():
-        if file.name not in named:
-            link(file, aside / f"{file.name}.eml")
+    unnamed = [file for file in contents.iterdir() if file.name not in named]
+    for file in unnamed:
+        link(file, aside / f"{file.name}.eml")
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     kept = aside / f"spool-{stamp}.db"
     for part, place in zip(_parts(path), _parts(kept), strict=True):
@@ -89,41 +145,13 @@ def rebuild(path: Path, aside: Path, contents: Path) -> Path:
         part.unlink(missing_ok=True)
     draft.replace(path)
     sync(path.parent)
-    return kept
-
-
-def sync(path: Path) -> None:
-    """Make the octets of a file, or the names in a folder, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return kept, unnamed
 
 
 def link(file: Path, place: Path) -> None:
     """Give a file a second name; one that is there already has come of an attempt that was cut off."""
     with contextlib.suppress(FileExistsError):
         os.link(file, place)
-
-
-def _readable(old: sqlite3.Connection, table: str, order: tuple[str, ...]) -> Iterator[dict[str, object]]:
-    """All rows, by their columns; where some cannot be read, those before them and those behind them."""
-    seen: set[tuple[object, ...]] = set()
-    key = ", ".join(order)
-    for direction in ("ASC", "DESC"):
-        columns = ", ".join(f"{column} {direction}" for column in order)
-        try:
-            rows = old.execute(f"SELECT {key}, * FROM {table} ORDER BY {columns}")  # noqa: S608  of _TABLES
-            names = [column[0] for column in rows.description[len(order) :]]
-            for row in rows:
-                if row[: len(order)] in seen:
-                    return
-                seen.add(row[: len(order)])
-                yield dict(zip(names, row[len(order) :], strict=True))
-        except (sqlite3.Error, OverflowError):
-            continue
-        return
 
 
 def _named(new: sqlite3.Connection) -> set[str]:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import json
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.envelope import Envelope, EnvelopeRecipient
-from mailgate.interfaces import EntryView, Selector, SpoolError
+from mailgate.interfaces import Destination, EntryView, Grouping, Selector, SpoolError, Summary, Suspension
 from mailgate.message import Content
 from mailgate.spool.codec import CodecError, decode_envelope, read_message
-from mailgate.spool.database import as_text
-from mailgate.spool.query import kept_sender, select_view
+from mailgate.spool.database import in_one_row, is_damage, open_for_reading
+from mailgate.spool.query import STATE, kept_sender, select_view, selected
 
 __all__ = ["SpoolReader", "failure_of"]
 
@@ -30,16 +32,37 @@ T = TypeVar("T")
 
 _log = Logger()
 
+_WAITING = "SELECT DISTINCT route, domain FROM recipients INDEXED BY recipients_turn WHERE state = 'turn'"
+
+_GROUPS: dict[Grouping, str] = {
+    "domain": "r.domain",
+    "site": "r.site",
+    "route": "r.route",
+    "sender": "m.sender",
+    "source": "r.source",
+    "category": "r.category",
+    "state": STATE,
+}
+
 
 class SpoolReader:
-    """Answers questions about an open spool; each fails with SpoolError, only."""
+    """Answers questions about an open spool; each fails with SpoolError, only. `start` it, or `answer` at once.
 
-    def __init__(self, directory: Path, call_from_thread: Callable[..., object]) -> None:
+    `found_damage` is called with the error, in the reader's thread, where the database turns out to be damaged.
+    """
+
+    def __init__(self, directory: Path, call_from_thread: Callable[..., object], now: Callable[[], float]) -> None:
         self._contents = directory / "content"
         self._path = directory / "spool.db"
         self._call = call_from_thread
-        self._database = self._open()
-        self._jobs: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]] | None] = SimpleQueue()
+        self._now = now
+        self._database = open_for_reading(self._path)
+        self.jobs: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.found_damage: Callable[[Exception], object] = lambda error: None
+
+    def start(self) -> None:
+        """Begin to answer, on a thread."""
         self._thread = threading.Thread(target=self._work, name="spool-reader", daemon=True)
         self._thread.start()
 
@@ -47,24 +70,69 @@ class SpoolReader:
         """Entries by queue id and number, those of fresh messages too."""
 
         def run() -> list[EntryView]:
-            found = chain(select_view(self._database, selector, limit, after), self._fresh(selector, after))
-            return heapq.nsmallest(limit, found, key=lambda entry: (entry.queue_id, entry.number))
+            stored = select_view(self._database, selector, self._now(), limit, after)
+            with contextlib.closing(self._fresh(selector, after)) as fresh:
+                merged = heapq.merge(stored, fresh, key=lambda entry: (entry.queue_id, entry.number))
+                return list(islice(merged, limit))
 
         return self._submit(run)
 
+    def summary(self, by: Grouping, limit: int, selector: Selector) -> Deferred[list[Summary]]:
+        """Entries counted, those of fresh messages too."""
+        return self._submit(lambda: self._summary(by, limit, selector))
+
     def content(self, queue_id: str) -> Deferred[tuple[Envelope, Content] | None]:
-        """A message with its envelope."""
+        """A message with its envelope, in which each recipient has its route of now."""
 
         def run() -> tuple[Envelope, Content] | None:
             row = self._database.execute(
                 "SELECT envelope, content FROM messages WHERE queue_id = ?", (queue_id,)
             ).fetchone()
             if row is None:
-                wanted = (number for number, envelope in self._fresh_envelopes() if envelope.queue_id == queue_id)
                 row = self._database.execute(
-                    "SELECT envelope, content FROM fresh WHERE id = ?", (next(wanted, None),)
+                    "SELECT envelope, content FROM fresh WHERE CASE WHEN json_valid(envelope)"
+                    " THEN json_extract(envelope, '$.id') END = ?",
+                    (queue_id,),
                 ).fetchone()
-            return None if row is None else read_message(self._contents, queue_id, *row)
+                return None if row is None else read_message(self._contents, queue_id, *row)
+            envelope, content = read_message(self._contents, queue_id, *row)
+            routes = dict(
+                self._database.execute("SELECT number, route FROM recipients WHERE queue_id = ?", (queue_id,))
+            )
+            return replace(envelope, recipients=tuple(_routed(one, routes) for one in envelope.recipients)), content
+
+        return self._submit(run)
+
+    def waiting(self) -> Deferred[list[Destination]]:
+        """The destinations at which anything waits for its turn."""
+
+        def run() -> list[Destination]:
+            return [Destination(*row) for row in in_one_row(self._database, "route, domain", _WAITING, {})]
+
+        return self._submit(run)
+
+    def suspensions(self) -> Deferred[list[Suspension]]:
+        """Those in force."""
+
+        def run() -> list[Suspension]:
+            rows = self._database.execute(
+                "SELECT kind, name, since, until, reason FROM suspensions WHERE until = 0 OR until > ?", (self._now(),)
+            )
+            return [
+                Suspension(kind=kind, name=name, since=since, until=until, reason=reason)
+                for kind, name, since, until, reason in rows
+            ]
+
+        return self._submit(run)
+
+    def counts(self, prefix: str) -> Deferred[dict[str, int]]:
+        """The counters whose keys begin so."""
+
+        def run() -> dict[str, int]:
+            rows = self._database.execute(
+                "SELECT key, amount FROM counts WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1", (prefix,)
+            )
+            return dict(rows.fetchall())
 
         return self._submit(run)
 
@@ -72,63 +140,123 @@ class SpoolReader:
         """Another file has taken the database's place. From any thread; the questions that follow are put to it."""
 
         def run() -> None:
-            old, self._database = self._database, self._open()
+            old, self._database = self._database, open_for_reading(self._path)
             old.close()
 
         self._submit(run)
 
     def close(self) -> None:
         """End the thread; blocks until it has answered what was asked."""
-        self._jobs.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self.jobs.put(None)
+            self._thread.join()
         self._database.close()
 
-    def _open(self) -> sqlite3.Connection:
-        uri = f"file:{self._path}?mode=ro"
-        database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-        database.text_factory = as_text
-        return database
+    # -- counting
 
-    def _fresh_envelopes(self) -> Iterator[tuple[int, Envelope]]:
-        for number, text in self._database.execute("SELECT id, envelope FROM fresh"):
-            # One that cannot be read hides no other; the next start sets it aside.
-            with contextlib.suppress(CodecError):
-                yield number, decode_envelope(text)
+    def _summary(self, by: Grouping, limit: int, selector: Selector) -> list[Summary]:
+        now = self._now()
+        fresh: Counter[str] = Counter()
+        first: dict[str, float] = {}
+        for entry in self._fresh(selector, None):
+            key = _fresh_key(entry, by)
+            fresh[key] += 1
+            first[key] = min(first.get(key, entry.received), entry.received)
+        columns = (
+            f"CAST({_GROUPS[by]} AS TEXT) AS key, r.queue_id, r.state IN ('held', 'quarantined') AS held,"
+            " r.state = 'turn' OR (r.state = 'queued' AND r.due <= :now) AS due"
+        )
+        select, values = selected(self._database, selector, now, columns=columns)
+        rows = self._database.execute(
+            f"WITH one AS ({select.rpartition(' ORDER BY ')[0]}), grouped AS MATERIALIZED ("
+            " SELECT key, count(*) AS n, sum(due) AS due, sum(held) AS held, min(queue_id) AS first"
+            " FROM one GROUP BY key)"
+            " SELECT key, n, due, held, received FROM ("
+            "  SELECT * FROM (SELECT * FROM grouped ORDER BY n DESC, key LIMIT :limit)"
+            "  UNION SELECT * FROM grouped WHERE key IN (SELECT value FROM json_each(:fresh)))"
+            " JOIN messages ON messages.queue_id = first",
+            {**values, "now": now, "limit": limit, "fresh": json.dumps(list(fresh))},
+        ).fetchall()
+        found = [
+            Summary(
+                key=key,
+                recipients=n + fresh.pop(key, 0),
+                due=due,
+                held=held,
+                oldest=min(oldest, first.get(key, oldest)),
+            )
+            for key, n, due, held, oldest in rows
+        ]
+        found += [Summary(key=key, recipients=n, due=0, held=0, oldest=first[key]) for key, n in fresh.items()]
+        return heapq.nsmallest(limit, found, key=lambda one: (-one.recipients, one.key))
 
-    def _fresh(self, selector: Selector, after: tuple[str, int] | None) -> Iterator[EntryView]:
-        if selector.state not in ("", "leased"):
+    # -- fresh messages
+
+    def _fresh(self, selector: Selector, after: tuple[str, int] | None) -> Generator[EntryView, None, None]:
+        """Entries of fresh messages, by queue id and number. All of them are leased for the first time."""
+        if selector.state not in ("", "leased") or selector.site or selector.source or selector.reason:
             return
-        for _, envelope in self._fresh_envelopes():
-            for one in envelope.recipients:
-                if (after is None or (envelope.queue_id, one.number) > after) and _matches(selector, envelope, one):
-                    yield EntryView(
-                        queue_id=envelope.queue_id,
-                        number=one.number,
-                        sender=str(envelope.sender).lower(),
-                        recipient=str(one.address).lower(),
-                        route=one.route,
-                        state="leased",
-                        size=envelope.size,
-                        received=envelope.received,
-                        attempts=0,
-                        next_attempt=envelope.received,
-                        last_reply="",
-                    )
+        values: dict[str, object] = {"first": after[0] if after else "", "queue_id": selector.queue_id}
+        with contextlib.closing(
+            self._database.execute(
+                "SELECT envelope FROM (SELECT envelope, json_extract(envelope, '$.id') AS id FROM fresh"
+                " WHERE json_valid(envelope)) WHERE id >= :first AND :queue_id IN ('', id) ORDER BY id",
+                values,
+            )
+        ) as rows:
+            for (text,) in rows:
+                # One that cannot be read hides no other; the next start sets it aside.
+                with contextlib.suppress(CodecError):
+                    yield from self._views(decode_envelope(text), selector, after)
+
+    def _views(self, envelope: Envelope, selector: Selector, after: tuple[str, int] | None) -> Iterator[EntryView]:
+        for one in sorted(envelope.recipients, key=lambda one: one.number):
+            if (after is None or (envelope.queue_id, one.number) > after) and self._matches(selector, envelope, one):
+                yield EntryView(
+                    queue_id=envelope.queue_id,
+                    number=one.number,
+                    sender=str(envelope.sender).lower(),
+                    recipient=str(one.address).lower(),
+                    route=one.route,
+                    state="leased",
+                    size=envelope.size,
+                    received=envelope.received,
+                    attempts=0,
+                    next_attempt=envelope.received,
+                    last_reply="",
+                )
+
+    def _matches(self, selector: Selector, envelope: Envelope, one: EnvelopeRecipient) -> bool:
+        return (
+            selector.queue_id in ("", envelope.queue_id)
+            and (not selector.sender or kept_sender(selector) == str(envelope.sender).lower())
+            and selector.recipient.lower() in ("", str(one.address).lower())
+            and selector.domain.lower() in ("", one.address.domain)
+            and selector.route in ("", one.route)
+            and (not selector.older_than or envelope.received <= self._now() - selector.older_than)
+        )
+
+    # -- the thread
 
     def _submit(self, run: Callable[[], T]) -> Deferred[T]:
         done: Deferred[T] = Deferred()
-        self._jobs.put((run, done))
+        self.jobs.put((run, done))
         return done
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            run, done = job
-            try:
-                self._call(_fire, done.callback, run())
-            except Exception as error:
-                if not isinstance(error, sqlite3.Error | OSError | CodecError):
-                    _log.failure("the spool's reader failed", failure=failure_of(error))
-                self._call(_fire, done.errback, failure_of(SpoolError(f"cannot read the spool: {error}")))
+        while (job := self.jobs.get()) is not None:
+            self.answer(*job)
+
+    def answer(self, run: Callable[[], T], done: Deferred[T]) -> None:
+        """Answer one question."""
+        try:
+            self._call(_fire, done.callback, run())
+        except Exception as error:
+            if not isinstance(error, sqlite3.Error | OSError | CodecError):
+                _log.failure("the spool's reader failed", failure=failure_of(error))
+            if is_damage(error):
+                self.found_damage(error)
+            self._call(_fire, done.errback, failure_of(SpoolError(f"cannot read the spool: {error}")))
 
 
 def failure_of(error: Exception) -> Failure:
@@ -140,12 +268,13 @@ def _fire(end: Callable[[Any], None], result: object) -> None:
     end(result)
 
 
-def _matches(selector: Selector, envelope: Envelope, one: EnvelopeRecipient) -> bool:
-    return (
-        selector.queue_id in ("", envelope.queue_id)
-        and (not selector.sender or kept_sender(selector) == str(envelope.sender).lower())
-        and selector.recipient.lower() in ("", str(one.address).lower())
-        and selector.domain.lower() in ("", one.address.domain)
-        and selector.route in ("", one.route)
-        and (not selector.older_than or envelope.received <= time.time() - selector.older_than)
-    )
+def _routed(one: EnvelopeRecipient, routes: dict[int, str]) -> EnvelopeRecipient:
+    route = routes.get(one.number, one.route)
+    return one if route == one.route else replace(one, route=route)
+
+
+def _fresh_key(entry: EntryView, by: Grouping) -> str:
+    if by == "domain":
+        return entry.recipient.rpartition("@")[2]
+    key: str = getattr(entry, by)
+    return key

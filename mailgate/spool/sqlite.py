@@ -25,27 +25,18 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.envelope import Envelope
-from mailgate.events import EntrySetAside, SpoolFailed, SpoolRecovered
-from mailgate.interfaces import (
-    EntryView,
-    IEvents,
-    ISpool,
-    Lease,
-    Outcome,
-    OutcomeKind,
-    Selector,
-    SpoolError,
-    SweepReport,
-)
+from mailgate.events import Event, SpoolFailed, SpoolRecovered
+from mailgate.interfaces import IEvents, ISpool, Lease, Outcome, SpoolError
 from mailgate.message import Content
+from mailgate.process import make_directory
+from mailgate.spool.calls import SpoolCalls
 from mailgate.spool.codec import CodecError
 from mailgate.spool.database import is_damage, sync
-from mailgate.spool.disk import Reserve, is_disk, is_full, lock_directory
-from mailgate.spool.operate import change, delete
+from mailgate.spool.disk import Reserve, is_disk, is_full, lock_directory, share_directory
+from mailgate.spool.leasing import record
 from mailgate.spool.reader import SpoolReader, failure_of
-from mailgate.spool.store import SetAside, Store
-from mailgate.spool.sweep import sweep
-from mailgate.spool.work import LINGER, Accept, Finish, Job, Token, Work, is_one_statement, run_group, split
+from mailgate.spool.store import Store
+from mailgate.spool.work import Accept, Finish, Job, Work, all_final, answer, is_one_statement, run_group, split
 
 __all__ = ["SqliteSpool"]
 
@@ -53,8 +44,10 @@ T = TypeVar("T")
 
 _log = Logger()
 
-#: Messages of one group at most: bounds the time that the first of them waits.
+#: Messages of one group, or a few more, up to twice as many: bounds the time that the first of them waits.
 _GROUP = 200
+#: Tells the writer that finishes wait.
+_NOTHING: Sequence[Work] = ()
 #: Seconds that the end of a message waits for a group to go with, where none comes by itself.
 _PATIENCE = 0.02
 #: Seconds between tests of a spool that has failed.
@@ -64,8 +57,8 @@ _REBUILD = 3600.0
 
 
 @implementer(ISpool)
-class SqliteSpool:
-    """ISpool in a directory that one process owns at a time."""
+class SqliteSpool(SpoolCalls):
+    """ISpool in a directory that one process owns, or that so many workers share."""
 
     def __init__(
         self,
@@ -73,16 +66,28 @@ class SqliteSpool:
         *,
         events: IEvents,
         call_from_thread: Callable[..., object],
-        inline_limit: int = 64 * 1024,
+        inline_limit: int = 256 * 1024,
         min_free: int = 100 * 1024 * 1024,
+        now: Callable[[], float] | None = None,
+        soon: Callable[[Callable[[], object]], object] | None = None,
+        worker: int = 0,
+        workers: int = 1,
     ) -> None:
-        """Open the spool: SpoolError, with a line for an administrator, where that cannot be."""
+        """Open the spool: SpoolError, with a line for an administrator, where that cannot be.
+
+        `worker` is our number among `workers` processes, from 0 on. `now` tells the time in seconds since the epoch, in
+        any thread; without it, the system does. `soon` has something called when the reactor has served what it has at
+        hand: what has come by then goes to the writer together. Without it, all goes to it at once.
+        """
         self.directory = directory
-        self.incoming = directory / "incoming"
         self._events = events
         self._call = call_from_thread
         self._min_free = min_free
-        self._jobs: SimpleQueue[Work | Token | None] = SimpleQueue()
+        self._now = now = now or time.time
+        self._jobs: SimpleQueue[Sequence[Work] | None] = SimpleQueue()
+        self._gathered: list[Work] = []  # of this turn of the reactor
+        self._soon = soon or (lambda call: call())
+        self._is_asked = False  # for the end of this turn
         self._finishes: deque[Finish] = deque()
         self._is_closed = False
         self._lingers = False  # the writer knows of the finishes
@@ -94,18 +99,36 @@ class SqliteSpool:
         self._free: tuple[float, int] = (-1.0, 0)
         self._damage: Exception | None = None
         self._rebuilt = -_REBUILD
+        self._is_shared = workers > 1
+        self._number_lock: int | None = None
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = lock_directory(directory)
-            self._reserve = Reserve(directory / "reserve")
-            self._store = Store(directory, inline_limit)
-            self._reserve.make()
-            self._reader = SpoolReader(directory, call_from_thread)
-        except (OSError, sqlite3.Error) as error:
+            make_directory(directory)
+            if self._is_shared:
+                self._number_lock, self._lock = share_directory(directory, f"worker-{worker}")
+            else:
+                self._lock = lock_directory(directory)
+        except OSError as error:
             raise SpoolError(f"cannot open the spool in {directory}: {error}") from error
+        try:
+            self._reserve = Reserve(directory / "reserve")
+            self._store = Store(directory, inline_limit, now=now, worker=worker, workers=workers)
+            self._reserve.make()
+            self._reader = SpoolReader(directory, call_from_thread, now)
+        except BaseException as error:
+            self._unlock()
+            if isinstance(error, OSError | sqlite3.Error):
+                raise SpoolError(f"cannot open the spool in {directory}: {error}") from error
+            raise
+        self.incoming = self._store.incoming
+        self._store.reopened = self._reader.reopen
+        self._reader.found_damage = self._found_damage
         self._tell_aside(self._store.damage)
+        self._start()
+
+    def _start(self) -> None:
         self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
         self._thread.start()
+        self._reader.start()
 
     # -- ISpool
 
@@ -114,14 +137,16 @@ class SqliteSpool:
             content.discard()
             return fail(SpoolError(self._failed or "the disk is full"))
         done: Deferred[Lease] = Deferred()
-        self._jobs.put(Accept(envelope, content, until, done))
+        self._gathered.append(Accept(envelope, content, until, done))
+        if not self._is_asked:
+            self._ask()
         return done
 
     def record(
         self, lease: Lease, outcomes: Sequence[Outcome], reports: Sequence[tuple[Envelope, Content]] = ()
     ) -> Deferred[None]:
         def run() -> None:
-            self._store.record(lease, outcomes)
+            record(self._store, lease, outcomes)
             for report in reports:
                 envelope, _, text, data = self._store.prepare(*report)
                 if data is None:
@@ -129,71 +154,39 @@ class SqliteSpool:
                 self._store.insert(envelope, text, data, None)
 
         done: Deferred[None] = Deferred()
-        if not reports and len(outcomes) == len(lease.envelope.recipients) and _all_final(outcomes):
+        if not reports and len(outcomes) == len(lease.envelope.recipients) and all_final(outcomes):
             self._finishes.append(Finish(lease, run, done))
-            if not self._lingers:
-                self._lingers = True
-                self._jobs.put(LINGER)
+            if not (self._lingers or self._is_asked):
+                self._ask()
         else:
-            self._jobs.put(Job(run, done))
+            self._put(Job(run, done))
         return done
-
-    def lease(self, limit: int, until: float) -> Deferred[list[Lease]]:
-        def run() -> list[Lease]:
-            leases, aside = self._store.lease(limit, until, time.time())
-            self._tell_aside(aside)
-            return leases
-
-        return self._submit(run)
-
-    def release_leases(self, leases: Sequence[Lease]) -> Deferred[None]:
-        return self._submit(lambda: self._store.give_back(leases))
-
-    def next_due(self) -> Deferred[float | None]:
-        return self._submit(self._store.next_due)
-
-    def view(self, selector: Selector, limit: int, after: tuple[str, int] | None = None) -> Deferred[list[EntryView]]:
-        return self._reader.view(selector, limit, after)
-
-    def content(self, queue_id: str) -> Deferred[tuple[Envelope, Content] | None]:
-        return self._reader.content(queue_id)
-
-    def hold(self, selector: Selector) -> Deferred[int]:
-        return self._submit(lambda: change(self._store, "hold", selector))
-
-    def release(self, selector: Selector) -> Deferred[int]:
-        return self._submit(lambda: change(self._store, "release", selector))
-
-    def retry(self, selector: Selector) -> Deferred[int]:
-        return self._submit(lambda: change(self._store, "retry", selector))
-
-    def delete(self, selector: Selector) -> Deferred[list[EntryView]]:
-        return self._submit(lambda: delete(self._store, selector))
-
-    def sweep(self) -> Deferred[SweepReport]:
-        def run() -> SweepReport:
-            aside, leftovers = sweep(self._store)
-            self._tell_aside(aside)
-            return SweepReport(tuple(name for name, _, _ in aside), leftovers)
-
-        return self._submit(run, alone=True)
 
     def close(self) -> Deferred[None]:
         done: Deferred[None] = Deferred()
         if self._is_closed:
             return succeed(None)
         self._is_closed = True
+        self._hand_over()
 
         def end() -> None:
             self._jobs.put(None)
             self._thread.join()
-            self._reader.close()
-            self._store.close()
-            os.close(self._lock)
+            self._end()
             self._call(done.callback, None)
 
         threading.Thread(target=end, name="spool-close", daemon=True).start()
         return done
+
+    def _end(self) -> None:
+        self._reader.close()
+        self._store.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        os.close(self._lock)
+        if self._number_lock is not None:
+            os.close(self._number_lock)
 
     # -- what the intake asks
 
@@ -204,7 +197,10 @@ class SqliteSpool:
         now = time.monotonic()
         if now - self._free[0] > 1.0:
             stat = os.statvfs(self.directory)
-            self._free = (now, stat.f_bavail * stat.f_frsize)
+            room = stat.f_bavail * stat.f_frsize
+            if self._is_shared and not self._reserve.is_whole:
+                room = 0  # another worker has given it up, for what is under way
+            self._free = (now, room)
         free = self._free[1] + self._spare
         if free >= self._min_free + size:
             return ""
@@ -213,11 +209,31 @@ class SqliteSpool:
             self._submit(lambda: None)  # wakes the writer
         return f"only {free // 2**20} MiB are free for the spool"
 
+    # -- to the writer's thread: each message on its own would wake it once for each
+
+    def _ask(self) -> None:
+        self._is_asked = True
+        self._soon(self._hand_over)
+
+    def _put(self, job: Job[Any]) -> None:
+        self._gathered.append(job)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        self._is_asked = False
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            for at in range(0, len(gathered), _GROUP):
+                self._jobs.put(gathered[at : at + _GROUP])
+        elif self._finishes and not self._lingers:
+            self._lingers = True
+            self._jobs.put(_NOTHING)
+
     # -- the writer's thread
 
     def _submit(self, run: Callable[[], T], *, alone: bool = False) -> Deferred[T]:
         done: Deferred[T] = Deferred()
-        self._jobs.put(Job(run, done, alone))
+        self._put(Job(run, done, alone))
         return done
 
     def _work(self) -> None:
@@ -228,33 +244,36 @@ class SqliteSpool:
                 wait = self._until_test()
             try:
                 first = self._jobs.get(timeout=wait)
-                if first is LINGER:
+                if first is _NOTHING:
                     first = self._jobs.get(timeout=_PATIENCE)
             except Empty:
-                first = LINGER
+                first = _NOTHING
             group, last = self._gather(first)
-            for part in split(group):
-                self._answer(part, self._commit(part))
+            self._do(group)
             if last:
                 return
 
-    def _gather(self, first: Work | Token | None) -> tuple[list[Work], bool]:
+    def _do(self, group: Sequence[Work]) -> None:
+        for part in split(group):
+            results = self._commit(part)
+            self._call(answer, [(one.done, result) for one, result in zip(part, results, strict=True)])
+
+    def _gather(self, first: Sequence[Work] | None) -> tuple[list[Work], bool]:
         """What waits, `first` first, and whether it is the last."""
         group: list[Work] = []
-        job: Work | Token | None = first
-        while job is not None:
-            if not isinstance(job, Token):
-                group.append(job)
-                if len(group) >= _GROUP:
-                    break
+        jobs = first
+        while jobs is not None:
+            group += jobs
+            if len(group) >= _GROUP:
+                break
             try:
-                job = self._jobs.get_nowait()
+                jobs = self._jobs.get_nowait()
             except Empty:
                 break
         self._lingers = False  # before the look: whoever comes behind it tells us again
         while self._finishes:
             group.append(self._finishes.popleft())
-        return group, job is None
+        return group, jobs is None
 
     def _commit(self, group: Sequence[Work]) -> list[object]:
         """The result of each, or a Failure, whatever happens: the thread outlives every piece of work."""
@@ -270,8 +289,7 @@ class SqliteSpool:
     def _transact(self, group: Sequence[Work]) -> list[object]:
         """All in one transaction, or, where one is at fault, one by one."""
         try:
-            if not is_one_statement(self._store, group):
-                self._store.database.execute("BEGIN IMMEDIATE")
+            self._store.begin(is_one_statement=is_one_statement(self._store, group))
             results = run_group(self._store, group)
             self._store.commit()
         except Exception as error:
@@ -288,9 +306,6 @@ class SqliteSpool:
         if self._low:
             self._shrink()
         return results
-
-    def _answer(self, group: Sequence[Work], results: Sequence[object]) -> None:
-        self._call(_fire, [(one.done, result) for one, result in zip(group, results, strict=True)])
 
     def _failure(self, work: Work, error: Exception) -> Failure:
         if isinstance(work, Accept):
@@ -323,7 +338,7 @@ class SqliteSpool:
         else:
             return
         self._next_test = time.monotonic() + _RETEST
-        self._publish(SpoolFailed(at=time.time(), error=str(error)))
+        self._publish(SpoolFailed(at=self._now(), error=str(error)))
 
     def _until_test(self) -> float | None:
         """Seconds until a spool that has failed, or has no room, is looked at again; None where it is well."""
@@ -337,9 +352,11 @@ class SqliteSpool:
         if not (self._failed or self._low):
             return
         try:
+            if self._store.take_turn():
+                self._damage = None  # another worker has put it in order
             if self._damage is not None:
                 self._rebuild(self._damage)
-            self._store.database.execute("BEGIN IMMEDIATE")
+            self._store.begin()
             self._store.database.execute("CREATE TABLE probe (octets BLOB)")
             self._store.database.execute("INSERT INTO probe VALUES (zeroblob(65536))")
             self._store.database.execute("DROP TABLE probe")
@@ -352,15 +369,23 @@ class SqliteSpool:
             return
         self._failed = ""
         self._low = False
-        self._publish(SpoolRecovered(at=time.time()))
+        self._publish(SpoolRecovered(at=self._now()))
 
     def _rebuild(self, error: Exception) -> None:
         if time.monotonic() - self._rebuilt < _REBUILD:
             raise error
         self._rebuilt = time.monotonic()
         self._tell_aside(self._store.rebuild(error))
-        self._reader.reopen()
         self._damage = None
+
+    def _found_damage(self, error: Exception) -> None:
+        """Have the writer run into what the reader has found, perhaps in a part that it never looks at itself."""
+
+        def run() -> None:
+            raise error
+
+        done: Deferred[None] = Deferred()
+        self._jobs.put([Job(run, done.addErrback(lambda _: None))])  # in the reader's thread
 
     def _shrink(self) -> None:
         self._tight = False
@@ -370,23 +395,5 @@ class SqliteSpool:
         except Exception as error:
             _log.warn("the spool's log cannot be folded into its database: {error}", error=error)
 
-    def _tell_aside(self, aside: Sequence[SetAside]) -> None:
-        for name, where, reason in aside:
-            self._publish(EntrySetAside(at=time.time(), queue_id=name, where=where, reason=reason))
-
-    def _publish(self, event: Any) -> None:
+    def _publish(self, event: Event) -> None:
         self._call(self._events.publish, event)
-
-
-def _all_final(outcomes: Sequence[Outcome]) -> bool:
-    return all(one.kind is not OutcomeKind.DEFERRED for one in outcomes)
-
-
-def _fire(results: Sequence[tuple[Deferred[Any], object]]) -> None:
-    for done, result in results:
-        # A caller that has gone away has cancelled its Deferred; what was asked for is done nevertheless.
-        if not done.called:
-            if isinstance(result, Failure):
-                done.errback(result)
-            else:
-                done.callback(result)

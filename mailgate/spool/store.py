@@ -1,96 +1,166 @@
 """The spool's database and files, as plain calls: every one runs on the spool's own thread, inside one transaction.
 
-Files come before the row that names them, and go after the commit that forgets them: `sync_content` before,
-`commit` with what it then unlinks.
+Files come before the row that names them, and go after the commit that forgets them: `prepare` before, `commit` with
+what it then unlinks.
+
+Several processes may have a store of the same directory, each as a worker with its number. They share all rows of
+`messages` and `recipients`; a lease notes whose it is, and each has its own ids in `fresh` and its own folder for what
+comes in. They take turns in writing, and whoever finds another file in the place of the database, because a worker had
+to put a damaged one in order, goes on in that.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
+import re
 import sqlite3
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from cachetools import LRUCache
+
 from mailgate.envelope import Envelope
-from mailgate.interfaces import Lease, Outcome, OutcomeKind, SpoolError
+from mailgate.interfaces import SpoolError
 from mailgate.message import Content
 from mailgate.spool.codec import CodecError, decode_envelope, encode_envelope, read_message
 from mailgate.spool.database import as_octets, is_damage, link, open_database, rebuild, sync
-from mailgate.spool.disk import is_disk, write_durably
-from mailgate.spool.query import told
+from mailgate.spool.disk import WriteTurn, is_disk, write_durably
+from mailgate.spool.past import PastLife, fresh_ids
+from mailgate.spool.stored import ContentReader
 
-__all__ = ["END_LEASE", "SetAside", "Store"]
+__all__ = ["SetAside", "Store"]
 
-#: How a lease ends where nothing else is said: a hold that was asked for meanwhile comes into force.
-END_LEASE = "state = CASE hold WHEN 0 THEN 'queued' ELSE 'held' END, hold = 0"
-_FINAL = (OutcomeKind.DELIVERED, OutcomeKind.FAILED, OutcomeKind.DISCARDED)
+#: Recipients of long envelopes that stay decoded, in all.
+_LONG_ENVELOPES = 100_000
+#: What names a file.
+_SAFE = re.compile(r"[0-9A-Za-z-]{1,100}")
+
+_INSERT = "INSERT INTO recipients (queue_id, due, not_before, priority, owner, number, address, domain, route, state)"
+_COMMON = "?, ?, ?, ?, ?"
+
 SetAside = tuple[str, str, str]
 """Queue id, where it lies now, why."""
 
 
 class Store:
-    """One open spool directory. sqlite3.Error and OSError pass through: the caller rolls back."""
+    """One open spool directory. sqlite3.Error and OSError pass through: the caller rolls back.
 
-    def __init__(self, directory: Path, inline_limit: int) -> None:
+    `reopened` is called when another file has taken the database's place.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        inline_limit: int,
+        *,
+        now: Callable[[], float],
+        worker: int = 0,
+        workers: int = 1,
+    ) -> None:
         self.directory = directory
         self.inline_limit = inline_limit
-        self.incoming = directory / "incoming"
+        self.now = now
+        self.worker = worker
+        self.incoming = directory / "incoming" if workers == 1 else directory / "incoming" / str(worker)
         self.contents = directory / "content"
         self.aside = directory / "set-aside"
-        for path in (directory, self.incoming, self.contents, self.aside):
+        for path in (directory, self.incoming.parent, self.incoming, self.contents, self.aside):
             path.mkdir(mode=0o700, exist_ok=True)
             path.chmod(0o700)
+        for path in {directory, self.incoming.parent}:
+            sync(path)  # what is in the folders is not found without their names
         # Which row of `fresh` holds a message that its acceptor has not finished with, and when the lease ends.
         self.fresh: dict[str, tuple[int, float]] = {}
         self._first_end = math.inf  # no lease in `fresh` ends before
         self._before: list[tuple[str, tuple[int, float] | None]] = []  # what to put back into `fresh`
         self._unlink: list[Path] = []
+        self.last_end = 0.0  # no lease of `recipients` that we have given ends later
+        self._unnamed: tuple[list[Path], float] = [], math.inf  # set aside, and perhaps under delivery until then
         self._path = directory / "spool.db"
+        self._turn = WriteTurn(directory / "writing.lock") if workers > 1 else None
+        self.reopened: Callable[[], object] = lambda: None
+        self.reader = ContentReader(self._path)
+        # Decoding a very long envelope for every piece of it that is leased would take longer than to deliver it.
+        self.envelopes: LRUCache[str, Envelope] = LRUCache(_LONG_ENVELOPES, lambda one: len(one.recipients))
         self.damage: list[SetAside] = []  # what was wrong with the database when it was opened
         # Leases of a past life, and files that came: when others are under way nobody can tell what is whose.
-        self.leftovers = list(self.incoming.iterdir())
-        self.past_leases: list[tuple[float, str, int]] = []
+        self.past = PastLife(directory, worker, workers)
+        if self._turn is not None:
+            self._turn.take()
         try:
-            self._open()
-            self._look_back()
-        except sqlite3.Error as error:
-            if not is_damage(error):
-                raise
-            self.damage = self.rebuild(error)
-            self._look_back()
+            try:
+                self._open()
+                self.past.look_back(self.database)
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+                self.damage = self.rebuild(error)
+                self.past.look_back(self.database)
+        except BaseException:
+            if self._turn is not None:
+                self._turn.close()
+            raise
+        if self._turn is not None:
+            self._turn.give()
 
     def _open(self) -> None:
         self.database = open_database(self._path)
         try:
-            (last,) = self.database.execute("SELECT coalesce(max(id), 0) FROM fresh").fetchone()
-        except sqlite3.Error:
+            self._file = self._path.stat().st_ino
+            first, end = fresh_ids(self.worker)
+            (last,) = self.database.execute(
+                "SELECT max(id) FROM fresh WHERE id >= ? AND id < ?", (first, end)
+            ).fetchone()
+        except (OSError, sqlite3.Error):
             self.database.close()
             raise
-        self._next_id = int(last) + 1
-
-    def _look_back(self) -> None:
-        self.past_leases = self.database.execute(
-            "SELECT due, queue_id, number FROM recipients WHERE state = 'leased'"
-        ).fetchall()
+        self._next_id = first if last is None else int(last) + 1
 
     def rebuild(self, error: Exception) -> list[SetAside]:
         """Go on in a new database with all that can be read of a damaged one; what is set aside with it."""
         with contextlib.suppress(AttributeError, sqlite3.Error):
             self.database.close()
-        kept = rebuild(self._path, self.aside, self.contents)
+        kept, unnamed = rebuild(self._path, self.aside, self.contents)
+        if self._turn is None:  # other workers' leases nobody can tell: the next start removes it
+            self._unnamed = unnamed, max([self.last_end, *(until for _, until in self.fresh.values())])
         self._open()
         self.database.execute("BEGIN IMMEDIATE")
         lonely = self.database.execute(
             "SELECT queue_id FROM messages WHERE queue_id NOT IN (SELECT queue_id FROM recipients)"
         ).fetchall()
         aside = [self.set_aside(queue_id, "its recipients cannot be read") for (queue_id,) in lonely]
+        self._forget_lost()
+        self.commit(keep_turn=True)
+        return [("", str(kept), f"the database was damaged ({error}); what could be read of it goes on"), *aside]
+
+    def _forget_lost(self) -> None:
         left = {row for (row,) in self.database.execute("SELECT id FROM fresh")}
         self.fresh = {queue_id: found for queue_id, found in self.fresh.items() if found[0] in left}
-        self.commit()
-        return [("", str(kept), f"the database was damaged ({error}); what could be read of it goes on"), *aside]
+        self.reader.close()
+        self.reopened()
+
+    # -- whose turn it is
+
+    def begin(self, *, is_one_statement: bool = False) -> None:
+        """To be called before each transaction, which begins here unless it is one statement."""
+        self.take_turn()
+        if not is_one_statement:
+            self.database.execute("BEGIN IMMEDIATE")
+
+    def take_turn(self) -> bool:
+        """Keep other workers from writing until `commit` or `rollback`; whether we go on in another database's file."""
+        if self._turn is None:
+            return False
+        self._turn.take()
+        if self._path.stat().st_ino == self._file:
+            return False
+        self.database.close()
+        self._open()
+        self._forget_lost()
+        return True
 
     # -- accepting
 
@@ -140,29 +210,33 @@ class Store:
 
     def insert(self, envelope: Envelope, text: str, data: bytes | None, leased_until: float | None) -> None:
         """Keep a message with a row for each recipient: leased until then, or (None) due at once, or at its release."""
+        queue_id = envelope.queue_id
         self.database.execute(
             "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)",
-            (envelope.queue_id, str(envelope.sender).lower(), envelope.received, envelope.size, text, data),
+            (queue_id, str(envelope.sender).lower(), envelope.received, envelope.size, text, data),
         )
-        not_before = envelope.parameters.release_at
-        state, due = ("queued", max(time.time(), not_before)) if leased_until is None else ("leased", leased_until)
-        self.database.executemany(
-            "INSERT INTO recipients (queue_id, number, address, domain, route, state, due, not_before)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    envelope.queue_id,
-                    one.number,
-                    str(one.address).lower(),
-                    one.address.domain,
-                    one.route,
-                    "quarantined" if one.quarantine else state,
-                    due,
-                    not_before,
-                )
-                for one in envelope.recipients
-            ],
-        )
+        parameters = envelope.parameters
+        not_before = parameters.release_at
+        state, due = ("queued", max(self.now(), not_before)) if leased_until is None else ("leased", leased_until)
+        self.last_end = max(self.last_end, leased_until or 0.0)
+        common = (queue_id, due, not_before, parameters.priority or 0, self.worker)
+        rows = [
+            (
+                one.number,
+                str(one.address).lower(),
+                one.address.domain,
+                one.route,
+                "quarantined" if one.quarantine else state,
+            )
+            for one in envelope.recipients
+        ]
+        if len(rows) == 1:
+            self.database.execute(f"{_INSERT} VALUES ({_COMMON}, ?, ?, ?, ?, ?)", (*common, *rows[0]))
+        else:
+            columns = ", ".join(f"json_extract(value, '$[{column}]')" for column in range(5))
+            self.database.execute(
+                f"{_INSERT} SELECT {_COMMON}, {columns} FROM json_each(?)", (*common, json.dumps(rows))
+            )
 
     def expand(self, queue_id: str) -> None:
         """Give a fresh message its rows, leased as it is; CodecError where it cannot be read."""
@@ -184,8 +258,12 @@ class Store:
             with contextlib.suppress(CodecError):
                 self.expand(queue_id)
 
-    def _expand_ended(self, now: float) -> list[SetAside]:
+    def expand_ended(self) -> list[SetAside]:
         """Give rows to fresh messages whose lease has ended, so that they are leased again; what is set aside."""
+        now = self.now()
+        if now >= self._unnamed[1]:
+            self.forget(*self._unnamed[0])
+            self._unnamed = [], math.inf
         if now < self._first_end:
             return []
         aside = []
@@ -196,99 +274,9 @@ class Store:
         self._first_end = min((until for _, until in self.fresh.values()), default=math.inf)
         return [one for one in aside if one is not None]
 
-    # -- delivering
-
-    def lease(self, limit: int, until: float, now: float) -> tuple[list[Lease], list[SetAside]]:
-        """Lease up to `limit` recipients that are due, oldest first, grouped by message."""
-        aside = self._expand_ended(now)
-        self.database.execute(
-            "UPDATE recipients SET state = 'held', hold = 0 WHERE state = 'leased' AND due <= ? AND hold != 0", (now,)
-        )
-        rows = self.database.execute(
-            "SELECT queue_id, number, attempts, warned FROM ("
-            " SELECT * FROM (SELECT queue_id, number, attempts, warned, due FROM recipients"
-            "  WHERE state = 'queued' AND due <= ?1 ORDER BY due LIMIT ?2)"
-            " UNION ALL SELECT * FROM (SELECT queue_id, number, attempts, warned, due FROM recipients"
-            "  WHERE state = 'leased' AND due <= ?1 ORDER BY due LIMIT ?2)) ORDER BY due LIMIT ?2",
-            (now, limit),
-        ).fetchall()
-        wanted: dict[str, dict[int, int]] = {}
-        warned: dict[str, set[int]] = {}
-        for queue_id, number, attempts, is_warned in rows:
-            wanted.setdefault(queue_id, {})[number] = attempts
-            if is_warned:
-                warned.setdefault(queue_id, set()).add(number)
-        leases = []
-        for queue_id, attempts in wanted.items():
-            try:
-                envelope, content = self.read(queue_id)
-            except CodecError as error:
-                aside.append(self.set_aside(queue_id, str(error)))
-                continue
-            self.database.executemany(
-                "UPDATE recipients SET state = 'leased', due = ? WHERE queue_id = ? AND number = ?",
-                [(until, queue_id, number) for number in attempts],
-            )
-            recipients = tuple(one for one in envelope.recipients if one.number in attempts)
-            leases.append(Lease(envelope, recipients, content, until, attempts, frozenset(warned.get(queue_id, ()))))
-        return leases, aside
-
-    def read(self, queue_id: str) -> tuple[Envelope, Content]:
-        """A message that has rows; CodecError where it cannot be read."""
-        row = self.database.execute("SELECT envelope, content FROM messages WHERE queue_id = ?", (queue_id,)).fetchone()
-        if row is None:
-            raise CodecError("recipients without a message")
-        return read_message(self.contents, queue_id, *row)
-
-    def record(self, lease: Lease, outcomes: Sequence[Outcome]) -> None:
-        """Write outcomes; the message goes with its last recipient.
-
-        What is final is so whoever has the lease now; a deferral ends none but its own.
-        """
-        queue_id = lease.envelope.queue_id
-        self.expand(queue_id)
-        self.database.executemany(
-            "DELETE FROM recipients WHERE queue_id = ? AND number = ?",
-            [(queue_id, one.recipient.number) for one in outcomes if one.kind in _FINAL],
-        )
-        self.database.executemany(
-            f"UPDATE recipients SET {END_LEASE}, due = ?, attempts = attempts + 1, last_reply = ?"
-            " WHERE queue_id = ? AND number = ? AND state = 'leased' AND due = ?",
-            [
-                (one.next_attempt, told(one), queue_id, one.recipient.number, lease.until)
-                for one in outcomes
-                if one.kind is OutcomeKind.DEFERRED
-            ],
-        )
-        # Whoever has the lease now: the report goes out with this.
-        self.database.executemany(
-            "UPDATE recipients SET warned = 1 WHERE queue_id = ? AND number = ?",
-            [(queue_id, one.recipient.number) for one in outcomes if one.warned],
-        )
-        self.drop_finished([queue_id])
-
-    def give_back(self, leases: Sequence[Lease]) -> None:
-        """End leases without an attempt; one that somebody else has by now stays."""
-        now = time.time()
-        for lease in leases:
-            queue_id = lease.envelope.queue_id
-            self.expand(queue_id)
-            self.database.executemany(
-                f"UPDATE recipients SET {END_LEASE}, due = ?"
-                " WHERE queue_id = ? AND number = ? AND state = 'leased' AND due = ?",
-                [(now, queue_id, one.number, lease.until) for one in lease.recipients],
-            )
-
-    def next_due(self) -> float | None:
-        """When the next recipient is due or a lease ends."""
-        found = [self._first_end] if self.fresh else []
-        found += [
-            due
-            for state in ("queued", "leased")
-            for (due,) in self.database.execute("SELECT min(due) FROM recipients WHERE state = ?", (state,))
-            if due is not None
-        ]
-        return min(found, default=None)
+    def first_end(self) -> float:
+        """Before this time no lease of a fresh message ends."""
+        return self._first_end if self.fresh else math.inf
 
     # -- what cannot be read
 
@@ -321,15 +309,19 @@ class Store:
 
     def set_aside(self, queue_id: str, reason: str) -> SetAside:
         """Move what stands of an entry to where a person can look at it; nothing is deleted."""
+        # As octets: what damage has made of an id may be no text.
+        key = (as_octets(queue_id),)
         row = self.database.execute(
-            "SELECT envelope, content FROM messages WHERE queue_id = ?", (queue_id,)
+            "SELECT envelope, content FROM messages WHERE queue_id = CAST(? AS TEXT)", key
         ).fetchone() or ("", None)
         found = self._put_aside(queue_id, reason, *row)
-        self.database.execute("DELETE FROM recipients WHERE queue_id = ?", (queue_id,))
-        self.database.execute("DELETE FROM messages WHERE queue_id = ?", (queue_id,))
+        self.database.execute("DELETE FROM recipients WHERE queue_id = CAST(? AS TEXT)", key)
+        self.database.execute("DELETE FROM messages WHERE queue_id = CAST(? AS TEXT)", key)
         return found
 
     def _put_aside(self, name: str, reason: str, text: object, data: bytes | None) -> SetAside:
+        if not _SAFE.fullmatch(name):
+            name = f"entry-{hashlib.sha256(as_octets(name)).hexdigest()[:16]}"
         place = self.aside / f"{name}.envelope"
         write_durably(place, as_octets(text) + b"\n")
         if data is not None:
@@ -343,9 +335,11 @@ class Store:
 
     # -- commit
 
-    def commit(self) -> None:
+    def commit(self, *, keep_turn: bool = False) -> None:
         """Commit; then remove the files that nothing names any more."""
         self.database.commit()
+        if self._turn is not None and not keep_turn:
+            self._turn.give()
         self._before.clear()
         unlink, self._unlink = self._unlink, []
         for path in unlink:
@@ -363,12 +357,21 @@ class Store:
             else:
                 self.fresh[queue_id] = found
                 self._first_end = min(self._first_end, found[1])
-        if self.database.in_transaction:
-            self.database.rollback()
+        try:
+            if self.database.in_transaction:
+                self.database.rollback()
+        finally:
+            if self._turn is not None:
+                self._turn.give()
 
     def checkpoint(self) -> None:
-        """Fold the log into the database and give back its room on the disk."""
-        self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Fold the log into the database and give back its room on the disk. Not inside a transaction."""
+        try:
+            self.take_turn()
+            self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            if self._turn is not None:
+                self._turn.give()
 
     def spare(self) -> int:
         """Octets of the database's file that hold nothing, and take what comes next."""
@@ -378,20 +381,22 @@ class Store:
 
     def close(self) -> None:
         """Fold the log into the database and close."""
-        with contextlib.suppress(sqlite3.Error):  # on a full disk the log stays, and is read at the next start
-            self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.reader.close()
+        with contextlib.suppress(OSError, sqlite3.Error):  # on a full disk the log is left for the next start
+            self.checkpoint()
         self.database.close()
+        if self._turn is not None:
+            self._turn.close()
 
-    def drop_finished(self, queue_ids: Sequence[str] | set[str]) -> None:
+    def drop_finished(self, queue_ids: Iterable[str]) -> None:
         """Forget those of the messages that have no recipient left."""
-        for queue_id in queue_ids:
-            done = self.database.execute(
-                "DELETE FROM messages WHERE queue_id = ?1"
-                " AND NOT EXISTS (SELECT 1 FROM recipients WHERE queue_id = ?1) RETURNING content IS NULL",
-                (queue_id,),
-            ).fetchone()
-            if done is not None and done[0]:
-                self._unlink.append(self.contents / queue_id)
+        gone = self.database.execute(
+            "DELETE FROM messages WHERE queue_id IN (SELECT value FROM json_each(?))"
+            " AND NOT EXISTS (SELECT 1 FROM recipients WHERE recipients.queue_id = messages.queue_id)"
+            " RETURNING queue_id, content IS NULL",
+            (json.dumps(list(queue_ids)),),
+        ).fetchall()
+        self._unlink += [self.contents / queue_id for queue_id, in_file in gone if in_file]
 
     def forget(self, *paths: Path) -> None:
         """Remove files after the next commit."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from mailgate.envelope import Envelope
-from mailgate.interfaces import Lease
+from mailgate.interfaces import Outcome, OutcomeKind
+from mailgate.interfaces.spool import LEASED_AT_ONCE, Lease
 from mailgate.message import Content
 from mailgate.spool.database import sync
 from mailgate.spool.store import Store
 
-__all__ = ["LINGER", "Accept", "Finish", "Job", "Token", "Work", "is_one_statement", "run_group", "split"]
+__all__ = ["Accept", "Finish", "Job", "Work", "all_final", "answer", "is_one_statement", "run_group", "split"]
 
 T = TypeVar("T")
 
@@ -29,8 +31,7 @@ class Job(Generic[T]):
     alone: bool = False
 
 
-@dataclass(slots=True)
-class Accept:
+class Accept(Struct):
     """A message that comes."""
 
     envelope: Envelope
@@ -39,8 +40,7 @@ class Accept:
     done: Deferred[Lease]
 
 
-@dataclass(slots=True)
-class Finish:
+class Finish(Struct):
     """The hot path's end: every recipient of a fresh message is final."""
 
     lease: Lease
@@ -49,15 +49,6 @@ class Finish:
 
 
 Work = Job[Any] | Accept | Finish
-
-
-class Token(enum.Enum):
-    """Tells the writer that finishes wait."""
-
-    LINGER = enum.auto()
-
-
-LINGER = Token.LINGER
 
 
 def split(group: Sequence[Work]) -> list[list[Work]]:
@@ -84,7 +75,7 @@ def run_group(store: Store, group: Sequence[Work]) -> list[object]:
             one.content = content
             in_files = in_files or data is None
             recipients = envelope.recipients
-            if _waits(envelope):
+            if _comes_later(envelope):
                 store.insert(envelope, text, data, None)
                 recipients = ()
             elif _is_kept_back(envelope):
@@ -114,7 +105,7 @@ def is_one_statement(store: Store, group: Sequence[Work]) -> bool:
     come = leave = 0
     for one in group:
         if isinstance(one, Accept):
-            if _waits(one.envelope) or _is_kept_back(one.envelope):
+            if _comes_later(one.envelope) or _is_kept_back(one.envelope):
                 return False
             come += 1
         elif isinstance(one, Finish) and one.lease.envelope.queue_id in store.fresh:
@@ -124,10 +115,26 @@ def is_one_statement(store: Store, group: Sequence[Work]) -> bool:
     return leave <= come or not come
 
 
-def _waits(envelope: Envelope) -> bool:
-    """Whether it is to be released later: it is for nobody yet, and needs its rows."""
-    return envelope.parameters.release_at > envelope.received
+def _comes_later(envelope: Envelope) -> bool:
+    """Whether nobody has it from the start: it is to be released later, or is for too many to be leased at once."""
+    return envelope.parameters.release_at > envelope.received or len(envelope.recipients) > LEASED_AT_ONCE
 
 
 def _is_kept_back(envelope: Envelope) -> bool:
     return any(recipient.quarantine for recipient in envelope.recipients)
+
+
+def all_final(outcomes: Sequence[Outcome]) -> bool:
+    """Whether no attempt is to follow."""
+    return all(one.kind is not OutcomeKind.DEFERRED for one in outcomes)
+
+
+def answer(results: Sequence[tuple[Deferred[Any], object]]) -> None:
+    """Give each who asked the result; in the thread of those who ask."""
+    for done, result in results:
+        # A caller that has gone away has cancelled its Deferred; what was asked for is done nevertheless.
+        if not done.called:
+            if isinstance(result, Failure):
+                done.errback(result)
+            else:
+                done.callback(result)

@@ -1,15 +1,16 @@
-"""Counts over sliding windows, in the memory of this process."""
+"""Counts over sliding windows, in the memory of this process or of another one."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from mailgate.interfaces import ICounters
 
-__all__ = ["MemoryCounters"]
+__all__ = ["AskedCounters", "MemoryCounters"]
 
 #: Parts of a window that are forgotten as one.
 _PARTS = 8
@@ -75,3 +76,18 @@ class MemoryCounters:
         if part > ring.latest:
             ring.move_to(part)
         return ring.total
+
+
+@implementer(ICounters)
+class AskedCounters:
+    """Counts that another process keeps for several: `ask` takes "hit", a key, a window and an amount, or "peek", a key
+    and a window, and brings the count."""
+
+    def __init__(self, ask: Callable[..., Awaitable[int]]) -> None:
+        self._ask = ask
+
+    def hit(self, key: str, window: float, amount: int = 1) -> Awaitable[int]:
+        return self._ask("hit", key, window, amount)
+
+    def peek(self, key: str, window: float) -> Awaitable[int]:
+        return self._ask("peek", key, window)

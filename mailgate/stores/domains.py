@@ -51,9 +51,11 @@ class DomainTable(Generic[T]):
         return self._find(domain, self) is not self
 
     def _find(self, domain: str, otherwise: U) -> T | U:
-        domain = canonical(domain)
-        if domain in self._exact:
-            return self._exact[domain]
+        exact = self._exact
+        if domain not in exact:  # as it stands, which is how most come
+            domain = canonical(domain)
+        if domain in exact:
+            return exact[domain]
         if self._below:
             _, dot, above = domain.partition(".")
             while dot:

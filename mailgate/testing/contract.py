@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import gc
 from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -254,8 +253,8 @@ def _snapshot(occasion: Occasion) -> dict[str, object]:
         ("transaction", occasion.transaction),
         ("recipient", occasion.recipient),
     ):
-        for one in dataclasses.fields(value):
-            if one.name != "evidence":
-                found[f"{name}.{one.name}"] = copy.deepcopy(getattr(value, one.name))
+        for field_name in value.__struct_fields__:
+            if field_name != "evidence":
+                found[f"{name}.{field_name}"] = copy.deepcopy(getattr(value, field_name))
     found["message"] = (occasion.message.content.read(), list(occasion.message.fields))
     return found

@@ -27,6 +27,7 @@ from mailgate.pipeline.registry import Registry
 from mailgate.relay.intake import Intake
 from mailgate.smtp.factory import Listener
 from mailgate.stores.counters import MemoryCounters
+from mailgate.stores.slots import LocalTally
 from mailgate.testing.fakes import FakeResolver, Records
 from mailgate.testing.spool import MemorySpool
 from mailgate.testing.users import memory_users
@@ -104,7 +105,7 @@ class MemoryGateway:
                 turn=self._turn,
                 secret=b"of the tests",
             )
-            self.listeners[section.name] = Listener(section)
+            self.listeners[section.name] = Listener(section, LocalTally())
             self.listeners[section.name].serve(section, services)
 
     def connect(self, address: str = "192.0.2.1", listener: str = "") -> MemoryClient:

@@ -229,6 +229,7 @@ def _as_text(value: object) -> str:
 
 
 def _shown(value: Event | EntryView) -> str:
-    fields = [(one.name, getattr(value, one.name)) for one in dataclasses.fields(value)]
+    names = value.__struct_fields__ if isinstance(value, Event) else [one.name for one in dataclasses.fields(value)]
+    fields = [(name, getattr(value, name)) for name in names]
     told = " ".join(f"{key}={_as_text(one)!r}" for key, one in fields if one not in ("", ()))
     return f"{event_name(type(value))} {told}"

@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+import datetime
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from mailgate.envelope import Envelope, EnvelopeRecipient
+from mailgate.envelope import Envelope
 from mailgate.interfaces import (
+    Destination,
     EntryView,
+    Grouping,
     ISpool,
     Lease,
     Outcome,
     OutcomeKind,
+    Return,
     Selector,
     SpoolError,
+    Summary,
+    Suspended,
+    Suspension,
     SweepReport,
 )
+from mailgate.interfaces.spool import EVERYTHING, LEASED_AT_ONCE, TURN_LIFE
 from mailgate.message import Content
+from mailgate.spool.query import told
+from mailgate.testing.entries import Entry, Found, Stored, matches, view_of
 
 __all__ = ["MemorySpool"]
 
+T = TypeVar("T")
 
-@dataclass(slots=True)
-class _Entry:
-    recipient: EnvelopeRecipient
-    state: str
-    due: float
-    attempts: int = 0
-    last_reply: str = ""
-    hold: bool = False
-    warned: bool = False
-    not_before: float = 0.0
-
-
-@dataclass(slots=True)
-class _Stored:
-    envelope: Envelope
-    content: Content
-    entries: dict[int, _Entry] = field(default_factory=dict)
+#: Seconds between the recipients of one message in the line of a destination.
+_SPACING = 0.05
+_LEASED = ("queued", "turn", "leased")
 
 
 @implementer(ISpool)
@@ -53,214 +52,323 @@ class MemorySpool:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._stored: dict[str, _Stored] = {}
+        self._stored: dict[str, Stored] = {}
+        self._suspensions: dict[tuple[Suspended, str], Suspension] = {}
+        self._counts: Counter[str] = Counter()
         self.error = ""
         self.closed = False
+
+    # -- accepting and leasing
 
     def accept(self, envelope: Envelope, content: Content, until: float) -> Deferred[Lease]:
         if self._cannot():
             content.discard()
-            return fail(SpoolError(self._cannot()))
-        if envelope.parameters.release_at > envelope.received:
-            kept = self._keep(envelope, content, "queued", envelope.parameters.release_at)
+        return self._do(lambda: self._accept(envelope, content, until))
+
+    def _accept(self, envelope: Envelope, content: Content, until: float) -> Lease:
+        release_at = envelope.parameters.release_at
+        if release_at > envelope.received or len(envelope.recipients) > LEASED_AT_ONCE:
+            kept = self._keep(envelope, content, "queued", max(release_at, self._now()))
         else:
             kept = self._keep(envelope, content, "leased", until)
         free = tuple(one for one in envelope.recipients if kept.entries[one.number].state == "leased")
-        return succeed(Lease(envelope, free, kept.content, until, {}))
+        return Lease(envelope, free, kept.content, until, {})
 
-    def lease(self, limit: int, until: float) -> Deferred[Sequence[Lease]]:
-        if self._cannot():
-            return fail(SpoolError(self._cannot()))
-        now = self._clock.seconds()
-        due = sorted(
-            (
-                (entry.due, stored.envelope.queue_id, number)
-                for stored, number, entry in self._entries()
-                if entry.state in ("queued", "leased") and entry.due <= now
-            ),
-        )[:limit]
-        wanted: dict[str, list[int]] = {}
-        for _, queue_id, number in due:
-            wanted.setdefault(queue_id, []).append(number)
-        return succeed([self._lease(self._stored[queue_id], numbers, until) for queue_id, numbers in wanted.items()])
+    def lease(self, limit: int, until: float, full: Container[Destination] = ()) -> Deferred[Sequence[Lease]]:
+        def run() -> Sequence[Lease]:
+            now = self._now()
+            taken: list[Found] = []
+            due = (one for one in self._entries() if one[2].state in _LEASED and one[2].due <= now)
+            for stored, number, entry in sorted(due, key=lambda one: one[2].due):
+                if entry.state == "leased" and entry.hold:
+                    entry.end_lease(entry.due)
+                elif entry.destination in full:
+                    entry.turn = entry.turn if entry.state == "turn" else now + number * _SPACING
+                    entry.state, entry.due, entry.waits = "turn", now + TURN_LIFE, ""
+                elif len(taken) < limit:
+                    taken.append((stored, number, entry))
+            return self._lease(taken, until)
+
+        return self._do(run)
+
+    def lease_in_turn(self, destination: Destination, limit: int, until: float) -> Deferred[Sequence[Lease]]:
+        def run() -> Sequence[Lease]:
+            waiting = [one for one in self._entries() if one[2].state == "turn" and one[2].destination == destination]
+            waiting.sort(key=lambda one: (-(one[0].envelope.parameters.priority or 0), one[2].turn))
+            return self._lease(waiting[:limit], until)
+
+        return self._do(run)
+
+    def lease_selected(self, selector: Selector, limit: int, until: float) -> Deferred[Sequence[Lease]]:
+        def run() -> Sequence[Lease]:
+            chosen = [one for one in self._selected(selector) if one[2].state != "leased"]
+            return self._lease(chosen[:limit], until)
+
+        return self._do(run)
+
+    def waiting(self) -> Deferred[Sequence[Destination]]:
+        return self._do(lambda: sorted({entry.destination for _, _, entry in self._entries() if entry.state == "turn"}))
+
+    # -- ending
 
     def record(
         self, lease: Lease, outcomes: Sequence[Outcome], reports: Sequence[tuple[Envelope, Content]] = ()
     ) -> Deferred[None]:
-        if self._cannot():
-            return fail(SpoolError(self._cannot()))
-        stored = self._stored[lease.envelope.queue_id]
-        for outcome in outcomes:
-            entry = stored.entries[outcome.recipient.number]
-            if outcome.kind is OutcomeKind.DEFERRED:
-                entry.attempts += 1
-                entry.warned = entry.warned or outcome.warned
-                entry.last_reply = f"{outcome.host}: {outcome.reply}" if outcome.host else str(outcome.reply)
-                self._end_lease(entry, outcome.next_attempt)
-            else:
-                del stored.entries[outcome.recipient.number]
-        self._forget_finished()
-        for report in reports:
-            self._keep(*report, "queued", self._clock.seconds())
-        return succeed(None)
-
-    def release_leases(self, leases: Sequence[Lease]) -> Deferred[None]:
-        if self._cannot():
-            return fail(SpoolError(self._cannot()))
-        for lease in leases:
+        def run() -> None:
             stored = self._stored.get(lease.envelope.queue_id)
-            for recipient in lease.recipients:
-                entry = stored.entries.get(recipient.number) if stored else None
-                if entry is not None and entry.state == "leased":
-                    self._end_lease(entry, self._clock.seconds())
-        return succeed(None)
+            for outcome in outcomes if stored is not None else ():
+                self._record(stored.entries, lease, outcome)  # type: ignore[union-attr]  # there are none then
+            self._forget_finished()
+            for report in reports:
+                self._keep(*report, "queued", self._now())
+
+        return self._do(run)
+
+    def _record(self, entries: dict[int, Entry], lease: Lease, outcome: Outcome) -> None:
+        entry = entries.get(outcome.recipient.number)
+        if entry is None:
+            return
+        if outcome.kind is not OutcomeKind.DEFERRED:
+            del entries[outcome.recipient.number]
+            return
+        entry.warned = entry.warned or outcome.warned
+        if entry.state == "leased" and entry.due == lease.until:
+            entry.attempts += 1
+            entry.last_reply = told(outcome)
+            entry.site, entry.source, entry.category, entry.waits = outcome.site, outcome.source, outcome.category, ""
+            entry.end_lease(outcome.next_attempt)
+
+    def release_leases(self, returns: Sequence[Return]) -> Deferred[None]:
+        def run() -> None:
+            now = self._now()
+            for one in returns:
+                stored = self._stored.get(one.lease.envelope.queue_id)
+                for recipient in one.lease.recipients:
+                    entry = stored.entries.get(recipient.number) if stored else None
+                    if entry is None or entry.state != "leased" or entry.due != one.lease.until:
+                        continue
+                    entry.waits = one.waits
+                    if one.in_turn:
+                        entry.turn = max(one.due, now)
+                        entry.end_lease(entry.turn + TURN_LIFE, "turn")
+                    else:
+                        entry.end_lease(one.due or now)
+
+        return self._do(run)
 
     def next_due(self) -> Deferred[float | None]:
-        if self._cannot():
-            return fail(SpoolError(self._cannot()))
-        found = (entry.due for _, _, entry in self._entries() if entry.state in ("queued", "leased"))
-        return succeed(min(found, default=None))
+        return self._do(lambda: min((one.due for _, _, one in self._entries() if one.state in _LEASED), default=None))
+
+    # -- looking
 
     def view(
         self, selector: Selector, limit: int, after: tuple[str, int] | None = None
     ) -> Deferred[Sequence[EntryView]]:
-        if self._cannot():
-            return fail(SpoolError(self._cannot()))
-        views = sorted((_view(*one) for one in self._selected(selector)), key=lambda one: (one.queue_id, one.number))
-        return succeed([one for one in views if after is None or (one.queue_id, one.number) > after][:limit])
+        def run() -> Sequence[EntryView]:
+            views = (view_of(*one) for one in self._selected(selector))
+            return [one for one in views if after is None or (one.queue_id, one.number) > after][:limit]
+
+        return self._do(run)
+
+    def summary(self, by: Grouping, limit: int, selector: Selector = EVERYTHING) -> Deferred[Sequence[Summary]]:
+        def run() -> Sequence[Summary]:
+            now = self._now()
+            groups: dict[str, list[Found]] = {}
+            for found in self._selected(selector):
+                key = found[2].recipient.address.domain if by == "domain" else getattr(view_of(*found), by)
+                groups.setdefault(key, []).append(found)
+            made = [
+                Summary(
+                    key=key,
+                    recipients=len(members),
+                    due=sum(one.state == "turn" or (one.state == "queued" and one.due <= now) for _, _, one in members),
+                    held=sum(one.state in ("held", "quarantined") for _, _, one in members),
+                    oldest=min(stored.envelope.received for stored, _, _ in members),
+                )
+                for key, members in groups.items()
+            ]
+            return sorted(made, key=lambda one: (-one.recipients, one.key))[:limit]
+
+        return self._do(run)
 
     def content(self, queue_id: str) -> Deferred[tuple[Envelope, Content] | None]:
-        if self._cannot():
-            return fail(SpoolError(self._cannot()))
-        stored = self._stored.get(queue_id)
-        return succeed((stored.envelope, stored.content) if stored else None)
+        def run() -> tuple[Envelope, Content] | None:
+            stored = self._stored.get(queue_id)
+            if stored is None:
+                return None
+            entries = stored.entries
+            recipients = (
+                entries[one.number].recipient if one.number in entries else one for one in stored.envelope.recipients
+            )
+            return replace(stored.envelope, recipients=tuple(recipients)), stored.content
+
+        return self._do(run)
+
+    # -- an operator
 
     def hold(self, selector: Selector) -> Deferred[int]:
-        def change(entry: _Entry) -> bool:
-            entry.hold = entry.hold or entry.state == "leased"
-            if entry.state != "queued":
+        def change(entry: Entry) -> bool:
+            if entry.state == "leased":
+                entry.hold = entry.hold or "held"
+            if entry.state not in ("queued", "turn"):
                 return False
-            entry.state = "held"
+            entry.state, entry.waits = "held", ""
             return True
 
         return self._change(selector, change)
 
     def release(self, selector: Selector) -> Deferred[int]:
-        def change(entry: _Entry) -> bool:
-            entry.hold = False
+        def change(entry: Entry) -> bool:
+            entry.hold = ""
             if entry.state not in ("held", "quarantined"):
                 return False
-            entry.state, entry.due = "queued", max(self._clock.seconds(), entry.not_before)
+            entry.state, entry.due, entry.waits = "queued", max(self._now(), entry.not_before), ""
             return True
 
         return self._change(selector, change)
 
     def retry(self, selector: Selector) -> Deferred[int]:
-        def change(entry: _Entry) -> bool:
-            if entry.state != "queued" or entry.not_before > self._clock.seconds():
+        def change(entry: Entry) -> bool:
+            if entry.state not in ("queued", "turn") or entry.not_before > self._now():
                 return False
-            entry.due = self._clock.seconds()
+            entry.due, entry.waits = self._now(), ""
+            return True
+
+        return self._change(selector, change)
+
+    def reroute(self, selector: Selector, route: str) -> Deferred[int]:
+        def change(entry: Entry) -> bool:
+            if entry.state == "leased" or entry.recipient.route == route:
+                return False
+            entry.recipient, entry.source, entry.waits = replace(entry.recipient, route=route), "", ""
+            if entry.state in ("queued", "turn"):
+                entry.state, entry.due = "queued", max(self._now(), entry.not_before)
             return True
 
         return self._change(selector, change)
 
     def delete(self, selector: Selector) -> Deferred[Sequence[EntryView]]:
-        if self._cannot():
-            return fail(SpoolError(self._cannot()))
-        chosen = [one for one in self._selected(selector) if one[2].state != "leased"]
-        views = [_view(*one) for one in chosen]
-        for stored, number, _ in chosen:
-            del stored.entries[number]
-        self._forget_finished()
-        return succeed(views)
+        def run() -> Sequence[EntryView]:
+            chosen = [one for one in self._selected(selector) if one[2].state != "leased"]
+            for stored, number, _ in chosen:
+                del stored.entries[number]
+            self._forget_finished()
+            return [view_of(*one) for one in chosen]
+
+        return self._do(run)
+
+    def suspend(self, suspension: Suspension) -> Deferred[None]:
+        def run() -> None:
+            one = replace(suspension, name=_name(suspension.kind, suspension.name))
+            self._suspensions[one.kind, one.name] = one
+
+        return self._do(run)
+
+    def resume(self, kind: Suspended, name: str) -> Deferred[bool]:
+        def run() -> bool:
+            plain = Suspension(kind=kind, name=_name(kind, name), since=0.0).told
+            for _, _, entry in self._entries():
+                is_its = entry.waits == plain or entry.waits.startswith(f"{plain} (")
+                if is_its and entry.state in ("queued", "turn"):
+                    entry.due, entry.waits = max(self._now(), entry.not_before), ""
+            ended = self._suspensions.pop((kind, _name(kind, name)), None)
+            return ended is not None and self._is_in_force(ended)
+
+        return self._do(run)
+
+    def suspensions(self) -> Deferred[Sequence[Suspension]]:
+        return self._do(lambda: [one for one in self._suspensions.values() if self._is_in_force(one)])
+
+    # -- numbers, and life
+
+    def add_counts(self, amounts: Mapping[str, int]) -> Deferred[None]:
+        def run() -> None:
+            day = datetime.datetime.fromtimestamp(self._now(), datetime.UTC) - datetime.timedelta(days=40)
+            self._counts.update(amounts)
+            for key in [key for key in self._counts if key < day.date().isoformat()]:
+                del self._counts[key]
+
+        return self._do(run)
+
+    def counts(self, prefix: str) -> Deferred[Mapping[str, int]]:
+        return self._do(lambda: {key: count for key, count in self._counts.items() if key.startswith(prefix)})
 
     def sweep(self) -> Deferred[SweepReport]:
-        if self._cannot():
-            return fail(SpoolError(self._cannot()))
-        for _, _, entry in self._entries():
-            if entry.state == "leased":
-                entry.state, entry.due = "queued", self._clock.seconds()
-        return succeed(SweepReport((), 0))
+        def run() -> SweepReport:
+            for _, _, entry in self._entries():
+                if entry.state == "leased":
+                    entry.end_lease(self._now())
+            return SweepReport((), 0)
+
+        return self._do(run)
 
     def close(self) -> Deferred[None]:
         self.closed = True
         return succeed(None)
 
+    # -- how
+
+    def _now(self) -> float:
+        return self._clock.seconds()
+
     def _cannot(self) -> str:
         return "the spool is closed" if self.closed else self.error
 
-    def _keep(self, envelope: Envelope, content: Content, state: str, due: float) -> _Stored:
+    def _do(self, run: Callable[[], T]) -> Deferred[T]:
+        return fail(SpoolError(self._cannot())) if self._cannot() else succeed(run())
+
+    def _keep(self, envelope: Envelope, content: Content, state: str, due: float) -> Stored:
         # What is kept must not change when the file goes, so the octets are kept, and the file is removed.
         data = content.read()
         content.discard()
-        stored = _Stored(envelope, Content(data))
+        stored = Stored(envelope, Content(data))
         for one in envelope.recipients:
             kept = "quarantined" if one.quarantine else state
-            stored.entries[one.number] = _Entry(one, kept, due, not_before=envelope.parameters.release_at)
+            stored.entries[one.number] = Entry(one, kept, due, not_before=envelope.parameters.release_at)
         self._stored[envelope.queue_id] = stored
         return stored
 
-    def _lease(self, stored: _Stored, numbers: Sequence[int], until: float) -> Lease:
-        for number in numbers:
-            stored.entries[number].state, stored.entries[number].due = "leased", until
-        recipients = tuple(one for one in stored.envelope.recipients if one.number in numbers)
-        attempts = {number: stored.entries[number].attempts for number in numbers}
-        warned = frozenset(number for number in numbers if stored.entries[number].warned)
-        return Lease(stored.envelope, recipients, stored.content, until, attempts, warned)
+    def _lease(self, taken: Iterable[Found], until: float) -> list[Lease]:
+        """A lease for each message."""
+        wanted: dict[str, list[Entry]] = {}
+        for stored, _, entry in taken:
+            entry.hold = entry.state if entry.state in ("held", "quarantined") else entry.hold
+            entry.state, entry.due, entry.waits = "leased", until, ""
+            wanted.setdefault(stored.envelope.queue_id, []).append(entry)
+        return [self._lease_of(self._stored[queue_id], entries, until) for queue_id, entries in wanted.items()]
 
-    def _end_lease(self, entry: _Entry, due: float) -> None:
-        entry.state, entry.hold, entry.due = ("held" if entry.hold else "queued"), False, due
+    def _lease_of(self, stored: Stored, entries: Sequence[Entry], until: float) -> Lease:
+        entries = sorted(entries, key=lambda entry: entry.recipient.number)
+        return Lease(
+            stored.envelope,
+            tuple(entry.recipient for entry in entries),
+            stored.content,
+            until,
+            {entry.recipient.number: entry.attempts for entry in entries},
+            frozenset(entry.recipient.number for entry in entries if entry.warned),
+            {entry.recipient.number: entry.source for entry in entries if entry.source},
+        )
 
-    def _entries(self) -> Iterator[tuple[_Stored, int, _Entry]]:
+    def _entries(self) -> Iterator[Found]:
         for stored in self._stored.values():
             for number, entry in stored.entries.items():
                 yield stored, number, entry
 
-    def _selected(self, selector: Selector) -> list[tuple[_Stored, int, _Entry]]:
-        wanted = replace(
-            selector,
-            sender=selector.sender.lower(),
-            recipient=selector.recipient.lower(),
-            domain=selector.domain.lower(),
-        )
-        return [one for one in self._entries() if self._matches(wanted, *one)]
+    def _selected(self, selector: Selector) -> list[Found]:
+        """By queue id and number."""
+        now = self._now()
+        found = [one for one in self._entries() if matches(selector, *one, now)]
+        return sorted(found, key=lambda one: (one[0].envelope.queue_id, one[1]))
 
-    def _matches(self, selector: Selector, stored: _Stored, number: int, entry: _Entry) -> bool:
-        view = _view(stored, number, entry)
-        facts = {
-            "queue_id": view.queue_id,
-            "sender": view.sender or "<>",
-            "recipient": view.recipient,
-            "domain": entry.recipient.address.domain,
-            "route": view.route,
-            "state": view.state,
-        }
-        if selector.older_than and view.received > self._clock.seconds() - selector.older_than:
-            return False
-        return all(getattr(selector, key) in ("", fact) for key, fact in facts.items())
-
-    def _change(self, selector: Selector, change: Callable[[_Entry], bool]) -> Deferred[int]:
-        if self._cannot():
-            return fail(SpoolError(self._cannot()))
-        return succeed(sum(change(entry) for _, _, entry in self._selected(selector)))
+    def _change(self, selector: Selector, change: Callable[[Entry], bool]) -> Deferred[int]:
+        return self._do(lambda: sum(change(entry) for _, _, entry in self._selected(selector)))
 
     def _forget_finished(self) -> None:
         self._stored = {queue_id: stored for queue_id, stored in self._stored.items() if stored.entries}
 
+    def _is_in_force(self, suspension: Suspension) -> bool:
+        return suspension.until == 0.0 or suspension.until > self._now()
 
-def _view(stored: _Stored, number: int, entry: _Entry) -> EntryView:
-    envelope = stored.envelope
-    return EntryView(
-        queue_id=envelope.queue_id,
-        number=number,
-        sender=str(envelope.sender).lower(),
-        recipient=str(entry.recipient.address).lower(),
-        route=entry.recipient.route,
-        state=entry.state,
-        size=envelope.size,
-        received=envelope.received,
-        attempts=entry.attempts,
-        next_attempt=entry.due,
-        last_reply=entry.last_reply,
-        not_before=entry.not_before,
-    )
+
+def _name(kind: Suspended, name: str) -> str:
+    return name if kind == "route" else name.lower()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from pathlib import Path
 from time import time
 from typing import Any
@@ -20,10 +20,11 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 from mailgate.events import Event, SpoolFailed, SpoolRecovered, Started, Stopping
-from mailgate.interfaces import IEventObserver, IEvents, ISpool
+from mailgate.interfaces import IEventObserver, IEvents, IRelay, ISpool
 from mailgate.web.models import Shown, Status
 from mailgate.web.operations import QueueOperations
 from mailgate.web.resources import resources
+from mailgate.web.steering import Steering
 
 __all__ = ["Control", "StatusBoard"]
 
@@ -33,10 +34,11 @@ _TELLING = frozenset({Started, SpoolFailed, SpoolRecovered, Stopping})
 
 @implementer(IEventObserver)
 class StatusBoard:
-    """Knows from events how the daemon is."""
+    """Knows from events how the daemon is, whose process is `pid`, if not our own."""
 
-    def __init__(self, now: Callable[[], float] = time) -> None:
+    def __init__(self, now: Callable[[], float] = time, pid: int | None = None) -> None:
         self._now = now
+        self._pid = pid or os.getpid()
         self._started: Started | None = None
         self._spool = "ok"
         self._stopping = False
@@ -58,7 +60,7 @@ class StatusBoard:
         """At this moment."""
         started = self._started
         return Status(
-            pid=os.getpid(),
+            pid=self._pid,
             started=started.at if started else None,
             uptime=max(0.0, self._now() - started.at) if started else 0.0,
             listeners=started.listeners if started else (),
@@ -70,7 +72,8 @@ class StatusBoard:
 class Control:
     """The socket: `listen` when the spool is open, `close` before it is closed.
 
-    `kick` wakes the relay after a change. `board` has to be told of events from the start.
+    `relay` is told of changes. `board` has to be told of events from the start. `routes` has the names of the routes
+    that there are now.
     """
 
     def __init__(
@@ -78,8 +81,9 @@ class Control:
         reactor: Any,
         spool: ISpool,
         events: IEvents,
-        kick: Callable[[], None],
+        relay: IRelay,
         board: StatusBoard,
+        routes: Callable[[], Container[str]],
     ) -> None:
         self._unix = IReactorUNIX(reactor)
         threads = IReactorThreads(reactor)
@@ -87,9 +91,10 @@ class Control:
         def in_thread(call: Callable[[], Shown]) -> Awaitable[Shown]:
             return deferToThreadPool(IReactorFromThreads(reactor), threads.getThreadPool(), call)
 
-        operations = QueueOperations(spool, events, kick, in_thread)
+        operations = QueueOperations(spool, events, relay, routes, in_thread)
+        steering = Steering(spool, events, relay, routes)
         self._site = _QuietSite(  # type: ignore[no-untyped-call]  # Twisted's
-            resources(operations, board.status), reactor=IReactorTime(reactor)
+            resources(operations, steering, board.status), reactor=IReactorTime(reactor)
         )
         self._port: IListeningPort | None = None
 

@@ -1,89 +1,31 @@
-"""What goes over the control socket, in both directions: JSON with these shapes, and nothing else."""
+"""What the control socket answers: JSON with these shapes, and nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from mailgate.interfaces import EntryView, Grouping, SiteView, Summary, Suspended, Suspension
+from mailgate.web.selection import Action, Model
 
-from mailgate.interfaces import EntryView, Selector
-
-__all__ = ["Action", "Changed", "Entry", "Page", "Problem", "Selection", "Shown", "Status"]
-
-Action = Literal["hold", "release", "retry", "delete"]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Selection(_Model):
-    """Which entries: all conditions that are given must hold.
-
-    None may be given empty: a slip of a script must never widen what is chosen.
-    """
-
-    ids: tuple[Annotated[str, AfterValidator(str.upper)], ...] = ()
-    """queue ids, of which one is enough"""
-    sender: str = ""
-    """"<>" for the null sender"""
-    recipient: str = ""
-    domain: str = ""
-    """the recipient's"""
-    route: str = ""
-    state: Literal["", "queued", "leased", "held", "quarantined", "set-aside"] = ""
-    older_than: float = Field(default=0.0, ge=0.0)
-    """seconds since arrival"""
-    everything: bool = False
-    """that no condition is meant; without it a change needs one"""
-
-    # Not asked about what is left out.
-    @field_validator("ids", "sender", "recipient", "domain", "route", "state")
-    @classmethod
-    def _not_empty(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not value or "" in tuple(value):
-            raise ValueError("may not be empty")
-        return value
-
-    @model_validator(mode="after")
-    def _not_both(self) -> Self:
-        if self.everything and not self.is_empty:
-            raise ValueError("everything is meant only without conditions")
-        return self
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it has no condition."""
-        return not any(getattr(self, name) for name in Selection.model_fields if name != "everything")
-
-    def selectors(self) -> Sequence[Selector]:
-        """The same for the spool, in the order of queue ids."""
-        common = Selector(
-            sender=self.sender,
-            recipient=self.recipient,
-            domain=self.domain,
-            route=self.route,
-            state=self.state,
-            older_than=self.older_than,
-        )
-        return [with_id(common, one) for one in sorted(set(self.ids))] if self.ids else [common]
+__all__ = [
+    "Changed",
+    "Entry",
+    "Group",
+    "Groups",
+    "Page",
+    "Problem",
+    "Recipient",
+    "Resumed",
+    "Shown",
+    "SiteNow",
+    "Sites",
+    "Status",
+    "SuspensionNow",
+    "Suspensions",
+]
 
 
-def with_id(selector: Selector, queue_id: str) -> Selector:
-    """The part of a selector that concerns one message."""
-    return Selector(
-        queue_id=queue_id,
-        sender=selector.sender,
-        recipient=selector.recipient,
-        domain=selector.domain,
-        route=selector.route,
-        state=selector.state,
-        older_than=selector.older_than,
-    )
-
-
-class Entry(_Model):
+class Entry(Model):
     """One recipient of one message in the queue. Times are seconds since the epoch."""
 
     queue_id: str
@@ -99,21 +41,27 @@ class Entry(_Model):
     last_reply: str
     not_before: float = 0.0
     """the time that its sender has asked for (FUTURERELEASE); 0 where none"""
+    site: str = ""
+    """where the last attempt went; so `source`, and `category` says what kind of failure it was"""
+    source: str = ""
+    category: str = ""
+    waits: str = ""
+    """why it is still here"""
 
     @classmethod
-    def of(cls, view: EntryView) -> Entry:
-        """As the spool sees it."""
-        return cls(**{name: getattr(view, name) for name in cls.model_fields})
+    def of(cls, view: EntryView, waits: str) -> Entry:
+        """As the spool sees it, with the reason why it waits."""
+        return cls(**{name: getattr(view, name) for name in cls.model_fields if name != "waits"}, waits=waits)
 
 
-class Page(_Model):
+class Page(Model):
     """Entries by queue id and number; `after` asks for those behind them, and is "" where there are none."""
 
     entries: tuple[Entry, ...]
     after: str = ""
 
 
-class Recipient(_Model):
+class Recipient(Model):
     """A recipient of a message, delivered or not."""
 
     address: str
@@ -121,7 +69,7 @@ class Recipient(_Model):
     quarantine: str = ""
 
 
-class Shown(_Model):
+class Shown(Model):
     """One message: its envelope, its header section as received, and the beginning of what follows."""
 
     queue_id: str
@@ -142,7 +90,7 @@ class Shown(_Model):
     """the recipients that are still in the queue"""
 
 
-class Changed(_Model):
+class Changed(Model):
     """What a change came to, in recipients: those chosen, those changed, those under delivery at that moment, and those
     that are not due before a later time, for which their senders have asked."""
 
@@ -155,7 +103,82 @@ class Changed(_Model):
     """how many were in which other state that the action is not about"""
 
 
-class Status(_Model):
+class Group(Model):
+    """Entries that have something in common: how many recipients, of them due and held, and since when the oldest."""
+
+    key: str
+    recipients: int
+    due: int
+    held: int
+    oldest: float
+
+    @classmethod
+    def of(cls, summary: Summary) -> Group:
+        """As the spool counts."""
+        return cls(**{name: getattr(summary, name) for name in cls.model_fields})
+
+
+class Groups(Model):
+    """The largest groups, by what they have in common."""
+
+    by: Grouping
+    groups: tuple[Group, ...]
+
+
+class SiteNow(Model):
+    """One destination from one source, as the relay has it at this moment; the fields are those of SiteView."""
+
+    site: str
+    route: str
+    source: str
+    waiting: int
+    active: int
+    connections: int
+    most: int
+    backlog: bool
+    rests_until: float
+    state: str
+
+    @classmethod
+    def of(cls, view: SiteView) -> SiteNow:
+        """As the relay sees it."""
+        return cls(**{name: getattr(view, name) for name in cls.model_fields})
+
+
+class Sites(Model):
+    """Every site that the relay has anything for, the busiest first."""
+
+    sites: tuple[SiteNow, ...]
+
+
+class SuspensionNow(Model):
+    """A suspension; `until` 0: until it is resumed. Both times are seconds since the epoch."""
+
+    kind: Suspended
+    name: str
+    since: float
+    until: float = 0.0
+    reason: str = ""
+
+    @classmethod
+    def of(cls, one: Suspension) -> SuspensionNow:
+        """As the spool keeps it."""
+        return cls(**{name: getattr(one, name) for name in cls.model_fields})
+
+
+class Suspensions(Model):
+    """Those that are in force."""
+
+    suspensions: tuple[SuspensionNow, ...]
+
+
+class Resumed(Model):
+    """Whether there was anything to resume."""
+
+    was_suspended: bool
+
+
+class Status(Model):
     """The daemon."""
 
     pid: int
@@ -168,7 +191,7 @@ class Status(_Model):
     stopping: bool
 
 
-class Problem(_Model):
+class Problem(Model):
     """Why a request was not answered."""
 
     error: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from time import time
 from typing import Any, TypeVar
@@ -11,17 +12,24 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
 from mailgate.events import OperatorActed
-from mailgate.interfaces import EntryView, IEvents, ISpool, Selector
-from mailgate.message import AddHeader, Content, Edit, RemoveHeader, RenameHeader
+from mailgate.interfaces import EntryView, Grouping, IEvents, IRelay, ISpool, Selector
+from mailgate.message import Content
 from mailgate.observe.asked import asked_for
-from mailgate.web.models import Action, Changed, Entry, Page, Recipient, Selection, Shown, with_id
+from mailgate.web.models import Changed, Entry, Group, Groups, Page, Recipient, Shown
+from mailgate.web.selection import Action, Change, Selection
+from mailgate.web.steering import answered
+from mailgate.web.waits import why_it_waits
+from mailgate.web.wakes import Wakes
+from mailgate.web.words import described
 
-__all__ = ["QueueOperations", "described", "parse_after"]
+__all__ = ["QueueOperations", "parse_after"]
 
 T = TypeVar("T")
 
-#: Entries that are looked at in one go: between two of them the spool serves the mail.
-_CHUNK = 500
+#: Entries that are changed in one go: between two of them the gateway serves the mail. A report takes a millisecond.
+_CHUNK, _BOUNCE_CHUNK = 500, 50
+#: Messages of a page of which the relay is asked: it looks for each among all that it has.
+_MOST_LIVE = 500
 #: More recipients than one message can have.
 _MESSAGE = 1_000_000
 #: Digits of a recipient's number that are still looked at: what is longer names none, and no database holds it.
@@ -30,11 +38,21 @@ _MAX_DIGITS = 9
 _TEXT = 4096
 
 #: The states that an action is about.
-_CONCERNS: dict[Action, frozenset[str]] = {
+_CONCERNS: Mapping[Action, frozenset[str]] = {
     "hold": frozenset({"queued", "leased"}),
     "release": frozenset({"held", "quarantined", "leased"}),
     "retry": frozenset({"queued"}),
+    "bounce": frozenset({"queued", "held", "leased"}),
+    "reroute": frozenset({"queued", "held", "quarantined"}),
     "delete": frozenset({"queued", "held", "quarantined"}),
+}
+
+
+#: The states of what an action makes due.
+_MAKES_DUE: Mapping[Action, frozenset[str]] = {
+    "release": frozenset({"held", "quarantined"}),
+    "retry": frozenset({"queued"}),
+    "reroute": frozenset({"queued"}),
 }
 
 
@@ -48,40 +66,37 @@ def parse_after(text: str) -> tuple[str, int] | None:
     return queue_id, int(number)
 
 
-def described(edit: Edit) -> str:
-    """An edit in words."""
-    match edit:
-        case AddHeader(name, value, at_end):
-            return f"add at the {'end' if at_end else 'top'}: {name}: {' '.join(value.split())}"
-        case RemoveHeader(name, None):
-            return f"remove every {name}"
-        case RemoveHeader(name, value):
-            return f"remove {name}: {value}"
-        case RenameHeader(name, to):
-            return f"rename {name} to {to}"
-
-
 async def _direct(call: Callable[[], T]) -> T:
     return call()
 
 
 class QueueOperations:
-    """Operations on a spool. Each fails with SpoolError, only.
+    """Operations on a spool. Each fails with SpoolError, or ValueError for what cannot be meant.
 
-    `kick` wakes the relay after a change. `in_thread` runs a call that reads a file.
+    `relay` is told of changes, and asked why what it has waits. `routes` has the names of the routes that there are.
+    `in_thread` runs a call that reads a file. `is_running`: the relay delivers.
     """
 
     def __init__(
         self,
         spool: ISpool,
         events: IEvents,
-        kick: Callable[[], None],
+        relay: IRelay,
+        routes: Callable[[], Container[str]],
         in_thread: Callable[[Callable[[], Shown]], Awaitable[Shown]] = _direct,
+        *,
+        is_running: bool = True,
+        now: Callable[[], float] = time,
     ) -> None:
         self._spool = spool
         self._events = events
-        self._kick = kick
+        self._relay = relay
+        self._routes = routes
         self._in_thread = in_thread
+        self._is_running = is_running
+        self._now = now
+
+    # -- looking
 
     async def list(self, selection: Selection, limit: int, after: tuple[str, int] | None = None) -> Page:
         """At most `limit` entries from behind `after` on."""
@@ -89,9 +104,17 @@ class QueueOperations:
         for selector in selection.selectors():
             if len(found) <= limit and not (after and selector.queue_id and selector.queue_id < after[0]):
                 found += await self._spool.view(selector, limit + 1 - len(found), after)
-        entries = tuple(Entry.of(view) for view in found[:limit])
+        entries = await self._explained(found[:limit])
         more = len(found) > limit and entries
         return Page(entries=entries, after=f"{entries[-1].queue_id}:{entries[-1].number}" if more else "")
+
+    async def summary(self, by: Grouping, limit: int, selection: Selection) -> Groups:
+        """How many entries there are by what they have in common: the largest groups."""
+        if selection.ids:
+            raise ValueError("entries are counted by conditions, not by ids")
+        (selector,) = selection.selectors()
+        found = await self._spool.summary(by, limit, selector)
+        return Groups(by=by, groups=tuple(map(Group.of, found)))
 
     async def show(self, queue_id: str) -> Shown | None:
         """A message, or None where the queue has none of this id."""
@@ -100,7 +123,7 @@ class QueueOperations:
         if message is None:
             return None
         envelope, content = message
-        views = await self._spool.view(Selector(queue_id=queue_id), _MESSAGE)
+        entries = await self._explained(await self._spool.view(Selector(queue_id=queue_id), _MESSAGE))
 
         def read() -> Shown:
             text, is_whole = _beginning(content)
@@ -120,76 +143,162 @@ class QueueOperations:
                 header=content.header.decode("utf-8", "replace"),
                 text=text,
                 is_whole=is_whole,
-                entries=tuple(Entry.of(view) for view in views),
+                entries=entries,
             )
 
         return await self._in_thread(read)
 
-    async def change(self, action: Action, selection: Selection) -> Changed:
-        """Hold, release, retry or delete; an event tells of each message that was changed.
+    async def _explained(self, views: Sequence[EntryView]) -> tuple[Entry, ...]:
+        """Entries, with why they wait."""
+        ids = list(dict.fromkeys(view.queue_id for view in views if view.state == "leased"))[:_MOST_LIVE]
+        live = dict(zip(ids, await _all([answered(self._relay.waits(one)) for one in ids]), strict=True))
+        suspensions = await self._spool.suspensions() if views else ()
+        now = self._now()
+        return tuple(
+            Entry.of(
+                view,
+                why_it_waits(
+                    view,
+                    live.get(view.queue_id, {}).get(view.number, ""),
+                    suspensions,
+                    now,
+                    is_running=self._is_running,
+                ),
+            )
+            for view in views
+        )
+
+    # -- changing
+
+    async def change(self, action: Action, change: Change) -> Changed:
+        """Do it; an event tells of each message that was changed.
 
         Some messages at a time, so that a long queue does not hold up the mail meanwhile. ValueError where the
-        selection has no condition and does not say that everything is meant.
+        selection has no condition and does not say that everything is meant, or a reroute leads nowhere.
         """
-        if selection.is_empty and not selection.everything:
-            raise ValueError("say which entries, or that all are meant")
+        self._check(action, change)
+        began = self._now()
         matched = changed = busy = later = 0
         others: Counter[str] = Counter()
-        for selector in selection.selectors():
-            async for messages in self._chunks(selector):
-                counts = await _all([self._change(action, selector, views) for views in messages])
+        wakes = Wakes(self._relay, action, change.to)
+        for selector in change.selectors():
+            async for found in self._chunks(selector, _BOUNCE_CHUNK if action == "bounce" else _CHUNK):
+                messages = [views for views in found if action != "bounce" or not _is_report(views[0], since=began)]
+                counts = await _all([self._change(action, change, selector, views) for views in messages])
                 matched += sum(map(len, messages))
-                changed += sum(counts)
+                changed += sum(done for done, _ in counts)
+                busy += sum(left for _, left in counts)
                 states = Counter(view.state for views in messages for view in views)
-                busy += states.pop("leased", 0)
-                later += sum(_comes_later(action, view) for views in messages for view in views)
-                others += Counter({state: count for state, count in states.items() if state not in _CONCERNS[action]})
-        if changed or busy:
-            self._kick()
+                del states["leased"]
+                later += sum(self._comes_later(action, view) for views in messages for view in views)
+                others += Counter(
+                    {state: count for state, count in states.items() if state not in _concerns(action, change)}
+                )
+                if any(done for done, _ in counts):
+                    wakes.after([view for views in messages for view in views])
         return Changed(action=action, matched=matched, changed=changed, busy=busy, later=later, others=others)
 
-    async def _change(self, action: Action, selector: Selector, views: Sequence[EntryView]) -> int:
-        """How many recipients of one message changed; those that a hold or release waits for are told of as well."""
-        queue_id = views[0].queue_id
-        selector = with_id(selector, queue_id)
-        if action == "delete":
-            views = await self._spool.delete(selector)
-            changed = len(views)
-        else:
-            views = [view for view in views if view.state in _CONCERNS[action]]
-            if action == "retry":
-                views = [view for view in views if not _comes_later(action, view)]
-            changes = {"hold": self._spool.hold, "release": self._spool.release, "retry": self._spool.retry}
-            changed = await changes[action](selector) if views else 0
-        if views:
-            recipients = tuple(view.recipient for view in views)
-            self._events.publish(OperatorActed(at=time(), action=action, queue_id=queue_id, recipients=recipients))
-        return changed
+    def _check(self, action: Action, change: Change) -> None:
+        if change.is_empty and not change.everything:
+            raise ValueError("say which entries: conditions, or everything")
+        if (change.to and action != "reroute") or (change.because and action != "bounce"):
+            raise ValueError(f"{'to' if change.to else 'because'} is not for {action}")
+        if action == "reroute" and change.to not in self._routes():
+            raise ValueError(f"there is no route {change.to}" if change.to else "say to which route")
 
-    async def _chunks(self, selector: Selector) -> AsyncIterator[Sequence[Sequence[EntryView]]]:
+    async def _change(
+        self, action: Action, change: Change, selector: Selector, views: Sequence[EntryView]
+    ) -> tuple[int, int]:
+        """How many recipients of one message changed, and how many were left alone because they are under delivery.
+
+        Those that a hold or release waits for are told of as well.
+        """
+        queue_id = views[0].queue_id
+        selector = replace(selector, queue_id=queue_id)
+        leased = [view for view in views if view.state == "leased"]
+        concerned = [view for view in views if view.state in _concerns(action, change)]
+        if action == "retry":
+            concerned = [view for view in concerned if not self._comes_later(action, view)]
+        if not concerned:
+            return 0, len(leased)
+        match action:
+            case "hold":
+                changed = await self._spool.hold(selector)
+            case "release":
+                changed = await self._spool.release(selector)
+            case "retry":
+                changed = await self._spool.retry(selector)
+            case "reroute":
+                changed = await self._spool.reroute(selector, change.to)
+            case "bounce":
+                # What the relay has in its hands may be under delivery, and is left alone then.
+                concerned.sort(key=lambda view: view.state == "leased")
+                chosen = _to_give_up(selector, concerned)
+                changed = sum([await self._relay.bounce(one, change.because) for one in chosen])
+                concerned = concerned[:changed]
+                leased = leased[sum(view.state == "leased" for view in concerned) :]
+            case "delete":
+                concerned = list(await self._spool.delete(selector))
+                changed = len(concerned)
+        if concerned:
+            self._events.publish(
+                OperatorActed(
+                    at=self._now(),
+                    action=action,
+                    queue_id=queue_id,
+                    recipients=tuple(view.recipient for view in concerned),
+                    detail=change.to or change.because,
+                )
+            )
+        return changed, len(leased)
+
+    async def _chunks(self, selector: Selector, size: int) -> AsyncIterator[Sequence[Sequence[EntryView]]]:
         """The chosen entries, by message; some messages at one time."""
         after: tuple[str, int] | None = None
-        while views := await self._spool.view(selector, _CHUNK, after):
+        while views := await self._spool.view(selector, size, after):
             messages: list[Sequence[EntryView]] = [list(group) for _, group in groupby(views, lambda one: one.queue_id)]
             last = views[-1].queue_id
-            if len(views) == _CHUNK:
+            if len(views) == size:
                 # The chunk may have cut this message's recipients short.
-                messages[-1] = await self._spool.view(with_id(selector, last), _MESSAGE)
+                messages[-1] = await self._spool.view(replace(selector, queue_id=last), _MESSAGE)
             yield messages
             after = (last, _MESSAGE)
 
+    def _comes_later(self, action: Action, view: EntryView) -> bool:
+        """Whether it would be due now by this action, were it not for the time that its sender has asked for."""
+        return view.state in _MAKES_DUE.get(action, ()) and view.not_before > self._now()
 
-async def _all(works: Sequence[Coroutine[Deferred[int], Any, int]]) -> Sequence[int]:
+
+def _concerns(action: Action, change: Change) -> frozenset[str]:
+    """The states that this change is about: what a policy keeps back is returned where that is said, only."""
+    concerned = _CONCERNS[action]
+    return concerned | {"quarantined"} if action == "bounce" and change.state == "quarantined" else concerned
+
+
+def _to_give_up(selector: Selector, views: Sequence[EntryView]) -> Sequence[Selector]:
+    """What of one message is to be given up: state by state, so that what a policy keeps back is not returned to
+    somebody who has most likely never sent it.
+
+    What waits in the relay's memory goes back to the spool first, and is queued then, beside others that may be meant
+    or not.
+    """
+    if selector.state == "leased":
+        return [replace(selector, state="queued", recipient=view.recipient) for view in views]
+    states = {"queued" if view.state == "leased" else view.state for view in views}
+    return [replace(selector, state=state) for state in sorted(states)]
+
+
+def _is_report(view: EntryView, since: float) -> bool:
+    """Whether this may be a report of what has been given up since then, which must not be given up in turn."""
+    return not view.sender and view.received >= since
+
+
+async def _all(works: Sequence[Coroutine[Deferred[T], Any, T]]) -> Sequence[T]:
     """The results of what goes on at the same time, so that the spool writes them with one sync."""
     try:
         return await gatherResults([Deferred.fromCoroutine(work) for work in works], consumeErrors=True)
     except FirstError as error:
         raise error.subFailure.value or error from None
-
-
-def _comes_later(action: Action, view: EntryView) -> bool:
-    """Whether this action would make it due now, were it not for the time that its sender has asked for."""
-    return action in ("retry", "release") and view.state in _CONCERNS[action] - {"leased"} and view.not_before > time()
 
 
 def _beginning(content: Content) -> tuple[str, bool]:

@@ -1,11 +1,16 @@
 """What the control socket serves, as resources that any HTTP server of ours can share.
 
     GET  /v1/status
-    GET  /v1/queue              ?ids=&sender=&recipient=&domain=&route=&state=&older_than=&limit=&after=
+    GET  /v1/queue              ?ids=&limit=&after=&CONDITIONS
     GET  /v1/queue/ID
-    POST /v1/queue/hold, /release, /retry, /delete      a Selection as JSON
+    POST /v1/queue/ACTION       hold, release, retry, bounce, reroute or delete; a Change as JSON
+    GET  /v1/summary            ?by=&limit=&CONDITIONS
+    GET  /v1/sites
+    GET  /v1/suspensions
+    POST /v1/suspensions/suspend, /resume       a Suspend, a Resume as JSON
 
-Answers are the models of `mailgate.web.models`; whatever is not 200 is a Problem.
+CONDITIONS are the fields of a Selection. Answers are the models of `mailgate.web.models`; whatever is not 200 is a
+Problem.
 """
 
 from __future__ import annotations
@@ -13,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -24,15 +29,22 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from mailgate.interfaces import SpoolError
-from mailgate.web.models import Action, Problem, Selection, Status
+from mailgate.web.models import Problem, Status
 from mailgate.web.operations import QueueOperations, parse_after
+from mailgate.web.selection import Action, Change, Grouping, Resume, Selection, Suspend
+from mailgate.web.steering import Steering
 
 __all__ = ["resources"]
 
 _log = Logger()
 
+M = TypeVar("M", bound=BaseModel)
+
 _MOST_BODY = 1024 * 1024
 _MOST_ENTRIES = 10_000
+_MOST_GROUPS = 10_000
+
+_GROUPING: TypeAdapter[Grouping] = TypeAdapter(Grouping)
 
 
 class _RefusedError(Exception):
@@ -92,16 +104,13 @@ class _Queue(_Json):
         return _Json(b"GET", partial(self._show, path.decode("ascii", "replace"))) if path else _Missing()
 
     async def _list(self, request: Request) -> BaseModel:
+        given = _arguments(request)
+        limit = _limit(given, _MOST_ENTRIES)
         try:
-            given = {key.decode(): [value.decode() for value in values] for key, values in request.args.items()}
-            limit = int(given.pop("limit", ["100"])[-1])
             after = parse_after(given.pop("after", [""])[-1])
         except ValueError as error:
             raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from None
-        if not 1 <= limit <= _MOST_ENTRIES:
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, f"limit is from 1 to {_MOST_ENTRIES}")
-        values: dict[str, Any] = {key: found if key == "ids" else found[-1] for key, found in given.items()}
-        return await self._operations.list(Selection.model_validate(values), limit, after)
+        return await self._operations.list(_selection(given), limit, after)
 
     async def _show(self, queue_id: str, request: Request) -> BaseModel:
         shown = await self._operations.show(queue_id)
@@ -110,28 +119,91 @@ class _Queue(_Json):
         return shown
 
     async def _change(self, action: Action, request: Request) -> BaseModel:
-        body = request.content.read(_MOST_BODY + 1) if request.content is not None else b""
-        if len(body) > _MOST_BODY:
-            raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {_MOST_BODY} octets")
-        try:
-            return await self._operations.change(action, Selection.model_validate_json(body))
-        except ValidationError:
-            raise
-        except ValueError as error:
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from None
+        return await _meant(self._operations.change(action, _body(request, Change)))
 
 
-def resources(operations: QueueOperations, status: Callable[[], Status]) -> Resource:
+class _Suspensions(_Json):
+    """The suspensions; its children begin and end one."""
+
+    def __init__(self, steering: Steering) -> None:
+        super().__init__(b"GET", self._list)
+        self._steering = steering
+        self.putChild(b"suspend", _Json(b"POST", self._suspend))
+        self.putChild(b"resume", _Json(b"POST", self._resume))
+
+    async def _list(self, request: Request) -> BaseModel:
+        return await self._steering.suspensions()
+
+    async def _suspend(self, request: Request) -> BaseModel:
+        return await _meant(self._steering.suspend(_body(request, Suspend)))
+
+    async def _resume(self, request: Request) -> BaseModel:
+        return await self._steering.resume(_body(request, Resume))
+
+
+def resources(operations: QueueOperations, steering: Steering, status: Callable[[], Status]) -> Resource:
     """The tree of what the socket serves."""
 
     async def told(request: Request) -> BaseModel:
         return status()
 
+    async def summary(request: Request) -> BaseModel:
+        given = _arguments(request)
+        limit = _limit(given, _MOST_GROUPS)
+        by = _GROUPING.validate_python(given.pop("by", ["domain"])[-1])
+        return await _meant(operations.summary(by, limit, _selection(given)))
+
+    async def sites(request: Request) -> BaseModel:
+        return await steering.sites()
+
     root, version = _Missing(), _Missing()
     root.putChild(b"v1", version)
     version.putChild(b"status", _Json(b"GET", told))
     version.putChild(b"queue", _Queue(operations))
+    version.putChild(b"summary", _Json(b"GET", summary))
+    version.putChild(b"sites", _Json(b"GET", sites))
+    version.putChild(b"suspensions", _Suspensions(steering))
     return root
+
+
+async def _meant(answer: Awaitable[M]) -> M:
+    """The answer; a ValueError is the client's."""
+    try:
+        return await answer
+    except ValidationError:
+        raise
+    except ValueError as error:
+        raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from None
+
+
+def _arguments(request: Request) -> dict[str, list[str]]:
+    try:
+        return {key.decode(): [value.decode() for value in values] for key, values in request.args.items()}
+    except UnicodeDecodeError as error:
+        raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from None
+
+
+def _limit(given: dict[str, list[str]], most: int) -> int:
+    """Taken out of the arguments."""
+    try:
+        limit = int(given.pop("limit", ["100"])[-1])
+    except ValueError as error:
+        raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from None
+    if not 1 <= limit <= most:
+        raise _RefusedError(HTTPStatus.BAD_REQUEST, f"limit is from 1 to {most}")
+    return limit
+
+
+def _selection(given: dict[str, list[str]]) -> Selection:
+    values: dict[str, Any] = {key: found if key == "ids" else found[-1] for key, found in given.items()}
+    return Selection.model_validate(values)
+
+
+def _body(request: Request, model: type[M]) -> M:
+    body = request.content.read(_MOST_BODY + 1) if request.content is not None else b""
+    if len(body) > _MOST_BODY:
+        raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {_MOST_BODY} octets")
+    return model.model_validate_json(body)
 
 
 def _told(result: BaseModel | Failure) -> tuple[HTTPStatus, BaseModel]:

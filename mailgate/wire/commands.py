@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Set
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mailgate.address import Address, AddressError, parse_path
 from mailgate.envelope import PLAIN_MAIL, MailParameters
@@ -36,22 +36,19 @@ MAX_AUTH_LINE = 12288 + 64
 #: Besides C0, which would end or hide lines: C1, the separators of lines, and what turns the direction of text, since
 #: commands are quoted in events, where people read them.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-_VERB = re.compile(r"[A-Za-z]+")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\u0080-\U0010ffff]+))?")
 _BDAT = re.compile(r"([0-9]{1,20})(?: +(LAST))?", re.IGNORECASE | re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?|\[[0-9A-Za-z.:-]+\]")
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """One command line: the verb in upper case, and the text behind it without surrounding white space."""
 
     verb: str
     argument: str
 
 
-@dataclass(frozen=True, slots=True)
-class MailCommand:
+class MailCommand(NamedTuple):
     """MAIL: the reverse-path and its parameters. `size` is None where SIZE was not given."""
 
     sender: Address
@@ -59,8 +56,7 @@ class MailCommand:
     parameters: MailParameters = PLAIN_MAIL
 
 
-@dataclass(frozen=True, slots=True)
-class RcptCommand:
+class RcptCommand(NamedTuple):
     """RCPT: the forward-path and its parameters; `notify` and `orcpt` as in `mailgate.envelope.Recipient`."""
 
     recipient: Address
@@ -68,24 +64,30 @@ class RcptCommand:
     orcpt: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BdatCommand:
+class BdatCommand(NamedTuple):
     """BDAT: so many octets follow at once; `is_last` ends the content (RFC 3030 section 2)."""
 
     size: int
     is_last: bool
 
 
+#: What clients say word for word, again and again.
+_COMMON = {verb.encode(): Command(verb, "") for verb in ("DATA", "QUIT", "RSET", "NOOP", "STARTTLS")}
+
+
 def parse_command(line: bytes) -> Command:
     """The command that a line (its CRLF removed) holds; CommandError where it holds none."""
+    common = _COMMON.get(line)
+    if common is not None:
+        return common
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
         raise CommandError(Reply.of(500, "5.5.2", "Command is not UTF-8")) from None
-    if _CONTROL.search(text):
+    if not (text.isascii() and text.isprintable()) and _CONTROL.search(text):
         raise CommandError(Reply.of(500, "5.5.2", "Control characters are not allowed in commands"))
     verb, _space, argument = text.strip(" \t").partition(" ")
-    if not _VERB.fullmatch(verb):
+    if not (verb.isascii() and verb.isalpha()):
         raise CommandError(Reply.of(500, "5.5.2", "Command not recognized"))
     return Command(verb.upper(), argument.strip(" \t"))
 

@@ -24,6 +24,7 @@ __all__ = [
 MAX_LINE = 998
 
 _END = b"\r\n.\r\n"
+_DOT = b"\r\n."
 _BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
@@ -63,6 +64,11 @@ class Inspector:
         self._wasted = 0
         self._held = b""  # a CR whose LF may be in the next piece
         self._column = 0  # octets of the unfinished line that have been let through
+
+    @property
+    def sees_lines(self) -> bool:
+        """Whether what may be kept holds no CR or LF that stands alone."""
+        return self._bare != "allow"
 
     def feed(self, content: bytes) -> bytes:
         """What may be kept of it now."""
@@ -132,7 +138,9 @@ class ContentDecoder:
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """Content settled by `data`, and what follows the end of data (None: it has not come yet)."""
         buffer = self._held + data
-        end = buffer.find(_END)
+        dot = buffer.find(_DOT)
+        # Mostly the first dot that begins a line is the end already, and there is none to remove.
+        end = dot if dot < 0 or buffer.startswith(b"\r\n", dot + 3) else buffer.find(_END, dot)
         if end >= 0:
             settled, rest = buffer[: end + 2], buffer[end + len(_END) :]
             self._held = b""
@@ -145,7 +153,9 @@ class ContentDecoder:
             return b"", rest
         # A held CRLF always leaves together with the octets behind it, so every dot to remove is preceded by
         # its CRLF in this very buffer.
-        content = settled.replace(b"\r\n.", b"\r\n")[self._virtual :]
+        if dot != end:
+            settled = settled.replace(_DOT, b"\r\n")
+        content = settled[self._virtual :] if self._virtual else settled
         self._virtual = 0
         return self.inspector.feed(content), rest
 
@@ -205,10 +215,14 @@ class Stuffer:
         return b".\r\n" if self._line_start else b"\r\n.\r\n"
 
 
-def stuff(content: bytes) -> bytes:
-    """Whole content at once, by the rules of `Stuffer`."""
-    stuffer = Stuffer()
-    return stuffer.feed(content) + stuffer.finish()
+def stuff(content: bytes, *, is_whole_lines: bool = False) -> bytes:
+    """Whole content at once, by the rules of `Stuffer`, which need not look again where `is_whole_lines`."""
+    if not is_whole_lines and _has_bare(content):
+        raise ValueError("content with a bare CR or LF must not be sent")
+    if content.startswith(b"."):
+        content = b"." + content
+    end = b".\r\n" if not content or content.endswith(b"\r\n") else b"\r\n.\r\n"
+    return content.replace(b"\r\n.", b"\r\n..") + end
 
 
 def _has_bare(content: bytes) -> bool:

@@ -50,7 +50,8 @@ class ReplyReader:
                 reply = reply or self._add(line)
                 if reply is not None:
                     replies.append(reply)
-            _check(rest.removesuffix(b"\r"))
+            if rest:
+                _check(rest.removesuffix(b"\r"))
         except ReplyError as error:
             self.fault = error
             rest = b""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, TypeAlias, TypeVar
+
+from msgspec.structs import replace
 
 from mailgate.envelope import Origin
 from mailgate.reply import Reply
@@ -19,6 +21,7 @@ from mailgate.wire.xtext import xtext_decode, xtext_encode
 
 __all__ = [
     "MAX_COMMAND",
+    "NOTHING_TOLD",
     "MaybeAddress",
     "XClient",
     "XForward",
@@ -96,6 +99,10 @@ class XClient:
             destination_address=_or(later.destination_address, self.destination_address),
             destination_port=_or(later.destination_port, self.destination_port),
         )
+
+
+#: What is known where nothing was told.
+NOTHING_TOLD = XClient()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

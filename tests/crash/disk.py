@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ class Disk:
     """Watches over the spool in `folder`. `stop_at` counts moments from 1; 0 is never.
 
     `fail_with`: at that moment the process does not end, but has the error that this makes of the moment, once; None is
-    no error, but perhaps at the next moment. `moments` holds what they all were.
+    no error, but perhaps at the next moment. `steps`: the statements of a script that changes the schema are moments,
+    too. `moments` holds what they all were.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Disk:
         *,
         stop_at: int = 0,
         fail_with: Callable[[str], Exception | None] | None = None,
+        steps: bool = False,
     ) -> None:
         self.folder = folder
         self.moments: list[str] = []
@@ -62,10 +64,11 @@ class Disk:
         self._durable: dict[Place, bytes] = {}
         self._database: dict[str, bytes] = {}
         if folder.exists():  # what it begins with has been there for long
-            for place in ((one, path.name) for one in _FOLDERS for path in (folder / one).iterdir()):
-                self._synced[place] = self._durable[place] = (folder / place[0] / place[1]).read_bytes()
+            for path in (path for one in _FOLDERS for path in (folder / one).iterdir() if path.is_file()):
+                self._synced[_place(path)] = self._durable[_place(path)] = path.read_bytes()
             self._keep_database()
         self._connect = sqlite3.connect
+        self._steps = steps
         for name, after in (("fsync", self._fsync), ("replace", self._moved), ("link", self._linked)):
             self._wrap(patch, name, after)
         self._wrap(patch, "unlink", self._removed)
@@ -100,6 +103,18 @@ class Disk:
                 cursor = super().execute(statement, *values)
                 disk._keep_database()
                 disk._moment("after commit")
+                return cursor
+
+            def executescript(self, script: str) -> sqlite3.Cursor:
+                if not disk._steps:
+                    return super().executescript(script)
+                cursor = self.cursor()
+                for statement in _statements(script):
+                    disk._moment("before a step")
+                    cursor.execute(statement)
+                    if not self.in_transaction:
+                        disk._keep_database()
+                        disk._moment("after commit")
                 return cursor
 
             def commit(self) -> None:
@@ -150,7 +165,7 @@ class Disk:
 
     def _moment(self, what: str) -> None:
         self.moments.append(what)
-        if not 0 < self._stop_at <= len(self.moments):
+        if self.is_over or not 0 < self._stop_at <= len(self.moments):
             return
         if self._fail_with is not None:
             error = self._fail_with(what)
@@ -164,6 +179,13 @@ class Disk:
         self.is_over = True
         raise CrashError(what)
 
+    def arm(self, moments: int) -> None:
+        """Stop at the one that is so many from now; whoever was stopped before has been replaced."""
+        for name in ("killed", "unplugged"):
+            shutil.rmtree(self.image(name), ignore_errors=True)
+        self.is_over = self._is_busy = False
+        self._stop_at = len(self.moments) + moments
+
     def image(self, name: str) -> Path:
         """Where an image lies."""
         return self.folder.with_name(f"{self.folder.name}-{name}")
@@ -173,7 +195,7 @@ class Disk:
         for name, data in self._database.items():
             (image / name).write_bytes(data)
         for folder in _FOLDERS:
-            (image / folder).mkdir()
+            (image / folder).mkdir(exist_ok=True)
         for (folder, name), data in self._durable.items():
             (image / folder / name).write_bytes(data)
 
@@ -181,13 +203,14 @@ class Disk:
 
     def _is_ours(self, what: Any) -> bool:
         if isinstance(what, int):
-            return any(self._is(path, what) for path in [self.folder, *self.folder.rglob("*")])
+            # Not the folder itself: which names are in it, no image tells apart.
+            return any(self._is(path, what) for path in self.folder.rglob("*"))
         return self.folder in Path(what).parents
 
     def _name_of(self, what: Any) -> str:
         if not isinstance(what, int):
             return Path(what).parent.name
-        found = next(path for path in [self.folder, *self.folder.rglob("*")] if self._is(path, what))
+        found = next(path for path in self.folder.rglob("*") if self._is(path, what))
         return f"folder {found.name}" if found.is_dir() else f"a file in {found.parent.name}"
 
     @staticmethod
@@ -196,6 +219,15 @@ class Disk:
             return os.path.samestat(path.stat(), os.fstat(descriptor))
         except FileNotFoundError:
             return False
+
+
+def _statements(script: str) -> Iterator[str]:
+    begun = ""
+    for line in script.splitlines(keepends=True):
+        begun += line
+        if sqlite3.complete_statement(begun):
+            yield begun
+            begun = ""
 
 
 def _place(path: Any) -> Place:

@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -19,7 +19,17 @@ from zope.interface import implementer
 from mailgate.address import NULL_PATH, Address
 from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters, new_id
 from mailgate.events import EntrySetAside, Event
-from mailgate.interfaces import IEvents, Lease, Outcome, OutcomeKind, Selector, SpoolError
+from mailgate.interfaces import (
+    Destination,
+    IEvents,
+    Lease,
+    Outcome,
+    OutcomeKind,
+    Return,
+    Selector,
+    SpoolError,
+    Suspension,
+)
 from mailgate.message import Content, ContentWriter
 from mailgate.reply import Reply
 from mailgate.spool.sqlite import SqliteSpool
@@ -47,7 +57,7 @@ class StoppedError(Exception):
 class Bench:
     """An open spool, and the queue that stands for the reactor's thread."""
 
-    def __init__(self, folder: Path, disk: Disk | None = None) -> None:
+    def __init__(self, folder: Path, disk: Disk | None = None, *, worker: int = 0, workers: int = 1) -> None:
         self.calls: Queue[tuple[Callable[..., object], tuple[Any, ...]]] = Queue()
         self.events: list[Event] = []
         self.disk = disk
@@ -57,6 +67,8 @@ class Bench:
             call_from_thread=lambda call, *values: self.calls.put((call, values)),
             inline_limit=INLINE,
             min_free=0,
+            worker=worker,
+            workers=workers,
         )
 
     def publish(self, event: Event) -> None:
@@ -100,7 +112,9 @@ class Bench:
             spool._thread.join(20)
         spool._reader.close()
         spool._store.database.close()
-        os.close(spool._lock)
+        spool._unlock()
+        if spool._store._turn is not None:
+            os.close(spool._store._turn._descriptor)
 
 
 class Ledger:
@@ -220,10 +234,10 @@ class Life:
         self.surely(self.record(lease, kinds, report))
 
     def lease(self) -> list[Lease]:
-        return self.surely(lambda: self.spool.lease(1000, time.time() + 3600))
+        return [*self.surely(lambda: self.spool.lease(1000, time.time() + 3600))]
 
     def give_back(self, *leases: Lease) -> None:
-        self.surely(lambda: self.spool.release_leases(leases))
+        self.surely(lambda: self.spool.release_leases([Return(one) for one in leases]))
 
     def hold(self, queue_id: str) -> None:
         self.surely(lambda: self.spool.hold(Selector(queue_id=queue_id)))
@@ -232,6 +246,29 @@ class Life:
     def release(self, queue_id: str) -> None:
         self.ledger.held = {key for key in self.ledger.held if key[0] != queue_id}
         self.surely(lambda: self.spool.release(Selector(queue_id=queue_id)))
+
+    def take_turns(self) -> None:
+        """A message for more than are leased in one piece waits for its turn, and some of it has it."""
+        here = Destination("out", "d.test")
+        until = time.time() + 3600
+        assert self.accept(120).recipients == ()
+        self.give_back(*self.surely(lambda: self.spool.lease(1000, until, {here})))
+        for lease in self.surely(lambda: self.spool.lease_in_turn(here, 10, until)):
+            self.write(lease, "d" * len(lease.recipients))
+        for lease in self.surely(lambda: self.spool.lease_in_turn(here, 10, until)):
+            back = Return(lease, time.time() + 5, in_turn=True)
+            self.surely(lambda back=back: self.spool.release_leases([back]))  # type: ignore[misc]
+
+    def steer(self) -> None:
+        """What an operator does that changes no message, and what is counted."""
+        day = time.strftime("%Y-%m-%d", time.gmtime())
+        self.surely(lambda: self.spool.suspend(Suspension(kind="route", name="out", since=time.time())))
+        lease = self.accept(1, 2000)
+        back = Return(lease, time.time() + 3600, "suspended: route out")
+        self.surely(lambda: self.spool.release_leases([back]))
+        self.surely(lambda: self.spool.reroute(Selector(queue_id=lease.envelope.queue_id), "other"))
+        self.surely(lambda: self.spool.resume("route", "out"))
+        self.surely(lambda: self.spool.add_counts({f"{day}/bounced/policy": 2}))
 
     def delete(self, queue_id: str) -> None:
         keys = {key for key in self.ledger.accepted if key[0] == queue_id}
@@ -280,6 +317,8 @@ def live(disk: Disk, ledger: Ledger, benches: list[Bench]) -> None:
     life.release(deleted.envelope.queue_id)
     life.delete(deleted.envelope.queue_id)
     life.accept(1, 2200)
+    life.take_turns()
+    life.steer()
     life.bench.close()
     # A process that died left things behind.
     (disk.folder / "incoming" / "incoming-abc").write_bytes(b"half a message")
@@ -328,7 +367,8 @@ def check(folder: Path, ledger: Ledger) -> None:
         # What is for later knows its time, and no lease has it now.
         rows = bench.spool._store.database.execute("SELECT DISTINCT queue_id FROM recipients WHERE not_before > 0")
         assert {row[0] for row in rows} == ledger.later & {queue_id for queue_id, _ in states}
-        # All that is not kept back can be leased, once.
+        # All that is not kept back can be leased, once, also what waits for its turn.
+        bench.wait(bench.spool.retry(Selector()))
         leases = bench.wait(bench.spool.lease(10_000, time.time() + 3600))
         leased = [(lease.envelope.queue_id, one.number) for lease in leases for one in lease.recipients]
         due = (key for key, state in states.items() if state == "queued" and key[0] not in ledger.later)

@@ -8,12 +8,13 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from mailgate.events import EntrySetAside, SpoolFailed, SpoolRecovered
-from mailgate.interfaces import Lease, Selector
+from mailgate.interfaces import Lease, Selector, SpoolError
 from tests.crash.disk import CrashError, Disk
 from tests.crash.life import Bench, Ledger, Life, StoppedError
 
@@ -116,6 +117,31 @@ def test_a_bad_page_costs_what_was_on_it_and_no_more(ward: Ward) -> None:
     assert min(survivors) < 0.5
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_several_bad_pages_cost_what_was_on_them_and_no_more(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    folder = tmp_path / "spool"
+    ward = Ward(folder, 250)
+    with closing(sqlite3.connect(folder / "spool.db")) as database:
+        leaves = [
+            page
+            for (page,) in database.execute(
+                "SELECT pageno FROM dbstat WHERE name IN ('fresh', 'messages', 'recipients') AND pagetype = 'leaf'"
+            )
+        ]
+    with (folder / "spool.db").open("r+b") as file:
+        for page in chance.sample(leaves, len(leaves) // 5):
+            file.seek((page - 1) * PAGE)
+            file.write(chance.randbytes(PAGE))
+    bench, leases = go_on(folder, ward.ledger)
+    found = [(lease.envelope.queue_id, one.number) for lease in leases for one in lease.recipients]
+    assert len(set(found)) == len(found)
+    assert set(found) <= ward.ledger.accepted
+    # A message needs two pages to be whole, or three.
+    assert len(found) / len(ward.ledger.accepted) > 0.6
+    is_well(folder, bench)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.6])
 def test_a_database_that_is_cut_short(ward: Ward, share: float) -> None:
     folder = ward.copy(f"cut-{share}")
@@ -164,11 +190,35 @@ def test_damage_that_shows_while_running_is_put_in_order(ward: Ward) -> None:
     is_well(folder, bench)
 
 
+def test_damage_that_only_a_question_shows_is_put_in_order(ward: Ward) -> None:
+    folder = ward.copy("asked")
+    bench, leases = go_on(folder, ward.ledger)
+    bench.spool._store.checkpoint()
+    (root,) = bench.spool._store.database.execute(
+        "SELECT rootpage FROM sqlite_schema WHERE name = 'recipients_domain'"
+    ).fetchone()
+    with (folder / "spool.db").open("r+b") as file:
+        file.seek((root - 1) * PAGE)
+        file.write(random.Random(4).randbytes(PAGE))
+    with pytest.raises(SpoolError, match="malformed"):
+        bench.wait(bench.spool.view(Selector(domain="d.test"), 1000))
+    while "" not in aside(bench):
+        pass
+    found = bench.wait(bench.spool.view(Selector(domain="d.test"), 1000))
+    assert {one.queue_id for one in found} == {one.envelope.queue_id for one in leases}
+    is_well(folder, bench)
+
+
 def test_a_crash_while_a_damaged_database_is_put_in_order(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("threading.excepthook", lambda arguments: None)
     hurt = ward.copy("hurt")
+    with closing(sqlite3.connect(hurt / "spool.db")) as database:
+        # Every row can be read without it, and nobody works without it.
+        (page,) = database.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_messages_1'"
+        ).fetchone()
     with (hurt / "spool.db").open("r+b") as file:
-        file.seek((ward.pages // 2) * PAGE)
+        file.seek((page - 1) * PAGE)
         file.write(random.Random(3).randbytes(PAGE))
     bench, leases = go_on(hurt, ward.ledger)
     expected = {(lease.envelope.queue_id, one.number) for lease in leases for one in lease.recipients}
@@ -179,7 +229,7 @@ def test_a_crash_while_a_damaged_database_is_put_in_order(ward: Ward, monkeypatc
         moment += 1
         hurt = ward.copy(f"hurt-{moment}")
         with (hurt / "spool.db").open("r+b") as file:
-            file.seek((ward.pages // 2) * PAGE)
+            file.seek((page - 1) * PAGE)
             file.write(random.Random(3).randbytes(PAGE))
         with pytest.MonkeyPatch.context() as patch:
             disk = Disk(patch, hurt, stop_at=moment)

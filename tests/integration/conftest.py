@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from parts import folder, missing
+from parts import Gateway, end_all_in, folder, missing
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,6 +28,27 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture
 def base(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A folder for this test that daemons with users of their own may enter."""
+    """A folder for this test that daemons with users of their own may enter.
+
+    What the test has started there and left is ended with it, whatever becomes of the test.
+    """
     with folder("test") as path:
-        yield path
+        try:
+            yield path
+        finally:
+            end_all_in(path)
+
+
+@pytest.fixture
+def build(base: Path) -> Iterator[Callable[[str, int], Gateway]]:
+    """Makes a gateway from this text on this port, which is ended with the test, whatever becomes of that."""
+    made: list[Gateway] = []
+
+    def make(text: str, port: int) -> Gateway:
+        made.append(Gateway(base / "gateway", text, [port]))
+        return made[-1]
+
+    yield make
+    for gateway in made:
+        if gateway.process is not None and gateway.process.poll() is None:
+            gateway.stop(signal.SIGKILL)

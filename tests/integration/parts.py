@@ -26,6 +26,7 @@ __all__ = [
     "Part",
     "Postfix",
     "Sink",
+    "end_all_in",
     "folder",
     "free_port",
     "greets",
@@ -69,6 +70,33 @@ def folder(prefix: str) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def end_all_in(path: Path, seconds: float = 10.0) -> list[int]:
+    """Kill every process whose command names something in this folder, daemons and their children too; which ones.
+
+    They are asked for again until none is left: one that is replaced has a new process.
+    """
+    mark, killed, end = f"{path}/".encode(), set(), time.monotonic() + seconds
+    while found := _processes(mark):
+        if time.monotonic() > end:
+            raise AssertionError(f"they do not end: {found}")
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        killed.update(found)
+        time.sleep(0.02)
+    return sorted(killed)
+
+
+def _processes(mark: bytes) -> list[int]:
+    """Those whose command has this in it; one that is dead and waits for its parent has none."""
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if mark in command.read_bytes():
+                found.append(int(command.parent.name))
+    return [pid for pid in found if pid != os.getpid()]
 
 
 def wait_until(check: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
@@ -125,6 +153,13 @@ class Part:
 
     def start(self) -> None:
         """Start it, and wait until it serves."""
+        self.begin()
+        wait_until(lambda: self._exited() or self.is_ready(), f"{self.name} serves", self.ready_seconds)
+        if self._exited():
+            raise AssertionError(f"{self.name} ended:\n{self.log.read_text(errors='replace')[-2000:]}")
+
+    def begin(self) -> None:
+        """Start it."""
         command = self.prepare()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603  commands of our own
@@ -135,9 +170,6 @@ class Part:
                 env=self.environment(),
                 cwd=self.directory,
             )
-        wait_until(lambda: self._exited() or self.is_ready(), f"{self.name} serves", self.ready_seconds)
-        if self._exited():
-            raise AssertionError(f"{self.name} ended:\n{self.log.read_text(errors='replace')[-2000:]}")
 
     def stop(self, with_signal: int = signal.SIGTERM, seconds: float = 30.0) -> int:
         """End it; its exit status."""

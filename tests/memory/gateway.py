@@ -13,10 +13,10 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, TypeVar, cast
 
-from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectError, ConnectionDone
-from twisted.internet.interfaces import IAddress, IProtocol, IPullProducer, IReactorThreads
+from twisted.internet.error import ConnectError, TCPTimedOutError
+from twisted.internet.interfaces import IAddress, IProtocol, IReactorThreads
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
@@ -32,6 +32,7 @@ from mailgate.observe.recorder import Recorder
 from mailgate.pipeline.registry import Registry
 from mailgate.service import Gateway, IGatewayReactor
 from mailgate.testing import FakeResolver
+from tests.memory.wire import Wire
 
 __all__ = ["Client", "MemoryGateway", "Wire", "World"]
 
@@ -82,81 +83,26 @@ class _Reactor(MemoryReactorClock):
         pass
 
 
-class Wire:
-    """One end of a connection, with the octets on their way to the other."""
-
-    def __init__(self, protocol: IProtocol, host: IAddress, peer: IAddress) -> None:
-        self.protocol = protocol
-        self.other: Wire
-        self.is_closed = False
-        self._host, self._peer = host, peer
-        self._out = b""
-        self.is_paused = self._is_closing = False
-        self._producer: IPullProducer | None = None
-
-    def write(self, data: bytes) -> None:
-        if not self._is_closing:
-            self._out += data
-
-    def loseConnection(self) -> None:  # noqa: N802  Twisted's name, as those below
-        self._is_closing = True
-
-    def abortConnection(self) -> None:  # noqa: N802
-        self._out, self._is_closing, self._producer = b"", True, None
-
-    def registerProducer(self, producer: IPullProducer, _streaming: bool) -> None:  # noqa: N802
-        self._producer = producer
-
-    def unregisterProducer(self) -> None:  # noqa: N802
-        self._producer = None
-
-    def pauseProducing(self) -> None:
-        self.is_paused = True
-
-    def resumeProducing(self) -> None:
-        self.is_paused = False
-
-    def getPeer(self) -> IAddress:  # noqa: N802
-        return self._peer
-
-    def getHost(self) -> IAddress:  # noqa: N802
-        return self._host
-
-    def carry(self, piece: int) -> bool:
-        """Carry at most `piece` octets over, or close; whether there was anything to do."""
-        if self.is_closed:
-            return False
-        if not self._out and self._producer is not None:
-            self._producer.resumeProducing()
-        if self._out:
-            if self.other.is_paused:
-                return False
-            data, self._out = self._out[:piece], self._out[piece:]
-            self.other.protocol.dataReceived(data)
-        elif self._is_closing:
-            self.is_closed = self.other.is_closed = True
-            for end in (self.other, self):
-                end.protocol.connectionLost(Failure(ConnectionDone()))
-        else:
-            return False
-        return True
-
-
 class World:
-    """Where gateways, clients and next hops meet. At most `piece` octets are carried at a time."""
+    """Where gateways, clients and next hops meet. At most `piece` octets are carried at a time.
+
+    Who listens somewhere makes a protocol for each connection, or None where nobody is ever to answer it. Where nobody
+    listens, connections are refused.
+    """
 
     def __init__(self, piece: int = 1 << 20) -> None:
         self.piece = piece
         self.reactor = _Reactor()
         self.gateways: list[MemoryGateway] = []
-        #: Who listens where: makes a protocol for each connection. Where nobody does, connections are refused.
-        self.servers: dict[tuple[str, int], Callable[[], IProtocol]] = {}
+        self.servers: dict[tuple[str, int], Callable[[], IProtocol | None]] = {}
+        #: Every attempt to connect: when, and where to.
+        self.attempts: list[tuple[float, str]] = []
         self._ends: list[Wire] = []
 
     def wire(self, server: IProtocol, client: IProtocol, address: str) -> None:
         """Connect two protocols; the server sees the client come from `address`."""
         here, there = IPv4Address("TCP", "192.0.2.25", 25), IPv4Address("TCP", address, 40000)
-        ends = Wire(server, here, there), Wire(client, there, here)
+        ends = Wire(server, here, there, self.reactor), Wire(client, there, here, self.reactor)
         ends[0].other, ends[1].other = ends[1], ends[0]
         self._ends += ends
         for end in ends:
@@ -208,6 +154,8 @@ class World:
         for end in list(self._ends):
             while end.carry(self.piece):
                 happened = True
+                if end.is_streaming:  # what the other end says to the first of it comes before the rest
+                    break
         self._ends = [end for end in self._ends if not end.is_closed]
         while not self.reactor.from_threads.empty():
             call, values = self.reactor.from_threads.get()
@@ -217,21 +165,30 @@ class World:
 
     def _connect(self) -> bool:
         reactor = self.reactor
-        waiting: list[tuple[tuple[str, int], Any]] = [
-            *(((host, port), factory) for host, port, factory, *_ in reactor.tcpClients),
-            *(((path, 0), factory) for path, factory, *_ in reactor.unixClients),
+        waiting: list[tuple[tuple[str, int], Any, float]] = [
+            *(((host, port), factory, timeout) for host, port, factory, timeout, *_ in reactor.tcpClients),
+            *(((path, 0), factory, timeout) for path, factory, timeout, *_ in reactor.unixClients),
         ]
         connectors = list(reactor.connectors)
         for found in (reactor.tcpClients, reactor.unixClients, reactor.connectors):
             found.clear()
-        for (place, factory), connector in zip(waiting, connectors, strict=True):
-            server = self.servers.get(place)
-            if server is None:
+        for (place, factory, timeout), connector in zip(waiting, connectors, strict=True):
+            self.attempts.append((reactor.seconds(), place[0]))
+            make = self.servers.get(place)
+            server = make() if make is not None else None
+            if make is None:
                 factory.clientConnectionFailed(connector, Failure(ConnectError(string="refused")))
+            elif server is None:
+                reactor.callLater(timeout, factory.clientConnectionFailed, connector, Failure(TCPTimedOutError()))
             else:
-                address = UNIXAddress(place[0]) if place[1] == 0 else IPv4Address("TCP", *place)
-                self.wire(server(), factory.buildProtocol(address), "192.0.2.25")
+                self.wire(server, factory.buildProtocol(_address(*place)), "192.0.2.25")
         return bool(waiting)
+
+
+def _address(host: str, port: int) -> IAddress:
+    if port == 0:
+        return UNIXAddress(host)
+    return IPv6Address("TCP", host, port) if ":" in host else IPv4Address("TCP", host, port)
 
 
 class _Resolver(FakeResolver):
@@ -295,8 +252,9 @@ class MemoryGateway(Gateway):
         """Wait until the spool has done what it was asked before; whether that was anything."""
         done: list[object] = []
         self.spool.next_due().addBoth(done.append)
+        self.spool.suspensions().addBoth(done.append)  # its reader has a thread of its own
         answers = 0
-        while not done:
+        while len(done) < 2:
             try:
                 call, values = self.from_threads.get(timeout=0.1)
             except Empty:
@@ -306,7 +264,7 @@ class MemoryGateway(Gateway):
             call(*values)
             # The spool's writer answers all that it has committed together in one call, with a list of results.
             answers += len(values[0]) if values and isinstance(values[0], list) else 1
-        return answers > 1
+        return answers > 2
 
     def of(self, kind: type[E]) -> list[E]:
         """The events of one kind."""

@@ -33,10 +33,33 @@ from mailgate.web.control import StatusBoard
 from mailgate.web.operations import QueueOperations
 from mailgate.web.places import Places
 from mailgate.web.resources import resources
+from mailgate.web.steering import Steering
+from tests.unit.told_relay import ToldRelay
 
 __all__ = ["FIRST", "SECOND", "THIRD", "DaemonThread", "Machine"]
 
-CONFIG = '[gateway]\nstate_dir = "state"\nwhat = "is not checked here"\n'
+CONFIG = """
+[gateway]
+hostname = "gate.test"
+state_dir = "state"
+
+[[listeners]]
+name = "mx"
+endpoints = ["tcp:2525:interface=127.0.0.1"]
+pipeline = "mx"
+
+[pipelines.mx]
+filters = []
+
+[routes.box]
+transport = "discard"
+
+[routes.other]
+transport = "discard"
+
+[routing]
+default = "box"
+"""
 DATA = b"Subject: hello\r\n\r\nthe text\x1b[2J\r\n"
 
 FIRST, SECOND, THIRD = "3DQ5Y2VK8M7H1R0A", "3DQ5Y2VK8M7H1R0B", "3DQ5Y2VK8M7H1R0C"
@@ -125,6 +148,13 @@ class Machine:
         return {one["recipient"]: one["state"] for one in self.queued()}
 
 
+class WallClock(Clock):
+    """The time of the machine; what is to be called later never is."""
+
+    def seconds(self) -> float:
+        return time.time()
+
+
 class DaemonThread(threading.Thread):
     """Stands in for the daemon: Twisted's HTTP over the control socket, one request after another.
 
@@ -135,8 +165,11 @@ class DaemonThread(threading.Thread):
         super().__init__(daemon=True)
         self.machine = machine
         self.broken = b""
-        operations = QueueOperations(machine.open(), machine.events, lambda: None)
-        self.site = Site(resources(operations, StatusBoard().status), reactor=Clock())
+        spool, events, clock = machine.open(), machine.events, WallClock()
+        self.relay = ToldRelay(spool, events, clock)
+        operations = QueueOperations(spool, events, self.relay, lambda: ("box", "other"))
+        steering = Steering(spool, events, self.relay, lambda: ("box", "other"))
+        self.site = Site(resources(operations, steering, StatusBoard().status), reactor=clock)
         self.server = socket.socket(socket.AF_UNIX)
         self.server.bind(str(machine.places.control))
         self.server.listen()

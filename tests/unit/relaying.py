@@ -7,17 +7,24 @@ from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from mailgate.address import Address
 from mailgate.config.schema import Config, DiscardRoute, LmtpRoute, MaildirRoute, SmtpRoute
 from mailgate.envelope import Envelope, EnvelopeRecipient, Origin, Tls
-from mailgate.interfaces import Lease, OutcomeKind
+from mailgate.interfaces import ISpool, Lease, OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, ITransport, Result, Target
+from mailgate.relay.classify import Bounces
 from mailgate.relay.client.terms import Terms
+from mailgate.relay.routing import Routing
+from mailgate.relay.service import Relay
+from mailgate.relay.sources import SYSTEM, Source
+from mailgate.relay.warm_up import WarmUp
 from mailgate.reply import Reply
+from mailgate.stores.slots import LocalSlots
 
 __all__ = [
     "DELIVERED",
@@ -33,6 +40,7 @@ __all__ = [
     "envelope",
     "failures_logged",
     "lease",
+    "make_relay",
     "refuse",
     "results",
 ]
@@ -81,6 +89,12 @@ def results(recipients: Recipients, reply: Reply = OK, **more: Any) -> list[Resu
         else OutcomeKind.DEFERRED
     )
     return [Result(one, kind, reply, "mx", **more) for one in recipients]
+
+
+def make_relay(spool: ISpool, config: Config, *, clock: IReactorTime, **more: Any) -> Relay:
+    """A relay of one process; `more` are its other arguments."""
+    parts: dict[str, Any] = {"slots": LocalSlots(clock), "warm_up": WarmUp(spool, clock), "bounces": Bounces()}
+    return Relay(spool, config, Routing(config), clock=clock, **(parts | more))
 
 
 def refuse(
@@ -134,6 +148,7 @@ class NextHop:
         self.security = ""
         self.targets: list[str] = []
         self.origins: list[Origin | None] = []
+        self.sources: list[Source] = []
         self.tls_tried: list[bool] = []
         self.asked: list[tuple[Connection, tuple[EnvelopeRecipient, ...]]] = []
         self.answer: Callable[[Connection, Recipients], list[Result] | Deferred[list[Result]]] = (
@@ -141,8 +156,11 @@ class NextHop:
         )
         self.connecting: Callable[[Target], ConnectFailedError | Deferred[None] | None] = lambda target: None
 
-    def connect(self, target: Target, origin: Origin | None = None, *, try_tls: bool = False) -> Deferred[IConnection]:
+    def connect(
+        self, target: Target, origin: Origin | None = None, *, try_tls: bool = False, source: Source = SYSTEM
+    ) -> Deferred[IConnection]:
         self.targets.append(target.address)
+        self.sources.append(source)
         self.origins.append(origin)
         self.tls_tried.append(try_tls)
         how = self.connecting(target)

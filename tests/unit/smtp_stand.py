@@ -39,6 +39,7 @@ from mailgate.smtp.factory import Listener
 from mailgate.smtp.offers import Offers
 from mailgate.smtp.protocol import ServerProtocol
 from mailgate.stores.counters import MemoryCounters
+from mailgate.stores.slots import LocalTally
 from mailgate.testing import EventRecorder
 from mailgate.verdict import Continue, Reject
 from mailgate.wire.replies import ReplyReader
@@ -319,7 +320,7 @@ class Stand:
         fields: dict[str, object] = {"name": "mx", "endpoints": ["tcp:25"], "pipeline": "p", "resolve_clients": False}
         section = ListenerSection.model_validate(fields | (settings or {}))
         self.is_lmtp = section.protocol == "lmtp"
-        self.listener = Listener(section)
+        self.listener = Listener(section, LocalTally())
         values: dict[str, Any] = {
             "hostname": "mx.example.org",
             "clock": self.clock,

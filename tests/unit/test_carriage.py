@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mailgate.address import NULL_PATH, Address
 from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, EnvelopeRecipient, MailParameters, Origin
@@ -422,7 +423,8 @@ def test_commands_are_well_formed_and_use_what_is_offered(
         xforward=xforward,
     )
     if "XFORWARD" in offered:
-        to = replace(to, extensions=Extensions({**to.extensions.offered, "XFORWARD": "NAME ADDR PROTO HELO IDENT"}))
+        extensions = Extensions({**to.extensions.offered, "XFORWARD": "NAME ADDR PROTO HELO IDENT"})
+        to = dataclasses.replace(to, extensions=extensions)
     one = envelope(
         tuple(recipients),
         sender=Address(sender, "client.test" if sender else ""),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import pytest
 
 from mailgate.cli.common import trace_table
@@ -250,8 +250,14 @@ def test_why_tells_of_reports_to_the_sender(machine: Machine, kind: str, what: s
 
 
 def test_steps_in_shadow_mode() -> None:
-    steps = [asdict(TraceStep("rcpt", "x", verdict, enforced=False)) for verdict in ("continue", "reject", "edit")]
+    verdicts = ("continue", "reject", "edit")
+    steps = [msgspec.structs.asdict(TraceStep("rcpt", "x", verdict, enforced=False)) for verdict in verdicts]
     assert ["shadow" in line for line in trace_table(steps)] == [False, True, True]
+
+
+def test_a_step_that_says_no_verdict_has_gone_on() -> None:
+    step = {"stage": "rcpt", "filter": "x", "seconds": 0.25, "enforced": False}
+    assert list(trace_table([step])) == ["rcpt     x  continue     250.0 ms"]
 
 
 def test_why_nothing(machine: Machine) -> None:

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mailgate.address import Address
 from mailgate.envelope import EIGHT_BIT_MAIL, EnvelopeRecipient
 from mailgate.interfaces import OutcomeKind
-from mailgate.message import AddHeader, Content, RemoveHeader
+from mailgate.message import AddHeader, Content, Edit, RemoveHeader, RenameHeader, rendered
 from mailgate.relay.attempt import Result, Target
+from mailgate.relay.client.sending import UnsendableError, prepare
+from mailgate.wire.content import stuff
 from tests.unit.peer import LMTP, MESSAGE, MX, Peer, kinds
 
 DELIVERED, DEFERRED, FAILED = OutcomeKind.DELIVERED, OutcomeKind.DEFERRED, OutcomeKind.FAILED
@@ -163,3 +167,43 @@ def test_content_whose_file_is_gone(tmp_path: Path) -> None:
     results = other.start(content=content, edits=(RemoveHeader("subject"),))
     assert [(one.kind, one.reply.status) for one in results] == [(DEFERRED, "4.3.0")]
     assert other.session.is_usable
+
+
+# -- What is made ready
+
+
+_EDITS = st.one_of(
+    st.builds(AddHeader, st.sampled_from(["X-One", "Received"]), st.sampled_from(["a", "b\r\n c"]), st.booleans()),
+    st.builds(RemoveHeader, st.sampled_from(["subject", "X-One"])),
+    st.builds(RenameHeader, st.just("Subject"), st.just("X-Was")),
+)
+
+
+@given(st.lists(_EDITS, max_size=4), st.booleans(), st.booleans())
+def test_small_content_is_what_the_edits_make_of_it(edits: list[Edit], by_chunks: bool, whole: bool) -> None:
+    content = Content(b"Subject: x\r\nFrom: y\r\n\r\n.dot\r\nend\r\n")
+    content.is_whole_lines = whole
+    payload = prepare(content, edits, by_chunks=by_chunks)
+    octets = b"".join(rendered(content, edits))
+    assert payload.size == len(octets)
+    if by_chunks:
+        assert payload.wire == b"BDAT %d LAST\r\n%b" % (len(octets), octets)
+    else:
+        assert payload.wire == stuff(octets)
+
+
+def test_only_what_is_known_to_be_whole_is_not_looked_at_again() -> None:
+    content = Content(b"Subject: x\r\n\r\nbare\nend\r\n")
+    with pytest.raises(UnsendableError):
+        prepare(content, [AddHeader("Received", "x")])
+    # whatever is known of the content, an edit that takes it apart may make something else of it
+    content.is_whole_lines = True
+    with pytest.raises(UnsendableError):
+        prepare(content, [RenameHeader("Subject", "X-Was")])
+
+
+def test_content_of_a_refused_message_is_not_sent_with_the_next_one() -> None:
+    peer = Peer(RCPT=[b"550 5.1.1 no", b"250 ok"], DATA=[b"554 5.5.1 no", b"354 go on"])
+    assert kinds(peer.send(content=b"first\r\n")) == [FAILED]
+    assert kinds(peer.send(content=b"second\r\n")) == [DELIVERED]
+    assert peer.contents == [b"second\r\n.\r\n"]

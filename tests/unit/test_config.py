@@ -278,7 +278,7 @@ def changed(old: str, new: str) -> str:
     return GOOD.replace(old, new, 1)
 
 
-GATEWAY_KEYS = "drain_timeout, hostname, memory_ceiling, memory_limit, state_dir"
+GATEWAY_KEYS = "drain_timeout, hostname, memory_ceiling, memory_limit, state_dir, workers"
 ROLES = "(valid values are: inbound, outbound, hybrid)"
 TRANSPORTS = "(valid values are: smtp, lmtp, maildir, discard)"
 INSTALLED = "is installed (valid values are: early-talker, access, rate-limit, recipients, headers, dnsbl)"
@@ -287,8 +287,8 @@ DNSBL_KEYS = (
 )
 SMTP_KEYS = (
     "(valid values are: auth, certificate, chunking, command_timeout, connect_timeout, connections, data_timeout,"
-    " hosts, idle_timeout, ipv6, messages_per_connection, port, proxy_protocol, retry, tls, tls_ca, tls_fingerprints,"
-    " tls_name, transport, xclient, xforward)"
+    " hosts, idle_timeout, ipv6, messages_per_connection, pool, port, proxy_protocol, retry, tls, tls_ca,"
+    " tls_fingerprints, tls_name, transport, xclient, xforward)"
 )
 
 
@@ -307,8 +307,9 @@ SMTP_KEYS = (
             changed("[gateway]", "[gatway]"),
             [
                 "1: gateway: is missing",
-                "1: gatway: unknown key, did you mean gateway? (valid values are: auth, counters, dns, domains,"
-                " filters, gateway, history, listeners, log, pipelines, recipients, routes, routing, spool, tls)",
+                "1: gatway: unknown key, did you mean gateway? (valid values are: auth, bounces, counters,"
+                " dns, domains, filters, gateway, history, listeners, log, pipelines, pools, recipients, routes,"
+                " routing, shaping, sources, spool, tls)",
             ],
         ),
         (

@@ -15,7 +15,17 @@ from zope.interface import implementer
 
 from mailgate.config.load import load
 from mailgate.config.reference import reference
-from mailgate.config.schema import Config, FilterCommon, Section, SmtpRoute
+from mailgate.config.schema import (
+    Config,
+    FilterCommon,
+    PoolSection,
+    Section,
+    ShapingSection,
+    SlowDownSection,
+    SmtpRoute,
+    SourceSection,
+    WarmUpSection,
+)
 from mailgate.config.units import ConfigPath, Duration, Size
 from mailgate.interfaces import FilterServices, IFilterFactory
 
@@ -93,8 +103,24 @@ def test_the_default_file_shows_every_option_of_its_sections() -> None:
     shown = set(re.findall(r"(?m)^#? ?(\w+) = ", text))
     route = config.routes["inside"]
     assert isinstance(route, SmtpRoute)
-    for section in (config.gateway, config.listeners[0], route, route.retry, config.dns, config.spool, config.history):
-        assert set(type(section).model_fields) - shown <= {"retry", "trusted_pipeline"}
+    sections: list[Section] = [config.gateway, config.listeners[0], route, route.retry, config.dns, config.spool]
+    kinds = [type(section) for section in (*sections, config.history, config.bounces)]
+    kinds += [SourceSection, WarmUpSection, PoolSection, ShapingSection, SlowDownSection]
+    for kind in kinds:
+        assert set(kind.model_fields) - shown <= {"retry", "trusted_pipeline", "slow_down", "warm_up"}
+
+
+def test_the_commented_examples_of_sources_and_shaping_are_sound(tmp_path: Path) -> None:
+    path = ROOT / "etc/mailgate.toml"
+    text = path.read_text()
+    start, end = text.index("#[sources."), text.index("# What refusals mean")
+    examples = re.sub(r"(?m)^#(\[|\w+ = )", r"\1", text[start:end])
+    used = text[:start].replace("#pool = ", "pool = ") + examples + text[end:]
+    (tmp_path / "mailgate.toml").write_text(used)
+    loaded = load(tmp_path / "mailgate.toml", find)
+    assert set(loaded.config.sources) == {"first", "second"}
+    (shaping,) = loaded.config.shaping.values()
+    assert shaping.model_fields_set == set(ShapingSection.model_fields)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)

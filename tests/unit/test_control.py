@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReactorThreads
 from twisted.internet.task import Clock
@@ -19,18 +19,23 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from twisted.web.server import Site
 from zope.interface import implementer
+from zope.interface.verify import verifyObject
 
 from mailgate.address import NULL_PATH, Address
-from mailgate.envelope import Envelope, EnvelopeRecipient
-from mailgate.events import OperatorActed, SpoolFailed, SpoolRecovered, Started, Stopping
-from mailgate.interfaces import IEventObserver
+from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters
+from mailgate.events import Bounced, OperatorActed, SpoolFailed, SpoolRecovered, Started, Stopping, SuspensionChanged
+from mailgate.interfaces import IEventObserver, IRelay, Lease, Outcome, OutcomeKind, Return, Selector, SpoolError
 from mailgate.message import AddHeader, Content, RemoveHeader, RenameHeader
+from mailgate.reply import parse_reply
 from mailgate.testing import EventRecorder, MemorySpool
 from mailgate.web.control import Control, StatusBoard
-from mailgate.web.models import Selection
-from mailgate.web.operations import QueueOperations, described, parse_after
+from mailgate.web.operations import QueueOperations, parse_after
 from mailgate.web.places import Places
 from mailgate.web.resources import resources
+from mailgate.web.selection import Selection
+from mailgate.web.steering import Steering
+from mailgate.web.words import described
+from tests.unit.told_relay import ToldRelay, site_view
 
 DATA = b"Subject: hello\r\nFrom: ann@client.test\r\n\r\nthe text\r\n"
 
@@ -43,13 +48,15 @@ class Daemon:
         self.clock.advance(1000)
         self.spool = MemorySpool(self.clock)
         self.events = EventRecorder()
-        self.kicks = 0
+        self.relay = ToldRelay(self.spool, self.events, self.clock)
         self.board = StatusBoard(self.clock.seconds)
-        self.operations = QueueOperations(self.spool, self.events, self._kick)
-        self._site = Site(resources(self.operations, self.board.status), reactor=self.clock)
+        now = self.clock.seconds
+        self.operations = QueueOperations(self.spool, self.events, self.relay, self.routes, now=now)
+        steering = Steering(self.spool, self.events, self.relay, self.routes, now)
+        self._site = Site(resources(self.operations, steering, self.board.status), reactor=self.clock)
 
-    def _kick(self) -> None:
-        self.kicks += 1
+    def routes(self) -> tuple[str, ...]:
+        return ("box", "other")
 
     def add(self, queue_id: str, *recipients: str, state: str = "queued", data: bytes = DATA, **more: Any) -> None:
         addresses = [Address.parse(one) for one in recipients or ("bob@box.test",)]
@@ -68,7 +75,7 @@ class Daemon:
         )
         lease = result(self.spool.accept(envelope, Content(data), self.clock.seconds() + 60))
         if state in ("queued", "held"):
-            result(self.spool.release_leases([lease]))
+            result(self.spool.release_leases([Return(lease)]))
         if state == "held":
             result(self.spool.hold(Selection(ids=(queue_id,)).selectors()[0]))
 
@@ -91,6 +98,27 @@ class Daemon:
     def states(self) -> dict[str, str]:
         page = result(Deferred.fromCoroutine(self.operations.list(Selection(), 1000)))
         return {f"{one.queue_id}:{one.number}": one.state for one in page.entries}
+
+    def entries(self) -> dict[str, Any]:
+        _, page = self.ask("GET", "/v1/queue?limit=1000")
+        return {f"{one['queue_id']}:{one['number']}": one for one in page["entries"]}
+
+    def lease(self, queue_id: str) -> Lease:
+        (lease,) = result(self.spool.lease_selected(Selector(queue_id=queue_id), 100, self.clock.seconds() + 60))
+        assert isinstance(lease, Lease)
+        return lease
+
+    def defer(self, queue_id: str, reply: str, **more: Any) -> None:
+        """An attempt that failed for now."""
+        lease = self.lease(queue_id)
+        due = self.clock.seconds() + 300
+        kind, said = OutcomeKind.DEFERRED, parse_reply([reply.encode()])
+        outcomes = [Outcome(one, kind, said, "mx.test", due, **more) for one in lease.recipients]
+        result(self.spool.record(lease, outcomes))
+
+    def park(self, queue_id: str, waits: str) -> None:
+        """No attempt yet."""
+        result(self.spool.release_leases([Return(self.lease(queue_id), self.clock.seconds() + 300, waits)]))
 
     def acted(self) -> list[tuple[str, str, tuple[str, ...]]]:
         return [(one.action, one.queue_id, one.recipients) for one in self.events.of(OperatorActed)]
@@ -242,7 +270,7 @@ def test_hold_release_retry_delete(daemon: Daemon) -> None:
     code, changed = daemon.ask("POST", "/v1/queue/hold", {"ids": ["A"], "domain": "other.test"})
     assert (code, changed) == (200, {"action": "hold", "matched": 1, "changed": 1, "busy": 0, "later": 0, "others": {}})
     assert daemon.states() == {"A:0": "queued", "A:1": "held", "B:0": "queued"}
-    assert daemon.kicks == 1
+    assert daemon.relay.told == []
     _, changed = daemon.ask("POST", "/v1/queue/release", {"everything": True})
     assert (changed["matched"], changed["changed"], changed["others"]) == (3, 1, {"queued": 2})
     assert daemon.ask("POST", "/v1/queue/retry", {"sender": "ann@client.test"})[1]["changed"] == 3
@@ -276,7 +304,7 @@ def test_what_is_under_delivery(daemon: Daemon) -> None:
 def test_nothing_that_fits_changes_nothing(daemon: Daemon) -> None:
     daemon.add("A")
     assert daemon.ask("POST", "/v1/queue/delete", {"recipient": "x@y.test"})[1]["matched"] == 0
-    assert (daemon.kicks, daemon.acted(), daemon.states()) == (0, [], {"A:0": "queued"})
+    assert (daemon.relay.told, daemon.acted(), daemon.states()) == ([], [], {"A:0": "queued"})
 
 
 def test_long_queues_and_long_lists_of_recipients(daemon: Daemon) -> None:
@@ -401,7 +429,7 @@ def test_the_socket(tmp_path: Path, daemon: Daemon, left: str) -> None:
             dead.bind(str(path))
         assert stat.S_ISSOCK(path.lstat().st_mode)
     memory = reactor()
-    control = Control(memory, daemon.spool, daemon.events, daemon._kick, daemon.board)
+    control = Control(memory, daemon.spool, daemon.events, daemon.relay, daemon.board, daemon.routes)
     control.listen(path)
     assert not path.exists()
     ((address, factory, _, mode, _),) = [(*one,) for one in memory.unixServers]
@@ -422,7 +450,7 @@ def test_the_socket(tmp_path: Path, daemon: Daemon, left: str) -> None:
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path, daemon: Daemon) -> None:
     path = Places(tmp_path).control
     path.write_text("precious")
-    Control(reactor(), daemon.spool, daemon.events, daemon._kick, daemon.board).listen(path)
+    Control(reactor(), daemon.spool, daemon.events, daemon.relay, daemon.board, daemon.routes).listen(path)
     assert path.read_text() == "precious"
 
 
@@ -435,3 +463,330 @@ def test_a_client_that_has_gone_disturbs_nobody(daemon: Daemon) -> None:
     channel.dataReceived(b"GET /v1/queue HTTP/1.1\r\nHost: x\r\n\r\n")
     channel.connectionLost(Failure(ConnectionLost()))
     waiting.callback([])
+
+
+# -- conditions that the last attempt has made, and why an entry waits
+
+
+def test_conditions_on_the_last_attempt(daemon: Daemon) -> None:
+    daemon.add("A", "bob@box.test", "carol@other.test")
+    daemon.add("B", "dave@box.test")
+    daemon.defer("A", "452 4.2.2 Mailbox FULL", site="box:mx1.box.test,mx2.box.test", source="west", category="full")
+    for query, found in (
+        ("site=mx2.box.test", ["A:0", "A:1"]),
+        ("source=west&domain=other.test", ["A:1"]),
+        ("source=east", []),
+        ("reason=full", ["A:0", "A:1"]),
+        ("reason=4.2.2+mailbox", ["A:0", "A:1"]),
+        ("reason=nobody+says+so", []),
+    ):
+        _, page = daemon.ask("GET", f"/v1/queue?{query}")
+        assert [f"{one['queue_id']}:{one['number']}" for one in page["entries"]] == found, query
+    entry = daemon.entries()["A:0"]
+    assert (entry["site"], entry["source"], entry["category"]) == ("box:mx1.box.test,mx2.box.test", "west", "full")
+
+
+def test_domains_and_addresses_in_other_spellings(daemon: Daemon) -> None:
+    daemon.add("A", "bob@xn--bcher-kva.test")
+    for query in ("domain=B%C3%9CCHER.test.", "recipient=BOB@b%C3%BCcher.test", "domain=XN--bcher-KVA.test"):
+        assert daemon.ask("GET", f"/v1/queue?{query}")[1]["entries"], query
+
+
+def test_every_entry_tells_why_it_is_still_here(daemon: Daemon) -> None:
+    daemon.add("DEFERRED")
+    daemon.defer("DEFERRED", "451 4.7.1 Greylisted", category="greylisted")
+    daemon.add("DUE")
+    daemon.add("HELD", state="held")
+    daemon.add("KEPT", state="quarantined")
+    daemon.add("LATER", parameters=MailParameters(release_at=daemon.clock.seconds() + 60))
+    daemon.add("LINE", "bob@box.test", "carol@box.test", state="leased")
+    daemon.relay.live["LINE"] = {0: "3rd of 40 in line for mx.box.test"}
+    daemon.add("TURN")
+    daemon.park("TURN", "waits for its turn at box.test")
+    daemon.add("STOPPED", "bob@stopped.test")
+    daemon.ask("POST", "/v1/suspensions/suspend", {"kind": "domain", "name": "stopped.test", "reason": "storm"})
+    assert {place: one["waits"] for place, one in daemon.entries().items()} == {
+        "DEFERRED:0": "deferred as greylisted",
+        "DUE:0": "the relay takes it at its next look",
+        "HELD:0": "an administrator holds it until release",
+        "KEPT:0": "a policy keeps it back until release",
+        "LATER:0": "its sender has asked for a later time",
+        "LINE:0": "3rd of 40 in line for mx.box.test",
+        "LINE:1": "is in the relay's hands",
+        "STOPPED:0": "suspended: domain stopped.test (storm)",
+        "TURN:0": "waits for its turn at box.test",
+    }
+    shown = daemon.ask("GET", "/v1/queue/LINE")[1]
+    assert [one["waits"] for one in shown["entries"]] == [
+        "3rd of 40 in line for mx.box.test",
+        "is in the relay's hands",
+    ]
+
+
+def test_a_relay_of_several_processes_answers_later(daemon: Daemon) -> None:
+    daemon.add("A", state="leased")
+    daemon.relay.waits = lambda queue_id: succeed({0: "being delivered"})  # type: ignore[assignment,method-assign,return-value]
+    daemon.relay.sites = lambda: succeed([site_view("far")])  # type: ignore[assignment,method-assign,return-value]
+    assert daemon.entries()["A:0"]["waits"] == "being delivered"
+    assert daemon.ask("GET", "/v1/sites")[1]["sites"][0]["site"] == "far"
+
+
+# -- giving up, and other ways
+
+
+def test_bounce(daemon: Daemon) -> None:
+    daemon.add("A", "bob@box.test", "carol@other.test")
+    daemon.add("B", state="held")
+    code, changed = daemon.ask(
+        "POST", "/v1/queue/bounce", {"sender": "ann@client.test", "because": "closed\r\nfor good"}
+    )
+    assert (code, changed) == (
+        200,
+        {"action": "bounce", "matched": 3, "changed": 3, "busy": 0, "later": 0, "others": {}},
+    )
+    bounced = daemon.events.of(Bounced)
+    assert [(one.queue_id, one.recipient) for one in bounced] == [
+        ("A", "bob@box.test"),
+        ("A", "carol@other.test"),
+        ("B", "bob@box.test"),
+    ]
+    assert {one.reply for one in bounced} == {"550 5.0.0 Returned by the administrator: closed for good"}
+    reports = {one.report for one in bounced}
+    assert set(daemon.states()) == {f"{report}:0" for report in reports}
+    assert "look" in daemon.relay.told
+    assert daemon.acted() == [("bounce", "A", ("bob@box.test", "carol@other.test")), ("bounce", "B", ("bob@box.test",))]
+    assert "closed for good" in daemon.ask("GET", f"/v1/queue/{min(reports)}")[1]["text"]
+    assert {one.detail for one in daemon.events.of(OperatorActed)} == {"closed\r\nfor good"}
+
+
+def test_what_a_policy_keeps_back_is_returned_where_that_is_said_only(daemon: Daemon) -> None:
+    daemon.add("A", state="quarantined")
+    changed = daemon.ask("POST", "/v1/queue/bounce", {"everything": True})[1]
+    assert (changed["changed"], changed["others"]) == (0, {"quarantined": 1})
+    assert (daemon.states(), daemon.acted()) == ({"A:0": "quarantined"}, [])
+    changed = daemon.ask("POST", "/v1/queue/bounce", {"state": "quarantined"})[1]
+    assert (changed["changed"], changed["others"]) == (1, {})
+    assert daemon.acted() == [("bounce", "A", ("bob@box.test",))]
+
+
+def test_what_is_under_delivery_is_not_given_up(daemon: Daemon) -> None:
+    daemon.add("A", state="leased")
+    changed = daemon.ask("POST", "/v1/queue/bounce", {"ids": ["A"]})[1]
+    assert (changed["matched"], changed["changed"], changed["busy"]) == (1, 0, 1)
+    assert (daemon.states(), daemon.acted(), daemon.events.of(Bounced)) == ({"A:0": "leased"}, [], [])
+
+
+def test_of_what_the_relay_has_in_line_some_is_given_up(daemon: Daemon) -> None:
+    daemon.add("A", "a@box.test", "b@box.test", state="leased")
+
+    async def bounce(selector: Selector, reason: str = "") -> int:
+        asked.append(selector)
+        return 1
+
+    asked: list[Selector] = []
+    daemon.relay.bounce = bounce  # type: ignore[method-assign]
+    changed = daemon.ask("POST", "/v1/queue/bounce", {"ids": ["A"]})[1]
+    assert (changed["changed"], changed["busy"]) == (1, 1)
+    assert len(daemon.acted()) == 1
+    # What the relay gives back is queued when it is looked for.
+    assert asked == [Selector(queue_id="A", state="queued")]
+    asked.clear()
+    daemon.ask("POST", "/v1/queue/bounce", {"state": "leased"})
+    assert asked == [Selector(queue_id="A", state="queued", recipient=f"{one}@box.test") for one in "ab"]
+
+
+def test_reroute(daemon: Daemon) -> None:
+    daemon.add("A", "bob@box.test", "carol@box.test")
+    daemon.add("B", state="held")
+    daemon.add("C", state="leased")
+    daemon.defer("A", "451 later")
+    changed = daemon.ask("POST", "/v1/queue/reroute", {"domain": "box.test", "to": "other"})[1]
+    assert (changed["matched"], changed["changed"], changed["busy"]) == (4, 3, 1)
+    entries = daemon.entries()
+    assert {place: (one["route"], one["state"]) for place, one in entries.items()} == {
+        "A:0": ("other", "queued"),
+        "A:1": ("other", "queued"),
+        "B:0": ("other", "held"),
+        "C:0": ("box", "leased"),
+    }
+    assert entries["A:0"]["next_attempt"] <= daemon.clock.seconds()
+    assert daemon.relay.told == [Selector(route="other", domain="box.test")]
+    assert [(one.queue_id, one.detail) for one in daemon.events.of(OperatorActed)] == [("A", "other"), ("B", "other")]
+
+
+def test_retry_wakes_the_sites_concerned(daemon: Daemon) -> None:
+    for number in range(3):
+        daemon.add(f"A{number}", f"bob@d{number % 2}.test")
+    daemon.ask("POST", "/v1/queue/retry", {"everything": True})
+    assert daemon.relay.told == [Selector(route="box", domain="d0.test"), Selector(route="box", domain="d1.test")]
+    daemon.relay.told.clear()
+    for number in range(21):
+        daemon.add(f"B{number:03}", f"bob@e{number}.test")
+    daemon.ask("POST", "/v1/queue/retry", {"everything": True})
+    assert daemon.relay.told == ["kick"]
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "told"),
+    [
+        ("reroute", {"ids": ["A"]}, "say to which route"),
+        ("reroute", {"ids": ["A"], "to": "nowhere"}, "there is no route nowhere"),
+        ("reroute", {"to": "other"}, "which entries"),
+        ("bounce", {"because": "x"}, "which entries"),
+        ("bounce", {"ids": ["A"], "because": "x" * 301}, "because"),
+        ("bounce", {"ids": ["A"], "to": "other"}, "to is not for bounce"),
+        ("hold", {"ids": ["A"], "because": "x"}, "because is not for hold"),
+        ("delete", {"ids": ["A"], "reason": ""}, "reason"),
+        ("delete", {"ids": ["A"], "site": ""}, "site"),
+        ("delete", {"ids": ["A"], "source": ""}, "source"),
+    ],
+)
+def test_a_change_that_cannot_be_meant(daemon: Daemon, action: str, body: object, told: str) -> None:
+    daemon.add("A")
+    code, problem = daemon.ask("POST", f"/v1/queue/{action}", body)
+    assert code == 400
+    assert told in problem["error"]
+    assert (daemon.states(), daemon.entries()["A:0"]["route"]) == ({"A:0": "queued"}, "box")
+
+
+def test_a_spool_that_fails_while_something_is_given_up(daemon: Daemon) -> None:
+    daemon.add("A")
+    record = daemon.spool.record
+
+    def fails(*values: object) -> Deferred[None]:
+        return fail(SpoolError("the disk is full"))
+
+    daemon.spool.record = fails  # type: ignore[method-assign,assignment]
+    assert daemon.ask("POST", "/v1/queue/bounce", {"ids": ["A"]})[0] == 503
+    assert daemon.events.of(Bounced) == []
+    daemon.spool.record = record  # type: ignore[method-assign]
+    daemon.clock.advance(1)
+    assert [one.queue_id for one in daemon.events.of(Bounced)] == ["A"]
+
+
+# -- the queue as a whole
+
+
+def test_summary(daemon: Daemon) -> None:
+    daemon.add("A", "bob@box.test", "carol@other.test")
+    daemon.add("B", state="held")
+    code, answer = daemon.ask("GET", "/v1/summary?by=domain")
+    assert code == 200
+    assert answer == {
+        "by": "domain",
+        "groups": [
+            {"key": "box.test", "recipients": 2, "due": 1, "held": 1, "oldest": 1000.0},
+            {"key": "other.test", "recipients": 1, "due": 1, "held": 0, "oldest": 1000.0},
+        ],
+    }
+    assert daemon.ask("GET", "/v1/summary?by=state&state=held")[1]["groups"][0]["recipients"] == 1
+    assert len(daemon.ask("GET", "/v1/summary?limit=1")[1]["groups"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [("by=colour", "domain"), ("ids=A", "not by ids"), ("limit=0", "limit"), ("x=1", "x"), ("domain=", "domain")],
+)
+def test_a_summary_that_is_none(daemon: Daemon, query: str, told: str) -> None:
+    code, problem = daemon.ask("GET", f"/v1/summary?{query}")
+    assert code == 400
+    assert told in problem["error"]
+
+
+def test_sites(daemon: Daemon) -> None:
+    daemon.relay.at_work += [site_view("idle", active=0), site_view("busy", waiting=40), site_view("b", active=2)]
+    _, answer = daemon.ask("GET", "/v1/sites")
+    assert [one["site"] for one in answer["sites"]] == ["busy", "b", "idle"]
+    assert answer["sites"][0] == {
+        "site": "busy",
+        "route": "internet",
+        "source": "",
+        "waiting": 40,
+        "active": 1,
+        "connections": 1,
+        "most": 20,
+        "backlog": False,
+        "rests_until": 0.0,
+        "state": "delivering",
+    }
+
+
+def test_suspend_and_resume(daemon: Daemon) -> None:
+    for order in (
+        {"kind": "route", "name": "box", "seconds": 7200, "reason": "maintenance"},
+        {"kind": "domain", "name": "B\u00fccher.TEST."},
+        {"kind": "sender", "name": "Ann@Client.test"},
+        {"kind": "site", "name": "MX1.box.test"},
+    ):
+        assert daemon.ask("POST", "/v1/suspensions/suspend", order)[0] == 200
+    assert daemon.relay.told == ["suspensions"] * 4
+    found = daemon.ask("GET", "/v1/suspensions")[1]["suspensions"]
+    assert sorted((one["kind"], one["name"], one["until"], one["reason"]) for one in found) == [
+        ("domain", "xn--bcher-kva.test", 0.0, ""),
+        ("route", "box", 8200.0, "maintenance"),
+        ("sender", "ann@client.test", 0.0, ""),
+        ("site", "mx1.box.test", 0.0, ""),
+    ]
+    resume = {"kind": "domain", "name": "xn--bcher-kva.test"}
+    assert daemon.ask("POST", "/v1/suspensions/resume", resume) == (200, {"was_suspended": True})
+    assert daemon.relay.told[4:] == ["suspensions", "look"]
+    assert daemon.ask("POST", "/v1/suspensions/resume", resume) == (200, {"was_suspended": False})
+    assert len(daemon.relay.told) == 6
+    changes = daemon.events.of(SuspensionChanged)
+    assert [(one.kind, one.is_suspended, one.until) for one in changes] == [
+        ("route", True, 8200.0),
+        ("domain", True, 0.0),
+        ("sender", True, 0.0),
+        ("site", True, 0.0),
+        ("domain", False, 0.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("order", "told"),
+    [
+        ({"kind": "route", "name": "nowhere"}, "there is no route nowhere"),
+        ({"kind": "route", "name": ""}, "name"),
+        ({"kind": "colour", "name": "red"}, "kind"),
+        ({"kind": "sender", "name": "<ann@client.test>"}, "no name, address or domain"),
+        ({"kind": "domain", "name": "<>"}, "no name, address or domain"),
+        ({"kind": "site", "name": "mx box"}, "no name, address or domain"),
+        ({"kind": "site", "name": "mx\x1b"}, "no name, address or domain"),
+        ({"kind": "domain", "name": "box.test", "seconds": -1}, "seconds"),
+        ({"kind": "domain", "name": "box.test", "seconds": 1e12}, "seconds"),
+        ({"kind": "domain", "name": "box.test", "reason": "x" * 301}, "reason"),
+        ({"kind": "domain"}, "name"),
+        (b"{", "JSON"),
+    ],
+)
+def test_a_suspension_that_is_none(daemon: Daemon, order: object, told: str) -> None:
+    code, problem = daemon.ask("POST", "/v1/suspensions/suspend", order)
+    assert code == 400
+    assert told in problem["error"]
+    assert daemon.ask("GET", "/v1/suspensions")[1] == {"suspensions": []}
+
+
+def test_suspensions_in_a_spool_that_fails(daemon: Daemon) -> None:
+    daemon.spool.error = "the disk is full"
+    order = {"kind": "route", "name": "box"}
+    for method, target, body in (
+        ("GET", "/v1/suspensions", None),
+        ("POST", "/v1/suspensions/suspend", order),
+        ("POST", "/v1/suspensions/resume", order),
+        ("GET", "/v1/summary", None),
+    ):
+        assert daemon.ask(method, target, body) == (503, {"error": "the disk is full"})
+    assert (daemon.relay.told, daemon.events.of(SuspensionChanged)) == ([], [])
+
+
+def test_the_relay_is_asked_of_a_bounded_number_of_messages(daemon: Daemon) -> None:
+    for number in range(503):
+        daemon.add(f"A{number:04}", state="leased")
+        daemon.relay.live[f"A{number:04}"] = {0: "in line"}
+    told = [one["waits"] for one in daemon.entries().values()]
+    assert told == ["in line"] * 500 + ["is in the relay's hands"] * 3
+
+
+def test_what_stands_in_for_the_relay_is_one() -> None:
+    clock = Clock()
+    assert verifyObject(IRelay, ToldRelay(MemorySpool(clock), EventRecorder(), clock))

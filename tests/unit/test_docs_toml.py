@@ -8,6 +8,7 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,9 @@ from zope.interface import implementer
 
 from mailgate.assembly import assemble, make_users
 from mailgate.auth.checker import IAuthReactor
+from mailgate.config.categories import CATEGORIES
 from mailgate.config.load import ConfigError, Loaded, load
+from mailgate.config.rules import read_rules
 from mailgate.config.schema import Config, Section
 from mailgate.filters.access_rules import RuleTable, parse_rule
 from mailgate.interfaces import FilterServices, IFilterFactory, IMailFilter
@@ -150,7 +153,7 @@ def written(value: object) -> str:
         return "{" + ", ".join(f"{json.dumps(key)} = {written(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(written, value)) + "]"
-    return json.dumps(value)
+    return value.isoformat() if isinstance(value, date) else json.dumps(value)
 
 
 def built(path: Path) -> Loaded:
@@ -202,9 +205,19 @@ def _lay_out(config: Config) -> None:
             path.write_text("secret\n")
 
 
+def is_rules(text: str) -> bool:
+    """Whether a block is a file of its own: that of bounces.rules."""
+    return "rules" in tomllib.loads(text)
+
+
 @pytest.mark.parametrize(("page", "text"), places("toml"))
 def test_configuration_can_be_used(page: Path, text: str, tmp_path: Path) -> None:
     path = tmp_path / "mailgate.toml"
+    if is_rules(text):
+        path.write_text(text)
+        assert read_rules(path).rules
+        return
+    (tmp_path / "replies.toml").touch()
     # What a real site has in /etc lies beside the file here.
     path.write_text(with_surroundings(text).replace("/etc/mailgate/", ""))
     loaded = built(path)
@@ -234,3 +247,8 @@ def test_a_fragment_with_a_mistake_is_found(tmp_path: Path) -> None:
     (tmp_path / "mailgate.toml").write_text(with_surroundings('[filters.access]\nrules = ["deny client"]\n'))
     with pytest.raises(ConfigError, match="a rule is written"):
         built(tmp_path / "mailgate.toml")
+
+
+def test_every_category_is_in_the_guide() -> None:
+    text = (ROOT / "docs/guide/deliverability.md").read_text()
+    assert dict(re.findall(r"(?m)^\| `([a-z-]+)` \| (.*) \|$", text)).items() >= CATEGORIES.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import resource
 import signal
 import sqlite3
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,7 +64,7 @@ def account(tmp_path: Path) -> Iterator[Account]:
 
 
 def accepted(queue_id: str = "3DQ5Y2VK8M7H1R0C", at: float = NOW, **more: object) -> MessageAccepted:
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         MessageAccepted(
             at=at,
             queue_id=queue_id,
@@ -78,12 +78,12 @@ def accepted(queue_id: str = "3DQ5Y2VK8M7H1R0C", at: float = NOW, **more: object
             message_id="<One.Two@client.test>",
             trace=(TraceStep("rcpt", "recipients", "continue"),),
         ),
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 
 def delivered(queue_id: str = "3DQ5Y2VK8M7H1R0C", at: float = NOW, **more: object) -> Delivered:
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         Delivered(
             at=at,
             queue_id=queue_id,
@@ -96,7 +96,7 @@ def delivered(queue_id: str = "3DQ5Y2VK8M7H1R0C", at: float = NOW, **more: objec
             seconds=0.1,
             delay=0.2,
         ),
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 
@@ -120,7 +120,7 @@ def test_a_mail_is_found_by_what_a_person_knows_of_it(account: Account, subject:
     (story,) = account.find(subject).stories
     assert story.id == "3DQ5Y2VK8M7H1R0C"
     assert [entry["event"] for entry in story.entries] == ["message_accepted", "delivered"]
-    assert story.entries[0]["trace"] == [{"stage": "rcpt", "filter": "recipients", "verdict": "continue"}]
+    assert story.entries[0]["trace"] == [{"stage": "rcpt", "filter": "recipients"}]
 
 
 @pytest.mark.parametrize("subject", ["", "<>", "nobody@box.test", "box.test", "%", "3DQ5Y2VK8M7H1R0", "250 ok", "mx"])
@@ -180,7 +180,9 @@ def test_refusals_before_mail_belong_to_their_session(account: Account) -> None:
     failed = FilterFailed(
         at=NOW, filter="x", stage="connect", error="boom", on_failure="defer", session="SESSION", queue_id=""
     )
-    account.write(failed, refused, dataclasses.replace(refused, queue_id="Q", recipient="bob@box.test", stage="rcpt"))
+    account.write(
+        failed, refused, msgspec.structs.replace(refused, queue_id="Q", recipient="bob@box.test", stage="rcpt")
+    )
     assert account.events_of("2001:db8::5") == [["refused"], ["filter_failed", "refused"]]
     assert account.events_of("bob@box.test") == [["refused"]]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Any
 
 import pytest
 from zope.interface import Interface
@@ -26,10 +26,10 @@ def test_every_method_says_what_it_does(interface: InterfaceClass) -> None:
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda one: one.__name__)
-def test_events_are_frozen_and_say_when(event: type) -> None:
+def test_events_are_frozen_and_say_when(event: type[events.Event]) -> None:
     assert event.__doc__
-    names = [field.name for field in dataclasses.fields(event)]
+    names = event.__struct_fields__
     assert names[0] == "at"
-    values = dict.fromkeys(names, 0)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        event(**values).at = 1.0
+    one: Any = event(**dict.fromkeys(names, 0))
+    with pytest.raises(AttributeError):
+        one.at = 1.0

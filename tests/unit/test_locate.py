@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from mailgate.config.schema import LmtpRoute, SmtpRoute
 from mailgate.interfaces import Answer, DnsStatus
 from mailgate.relay.attempt import Target
-from mailgate.relay.locate import Hosts, Locator, NoHosts
+from mailgate.relay.locate import Hosts, Locator, NoHosts, OwnAddresses
 from mailgate.testing import FakeResolver, Silent, wait_for
 from mailgate.testing.answers import as_deferred
 
@@ -384,3 +384,64 @@ def test_giving_up_takes_the_question_back() -> None:
     waited.addErrback(lambda failure: None)
     waited.cancel()
     assert silent.open == 0
+
+
+# -- ourselves
+
+
+def ours(zone: Zone, *own: str) -> Bench:
+    """With a gateway at these addresses."""
+    bench = Bench(zone)
+    addresses = {ip_address(one) for one in own}
+    bench.locator = Locator(bench.resolver, "gw.example.org", random.Random(1), addresses.__contains__)
+    return bench
+
+
+def test_a_host_that_has_our_address_would_give_the_mail_back() -> None:
+    zone = {
+        ("d.test", "MX"): [(10, "alias.test"), (20, "other.test")],
+        ("alias.test", "A"): a("192.0.2.1"),
+        ("other.test", "A"): a("192.0.2.2"),
+        ("e.test", "MX"): [(10, "other.test"), (20, "alias.test"), (30, "third.test")],
+        ("third.test", "A"): a("192.0.2.3"),
+        ("f.test", "A"): a("192.0.2.1"),
+    }
+    bench = ours(zone, "192.0.2.1")
+    for domain in ("d.test", "f.test", "[192.0.2.1]"):
+        nowhere = bench.nowhere(domain)
+        assert (nowhere.reply.code, nowhere.reply.status) == (451, "4.4.6")
+    assert "alias.test is 192.0.2.1" in bench.nowhere("d.test").reason
+    # Who is preferred to us may have it, and nobody else.
+    assert bench.targets("e.test") == ["192.0.2.2"]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.10", "::1", "0.0.0.0", "::"])  # noqa: S104  nothing is bound
+def test_a_host_on_loopback_is_ourselves(address: str) -> None:
+    rdtype = "AAAA" if ":" in address else "A"
+    nowhere = Bench({("d.test", "MX"): [(10, "mx.test")], ("mx.test", rdtype): a(address)}).nowhere("d.test")
+    assert nowhere.reply.status == "4.4.6"
+
+
+def test_hosts_that_the_configuration_names_may_be_on_this_machine() -> None:
+    bench = ours({("inside.test", "A"): a("127.0.0.1")}, "127.0.0.1")
+    route = SmtpRoute(transport="smtp", hosts=["inside.test:2525", "127.0.0.1:2526"])
+    assert bench.addresses(bench.hosts("d.test", route)) == ["127.0.0.1", "127.0.0.1"]
+
+
+def test_own_addresses_are_those_of_this_machine() -> None:
+    now = [0.0]
+    own = OwnAddresses(lambda: now[0])
+    assert all(own(ip_address(one)) for one in ("127.0.0.1", "127.0.0.2", "::1", "::"))
+    assert not any(own(ip_address(one)) for one in ("192.0.2.1", "2001:db8::1"))
+
+
+def test_a_site_is_called_by_its_hosts() -> None:
+    zone = {("d.test", "MX"): [(10, "b.test"), (10, "a.test"), (20, "c.test")]}
+    hosts = Bench(zone).hosts("d.test")
+    assert (hosts.label, hosts.title, hosts.names) == (
+        "a.test,b.test|c.test",
+        "a.test and 2 more",
+        ("a.test", "b.test", "c.test"),
+    )
+    many = Bench({("d.test", "MX"): [(10, f"mx{number}.test") for number in range(200)]}).hosts("d.test")
+    assert len(many.label) < 260

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate import events
 from mailgate.envelope import TraceStep
-from mailgate.events import ConfigRefused, Deferred, Event, MessageAccepted, Refused, SessionClosed, Stopped, Stopping
+from mailgate.events import (
+    ConfigRefused,
+    Deferred,
+    Event,
+    MessageAccepted,
+    Refused,
+    SessionClosed,
+    SiteSlowed,
+    Stopped,
+    Stopping,
+    SuspensionChanged,
+)
 from mailgate.observe.log import JsonLog
 from mailgate.observe.recorder import Recorder, Written
 from mailgate.observe.render import Renderer, event_name, from_stamp, to_stamp
@@ -71,6 +83,37 @@ def test_a_line() -> None:
     }
 
 
+def test_what_is_not_ascii_is_escaped() -> None:
+    line = Renderer().render(msgspec.structs.replace(REFUSED, helo="grüße.test\u2028\u202e", reason="\x1b[2J\r\n"))
+    assert line.isascii()
+    assert not re.search(rb"[\x00-\x1f]", line)
+    assert (json.loads(line)["helo"], json.loads(line)["reason"]) == ("grüße.test\u2028\u202e", "\x1b[2J\r\n")
+
+
+def test_what_most_filters_say_goes_without_saying() -> None:
+    trace = (TraceStep("rcpt", "access"), TraceStep("rcpt", "x", "continue", "why"))
+    assert line_of(msgspec.structs.replace(REFUSED, trace=trace))["trace"] == [
+        {"stage": "rcpt", "filter": "access"},
+        {"stage": "rcpt", "filter": "x", "reason": "why"},
+    ]
+
+
+def test_a_moment_that_is_not_set_is_left_out() -> None:
+    slowed = SiteSlowed(at=AT, site="mx", source="", factor=0.5, rests_until=0.0, reason="421")
+    assert line_of(slowed) == {
+        "at": "2026-03-01T09:30:00.123Z",
+        "event": "site_slowed",
+        "site": "mx",
+        "source": "",
+        "factor": 0.5,
+        "reason": "421",
+    }
+    resting = msgspec.structs.replace(slowed, rests_until=AT + 60)
+    assert line_of(resting)["rests_until"] == "2026-03-01T09:31:00.123Z"
+    # so it is where the line is made with care
+    assert "rests_until" not in line_of(msgspec.structs.replace(slowed, reason="x" * 100_000))
+
+
 def test_moments_are_stamps_and_durations_numbers() -> None:
     found = line_of(
         Deferred(
@@ -92,7 +135,7 @@ def test_moments_are_stamps_and_durations_numbers() -> None:
 @pytest.mark.parametrize("name", [name for name in events.__all__ if name != "Event"])
 def test_every_event_has_a_line(name: str) -> None:
     kind = getattr(events, name)
-    values = {field.name: 1.0 for field in dataclasses.fields(kind)}
+    values = dict.fromkeys(kind.__struct_fields__, 1.0)
     assert line_of(kind(**values))["event"] == event_name(kind)
 
 
@@ -123,14 +166,13 @@ def test_a_moment_that_is_none_costs_no_line(at: float) -> None:
 
 
 def test_long_texts_are_cut() -> None:
-    found = line_of(dataclasses.replace(REFUSED, reason="x" * 100_000))
+    found = line_of(msgspec.structs.replace(REFUSED, reason="x" * 100_000))
     assert found["reason"] == "x" * 1000 + "..."
     assert len(found["trace"]) == 2
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Foreign(Event):
-    """A third party's event, with what pydantic does not know."""
+class Foreign(Event, frozen=True, kw_only=True):
+    """A third party's event, with what JSON has no form for."""
 
     thing: threading.Event
     ratio: float = 0.0
@@ -230,6 +272,14 @@ def test_lines_are_appended_to_a_private_file(tmp_path: Path) -> None:
     path = tmp_path / "m.log"
     assert path.read_bytes() == b"line 1\nline 2\nline 3\n"
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("reason", ["", "lone \udcff surrogate"])
+def test_moments_that_are_none_are_left_out(reason: str) -> None:
+    name = "box" if not reason else f"box {reason}"
+    told = SuspensionChanged(at=AT, kind="route", name=name, is_suspended=True, until=AT + 60)
+    assert line_of(told)["until"] == "2026-03-01T09:31:00.123Z"
+    assert "until" not in line_of(msgspec.structs.replace(told, until=0.0))
 
 
 def test_no_log(tmp_path: Path) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from email import message_from_bytes
+from email.policy import SMTP
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from mailgate.address import Address
+from mailgate.config.rules import ReplyRules
 from mailgate.config.schema import RetrySection
 from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters
 from mailgate.events import Bounced, Delivered, Discarded, Reported
@@ -18,6 +23,7 @@ from mailgate.events import Deferred as DeferredEvent
 from mailgate.interfaces import Handover, Lease, Outcome, OutcomeKind, SpoolError
 from mailgate.message import Content
 from mailgate.relay.attempt import Result
+from mailgate.relay.classify import Bounces, Classifier
 from mailgate.relay.jobs import Job
 from mailgate.relay.outcomes import OutcomeWriter
 from mailgate.reply import Reply
@@ -31,13 +37,20 @@ Report = tuple[Envelope, Content]
 
 
 class FakeSpool:
-    """Writes, or does not, as the test says; `record` is all that a OutcomeWriter asks for."""
+    """Writes, or does not, as the test says; as much of a spool as an OutcomeWriter asks for."""
 
     def __init__(self) -> None:
         self.written: list[tuple[Lease, Sequence[Outcome], Report | None]] = []
         self.refuses: set[str] = set()  # queue ids, or "*"
         self.tries = 0
         self.held: list[Deferred[None]] | None = None
+        self.counted: Counter[str] = Counter()
+
+    def add_counts(self, amounts: Mapping[str, int]) -> Deferred[None]:
+        if "*" in self.refuses:
+            return fail(SpoolError("no disk"))
+        self.counted.update(amounts)
+        return succeed(None)
 
     def record(self, lease: Lease, outcomes: Sequence[Outcome], reports: Sequence[Report] = ()) -> Deferred[None]:
         self.tries += 1
@@ -52,7 +65,7 @@ class FakeSpool:
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, bounces: Bounces | None = None) -> None:
         self.clock = Clock()
         self.clock.advance(1000.0)
         self.spool = FakeSpool()
@@ -65,10 +78,11 @@ class Bench:
             self.clock,
             random.Random(1),
             hostname="gw.example.org",
-            route_of=lambda envelope: "back",
+            route_of=lambda envelope: f"to {envelope.sender}" if bounces else "back",
             written=lambda job, due: self.written.append((job, due)),
             stuck=lambda: self.told.append("stuck"),
             unstuck=lambda: self.told.append("unstuck"),
+            bounces=bounces,
         )
 
     def record(self, *found: Result, job: Job | None = None, retry: RetrySection = RETRY, **more: Any) -> Job:
@@ -455,6 +469,7 @@ def test_outcomes_are_kept_until_the_spool_takes_them() -> None:
     # Told and written once.
     assert [len(bench.events.of(kind)) for kind in (Delivered, Bounced)] == [1, 1]
     assert len(bench.spool.written) == 2
+    bench.clock.advance(10.0)
     assert bench.clock.getDelayedCalls() == []
 
 
@@ -517,3 +532,173 @@ def test_idle_is_when_nothing_is_on_its_way() -> None:
     second.errback(SpoolError("no disk"))
     # What cannot be written is not waited for: it stays leased.
     assert done == [None, None]
+
+
+# -- where it went, and what kind of failure it was
+
+
+@pytest.mark.parametrize("reply", [OK, LATER, NO])
+def test_site_and_source_are_written_and_told(reply: Reply) -> None:
+    bench = Bench()
+    job = bench.job()
+    job.site, job.source = "mx.d.test", "first"
+    bench.record(*results(job.recipients, reply), job=job)
+    assert (bench.outcome.site, bench.outcome.source) == ("mx.d.test", "first")
+    event: Any = bench.events.events[-1]
+    assert (event.site, event.source) == ("mx.d.test", "first")
+
+
+def test_failures_have_a_category_that_is_counted() -> None:
+    bench = Bench()
+    bench.end(Reply.of(550, "5.1.1", "user unknown"))
+    bench.end(Reply.of(452, "4.2.2", "over quota"), queue_id="1Q")
+    bench.end(Reply.of(452, "4.2.2", "over quota"), queue_id="2Q")
+    bench.end(OK, queue_id="3Q")
+    assert [one.category for written in bench.spool.written for one in written[1]] == [
+        "no-such-user",
+        "mailbox-full",
+        "mailbox-full",
+        "",
+    ]
+    assert [event.category for event in bench.events.of(Bounced)] == ["no-such-user"]
+    assert [event.category for event in bench.events.of(DeferredEvent)] == ["mailbox-full"] * 2
+    assert not bench.spool.counted
+    bench.clock.advance(10.0)
+    assert bench.spool.counted == {"1970-01-01/bounced/no-such-user": 1, "1970-01-01/deferred/mailbox-full": 2}
+
+
+def test_what_waits_to_be_counted_is_at_rest() -> None:
+    bench = Bench()
+    bench.end(NO)
+    done: list[None] = []
+    bench.writer.when_idle().addCallback(done.append)
+    assert done == [None]
+    assert bench.spool.counted == {"1970-01-01/bounced/no-such-user": 1}
+    assert bench.clock.getDelayedCalls() == []
+
+
+def test_our_own_findings_are_told_from_answers() -> None:
+    bench = Bench()
+    finding = Reply.of(451, "4.3.0", "mailbox full")
+    job = bench.job()
+    bench.record(*(replace(one, host="") for one in results(job.recipients, finding)), job=job)
+    assert bench.outcome.category == "local"
+
+
+def test_who_was_given_up_at_last_has_the_category_of_the_last_answer() -> None:
+    bench = Bench()
+    bench.end(Reply.of(452, "4.2.2", "over quota"), received=1000.0 - 6 * DAY)
+    assert (bench.outcome.kind, bench.outcome.category) == (OutcomeKind.FAILED, "mailbox-full")
+    asked = MailParameters(deliver_by=999.0, by_mode="R")
+    bench.end(Reply.of(452, "4.2.2", "over quota"), parameters=asked)
+    assert (bench.outcome.kind, bench.outcome.category) == (OutcomeKind.FAILED, "expired")
+
+
+def test_what_refusals_mean_can_change() -> None:
+    bench = Bench()
+    rules = ReplyRules.model_validate({"rules": [{"category": "policy", "replies": ["5.1.1"]}]})
+    bench.writer.use(Bounces(Classifier(rules)))
+    bench.end(NO)
+    assert bench.outcome.category == "policy"
+
+
+# -- double bounces
+
+
+def report_job(bench: Bench, **more: Any) -> Job:
+    """A report of ours, on its way to Ann."""
+    job = bench.job("ann@client.test", sender="", client="", **more)
+    content = Content(b"Subject: Your message could not be delivered\r\nMessage-ID: <1@gw>\r\n\r\nSorry.\r\n")
+    job.lease = replace(job.lease, content=content)
+    return job
+
+
+@pytest.mark.parametrize("reply", [NO, LATER])
+def test_a_report_that_fails_is_dropped_with_an_event(reply: Reply) -> None:
+    bench = Bench()
+    job = report_job(bench, received=1000.0 - 6 * DAY)
+    bench.record(*results(job.recipients, reply), job=job)
+    assert bench.report() is None
+    (event,) = bench.events.of(Bounced)
+    assert event.reason.startswith("double bounce, dropped: ")
+    assert str(reply) in event.reason
+    assert event.report == ""
+    assert bench.outcome.reason == event.reason
+
+
+def test_a_report_that_is_late_is_no_double_bounce() -> None:
+    bench = Bench(Bounces(double_to="postmaster@gw.test"))
+    job = report_job(bench)
+    bench.record(*results(job.recipients, LATER), job=job, retry=TELLS)
+    assert bench.outcome.kind is OutcomeKind.DEFERRED
+    assert bench.report() is None
+    assert "double" not in bench.outcome.reason
+
+
+def test_a_report_that_fails_goes_to_whom_the_configuration_names() -> None:
+    bench = Bench(Bounces(double_to="postmaster@gw.test"))
+    job = report_job(bench)
+    bench.record(*results(job.recipients, NO), job=job)
+    report = bench.spool.written[-1][2]
+    assert report is not None
+    made, content = report
+    assert not made.sender
+    assert not made.client
+    assert [(str(one.address), one.route, one.notify) for one in made.recipients] == [
+        ("postmaster@gw.test", "to postmaster@gw.test", ("NEVER",))
+    ]
+    (event,) = bench.events.of(Bounced)
+    assert event.report == made.queue_id
+    assert "dropped" not in event.reason
+    message: Any = message_from_bytes(content.read(), policy=SMTP)
+    assert message["To"] == "postmaster@gw.test"
+    assert message["Subject"] == "A report could not be delivered"
+    assert message["Auto-Submitted"] == "auto-replied"
+    text, status, inner = message.get_payload()
+    assert "ann@client.test" in text.get_content()
+    assert "Your" not in text.get_content()
+    assert "Final-Recipient: rfc822; ann@client.test" in status.as_string()
+    assert inner.get_content_type() == "message/rfc822"
+    assert inner.get_payload(0)["Subject"] == "Your message could not be delivered"
+
+
+def test_a_double_bounce_that_bounces_ends_there() -> None:
+    bench = Bench(Bounces(double_to="Postmaster@gw.test"))
+    job = report_job(bench)
+    bench.record(*results(job.recipients, NO), job=job)
+    report = bench.spool.written[-1][2]
+    assert report is not None
+    made, content = report
+    again = Job(Lease(made, made.recipients, content, 9e9, {}), made.recipients, "out", started=1000.0)
+    bench.record(*results(again.recipients, NO), job=again)
+    assert bench.report() is None
+    assert bench.events.of(Bounced)[-1].reason.startswith("double bounce, dropped")
+    assert len(bench.spool.written) == 2
+
+
+def test_null_senders_of_others_are_no_reports_of_ours() -> None:
+    bench = Bench(Bounces(double_to="postmaster@gw.test"))
+    job = bench.job("ann@client.test", sender="")
+    bench.record(*results(job.recipients, NO), job=job)
+    assert bench.report() is None
+    assert "double" not in bench.events.of(Bounced)[0].reason
+
+
+def test_a_double_bounce_whose_report_cannot_be_made_comes_again() -> None:
+    bench = Bench(Bounces(double_to="no address"))
+    job = report_job(bench)
+    with failures_logged() as logged:
+        bench.record(*results(job.recipients, NO), job=job)
+    assert len(logged) == 1
+    assert bench.outcome.kind is OutcomeKind.DEFERRED
+
+
+def test_a_report_that_was_to_go_by_tls_only_is_told_of_without_its_text() -> None:
+    bench = Bench(Bounces(double_to="postmaster@gw.test"))
+    job = report_job(bench, parameters=MailParameters(require_tls=True))
+    bench.record(*results(job.recipients, NO), job=job)
+    report = bench.spool.written[-1][2]
+    assert report is not None
+    assert report[0].parameters.require_tls
+    assert b"Sorry" not in report[1].read()
+    assert b"Header of the report" in report[1].read()

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from mailgate.address import Address
 from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters
-from mailgate.interfaces import Outcome, OutcomeKind, Selector, SpoolError
+from mailgate.interfaces import Outcome, OutcomeKind, Return, Selector, SpoolError
 from mailgate.message import Content
 from mailgate.relay.turn import Turns
 from mailgate.reply import Reply
@@ -22,11 +22,8 @@ class Stand:
     def __init__(self) -> None:
         self.clock = Clock()
         self.spool = MemorySpool(self.clock)
-        self.looks = 0
-        self._turns = Turns(self.spool, self._look, self.clock)
-
-    def _look(self) -> None:
-        self.looks += 1
+        self.kicks: list[Selector] = []
+        self._turns = Turns(self.spool, self.kicks.append, self.clock)
 
     def add(self, queue_id: str, domain: str, **parameters: Any) -> None:
         """A message that has been tried, and is due in an hour."""
@@ -52,7 +49,7 @@ class Stand:
     def due(self) -> set[str]:
         """The messages that are due now."""
         leases = outcome_of(self.spool.lease(100, self.clock.seconds() + 60))
-        outcome_of(self.spool.release_leases(leases))
+        outcome_of(self.spool.release_leases([Return(one) for one in leases]))
         return {lease.envelope.queue_id for lease in leases}
 
 
@@ -69,9 +66,9 @@ def test_the_mail_of_a_domain_is_due_and_no_others(stand: Stand) -> None:
     assert outcome_of(stand.turn("one.test")) == 2
     assert stand.due() == {"A", "B"}
     assert outcome_of(stand.turn("two.test")) == 1
-    assert stand.looks == 2
+    assert stand.kicks == [Selector(domain="one.test"), Selector(domain="two.test")]
     assert outcome_of(stand.turn("nobody.test")) == 0
-    assert stand.looks == 2
+    assert len(stand.kicks) == 2
 
 
 def test_a_domain_has_a_turn_every_five_minutes(stand: Stand) -> None:
@@ -79,11 +76,11 @@ def test_a_domain_has_a_turn_every_five_minutes(stand: Stand) -> None:
     stand.clock.advance(299)
     stand.add("D", "one.test")
     assert outcome_of(stand.turn("one.test")) == 0
-    assert stand.looks == 1
+    assert len(stand.kicks) == 1
     assert "D" not in stand.due()
     stand.clock.advance(1)
     assert outcome_of(stand.turn("one.test")) == 3
-    assert stand.looks == 2
+    assert len(stand.kicks) == 2
 
 
 def test_what_is_to_wait_waits_and_is_not_counted(stand: Stand) -> None:

@@ -35,6 +35,9 @@ def config(**sections: Any) -> Config:
         ({"dns": {"timeout": "1s"}, "log": {"path": "-"}}, ("dns", "log")),
         ({"counters": {"max_keys": 5000}, "history": {"keep": "1d"}}, ("counters", "history")),
         ({"routes": {"out": {"transport": "smtp"}}, "domains": {"a.test": {"route": "out"}}}, ()),
+        ({"gateway": {"hostname": "gw.example.org", "state_dir": "state", "workers": 2}}, ("gateway.workers",)),
+        ({"sources": {"a": {"address": "192.0.2.1"}}, "pools": {"p": {"sources": {"a": 1}}}}, ()),
+        ({"shaping": {"slow": {"connections": 1}}, "bounces": {"double_to": "pm@example.org"}}, ()),
     ],
 )
 def test_what_waits_for_the_next_start(sections: dict[str, Any], waits: tuple[str, ...]) -> None:

@@ -46,6 +46,16 @@ def test_what_is_no_reply_is_an_error(lines: list[bytes]) -> None:
         parse_reply(lines)
 
 
+@pytest.mark.parametrize("status", ["", "2.0.0", "2.100.100"])
+@pytest.mark.parametrize("letter", ["x", "\u00e9"])
+def test_a_line_is_cut_where_it_does_not_fit(status: str, letter: str) -> None:
+    prefix = f"{status} " if status else ""
+    room = (MAX_REPLY_LINE - len("250 \r\n") - len(prefix)) // len(letter.encode())
+    for length in (0, 1, *range(room - 30, room + 30)):
+        said = letter * min(length, room)
+        assert Reply(250, status, (letter * length,)).to_bytes() == f"250 {prefix}{said}\r\n".encode()
+
+
 @given(st.text())
 def test_no_text_can_carry_a_second_reply(text: str) -> None:
     raw = Reply(550, "5.7.1", (text,)).to_bytes()

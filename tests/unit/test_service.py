@@ -13,7 +13,8 @@ from twisted.internet.testing import MemoryReactorClock
 
 from mailgate.config.load import load
 from mailgate.pipeline.registry import Registry
-from mailgate.service import Gateway, IGatewayReactor, Options
+from mailgate.service import Gateway, IGatewayReactor
+from mailgate.start import Options
 
 TEXT = """
 [gateway]

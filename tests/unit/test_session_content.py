@@ -275,3 +275,26 @@ def test_the_next_message_waits_for_the_answer_to_this_one(make_stand: MakeStand
     answer.callback([Reply.of(250, "2.0.0", "queued as one")])
     assert wire.codes() == [250, 250, 250, 354, 250, 221]
     assert len(stand.script.taken) == 2
+
+
+@given(
+    st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"a", b"."]), max_size=12).map(b"".join),
+    st.integers(0, 24),
+    st.sampled_from(["reject", "normalize", "allow"]),
+    st.booleans(),
+)
+def test_content_that_is_said_to_have_whole_lines_has(octets: bytes, cut: int, bare: str, chunked: bool) -> None:
+    receiver = ContentReceiver(Path(), 1000, 1000, MemoryBudget(1000), bare=bare, chunked=chunked)
+    if chunked:
+        receiver.expect(len(octets[:cut]), is_last=False)
+        receiver.feed(octets[:cut])
+        receiver.expect(len(octets[cut:]), is_last=True)
+        receiver.feed(octets[cut:])
+    else:
+        octets += b"\r\n.\r\n"
+        receiver.feed(octets[:cut])
+        receiver.feed(octets[cut:])
+    if receiver.content is not None:
+        rest = receiver.content.read().replace(b"\r\n", b"")
+        assert receiver.content.is_whole_lines is (bare != "allow")
+        assert bare == "allow" or not (b"\r" in rest or b"\n" in rest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -10,7 +11,6 @@ from twisted.internet.defer import Deferred
 from mailgate.config.schema import ListenerSection
 from mailgate.events import Refused, SessionClosed
 from mailgate.reply import Reply
-from mailgate.smtp.conversation import SessionServices
 from mailgate.smtp.protocol import ServerProtocol
 from mailgate.verdict import Continue, Reject
 from tests.unit.smtp_stand import CONTENT, ENVELOPE, Script, Stand
@@ -208,9 +208,8 @@ def test_a_reload_is_for_new_sessions(make_stand: MakeStand) -> None:
     old = stand.connect().hello()
     script = Script()
     script.answers["helo"] = Reject(Reply.of(550, "5.7.1", "No"), "new")
-    services = {name: getattr(stand.listener.services, name) for name in SessionServices.__dataclass_fields__}
     section = {"name": "mx", "endpoints": ["tcp:25"], "pipeline": "p", "resolve_clients": False}
-    stand.listener.serve(ListenerSection.model_validate(section), SessionServices(**(services | {"pipeline": script})))
+    stand.listener.serve(ListenerSection.model_validate(section), replace(stand.listener.services, pipeline=script))
     assert old.say("EHLO client.example") == [250]
     assert stand.connect("192.0.2.2").say("EHLO client.example") == [220, 550]
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from mailgate.config.schema import LmtpRoute, SmtpRoute
+from mailgate.config.schema import LmtpRoute, RetrySection, SmtpRoute
 from mailgate.envelope import NO_ORIGIN, PLAIN_MAIL, MailParameters, Origin
+from mailgate.events import SiteSlowed
 from mailgate.interfaces import DnsStatus, OutcomeKind
 from mailgate.relay.attempt import ConnectFailedError, Result, Target
 from mailgate.relay.jobs import LEASE_TIME, Job, JobQueue
+from mailgate.relay.limits import Limits, Signal
+from mailgate.relay.line import Room
 from mailgate.relay.locate import Hosts, Locator
 from mailgate.relay.site import Site
+from mailgate.relay.sources import SYSTEM
+from mailgate.relay.tools import SiteTools
 from mailgate.reply import Reply
-from mailgate.testing import FakeResolver, Silent, wait_for
+from mailgate.stores.slots import LocalSlots
+from mailgate.testing import EventRecorder, FakeResolver, Silent, wait_for
 from tests.unit.relaying import LATER, NO, OK, Connection, NextHop, lease, refuse, results
 
 ONE, TWO = "192.0.2.1", "192.0.2.2"
@@ -30,6 +37,11 @@ class Bench:
 
     def __init__(self, hosts: Any = (ONE, TWO), *, zone: Any = None, **settings: Any) -> None:
         self.clock = Clock()
+        self.room = Room(10_000)
+        self.slots = LocalSlots(self.clock)
+        self.events = EventRecorder()
+        self.signals: dict[Reply, Signal] = {}
+        self.limits: dict[str, Any] = {name: settings.pop(name) for name in list(settings) if name in Limits.__slots__}
         self.hop = NextHop()
         self.done: list[Job] = []
         self.empty = 0
@@ -41,17 +53,35 @@ class Bench:
     def _site(self, locator: Locator) -> Site:
         found = wait_for(self.locator.hosts("out", self.route, "d.test"))
         assert isinstance(found, Hosts)
-        return Site(
-            found,
-            self.route,
-            connector=self.hop,
+        tools = SiteTools(
             locator=locator,
+            shaping=self,  # type: ignore[arg-type]  # as far as a site asks
+            slots=self.slots,
+            events=self.events,
             clock=self.clock,
             random=random.Random(1),
+        )
+        return Site(
+            "out",
+            found,
+            self.route,
+            route_name="out",
+            limits=replace(Limits(20, 100, RetrySection()), **self.limits),
+            connector=self.hop,
+            tools=tools,
             owner=self,
         )
 
-    def finished(self, job: Job) -> None:
+    def signal(self, limits: Limits, reply: Reply, stage: str = "") -> Signal | None:
+        return self.signals.get(reply)
+
+    def no_room(self, job: Job, queue: JobQueue) -> None:
+        raise AssertionError("there is no backlog here")
+
+    def hungry(self, queue: JobQueue) -> None:
+        raise AssertionError("there is no backlog here")
+
+    def finished(self, job: Job, retry: RetrySection) -> None:
         self.done.append(job)
 
     def unbegun(self, job: Job) -> None:
@@ -91,7 +121,7 @@ class Bench:
 
     def rest(self) -> float:
         """Seconds until the site may be tried again."""
-        return max(self.site._state.not_before - self.clock.seconds(), 0.0)
+        return max(self.site.rests_until - self.clock.seconds(), 0.0)
 
 
 def outcome(job: Job) -> Result:
@@ -703,3 +733,267 @@ def test_a_failure_that_another_host_may_better_counts_when_all_have_been_asked(
     bench.hop.answer = answer
     assert outcome(bench.send()).kind is kind
     assert bench.hop.targets == targets
+
+
+# -- how much it bears
+
+
+def host_with(bench: Bench, most: int) -> None:
+    """From now on the hosts have so many sessions at one time; more are greeted with 421."""
+    busy = Reply.of(421, "4.3.2", "too many connections")
+    bench.hop.connecting = lambda target: (
+        refuse(target, busy, "too many", stage="greeting") if len(bench.hop.open) >= most else None
+    )
+
+
+def test_it_begins_with_few_connections_and_opens_more_as_they_are_of_use() -> None:
+    bench = Bench(connections=20)
+    bench.hold()
+    jobs = [bench.send(f"u{number}@d.test") for number in range(300)]
+    assert len(bench.hop.open) == 5
+    while bench.held:
+        bench.release()
+    assert len(bench.done) == len(jobs)
+    assert len(bench.hop.connections) == 20
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_host_that_takes_few_connections_loses_nobody_an_attempt(most: int) -> None:
+    bench = Bench([ONE], connections=20)
+    host_with(bench, most)
+    bench.hold()
+    for number in range(200):
+        bench.send(f"u{number}@d.test")
+    while bench.held:
+        assert len(bench.hop.open) <= most
+        bench.release()
+        bench.clock.advance(1.0)
+    assert [outcome(job).kind for job in bench.done] == 200 * [DELIVERED]
+    refused = len(bench.hop.targets) - len(bench.hop.connections)
+    assert 1 <= refused < 25
+
+
+def test_a_message_that_finds_no_connection_again_and_again_is_deferred_and_the_site_goes_on() -> None:
+    bench = Bench([ONE], connections=2)
+    host_with(bench, 1)
+    bench.hold()
+    bench.send("a@d.test")
+    late = bench.send("b@d.test")
+    for _ in range(5):
+        bench.site.limit = 2  # whoever thinks that there may be another one
+        bench.site.pump()
+    assert outcome(late).kind is DEFERRED
+    assert bench.rest() == 0
+    bench.release()
+    assert outcome(bench.done[-1]).kind is DELIVERED
+
+
+def test_who_is_left_alone_is_asked_by_one_connection_first() -> None:
+    bench = Bench(connections=20)
+    bench.down(ONE, TWO)
+    bench.send()
+    bench.clock.advance(bench.rest())
+    waiting: list[Deferred[None]] = []
+
+    def connecting(target: Target) -> Deferred[None]:
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    bench.hop.connecting = connecting
+    for _ in range(10):
+        bench.send()
+    assert len(waiting) == 1
+    waiting[0].callback(None)
+    for one in waiting[1:]:
+        one.callback(None)
+    assert [outcome(job).kind for job in bench.done[1:]] == 10 * [DELIVERED]
+
+
+def test_a_dead_site_does_not_give_up_all_that_waits_in_one_turn() -> None:
+    bench = Bench(connections=1)
+    waiting: Deferred[None] = Deferred()
+    bench.hop.connecting = lambda target: waiting
+    for number in range(1000):
+        one = lease(f"u{number}@d.test", until=LEASE_TIME, sender=f"s{number % 400}@client.test")
+        bench.site.add(Job(one, one.recipients, "out"))
+    bench.down(ONE, TWO)
+    waiting.errback(refuse(Target(ONE, ONE, 25)))
+    assert len(bench.done) <= 101
+    bench.clock.advance(0)
+    assert len(bench.done) == 1000
+
+
+# -- slots that are shared
+
+
+def test_every_connection_holds_a_slot_as_long_as_it_is_open() -> None:
+    bench = Bench(connections=3, idle_timeout="10s")
+    bench.hold()
+    for _ in range(5):
+        bench.send()
+    other = bench.slots.acquire(bench.site.key, 3, lambda: None)
+    assert other is not None
+    assert not other.called
+    other.addErrback(lambda failure: None)
+    other.cancel()
+    while bench.held:
+        bench.release()
+    bench.clock.advance(11)
+    assert bench.hop.open == []
+    assert [bench.slots.acquire(bench.site.key, 3, lambda: None) for _ in range(3)] == 3 * [None]
+
+
+def test_a_connection_that_cannot_be_had_holds_none() -> None:
+    bench = Bench(connections=1)
+    bench.down(ONE, TWO)
+    bench.send()
+    assert bench.slots.acquire(bench.site.key, 1, lambda: None) is None
+
+
+def test_whoever_has_no_slot_waits_for_one_in_its_place() -> None:
+    bench = Bench(connections=1)
+    assert bench.slots.acquire(bench.site.key, 1, lambda: None) is None
+    jobs = [bench.send(f"u{number}@d.test") for number in range(3)]
+    assert bench.hop.targets == []
+    assert bench.site.hindrance() == "all connections to it are in use"
+    assert not bench.site.is_empty()
+    bench.slots.release(bench.site.key)
+    assert bench.done == jobs
+    assert bench.hop.targets == [ONE]
+
+
+def test_an_idle_connection_is_closed_for_somebody_who_waits() -> None:
+    bench = Bench(connections=2)
+    bench.send()
+    bench.hold()
+    bench.send()
+    bench.release()
+    assert bench.slots.acquire(bench.site.key, 2, lambda: None) is None
+    waiting = bench.slots.acquire(bench.site.key, 2, lambda: None)
+    assert waiting is not None
+    assert waiting.called
+    assert bench.hop.open == []
+
+
+def test_of_several_connections_one_is_given_up_even_while_there_is_work() -> None:
+    bench = Bench(connections=2)
+    bench.hold()
+    for _ in range(20):
+        bench.send()
+    waiting = bench.slots.acquire(bench.site.key, 2, lambda: None)
+    assert waiting is not None
+    bench.release()
+    assert waiting.called
+    while bench.held:
+        assert len(bench.hop.open) == 1  # the other one is somebody else's now
+        bench.release()
+    assert len(bench.done) == 20
+
+
+def test_a_stop_waits_for_no_slot() -> None:
+    bench = Bench(connections=1)
+    assert bench.slots.acquire(bench.site.key, 1, lambda: None) is None
+    job = bench.send()
+    assert bench.site.stop() == [job]
+    bench.slots.release(bench.site.key)
+    assert bench.hop.targets == []
+    assert bench.slots.acquire(bench.site.key, 1, lambda: None) is None
+
+
+# -- rates, and "not so fast"
+
+
+def test_messages_go_at_their_rate() -> None:
+    bench = Bench(message_rate=2.0)
+    for number in range(20):
+        bench.send(f"u{number}@d.test")
+    assert len(bench.done) == 2
+    for second in range(1, 9):
+        for _ in range(10):
+            bench.clock.advance(0.1)
+        assert 2 + 2 * second - 1 <= len(bench.done) <= 2 + 2 * second
+    assert bench.hop.targets == [ONE]
+
+
+def test_connections_go_at_their_rate() -> None:
+    bench = Bench(connection_rate=1.0)
+    bench.hold()
+    for _ in range(5):
+        bench.send()
+    opened = []
+    for _ in range(5):
+        opened.append(len(bench.hop.connections))
+        bench.clock.advance(1.0)
+    assert opened == [1, 2, 3, 4, 5]
+    bench.site.stop()
+    bench.site.cancel()
+    assert len(bench.done) == 5
+
+
+def test_a_site_that_says_not_so_fast_is_asked_less() -> None:
+    bench = Bench(connections=4)
+    busy = Reply.of(421, "4.7.28", "unusual rate of mail")
+    bench.signals[busy] = Signal(0.0, 600.0, "unusual rate")
+    bench.clock.advance(1.0)
+    bench.hop.answer = lambda connection, recipients: results(recipients, busy)
+    assert outcome(bench.send()).kind is DEFERRED
+    assert bench.site.limit == 2
+    bench.hop.answer = lambda connection, recipients: results(recipients)
+    for number in range(60):
+        bench.send(f"u{number}@d.test")
+    began = len(bench.done)
+    assert began < 60
+    bench.clock.advance(0.01)
+    for _ in range(300):
+        bench.clock.advance(0.1)
+    assert len(bench.done) == 61
+    assert not bench.site.is_empty()  # it is remembered
+    bench.clock.advance(600)
+    assert bench.site.limit == 4
+    assert [(event.site, event.factor) for event in bench.events.of(SiteSlowed)] == [
+        (f"{ONE}|{TWO}", 0.5),
+        (f"{ONE}|{TWO}", 1.0),
+    ]
+
+
+def test_a_site_that_wants_a_rest_gets_it_and_nobody_loses_an_attempt() -> None:
+    bench = Bench([ONE])
+    busy = Reply.of(421, "4.7.0", "try again later")
+    bench.signals[busy] = Signal(60.0, 600.0, "421")
+    bench.clock.advance(1.0)
+    bench.down(ONE, reply=busy, stage="greeting")
+    bench.hop.connecting = lambda target: ConnectFailedError(target, busy, "421", stage="greeting")
+    assert outcome(bench.send()).kind is DEFERRED
+    bench.down()
+    bench.site.retry_now()
+    assert bench.rest() == 0
+    bench.hop.answer = lambda connection, recipients: results(recipients, busy)
+    bench.clock.advance(1.0)
+    bench.send()
+    assert bench.rest() == 60
+    bench.hop.answer = lambda connection, recipients: results(recipients)
+    job = bench.send()
+    assert job not in bench.done
+    assert bench.site.hindrance() == f"{ONE} rests for 60 s: 421"
+    bench.clock.advance(60)
+    assert outcome(job).kind is DELIVERED
+
+
+def test_our_own_findings_say_nothing_about_its_pace() -> None:
+    bench = Bench([ONE])
+    bench.signals[LATER] = Signal(60.0, 600.0, "whatever")
+    bench.clock.advance(1.0)
+    bench.down(ONE)
+    bench.send()
+    assert bench.events.of(SiteSlowed) == []
+
+
+# -- sources
+
+
+def test_a_site_is_asked_from_its_source() -> None:
+    bench = Bench()
+    bench.send()
+    assert bench.hop.sources == [SYSTEM]
+    assert bench.done[0].source == ""
+    assert bench.done[0].site == f"{ONE}|{TWO}"

@@ -6,12 +6,12 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from queue import Queue
 from typing import Any, TypeVar
 
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -24,7 +24,7 @@ from mailgate.envelope import (
     new_id,
 )
 from mailgate.events import EntrySetAside, Event, SpoolFailed, SpoolRecovered
-from mailgate.interfaces import IEvents, ISpool, Lease, Outcome, OutcomeKind, Selector, SpoolError
+from mailgate.interfaces import IEvents, ISpool, Lease, Outcome, OutcomeKind, Return, Selector, SpoolError
 from mailgate.message import Content, ContentWriter
 from mailgate.reply import Reply
 from mailgate.spool.sqlite import SqliteSpool
@@ -100,7 +100,11 @@ def outcomes(lease: Lease, kind: OutcomeKind, next_attempt: float = 0.0) -> list
 
 
 def lease_all(bench: Bench) -> list[Lease]:
-    return bench.wait(bench.spool.lease(100, time.time() + 60))
+    return [*bench.wait(bench.spool.lease(100, time.time() + 60))]
+
+
+def give_back(bench: Bench, *leases: Lease, **how: Any) -> None:
+    bench.wait(bench.spool.release_leases([Return(lease, **how) for lease in leases]))
 
 
 def test_it_provides_the_interface(bench: Bench) -> None:
@@ -150,7 +154,7 @@ def test_a_deferred_recipient_comes_back_when_it_is_due(bench: Bench, size: int)
     assert due > time.time() + 900
     assert bench.wait(bench.spool.retry(Selector(domain="D0.test"))) == 1
     (again,) = lease_all(bench)
-    bench.wait(bench.spool.release_leases([again]))
+    give_back(bench, again)
     (again,) = lease_all(bench)
     assert dict(again.attempts) == {0: 2}
     bench.wait(bench.spool.record(again, outcomes(again, OutcomeKind.FAILED)))
@@ -161,7 +165,7 @@ def test_a_deferred_recipient_comes_back_when_it_is_due(bench: Bench, size: int)
 
 def test_an_expired_lease_is_due_again(bench: Bench) -> None:
     lease = accept(bench)
-    bench.wait(bench.spool.release_leases([lease]))
+    give_back(bench, lease)
     bench.wait(bench.spool.lease(10, time.time() - 1))
     assert len(lease_all(bench)) == 1
 
@@ -176,7 +180,7 @@ def test_a_report_enters_with_the_outcome(bench: Bench) -> None:
 
 def test_hold_release_delete(bench: Bench) -> None:
     first, second = accept(bench), accept(bench)
-    bench.wait(bench.spool.release_leases([first]))
+    give_back(bench, first)
     assert bench.wait(bench.spool.hold(Selector(queue_id=first.envelope.queue_id))) == 1
     assert bench.wait(bench.spool.hold(Selector(queue_id=second.envelope.queue_id))) == 0
     assert lease_all(bench) == []
@@ -187,7 +191,7 @@ def test_hold_release_delete(bench: Bench) -> None:
     leases = lease_all(bench)
     assert len(leases) == 2
     assert bench.wait(bench.spool.delete(Selector())) == []
-    bench.wait(bench.spool.release_leases(leases))
+    give_back(bench, *leases)
     deleted = bench.wait(bench.spool.delete(Selector(sender="ANN@client.test")))
     assert {one.queue_id for one in deleted} == {first.envelope.queue_id, second.envelope.queue_id}
     assert bench.view() == []
@@ -214,7 +218,7 @@ def test_quarantined_recipients_wait_for_release(bench: Bench) -> None:
 
 def test_selection_and_pages(bench: Bench) -> None:
     for _ in range(5):
-        bench.wait(bench.spool.release_leases([accept(bench, 3)]))
+        give_back(bench, accept(bench, 3))
     seen, after = [], None
     while page := bench.wait(bench.spool.view(Selector(), 4, after)):
         seen += [(one.queue_id, one.number) for one in page]
@@ -233,7 +237,7 @@ def test_a_message_can_be_shown(bench: Bench) -> None:
     found = bench.wait(bench.spool.content(lease.envelope.queue_id))
     assert found is not None
     assert (found[0], found[1].read()) == (lease.envelope, b"hello")
-    bench.wait(bench.spool.release_leases([lease]))
+    give_back(bench, lease)
     found = bench.wait(bench.spool.content(lease.envelope.queue_id))
     assert found is not None
     assert found[1].read() == b"hello"
@@ -244,7 +248,7 @@ def test_what_cannot_be_read_is_set_aside_and_the_rest_delivered(tmp_path: Path)
     bench = Bench(tmp_path / "spool", min_free=0, inline_limit=1000)
     good = accept(bench)
     no_file, bad_row, bad_size = accept(bench, 1, b"f" * 5000), accept(bench), accept(bench)
-    bench.wait(bench.spool.release_leases([good, no_file, bad_row, bad_size]))
+    give_back(bench, good, no_file, bad_row, bad_size)
     assert no_file.content.path is not None
     no_file.content.path.unlink()
     with sqlite3.connect(bench.spool.directory / "spool.db") as other:
@@ -408,7 +412,7 @@ def test_that_the_sender_was_told_survives(tmp_path: Path) -> None:
     # It is not forgotten with the next deferral, or when the lease is given back.
     bench.wait(bench.spool.record(again, outcomes(again, OutcomeKind.DEFERRED, time.time() - 1)))
     (again,) = lease_all(bench)
-    bench.wait(bench.spool.release_leases([again]))
+    give_back(bench, again)
     (again,) = lease_all(bench)
     assert again.warned == {1}
     bench.wait(bench.spool.close())
@@ -454,7 +458,7 @@ def test_any_order_of_operations_agrees_with_a_model(tmp_path: Path) -> None:
             case "lease":
                 leased += lease_all(bench)
             case "back" if leased:
-                bench.wait(bench.spool.release_leases([leased.pop()]))
+                give_back(bench, leased.pop())
             case "restart":
                 bench.wait(bench.spool.close())
                 bench = Bench(tmp_path / "spool", min_free=0, inline_limit=50)
@@ -468,3 +472,50 @@ def test_any_order_of_operations_agrees_with_a_model(tmp_path: Path) -> None:
         expected = sorted((queue_id, number) for queue_id, numbers in model.items() for number in numbers)
         assert [one[:2] for one in bench.view()] == expected
     bench.wait(bench.spool.close())
+
+
+class Gathering(Bench):
+    """A spool to which what comes goes at the end of the reactor's turn, which is when `end_turn` is called."""
+
+    def __init__(self, directory: Path) -> None:
+        self.ends: list[Callable[[], object]] = []
+        super().__init__(directory, min_free=0, soon=self.ends.append)
+
+    def end_turn(self) -> None:
+        ends = self.ends.copy()
+        self.ends.clear()
+        for one in ends:
+            one()
+
+    def come(self) -> Deferred[Lease]:
+        return self.spool.accept(envelope(), Content(b"hello"), time.time() + 60)
+
+
+def test_what_comes_in_one_turn_goes_to_the_writer_together(tmp_path: Path) -> None:
+    bench = Gathering(tmp_path / "spool")
+    done = [bench.come() for _ in range(3)]
+    assert bench.spool._jobs.empty()
+    assert len(bench.ends) == 1
+    bench.end_turn()
+    bench.pump()  # one group, one call
+    assert all(one.called for one in done)
+    more = [bench.come() for _ in range(500)]
+    bench.end_turn()
+    leases = [bench.wait(one) for one in more]
+    for lease in leases:
+        finished = bench.spool.record(lease, outcomes(lease, OutcomeKind.DELIVERED))
+    bench.end_turn()
+    bench.wait(finished)
+    bench.wait(bench.spool.close())
+
+
+@pytest.mark.parametrize("what", ["a question", "the end"])
+def test_nothing_overtakes_what_came_before_it(tmp_path: Path, what: str) -> None:
+    bench = Gathering(tmp_path / "spool")
+    done = bench.come()
+    if what == "a question":
+        assert bench.wait(bench.spool.next_due()) is not None
+        assert done.called
+    bench.wait(bench.spool.close())
+    assert done.called
+    bench.end_turn()  # too late for anything, and no harm

@@ -17,7 +17,7 @@ from mailgate.interfaces import Lease, OutcomeKind, Selector, SpoolError
 from mailgate.message import Content, ContentWriter
 from mailgate.spool.codec import CodecError, decode_envelope, encode_envelope
 from mailgate.spool.disk import Reserve
-from tests.unit.test_spool import Bench, accept, envelope, lease_all, outcomes
+from tests.unit.test_spool import Bench, accept, envelope, give_back, lease_all, outcomes
 
 
 @pytest.fixture(autouse=True)
@@ -178,9 +178,9 @@ def test_a_fresh_message_whose_lease_ends_is_leased_again(bench: Bench) -> None:
 def test_a_give_back_that_failed_strands_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     lease = bench.wait(bench.spool.accept(envelope(), Content(b"hello"), time.time() - 1))
     with monkeypatch.context() as patch:
-        patch.setattr(bench.spool._store, "give_back", raises(OSError(errno.EIO, "Input/output error")))
+        patch.setattr("mailgate.spool.leasing.give_back", raises(OSError(errno.EIO, "Input/output error")))
         with pytest.raises(SpoolError):
-            bench.wait(bench.spool.release_leases([lease]))
+            give_back(bench, lease)
     recover(bench)
     assert [one.envelope for one in lease_all(bench)] == [lease.envelope]
 
@@ -188,7 +188,7 @@ def test_a_give_back_that_failed_strands_nothing(bench: Bench, monkeypatch: pyte
 def test_a_failed_group_leaves_fresh_messages_as_they_were(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     lease = accept(bench)
     with monkeypatch.context() as patch:
-        patch.setattr(bench.spool._store, "drop_finished", raises(ValueError("a fault of ours")))
+        patch.setattr("mailgate.spool.leasing._end", raises(ValueError("a fault of ours")))
         with pytest.raises(SpoolError):
             bench.wait(bench.spool.record(lease, outcomes(lease, OutcomeKind.DEFERRED)))
     assert list(bench.spool._store.fresh) == [lease.envelope.queue_id]
@@ -211,7 +211,7 @@ def test_who_has_lost_a_lease_cannot_end_the_next_one(bench: Bench, stale: str) 
     if stale == "defer":
         bench.wait(bench.spool.record(lost, outcomes(lost, OutcomeKind.DEFERRED, 0.0)))
     else:
-        bench.wait(bench.spool.release_leases([lost]))
+        give_back(bench, lost)
     assert bench.view() == [(lost.envelope.queue_id, 0, "leased", 0)]
     assert lease_all(bench) == []
     bench.wait(bench.spool.record(newer, outcomes(newer, OutcomeKind.DEFERRED, 0.0)))
@@ -347,3 +347,33 @@ def test_a_sweep_shares_no_transaction(bench: Bench) -> None:
     assert leases[1].content.read() == b"f" * 2000
     assert lease_all(bench) == []
     assert {one[2] for one in bench.view()} == {"leased"}
+
+
+# -- a database that is put in order
+
+
+def test_content_that_is_set_aside_stays_for_those_who_deliver_it_and_no_longer(tmp_path: Path) -> None:
+    now = [time.time()]
+    bench = Bench(tmp_path / "spool", min_free=0, inline_limit=1000, now=lambda: now[0])
+    store = bench.spool._store
+    lost, left = accept(bench, data=b"l" * 5000), accept(bench, data=b"k" * 5000)
+    give_back(bench, lost, left)
+    lost, left = sorted(lease_all(bench), key=lambda lease: lease.envelope.queue_id != lost.envelope.queue_id)
+
+    def rebuild() -> None:
+        for table in ("messages", "recipients"):
+            store.database.execute(f"DELETE FROM {table} WHERE queue_id = ?", (lost.envelope.queue_id,))  # noqa: S608  of the test's own
+        store.database.commit()
+        store.rebuild(sqlite3.DatabaseError("by the test"))
+
+    bench.wait(bench.spool._submit(rebuild, alone=True))
+    content = tmp_path / "spool" / "content"
+    assert lease_all(bench) == []
+    assert lost.content.read() == b"l" * 5000
+    now[0] = lost.until
+    # Whose end has come as well is leased again.
+    assert [one.envelope.queue_id for one in lease_all(bench)] == [left.envelope.queue_id]
+    assert [path.name for path in content.iterdir()] == [left.envelope.queue_id]
+    aside = tmp_path / "spool" / "set-aside" / f"{lost.envelope.queue_id}.eml"
+    assert aside.read_bytes() == b"l" * 5000
+    bench.wait(bench.spool.close())

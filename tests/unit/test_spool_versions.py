@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mailgate.address import Address
 from mailgate.envelope import (
@@ -19,7 +19,7 @@ from mailgate.envelope import (
     MailParameters,
     Origin,
 )
-from mailgate.interfaces import SpoolError
+from mailgate.interfaces import Selector, SpoolError
 from mailgate.message import AddHeader, RemoveHeader, RenameHeader
 from mailgate.spool import sqlite
 from mailgate.spool.codec import CodecError, decode_envelope, encode_envelope
@@ -124,21 +124,25 @@ V1 = (
 )
 
 
-def old_spool(directory: Path) -> None:
-    """A spool of the first version: one message deferred, and one that was being delivered for the first time."""
+def old_spool(directory: Path, version: int = 1) -> None:
+    """A spool of an earlier version: one message deferred, and one that was being delivered for the first time."""
     directory.mkdir()
     with closing(sqlite3.connect(directory / "spool.db")) as old:
-        schema = Path(sqlite.__file__).with_name("schema") / "001.sql"
-        old.executescript(f"PRAGMA journal_mode = WAL; BEGIN; {schema.read_text()} PRAGMA user_version = 1; COMMIT;")
+        folder = Path(sqlite.__file__).with_name("schema")
+        steps = "".join((folder / f"{number:03}.sql").read_text() for number in range(1, version + 1))
+        old.executescript(f"PRAGMA journal_mode = WAL; BEGIN; {steps} PRAGMA user_version = {version}; COMMIT;")
         old.execute("INSERT INTO fresh VALUES (7, ?, x'68656c6c6f')", (V1.format(id="FRESH"),))
         old.execute(
             "INSERT INTO messages VALUES ('OLD', 'ann@client.test', 1700000000.5, 5, ?, x'68656c6c6f')",
             (V1.format(id="OLD"),),
         )
         old.execute(
-            "INSERT INTO recipients VALUES"
-            " ('OLD', 0, 'user0@d0.test', 'd0.test', 'route', 'queued', 0, 1700000300, 4, '451 later')"
+            "INSERT INTO recipients"
+            " (queue_id, number, address, domain, route, state, hold, due, attempts, last_reply)"
+            " VALUES ('OLD', 0, 'user0@d0.test', 'd0.test', 'route', 'queued', 0, 1700000300, 4, '451 later')"
         )
+        if version > 1:
+            old.execute("UPDATE recipients SET warned = 1, not_before = 1700000000")
         old.commit()
 
 
@@ -181,16 +185,40 @@ def test_an_upgrade_that_cannot_be_made_changes_nothing(tmp_path: Path, monkeypa
         assert old.execute("PRAGMA user_version").fetchone() == (1,)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+def test_the_second_version_goes_on_with_all_it_knows(tmp_path: Path) -> None:
+    old_spool(tmp_path / "spool", 2)
+    urgent = encode_envelope(replace(envelope(1, parameters=MailParameters(priority=7)), queue_id="URGENT"))
+    with closing(sqlite3.connect(tmp_path / "spool" / "spool.db")) as old:
+        for queue_id, text in (("URGENT", urgent), ("BAD", '{"priority":'), ("WORSE", b'\xff"priority":')):
+            old.execute("INSERT INTO messages VALUES (?, 'ann@client.test', 0, 5, ?, x'68656c6c6f')", (queue_id, text))
+            old.execute(
+                "INSERT INTO recipients (queue_id, number, address, domain, route, state, due)"
+                " VALUES (?, 0, 'user0@d0.test', 'd0.test', 'route', 'held', 1)",
+                (queue_id,),
+            )
+        old.commit()
+    bench = Bench(tmp_path / "spool", min_free=0)
+    assert (tmp_path / "spool" / "spool.db.v2").exists()
+    rows = dict(bench.spool._store.database.execute("SELECT queue_id, priority FROM recipients"))
+    assert rows == {"OLD": 0, "URGENT": 7, "BAD": 0, "WORSE": 0}
+    views = {one.queue_id: one for one in bench.wait(bench.spool.view(Selector(), 10))}
+    assert (views["OLD"].attempts, views["OLD"].last_reply, views["OLD"].not_before) == (4, "451 later", 1700000000)
+    assert views["URGENT"].state == "held"
+    (lease,) = lease_all(bench)
+    assert (lease.envelope.queue_id, dict(lease.attempts), lease.warned) == ("OLD", {0: 4}, frozenset({0}))
+    bench.wait(bench.spool.close())
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_damaged_database_of_any_version_is_put_in_order(tmp_path: Path, version: int) -> None:
     """A broken page of an index: every row can still be read."""
     directory = tmp_path / "spool"
-    old_spool(directory)
-    if version == 2:
-        bench = Bench(directory, min_free=0)
-        bench.spool._store.database.execute("UPDATE recipients SET warned = 1, not_before = 1700000000")
-        bench.wait(bench.spool.close())
+    old_spool(directory, version)
     with closing(sqlite3.connect(directory / "spool.db")) as database:
+        if version == 3:
+            database.execute("INSERT INTO suspensions VALUES ('route', 'out', 1, 0, 'maintenance')")
+            database.execute("INSERT INTO counts VALUES ('2026-11-26/x', 7)")
+            database.commit()
         (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'recipients_address'").fetchone()
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         before = database.execute("SELECT * FROM recipients").fetchall()
@@ -201,8 +229,10 @@ def test_a_damaged_database_of_any_version_is_put_in_order(tmp_path: Path, versi
         (directory / folder).mkdir(exist_ok=True)
     rebuild(directory / "spool.db", directory / "set-aside", directory / "content")
     with closing(sqlite3.connect(directory / "spool.db")) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        assert database.execute("PRAGMA user_version").fetchone() == (3,)
         (row,) = database.execute("SELECT * FROM recipients").fetchall()
         assert row[: len(before[0])] == before[0]
-        assert row[-2:] == ((1, 1700000000) if version == 2 else (0, 0))
+        assert database.execute("SELECT warned FROM recipients").fetchone() == (int(version > 1),)
         assert database.execute("SELECT count(*) FROM fresh").fetchone() == (1,)
+        assert database.execute("SELECT count(*) FROM suspensions").fetchone() == (int(version == 3),)
+        assert dict(database.execute("SELECT * FROM counts")) == ({"2026-11-26/x": 7} if version == 3 else {})

@@ -37,6 +37,8 @@ def test_any_cut_gives_what_the_whole_gives(parts: list[bytes], sizes: list[int]
     except ValueError:
         whole = None
     assert outcome(chunks) == whole
+    if whole is not None:
+        assert stuff(content, is_whole_lines=True) == whole
     # The rule said in another way, as a judge of both.
     rest = content.replace(b"\r\n", b"")
     assert (whole is None) == (b"\r" in rest or b"\n" in rest)

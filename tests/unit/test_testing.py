@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
@@ -37,6 +37,7 @@ from mailgate.interfaces import (
     Outcome,
     OutcomeKind,
     RecipientStatus,
+    Return,
     Selector,
     SpoolError,
 )
@@ -304,7 +305,7 @@ def test_leases_end_by_time_by_hand_and_by_a_sweep() -> None:
     lease = bench.accept()
     bench.clock.advance(60)
     (second,) = bench.lease()
-    wait_for(bench.spool.release_leases([second]))
+    wait_for(bench.spool.release_leases([Return(second)]))
     (third,) = bench.lease()
     assert third.recipients == lease.recipients
     assert wait_for(bench.spool.sweep()).leftovers == 0
@@ -316,7 +317,7 @@ def test_leases_end_by_time_by_hand_and_by_a_sweep() -> None:
 def test_the_operator_holds_releases_and_deletes() -> None:
     bench = Spool()
     first, second = bench.accept("Q1"), bench.accept("Q2", received=900.0)
-    wait_for(bench.spool.release_leases([first]))
+    wait_for(bench.spool.release_leases([Return(first)]))
     assert wait_for(bench.spool.hold(Selector())) == 1
     # What is leased is held once its attempt has ended.
     bench.record(second, OutcomeKind.DEFERRED)
@@ -374,7 +375,7 @@ def test_a_spool_that_fails_fails_with_its_own_error(tmp_path: Path) -> None:
             bench.spool.accept(envelope("Q2"), Content.in_file(path) if path.exists() else Content(b""), 60.0),
             bench.spool.lease(1, 60.0),
             bench.spool.record(lease, []),
-            bench.spool.release_leases([lease]),
+            bench.spool.release_leases([Return(lease)]),
             bench.spool.next_due(),
             bench.spool.view(Selector(), 1),
             bench.spool.content("Q1"),

@@ -289,7 +289,7 @@ def test_what_postfix_sends_for_a_local_submission() -> None:
 @pytest.mark.parametrize("word", ["NAME", "ADDR", "PROTO", "HELO", "IDENT", "SOURCE"])
 def test_anything_may_be_unavailable(word: str) -> None:
     told = parse_xforward(f"{word}=[Unavailable]").apply(ORIGIN)
-    emptied = [name for name in Origin.__slots__ if getattr(told, name) != getattr(ORIGIN, name)]
+    emptied = [name for name in Origin.__struct_fields__ if getattr(told, name) != getattr(ORIGIN, name)]
     assert [getattr(told, name) for name in emptied] == [""]
 
 

@@ -2,4 +2,4 @@
 
 from twisted.application.service import ServiceMaker
 
-mailgate = ServiceMaker("mailgate", "mailgate.service", "A mail gateway that people program in Python.", "mailgate")
+mailgate = ServiceMaker("mailgate", "mailgate.start", "A mail gateway that people program in Python.", "mailgate")

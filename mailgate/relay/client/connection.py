@@ -90,6 +90,7 @@ class SmtpConnection(Protocol):
         self._hop = Hop(target, NO_EXTENSIONS, chunking=chunking, xforward=xforward, is_fallback=is_fallback)
         self._reader = ReplyReader()
         self._transaction: Transaction | None = None
+        self._content = b""  # all of it as it goes over the wire, or a sender has it
         self._sender: ContentSender | None = None
         self._done: Deferred[Sequence[Result]] | None = None
         self._needs_reset = False
@@ -270,7 +271,9 @@ class SmtpConnection(Protocol):
     def _begin(self, transaction: Transaction, payload: Payload, commands: bytes) -> None:
         self.messages += 1
         self._transaction = transaction
-        self._sender = ContentSender(self.transport, payload, self._sending, self._on_unsendable)
+        self._content = payload.wire
+        if not payload.wire:
+            self._sender = ContentSender(self.transport, payload, self._sending, self._on_unsendable)
         self._write(commands, self._timeouts.command)
 
     def _begin_later(
@@ -325,14 +328,21 @@ class SmtpConnection(Protocol):
         elif step is Step.DONE:
             self._finish(transaction, keep=True)
         elif step is Step.CONTENT:
-            if self._sender is not None:
-                self._sender.go_on()
+            self._send_content(transaction)
         elif step is Step.SEND:
             self._write(transaction.output, self._timeouts.command)
         elif step is Step.EMPTY:
             self._write(b".\r\n", self._timeouts.data)
         elif replies:
             self._arm(self._timeouts.data if transaction.end_sent else self._timeouts.command)
+
+    def _send_content(self, transaction: Transaction) -> None:
+        if self._sender is not None:
+            self._sender.go_on()
+            return
+        content, self._content = self._content, b""
+        transaction.announce(is_last=True)
+        self._write(content, self._timeouts.data)
 
     def _sending(self, at_end: bool) -> None:
         if self._transaction is not None:
@@ -347,7 +357,7 @@ class SmtpConnection(Protocol):
     def _finish(self, transaction: Transaction, *, keep: bool) -> None:
         done, self._done = self._done, None
         sender, self._sender = self._sender, None
-        self._transaction = None
+        self._transaction, self._content = None, b""
         self._needs_reset = transaction.needs_reset
         self._deadline.clear()
         if not keep:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, fail
+from twisted.internet.error import ConnectBindError
 from twisted.internet.interfaces import IAddress, IReactorTCP, IReactorTime, IReactorUNIX
 from twisted.internet.interfaces import IConnector as ITwistedConnector
 from twisted.internet.protocol import ClientFactory
@@ -17,11 +18,13 @@ from mailgate.relay.client.connection import SmtpConnection
 from mailgate.relay.client.opening import Opening
 from mailgate.relay.client.seams import Timeouts, Work
 from mailgate.relay.client.terms import PLAIN, Terms
+from mailgate.relay.sources import SYSTEM, Source
 from mailgate.reply import Reply
 
 __all__ = ["IClientReactor", "SmtpConnector", "WithoutTls"]
 
 _NO_ANSWER = Reply.of(451, "4.4.1", "The recipient's mail server cannot be reached")
+_NO_ADDRESS = Reply.of(451, "4.3.5", "Our own address cannot be used now")
 
 #: Hosts, by address and port, with which TLS has failed where it may do so; why. Entries go by themselves, in time.
 WithoutTls = MutableMapping[tuple[str, int], str]
@@ -44,8 +47,9 @@ class _Factory(ClientFactory):
 
     def clientConnectionFailed(self, connector: ITwistedConnector, reason: Failure) -> None:  # noqa: N802  Twisted's name
         why = f"cannot connect: {reason.getErrorMessage()}"
+        reply = _NO_ADDRESS if reason.check(ConnectBindError) else _NO_ANSWER
         connection = self._connection
-        connection.connect_failed(ConnectFailedError(connection.target, _NO_ANSWER, why, stage="connect"))
+        connection.connect_failed(ConnectFailedError(connection.target, reply, why, stage="connect"))
 
 
 @implementer(IConnector)
@@ -69,7 +73,8 @@ class SmtpConnector:
         without_tls: WithoutTls | None = None,
         work: Work = execute,
     ) -> None:
-        """`hostname` is what EHLO says; times in seconds, see Timeouts; `work` as for SmtpConnection."""
+        """`hostname` is what EHLO says, where the source has no name of its own; times in seconds, see Timeouts; `work`
+        as for SmtpConnection."""
         self._reactor = reactor
         self._hostname = hostname
         self._timeouts = Timeouts(connect_timeout, command_timeout, data_timeout)
@@ -77,39 +82,51 @@ class SmtpConnector:
         self._without_tls: WithoutTls = {} if without_tls is None else without_tls
         self._work = work
 
-    def connect(self, target: Target, origin: Origin | None = None, *, try_tls: bool = False) -> Deferred[IConnection]:
+    def connect(
+        self, target: Target, origin: Origin | None = None, *, try_tls: bool = False, source: Source = SYSTEM
+    ) -> Deferred[IConnection]:
         """As in IConnector. Cancelling gives the connection up."""
         if self._terms.tls != "opportunistic":
-            return self._connect(target, origin)
+            return self._connect(target, origin, source)
         if not try_tls and (target.address, target.port) in self._without_tls:
-            return self._connect(target, origin, is_fallback=True)
-        opened = self._connect(target, origin)
+            return self._connect(target, origin, source, is_fallback=True)
+        opened = self._connect(target, origin, source)
         if try_tls:
             opened.addCallback(self._opened)
-        return opened.addErrback(self._in_clear, target, origin)
+        return opened.addErrback(self._in_clear, target, origin, source)
 
     def _opened(self, connection: IConnection) -> IConnection:
         if connection.tls is not None:
             self._without_tls.pop((connection.target.address, connection.target.port), None)
         return connection
 
-    def _in_clear(self, failure: Failure, target: Target, origin: Origin | None) -> Deferred[IConnection]:
+    def _in_clear(
+        self, failure: Failure, target: Target, origin: Origin | None, source: Source
+    ) -> Deferred[IConnection]:
         error = failure.value
         if not isinstance(error, ConnectFailedError) or not error.in_clear:
             failure.raiseException()
         # Trying again, for mail that wants TLS, makes the time no longer for which other mail goes without.
         self._without_tls.setdefault((target.address, target.port), error.reason)
-        return self._connect(target, origin, is_fallback=True)
+        return self._connect(target, origin, source, is_fallback=True)
 
-    def _connect(self, target: Target, origin: Origin | None, *, is_fallback: bool = False) -> Deferred[IConnection]:
+    def _connect(
+        self, target: Target, origin: Origin | None, source: Source, *, is_fallback: bool = False
+    ) -> Deferred[IConnection]:
         def cancelled(_ready: Deferred[IConnection]) -> None:
             connection.forget()
             connecting.disconnect()
 
+        ours: tuple[str, int] | None = None
+        if source is not SYSTEM and target.port:
+            try:
+                ours = _bind_address(source, target)
+            except ConnectFailedError as error:
+                return fail(error)
         ready: Deferred[IConnection] = Deferred(cancelled)
         connection = SmtpConnection(
             target,
-            Opening(target, self._hostname, self._terms, origin, clear=is_fallback),
+            Opening(target, source.hostname or self._hostname, self._terms, origin, clear=is_fallback),
             self._timeouts,
             self._reactor,
             ready,
@@ -122,7 +139,18 @@ class SmtpConnector:
         factory = _Factory(connection)
         timeout = self._timeouts.connect
         if target.port:
-            connecting = self._reactor.connectTCP(target.address, target.port, factory, timeout=timeout)
+            connecting = self._reactor.connectTCP(target.address, target.port, factory, timeout, ours)
         else:
             connecting = self._reactor.connectUNIX(target.address, factory, timeout=timeout)
         return ready
+
+
+def _bind_address(source: Source, target: Target) -> tuple[str, int] | None:
+    """Where a connection to this target goes out from; None where the system chooses."""
+    if source.address is None and source.address6 is None:
+        return None
+    family, address = ("IPv6", source.address6) if ":" in target.address else ("IPv4", source.address)
+    if address is None:
+        why = f"source {source.name} has no {family} address"
+        raise ConnectFailedError(target, _NO_ANSWER, why, stage="connect")
+    return str(address), 0

@@ -16,21 +16,24 @@ class Deadline:
     One delayed call serves all moments: it fires at most once per period, and then looks at the deadline.
     """
 
-    __slots__ = ("_at", "_clock", "_passed", "_watch")
+    __slots__ = ("_at", "_clock", "_looks_at", "_passed", "_watch")
 
     def __init__(self, clock: IReactorTime, passed: Callable[[], None]) -> None:
         self._clock = clock
         self._passed = passed
         self._at = math.inf
         self._watch: IDelayedCall | None = None
+        self._looks_at = math.inf  # when it fires
 
     def set(self, seconds: float) -> None:
         """It is so many seconds from now."""
-        self._at = self._clock.seconds() + seconds
+        self._at = at = self._clock.seconds() + seconds
         if self._watch is None:
             self._watch = self._clock.callLater(seconds, self._look)
-        elif self._watch.getTime() > self._at:
+            self._looks_at = at
+        elif at < self._looks_at:
             self._watch.reset(seconds)
+            self._looks_at = at
 
     def clear(self) -> None:
         """There is none, for now."""
@@ -50,3 +53,4 @@ class Deadline:
             self._passed()
         elif left < math.inf:
             self._watch = self._clock.callLater(left, self._look)
+            self._looks_at = self._at

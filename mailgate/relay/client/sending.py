@@ -1,4 +1,4 @@
-"""Content made ready for a next hop, and sent: in one piece where it is small, else in chunks with back-pressure."""
+"""Content made ready for a next hop: in one piece where it is small, else sent in chunks with back-pressure."""
 
 from __future__ import annotations
 
@@ -75,8 +75,10 @@ def prepare(content: Content, edits: Sequence[Edit], *, by_chunks: bool = False)
             size = content.size + _growth(content, edits)
             chunks = rendered(content, edits)
             return Payload(size, b"", pieces=_pieces(chunks)) if by_chunks else Payload(size, b"", chunks)
-        octets = b"".join(rendered(content, edits))
-        return Payload(len(octets), _bdat(octets, is_last=True) if by_chunks else stuff(octets))
+        octets, is_whole_lines = _edited(content, edits)
+        return Payload(
+            len(octets), _bdat(octets, is_last=True) if by_chunks else stuff(octets, is_whole_lines=is_whole_lines)
+        )
     except (OSError, ValueError) as error:
         raise UnsendableError.of(error) from error
 
@@ -103,8 +105,8 @@ def convert(content: Content, edits: Sequence[Edit], fit: Fit) -> Payload:
 
 @implementer(IPullProducer)
 class ContentSender:
-    """Sends one payload: in one write; in chunks, each when the one before it has left; by BDAT, each when the next hop
-    has taken the one before it. It reads 256 KiB at a time in the reactor's thread.
+    """Sends a payload that is no single `wire`: in chunks, each when the one before it has left; by BDAT, each when the
+    next hop has taken the one before it. It reads 256 KiB at a time in the reactor's thread.
 
     `sending` is called before each write, with whether the end of the content goes out with it; `failed` with an
     UnsendableError, after which the connection must be dropped, as the peer still waits for the rest.
@@ -131,9 +133,6 @@ class ContentSender:
         payload = self._payload
         if payload.pieces is not None:
             self._send_piece(payload.pieces)
-        elif payload.chunks is None:
-            self._sending(True)
-            write_now(self._outlet, payload.wire)
         else:
             self._stuffer = Stuffer()
             self._outlet.registerProducer(self, False)
@@ -181,6 +180,18 @@ class ContentSender:
     def _fail(self, error: OSError | ValueError) -> None:
         self.stopProducing()
         self._failed(UnsendableError.of(error))
+
+
+def _edited(content: Content, edits: Sequence[Edit]) -> tuple[bytes, bool]:
+    """Small content after its edits, of which most are a field or two on top, and whether it is known that all its
+    lines are whole."""
+    pieces = [content.read()]
+    for edit in edits:
+        if not isinstance(edit, AddHeader) or edit.at_end:
+            return b"".join(rendered(content, edits)), False
+        pieces.append(edit.raw)
+    pieces.reverse()
+    return b"".join(pieces), content.is_whole_lines
 
 
 def _is_small(content: Content) -> bool:

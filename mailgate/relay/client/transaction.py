@@ -6,6 +6,7 @@ RFC 5321 section 3.3, RFC 2920 (PIPELINING), RFC 2033 (LMTP), RFC 3030 (BDAT), R
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 
 from mailgate.address import Address
@@ -26,6 +27,8 @@ _OVER_LIMIT = Reply.of(452, "4.5.3", "More recipients than the next hop takes at
 
 #: What stands in no domain, and in no literal: it could end the path, and begin something else.
 _BAD = frozenset(' "%<>\\')
+#: Nearly every path: without octets that need a second look, wherever they stand in it.
+_is_plain = re.compile(r"[!#$&-;=?-\[\]-~]*").fullmatch
 
 #: "Too many recipients", where a reply to RCPT has an enhanced status at all (RFC 3463 section 3.6).
 _TOO_MANY = ("", "4.5.3", "5.5.3")
@@ -124,7 +127,7 @@ class Transaction:
         lines: list[str] = []
         for position, recipient in enumerate(recipients):
             address = str(recipient.address)
-            if not (address.isascii() and address.isprintable() and _BAD.isdisjoint(recipient.address.domain)):
+            if not _is_plain(address):
                 fault = _fault_of(recipient.address, utf8=extensions.utf8)
                 if fault is not None:
                     elsewhere = fault is NO_SMTPUTF8
@@ -376,7 +379,7 @@ def begin(
         text = f"The message has {size} octets; the next hop takes {max_size}"
         raise UnsendableError(Reply.of(552, "5.3.4", text), f"{hop.target} was not asked")
     sender = str(envelope.sender)
-    if not (sender.isascii() and sender.isprintable() and _BAD.isdisjoint(envelope.sender.domain)):
+    if not _is_plain(sender):
         fault = _fault_of(envelope.sender, utf8=extensions.utf8)
         if fault is not None:
             raise UnsendableError(fault, f"{hop.target} was not asked", next_host=fault is NO_SMTPUTF8)

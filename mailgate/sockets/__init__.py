@@ -14,17 +14,19 @@ __all__ = ["write_now"]
 
 #: Octets of a TLS record at most, and of what our side of TLS may hold for the socket.
 _RECORD, _HELD = 2**14, 2**15
+#: Other systems than Linux send at once.
+_MORE = getattr(socket, "MSG_MORE", 0)
 
 
-def write_now(transport: ITransport, data: bytes) -> None:
+def write_now(transport: ITransport, data: bytes, *, is_last: bool = False) -> None:
     """As `transport.write(data)`, but the first try is made now.
 
     The reactor would wait for the socket to become writable, which it nearly always is: two changes to its interest and
     one more event for each reply; under TLS, a turn for collecting writes as well. Where octets still wait, or the
     transport is no socket (a test's), or a handshake is not over, this is `transport.write`.
 
-    What is written last, just before `loseConnection`, is better left to `transport.write`: it goes out together with
-    the end of TLS.
+    `is_last`: nothing is awaited from the peer any more, and `loseConnection` follows at once. Then what is written in
+    clear text waits for it, and both go out as one.
     """
     if (
         not isinstance(transport, Connection)
@@ -35,19 +37,14 @@ def write_now(transport: ITransport, data: bytes) -> None:
     ):
         transport.write(data)
     elif not transport.TLS:
-        sent = _send(transport.socket, data)
+        try:
+            sent = transport.socket.send(data, _MORE if is_last else 0)
+        except OSError:  # where it is broken, the ordinary way finds out why
+            sent = 0
         if sent < len(data):
             transport.write(data[sent:])
     elif not _write_record(transport, transport.protocol, data):
         transport.write(data)
-
-
-def _send(wire: socket.socket, data: bytes) -> int:
-    """How many octets the socket has taken. Where it is broken: none, and the ordinary way finds out why."""
-    try:
-        return wire.send(data)
-    except OSError:
-        return 0
 
 
 def _write_record(transport: Connection, tls: IProtocol, data: bytes) -> bool:
@@ -62,7 +59,10 @@ def _write_record(transport: Connection, tls: IProtocol, data: bytes) -> bool:
     except SSL.Error:  # no handshake yet, or no TLS any more: the ordinary way meets it again, and knows what to do
         return False
     record = connection.bio_read(_HELD)
-    sent = _send(transport.socket, record)
+    try:
+        sent = transport.socket.send(record)
+    except OSError:
+        sent = 0
     if sent < len(record):
         FileDescriptor.write(transport, record[sent:])  # beneath TLS
     if taken < len(data):

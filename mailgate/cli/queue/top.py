@@ -1,0 +1,165 @@
+"""`mailgate queue top` and `sites`: what the queue consists of, and what the relay does about it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from mailgate.cli.common import (
+    FailedError,
+    config_option,
+    json_option,
+    places_of,
+    printable,
+    span,
+)
+from mailgate.cli.desk import open_desk
+from mailgate.cli.queue.selecting import conditions, within
+from mailgate.web.models import Groups, SiteNow, Status
+from mailgate.web.selection import Grouping, Selection
+
+__all__ = ["COMMANDS"]
+
+#: Sites that `top` shows below the groups.
+_SITES = 10
+_WIDEST = 48
+
+
+@click.command()
+@conditions
+@click.option(
+    "--by",
+    default="domain",
+    show_default=True,
+    type=click.Choice(get_args(Grouping)),
+    help="What entries are counted by; site, source and category are those of the last attempt.",
+)
+@click.option(
+    "--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="The largest groups at most."
+)
+@click.option("--watch", "every", type=click.FloatRange(0.1), metavar="SECONDS", help="Show it again and again.")
+@json_option
+@config_option
+def top(selection: Selection, by: Grouping, limit: int, every: float | None, as_json: bool, config: Path) -> None:
+    """Count the entries by what they have in common, and show what the sites do now."""
+    if every and as_json:
+        raise click.UsageError("--watch is for people, and --json for programs")
+    places = places_of(config)
+
+    def read() -> tuple[Groups, Sequence[SiteNow], Status | None]:
+        with closing(open_desk(places, config)) as desk:
+            return desk.summary(by, limit, selection), desk.sites().sites, desk.status()
+
+    if every:
+        with suppress(KeyboardInterrupt):
+            _watch(lambda: "\n".join(_page(*read(), selection)), every)
+        return
+    groups, sites, status = read()
+    if as_json:
+        told = {
+            **groups.model_dump(),
+            "sites": [one.model_dump() for one in sites],
+            "status": status and status.model_dump(),
+        }
+        click.echo(json.dumps(told, indent=1))
+    else:
+        click.echo("\n".join(_page(groups, sites, status, selection)))
+
+
+@click.command()
+@json_option
+@config_option
+def sites(as_json: bool, config: Path) -> None:
+    """List every site that the relay has anything for now, the busiest first.
+
+    Exit code 1 where the gateway does not run.
+    """
+    with closing(open_desk(places_of(config), config)) as desk:
+        found, status = desk.sites().sites, desk.status()
+    if as_json:
+        click.echo(json.dumps([one.model_dump() for one in found], indent=1))
+    elif found:
+        click.echo("\n".join(_site_table(found)))
+    elif status is not None:
+        click.echo("The relay has nothing for any site now.")
+    if status is None:
+        raise FailedError("the gateway does not run")
+
+
+COMMANDS = (top, sites)
+
+
+def _watch(page: Callable[[], str], every: float) -> None:
+    """Show it until the user has seen enough; a daemon that restarts meanwhile does not end that."""
+    while True:
+        try:
+            text = page()
+        except FailedError as error:
+            text = f"mailgate: {printable(error.message)}"
+        click.clear()
+        click.echo(text)
+        time.sleep(every)
+
+
+def _page(groups: Groups, sites: Sequence[SiteNow], status: Status | None, selection: Selection) -> Iterator[str]:
+    now = time.time()
+    if status is None:
+        yield "The gateway does not run."
+    else:
+        spool = "" if status.spool == "ok" else f"; THE SPOOL CANNOT BE WRITTEN: {printable(status.spool)}"
+        yield f"The gateway {'stops' if status.stopping else 'runs'}, for {span(status.uptime)} now{spool}"
+    yield ""
+    chosen = within(selection)
+    if groups.groups:
+        table: list[tuple[str, ...]] = [(groups.by, "recipients", "due", "held", "oldest")]
+        table += [
+            (_name(one.key), str(one.recipients), str(one.due), str(one.held), span(now - one.oldest))
+            for one in groups.groups
+        ]
+        yield from _table(table)
+    else:
+        yield f"No entry fits{printable(chosen)}." if chosen else "Nothing is in the queue."
+    if sites:
+        yield ""
+        yield from _site_table(sites[:_SITES])
+        if len(sites) > _SITES:
+            yield f"and {len(sites) - _SITES} more: mailgate queue sites"
+
+
+def _site_table(sites: Sequence[SiteNow]) -> Iterator[str]:
+    table = [("site", "route", "source", "waiting", "active", "connections", "")]
+    table += [
+        (
+            _name(one.site),
+            _name(one.route),
+            _name(one.source),
+            f"{one.waiting}{'+' if one.backlog else ''}",
+            str(one.active),
+            f"{one.connections} of {one.most}",
+            printable(one.state),
+        )
+        for one in sites
+    ]
+    yield from _table(table, texts=(0, 1, 2, 6))
+
+
+def _name(key: str) -> str:
+    name = printable(key) or "-"
+    return name if len(name) <= _WIDEST else name[: _WIDEST - 3] + "..."
+
+
+def _table(rows: Sequence[tuple[str, ...]], texts: Sequence[int] = (0,)) -> Iterator[str]:
+    """Rows in columns; those of `texts` to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.ljust(width) if number in texts else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()

@@ -1,0 +1,180 @@
+"""From a lease to jobs: one for each destination, each judged by the delivery filters before it is queued."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from msgspec.structs import replace
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mailgate.address import NULL_PATH
+from mailgate.awaiting import as_deferred
+from mailgate.config.schema import RetrySection, SmtpRoute
+from mailgate.envelope import Envelope, EnvelopeRecipient
+from mailgate.interfaces import AttemptContext, Destination, IDeliveryFilter, Lease, OutcomeKind, Return, Suspension
+from mailgate.relay.attempt import Result
+from mailgate.relay.destinations import Destinations
+from mailgate.relay.findings import LOCAL_ERROR
+from mailgate.relay.jobs import MOST_RECIPIENTS, Job
+from mailgate.relay.memory import Jobs
+from mailgate.relay.routing import Routing
+from mailgate.relay.suspended import Suspensions, ends
+from mailgate.reply import Reply, ReplyError, parse_reply
+from mailgate.verdict import Defer, Reject, Verdict
+
+__all__ = ["REPORTS", "REPORT_ROUTE", "Sorter"]
+
+_log = Logger()
+
+#: The route of reports to senders that no route is for: by MX. Whoever takes mail must be able to return it.
+REPORTS = "(reports)"
+REPORT_ROUTE = SmtpRoute(transport="smtp")
+
+_REFUSED = Reply.of(550, "5.7.1", "Refused by policy")
+
+
+class Sorter:
+    """Sorts leases by one configuration, and by the suspensions that are in force.
+
+    Each job is one of `jobs` before anything becomes of it; `finished` is told of those that end here, and `give_back`
+    gets what may not be attempted now.
+    """
+
+    def __init__(
+        self,
+        routing: Routing,
+        destinations: Destinations,
+        clock: IReactorTime,
+        delivery_filter: IDeliveryFilter | None,
+        *,
+        jobs: Jobs,
+        finished: Callable[[Job, RetrySection], None],
+        give_back: Callable[[Return], None],
+    ) -> None:
+        self._routing = routing
+        self._destinations = destinations
+        self._clock = clock
+        self._filter = delivery_filter
+        self._jobs = jobs
+        self._finished = finished
+        self._give_back = give_back
+        self.suspensions = Suspensions()
+
+    def sort(self, lease: Lease, *, in_turn: bool = False) -> None:
+        """One job for each destination. A message that we stumble over keeps its lease, and comes again after it."""
+        queue_id = lease.envelope.queue_id
+        try:
+            if self.suspensions.exist:
+                lease = self._without_suspended(lease)
+            recipients = lease.recipients
+            if len(recipients) == 1 and not recipients[0].refusal:  # most mail
+                one = recipients[0]
+                route = one.route if one.route in self._destinations.routes else self._route_for(lease, one)
+                self._judge(Job(lease, recipients, route, domain=one.address.domain, in_turn=in_turn))
+            else:
+                self._sort_many(lease, in_turn)
+        except Exception:
+            _log.failure("message {queue_id} cannot be sorted to its destinations", queue_id=queue_id)
+
+    def report_route(self, envelope: Envelope) -> str:
+        """The route of a report to this message's sender."""
+        return self._routing.next_hop(envelope.sender, NULL_PATH) or REPORTS
+
+    def suspension(self, envelope: Envelope, recipient: EnvelopeRecipient, route: str) -> Suspension | None:
+        """The one that keeps back this recipient of a message, as far as it is not about its site."""
+        now = self._clock.seconds()
+        destination = Destination(route, recipient.address.domain)
+        return self.suspensions.of_sender(envelope.sender, now) or self.suspensions.of_destination(destination, now)
+
+    def _without_suspended(self, lease: Lease) -> Lease:
+        """The lease of those recipients that nothing keeps back; the others are given back."""
+        free: list[EnvelopeRecipient] = []
+        kept: dict[str, tuple[Suspension, list[EnvelopeRecipient]]] = {}
+        for one in lease.recipients:
+            suspension = None if one.refusal else self.suspension(lease.envelope, one, self._route_for(lease, one))
+            if suspension is None:
+                free.append(one)
+            else:
+                kept.setdefault(suspension.told, (suspension, []))[1].append(one)
+        for why, (suspension, recipients) in kept.items():
+            part = replace(lease, recipients=tuple(recipients))
+            self._give_back(Return(part, ends(suspension, self._clock.seconds()), why))
+        return replace(lease, recipients=tuple(free)) if kept else lease
+
+    def _sort_many(self, lease: Lease, in_turn: bool) -> None:
+        refused: list[EnvelopeRecipient] = []
+        by_destination: dict[tuple[str, str], list[EnvelopeRecipient]] = {}
+        for one in lease.recipients:
+            if one.refusal:
+                refused.append(one)
+                continue
+            name = self._route_for(lease, one)
+            domain = one.address.domain if self._destinations.by_domain(name) else ""
+            by_destination.setdefault((name, domain), []).append(one)
+        if refused:
+            self._refuse(Job(lease, tuple(refused), refused[0].route))
+        for (name, domain), recipients in by_destination.items():
+            for at in range(0, len(recipients), MOST_RECIPIENTS):
+                part = tuple(recipients[at : at + MOST_RECIPIENTS])
+                self._judge(Job(lease, part, name, domain=domain, in_turn=in_turn))
+
+    def _route_for(self, lease: Lease, recipient: EnvelopeRecipient) -> str:
+        """The route chosen at arrival; where it is gone, what the configuration says now."""
+        if recipient.route in self._destinations.routes:
+            return recipient.route
+        envelope = lease.envelope
+        is_report = not envelope.sender and not envelope.client
+        now = self._routing.next_hop(recipient.address, envelope.sender)
+        return now or (REPORTS if is_report else recipient.route)
+
+    def _refuse(self, job: Job) -> None:
+        """What a policy refused when it took the message for others ends here: one report for all."""
+        job.started = self._clock.seconds()
+        for one in job.recipients:
+            try:
+                reply = parse_reply([one.refusal.encode()])
+            except ReplyError:
+                reply = _REFUSED
+            job.results.append(Result(one, OutcomeKind.FAILED, reply, reason="refused by policy at its arrival"))
+        self._jobs.add(job)
+        self._finished(job, REPORT_ROUTE.retry)
+
+    def _judge(self, job: Job) -> None:
+        """Ask the delivery filters, where there are any, and put the job into the queue of its destination."""
+        self._jobs.add(job)
+        if self._filter is None:
+            try:
+                self._destinations.put(job)
+            except Exception:
+                self._jobs.remove(job)
+                raise
+            return
+        attempts = job.lease.attempts
+        attempt = max((attempts.get(one.number, 0) for one in job.recipients), default=0) + 1
+        answer = self._filter.on_attempt(AttemptContext(job.lease.envelope, job.recipients, job.route, attempt))
+
+        def judged(verdict: Verdict | None) -> None:
+            if isinstance(verdict, Reject | Defer):
+                kind = OutcomeKind.FAILED if isinstance(verdict, Reject) else OutcomeKind.DEFERRED
+                self._end(job, kind, verdict.reply, verdict.reason)
+            else:
+                self._destinations.put(job)
+
+        def failed(failure: Failure) -> None:
+            _log.failure("a delivery filter failed", failure=failure)
+            self._end(job, OutcomeKind.DEFERRED, LOCAL_ERROR, failure.getErrorMessage())
+
+        if isinstance(answer, Awaitable):
+            waited = as_deferred(answer)
+            waited.addCallbacks(judged, failed)
+        else:
+            judged(answer)
+
+    def _end(self, job: Job, kind: OutcomeKind, reply: Reply, reason: str) -> None:
+        """An outcome without an attempt."""
+        job.started, job.remaining = self._clock.seconds(), job.recipients
+        job.settle(kind, reply, "", reason)
+        route = self._destinations.routes.get(job.route)
+        self._finished(job, (route or REPORT_ROUTE).retry)

@@ -1,0 +1,24 @@
+"""Words for people about where mail waits."""
+
+from __future__ import annotations
+
+__all__ = ["in_line", "per_time", "seconds"]
+
+_PER = (("a second", 1.0), ("a minute", 60.0), ("an hour", 3600.0), ("a day", 86400.0))
+
+
+def in_line(place: int, length: int) -> str:
+    """ "3rd of 40"."""
+    ending = "th" if place // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{place}{ending} of {length}"
+
+
+def seconds(duration: float) -> str:
+    """ "40 s"."""
+    return f"{max(duration, 0.0):.0f} s"
+
+
+def per_time(rate: float) -> str:
+    """ "10 messages a minute", of a rate for each second."""
+    unit, length = next((one for one in _PER if rate * one[1] >= 1), _PER[-1])
+    return f"{rate * length:.3g} messages {unit}"

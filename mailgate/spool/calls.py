@@ -1,0 +1,150 @@
+"""The calls of the spool that are one piece of work each: for its writer, or a question to its reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred
+
+from mailgate.envelope import Envelope
+from mailgate.events import EntrySetAside, Event
+from mailgate.interfaces import (
+    Destination,
+    EntryView,
+    Grouping,
+    Lease,
+    Return,
+    Selector,
+    Summary,
+    Suspended,
+    Suspension,
+    SweepReport,
+)
+from mailgate.interfaces.spool import EVERYTHING
+from mailgate.message import Content
+from mailgate.spool import leasing, operate
+from mailgate.spool.reader import SpoolReader
+from mailgate.spool.store import SetAside, Store
+from mailgate.spool.sweep import sweep
+
+__all__ = ["SpoolCalls"]
+
+T = TypeVar("T")
+
+
+class SpoolCalls:
+    """Most of ISpool. Whoever inherits it has the writer."""
+
+    _store: Store
+    _reader: SpoolReader
+    _now: Callable[[], float]
+
+    def _submit(self, run: Callable[[], T], *, alone: bool = False) -> Deferred[T]:
+        """Have the writer do it inside a transaction, or in one of its own."""
+        raise NotImplementedError
+
+    def _publish(self, event: Event) -> None:
+        """Tell of something, from the writer's thread."""
+        raise NotImplementedError
+
+    def _tell_aside(self, aside: Sequence[SetAside]) -> None:
+        """Tell what was set aside."""
+        for name, where, reason in aside:
+            self._publish(EntrySetAside(at=self._now(), queue_id=name, where=where, reason=reason))
+
+    # -- leases
+
+    def lease(self, limit: int, until: float, full: Container[Destination] = ()) -> Deferred[Sequence[Lease]]:
+        return Deferred.fromCoroutine(self._lease(limit, until, full))
+
+    async def _lease(self, limit: int, until: float, full: Container[Destination]) -> Sequence[Lease]:
+        while True:
+            look = await self._look(lambda: leasing.lease(self._store, limit, until, full))
+            # Where many wait for destinations that are full, others may write between one look and the next.
+            if look.leases or look.is_all:
+                return look.leases
+
+    def lease_in_turn(self, destination: Destination, limit: int, until: float) -> Deferred[Sequence[Lease]]:
+        look = self._look(lambda: leasing.lease_in_turn(self._store, destination, limit, until))
+        return look.addCallback(lambda found: found.leases)
+
+    def lease_selected(self, selector: Selector, limit: int, until: float) -> Deferred[Sequence[Lease]]:
+        look = self._look(lambda: leasing.lease_selected(self._store, selector, limit, until))
+        return look.addCallback(lambda found: found.leases)
+
+    def _look(self, look: Callable[[], leasing.Found]) -> Deferred[leasing.Found]:
+        def run() -> leasing.Found:
+            found = look()
+            self._tell_aside(found.aside)
+            return found
+
+        return self._submit(run)
+
+    def waiting(self) -> Deferred[list[Destination]]:
+        return self._reader.waiting()
+
+    def release_leases(self, returns: Sequence[Return]) -> Deferred[None]:
+        return self._submit(lambda: leasing.give_back(self._store, returns))
+
+    def next_due(self) -> Deferred[float | None]:
+        return self._submit(lambda: leasing.next_due(self._store))
+
+    # -- what an operator asks
+
+    def view(self, selector: Selector, limit: int, after: tuple[str, int] | None = None) -> Deferred[list[EntryView]]:
+        return self._reader.view(selector, limit, after)
+
+    def summary(self, by: Grouping, limit: int, selector: Selector = EVERYTHING) -> Deferred[list[Summary]]:
+        return self._reader.summary(by, limit, selector)
+
+    def content(self, queue_id: str) -> Deferred[tuple[Envelope, Content] | None]:
+        return self._reader.content(queue_id)
+
+    def suspensions(self) -> Deferred[list[Suspension]]:
+        return self._reader.suspensions()
+
+    # -- what an operator does
+
+    def expand_fresh(self) -> Deferred[None]:
+        """Give rows to the messages that we deliver for the first time: what another worker changes must find them."""
+        return self._submit(self._store.expand_all)
+
+    def hold(self, selector: Selector) -> Deferred[int]:
+        return self._submit(lambda: operate.hold(self._store, selector))
+
+    def release(self, selector: Selector) -> Deferred[int]:
+        return self._submit(lambda: operate.release(self._store, selector))
+
+    def retry(self, selector: Selector) -> Deferred[int]:
+        return self._submit(lambda: operate.retry(self._store, selector))
+
+    def reroute(self, selector: Selector, route: str) -> Deferred[int]:
+        return self._submit(lambda: operate.reroute(self._store, selector, route))
+
+    def delete(self, selector: Selector) -> Deferred[list[EntryView]]:
+        return self._submit(lambda: operate.delete(self._store, selector))
+
+    def suspend(self, suspension: Suspension) -> Deferred[None]:
+        return self._submit(lambda: operate.suspend(self._store, suspension))
+
+    def resume(self, kind: Suspended, name: str) -> Deferred[bool]:
+        return self._submit(lambda: operate.resume(self._store, kind, name))
+
+    # -- numbers
+
+    def add_counts(self, amounts: Mapping[str, int]) -> Deferred[None]:
+        return self._submit(lambda: operate.add_counts(self._store, amounts))
+
+    def counts(self, prefix: str) -> Deferred[dict[str, int]]:
+        return self._reader.counts(prefix)
+
+    # -- the start
+
+    def sweep(self) -> Deferred[SweepReport]:
+        def run() -> SweepReport:
+            aside, leftovers = sweep(self._store)
+            self._tell_aside(aside)
+            return SweepReport(tuple(name for name, _, _ in aside), leftovers)
+
+        return self._submit(run, alone=True)

@@ -1,0 +1,93 @@
+"""What a spool in memory keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mailgate.envelope import Envelope, EnvelopeRecipient
+from mailgate.interfaces import Destination, EntryView, Selector
+from mailgate.message import Content
+
+__all__ = ["Entry", "Found", "Stored", "matches", "view_of"]
+
+
+@dataclass(slots=True)
+class Entry:
+    """One recipient of a message in a MemorySpool."""
+
+    recipient: EnvelopeRecipient
+    state: str
+    due: float
+    attempts: int = 0
+    last_reply: str = ""
+    hold: str = ""  # leased: the state that the end of the lease brings, where it is not queued
+    warned: bool = False
+    not_before: float = 0.0
+    turn: float = 0.0
+    site: str = ""
+    source: str = ""
+    category: str = ""
+    waits: str = ""
+
+    @property
+    def destination(self) -> Destination:
+        """Where it goes."""
+        return Destination(self.recipient.route, self.recipient.address.domain)
+
+    def end_lease(self, due: float, queued: str = "queued") -> None:
+        """As it was asked for meanwhile, or else queued."""
+        self.state, self.hold, self.due = self.hold or queued, "", max(due, self.not_before)
+
+
+@dataclass(slots=True)
+class Stored:
+    """A message in a MemorySpool."""
+
+    envelope: Envelope
+    content: Content
+    entries: dict[int, Entry] = field(default_factory=dict)
+
+
+Found = tuple[Stored, int, Entry]
+
+
+def matches(selector: Selector, stored: Stored, number: int, entry: Entry, now: float) -> bool:
+    """Whether a selector means the entry."""
+    view = view_of(stored, number, entry)
+    reason = selector.reason.lower()
+    return (
+        selector.queue_id in ("", view.queue_id)
+        and selector.sender.lower() in ("", view.sender or "<>")
+        and selector.recipient.lower() in ("", view.recipient)
+        and selector.domain.lower() in ("", entry.recipient.address.domain)
+        and selector.route in ("", view.route)
+        and selector.source in ("", view.source)
+        and selector.state in ("", view.state)
+        and selector.site.lower() in view.site
+        and (reason == view.category or any(reason in text.lower() for text in (view.last_reply, view.waits)))
+        and (not selector.older_than or view.received <= now - selector.older_than)
+    )
+
+
+def view_of(stored: Stored, number: int, entry: Entry) -> EntryView:
+    """The entry as an administrator sees it."""
+    envelope = stored.envelope
+    in_turn = entry.state == "turn"
+    return EntryView(
+        queue_id=envelope.queue_id,
+        number=number,
+        sender=str(envelope.sender).lower(),
+        recipient=str(entry.recipient.address).lower(),
+        route=entry.recipient.route,
+        state="queued" if in_turn else entry.state,
+        size=envelope.size,
+        received=envelope.received,
+        attempts=entry.attempts,
+        next_attempt=entry.turn if in_turn else entry.due,
+        last_reply=entry.last_reply,
+        not_before=entry.not_before,
+        site=entry.site,
+        source=entry.source,
+        category=entry.category,
+        waits=f"waits for its turn at {entry.recipient.address.domain}" if in_turn and not entry.waits else entry.waits,
+    )

@@ -1,0 +1,1 @@
+"""Several processes that are one gateway: what starts them, what they share, and the line between them."""

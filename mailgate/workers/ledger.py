@@ -1,0 +1,144 @@
+"""What all workers share, as the supervisor keeps it: slots, budgets, counters and numbers. Without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from twisted.internet.interfaces import IReactorTime
+
+from mailgate.stores.counters import MemoryCounters
+from mailgate.stores.slots import LocalSlots
+from mailgate.workers.commands import Item
+
+__all__ = ["Ledger"]
+
+
+class _Slots:
+    """The slots of one key: who holds how many, and which tickets wait for one, in order."""
+
+    __slots__ = ("held", "waiting")
+
+    def __init__(self) -> None:
+        self.held: dict[int, int] = {}
+        self.waiting: dict[tuple[int, int], int] = {}  # worker and ticket, with the limit that it has named
+
+
+class Ledger:
+    """Hears the items of workers, in order, and tells them others by `tell(worker, item)`.
+
+    A limit on slots is exact. What a worker held, waited for or had added is free again when it has left. Numbers that
+    others have changed are told when `publish` is called, each once, however often it changed.
+    """
+
+    def __init__(self, clock: IReactorTime, max_keys: int, tell: Callable[[int, Item], None]) -> None:
+        """`max_keys` as in MemoryCounters."""
+        self._tell = tell
+        self._counters = MemoryCounters(clock, max_keys)
+        self._budgets = LocalSlots(clock)
+        self._slots: dict[str, _Slots] = {}
+        self._numbers: dict[str, dict[int, int]] = {}
+        self._news: dict[int, dict[str, None]] = {}
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `publish` has anything to tell."""
+        return any(self._news.values())
+
+    def join(self, worker: int) -> None:
+        """A worker comes: it is to hear every number there is."""
+        self._news[worker] = dict.fromkeys(self._numbers)
+
+    def leave(self, worker: int) -> None:
+        """A worker is gone, by whatever cause: all that it had is free."""
+        self._news.pop(worker, None)
+        for key, amounts in list(self._numbers.items()):
+            if worker in amounts:
+                self._add(worker, key, -amounts[worker])
+        for key, slots in list(self._slots.items()):
+            slots.waiting = {one: limit for one, limit in slots.waiting.items() if one[0] != worker}
+            slots.held.pop(worker, None)
+            self._grant(key, slots)
+
+    def hear(self, worker: int, item: Item) -> None:
+        """Do what a worker asks."""
+        match item:
+            case ["acquire", ticket, key, limit]:
+                self._acquire(worker, ticket, key, limit)
+            case ["release", key]:
+                self._release(worker, key)
+            case ["withdraw", ticket, key]:
+                self._withdraw(worker, ticket, key)
+            case ["add", key, amount]:
+                self._add(worker, key, amount)
+            case ["hit", ticket, key, window, amount]:
+                self._tell(worker, ["answer", ticket, self._counters.hit(key, window, amount)])
+            case ["peek", ticket, key, window]:
+                self._tell(worker, ["answer", ticket, self._counters.peek(key, window)])
+            case ["spend", ticket, key, rate, amount]:
+                self._tell(worker, ["answer", ticket, self._budgets.spend(key, rate, amount)])
+            case _:
+                raise AssertionError(f"a worker says {item!r}")
+
+    def publish(self) -> None:
+        """Tell each worker the numbers that others have changed since the last time."""
+        for worker, keys in self._news.items():
+            tell = partial(self._tell, worker)
+            for key in keys:
+                amounts = self._numbers.get(key, {})
+                tell(["others", key, sum(amounts.values()) - amounts.get(worker, 0)])
+            keys.clear()
+
+    # -- slots
+
+    def _acquire(self, worker: int, ticket: int, key: str, limit: int) -> None:
+        slots = self._slots.setdefault(key, _Slots())
+        slots.waiting[worker, ticket] = limit
+        self._grant(key, slots)
+        if (worker, ticket) in slots.waiting:
+            for holder in slots.held:
+                self._tell(holder, ["wanted", key])
+
+    def _release(self, worker: int, key: str) -> None:
+        slots = self._slots.get(key)
+        if slots is None or worker not in slots.held:
+            raise AssertionError(f"worker {worker} gives back a slot of {key} that it does not hold")
+        slots.held[worker] -= 1
+        if not slots.held[worker]:
+            del slots.held[worker]
+        self._grant(key, slots)
+
+    def _withdraw(self, worker: int, ticket: int, key: str) -> None:
+        slots = self._slots.get(key)
+        if slots is not None:  # it may have been granted meanwhile: then the worker gives it back
+            slots.waiting.pop((worker, ticket), None)
+            self._grant(key, slots)
+
+    def _grant(self, key: str, slots: _Slots) -> None:
+        """Give out what is free, first come, first served; forget a key that nobody uses."""
+        held = sum(slots.held.values())
+        while slots.waiting:
+            (worker, ticket), limit = next(iter(slots.waiting.items()))
+            if held >= limit:
+                break
+            del slots.waiting[worker, ticket]
+            slots.held[worker] = slots.held.get(worker, 0) + 1
+            held += 1
+            self._tell(worker, ["granted", ticket, key])
+            if slots.waiting:
+                self._tell(worker, ["wanted", key])  # those who wait have said so before it had one
+        if not slots.held and not slots.waiting:
+            del self._slots[key]
+
+    # -- numbers
+
+    def _add(self, worker: int, key: str, amount: int) -> None:
+        amounts = self._numbers.setdefault(key, {})
+        amounts[worker] = amounts.get(worker, 0) + amount
+        if not amounts[worker]:
+            del amounts[worker]
+            if not amounts:
+                del self._numbers[key]
+        for other, keys in self._news.items():
+            if other != worker:
+                keys[key] = None

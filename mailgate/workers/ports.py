@@ -1,0 +1,103 @@
+"""Listening sockets: bound once, by whoever may, and served by one process or by several."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from twisted.internet import fdesc, tcp, unix
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory, ServerFactory
+from twisted.python.failure import Failure
+
+from mailgate.config.endpoints import with_backlog
+from mailgate.config.schema import ListenerSection
+
+__all__ = ["Bound", "CannotBindError", "adopt", "bind"]
+
+#: Connections that may wait to be accepted.
+_BACKLOG = 1024
+
+Bound = tuple[str, IListeningPort]
+"""The name of a listener, and one of its ports."""
+
+
+class CannotBindError(Exception):
+    """A line for each endpoint on which nobody can listen."""
+
+
+def bind(
+    reactor: object, listeners: Iterable[ListenerSection], factory: Callable[[str], ServerFactory]
+) -> Iterator[Bound]:
+    """Listen on every endpoint, for the factory of its listener's name. CannotBindError behind the last."""
+    failures: list[str] = []
+    for section in listeners:
+        for text in section.endpoints:
+            bound: list[IListeningPort] = []
+
+            def failed(failure: Failure, text: str = text) -> None:
+                failures.append(f"mailgate: {text}: {failure.getErrorMessage()}")
+
+            listening = serverFromString(reactor, with_backlog(text, _BACKLOG)).listen(factory(section.name))
+            listening.addCallbacks(bound.append, failed)
+            yield from ((section.name, port) for port in bound)
+    if failures:
+        raise CannotBindError("\n".join(failures))
+
+
+def adopt(reactor: object, descriptor: int, factory: Factory) -> IListeningPort:
+    """Accept from a listening socket that other processes accept from as well; the descriptor is taken over.
+
+    The end of this port is not the end of the socket, which lives until all have closed it.
+    """
+    fdesc.setNonBlocking(descriptor)
+    with socket.socket(fileno=descriptor) as listening:
+        family = listening.family
+        port: Any
+        if family is socket.AF_UNIX:
+            port = _SharedUnixPort._fromListeningDescriptor(reactor, descriptor, factory)  # type: ignore[no-untyped-call]
+        else:
+            port = _SharedPort._fromListeningDescriptor(reactor, descriptor, family, factory)  # type: ignore[no-untyped-call]
+        port.startListening()
+    return port  # type: ignore[no-any-return]  # Twisted's
+
+
+class _OneByOne:
+    """One connection each time that the socket is readable, so that the workers share those that come together."""
+
+    @property
+    def numberAccepts(self) -> int:  # noqa: N802  Twisted's name
+        return 1
+
+    @numberAccepts.setter
+    def numberAccepts(self, number: int) -> None:  # noqa: N802  Twisted's name
+        pass
+
+
+class _SharedPort(_OneByOne, tcp.Port):
+    """A TCP port that was bound elsewhere."""
+
+
+class _SharedUnixPort(_OneByOne, unix.Port):
+    """A unix socket that was bound elsewhere: its path, mode and queue are not ours to change."""
+
+    # names of Twisted's
+    _shouldShutdown = False  # noqa: N815
+    _preexistingSocket: socket.socket | None  # noqa: N815
+    fileno: Any
+
+    def startListening(self) -> None:  # noqa: N802  Twisted's name
+        listening, self._preexistingSocket = self._preexistingSocket, None
+        if listening is None or self.factory is None:
+            raise AssertionError("there is nothing to listen on")
+        tcp._reservedFD.reserve()
+        self.factory.doStart()
+        self.socket = listening
+        self.fileno = listening.fileno
+        self.connected = True
+        self.startReading()  # type: ignore[no-untyped-call]  # Twisted's
+
+    def connectionLost(self, reason: Failure) -> None:
+        tcp.Port.connectionLost(self, reason)

@@ -1,0 +1,307 @@
+"""`mailgate queue` for what is more than one entry at a time: giving up, other routes, suspensions, top."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from mailgate.address import Address
+from mailgate.cli.entries import state_of
+from mailgate.envelope import EnvelopeRecipient
+from mailgate.events import Bounced, OperatorActed, SuspensionChanged
+from mailgate.interfaces import Outcome, OutcomeKind, Selector
+from mailgate.observe.history import read_history
+from mailgate.reply import Reply
+from mailgate.web.models import Entry
+from tests.unit.cli_machine import FIRST, SECOND, THIRD, DaemonThread, Machine
+from tests.unit.told_relay import site_view
+
+
+@pytest.fixture
+def daemon(machine: Machine) -> Iterator[DaemonThread]:
+    machine.add_three()
+    daemon = DaemonThread(machine)
+    yield daemon
+    daemon.stop()
+
+
+# -- giving up and other routes
+
+
+def test_bounce_asks_and_reports(gateway: Machine) -> None:
+    refused = gateway.run("queue", "bounce", FIRST, code=1, given="n\n")
+    assert "Give up 2 recipient(s) of 1 message(s)? Their senders get reports." in refused.stderr
+    assert len(gateway.states()) == 4
+    told = gateway.run("queue", "bounce", FIRST, "--because", "this company is closed", given="y\n").stdout
+    assert told == "2 of 2 recipient(s) given up\n"
+    entries = gateway.queued()
+    assert {one["recipient"] for one in entries} == {"two@down.test", "three@down.test", "ann@client.test"}
+    (report,) = [one["queue_id"] for one in entries if one["recipient"] == "ann@client.test"]
+    text = gateway.run("queue", "show", report).stdout
+    assert "from <>, sent by the gateway itself" in text
+    assert "this company is closed" in text
+
+
+def test_what_was_given_up_beside_a_stopped_gateway_is_in_its_history(machine: Machine) -> None:
+    machine.add(FIRST, "one@down.test")
+    machine.close()
+    machine.run("queue", "bounce", FIRST, "--yes")
+    (story,) = read_history(machine.places.history, FIRST).stories
+    assert [one["event"] for one in story.entries] == ["bounced", "operator_acted"]
+    text = machine.run("why", FIRST).stdout
+    assert "one@down.test bounced" in text.splitlines()[0]
+    assert "given up for one@down.test by route box, attempt 2" in text
+    assert "550 5.0.0 Returned by the administrator" in text
+    assert "an administrator asked: bounce one@down.test" in text
+
+
+def test_the_null_sender_gets_no_report(gateway: Machine) -> None:
+    gateway.run("queue", "bounce", THIRD, "--yes")
+    assert THIRD not in {one["queue_id"] for one in gateway.queued()}
+    assert len(gateway.queued()) == 3
+
+
+def test_reports_of_what_is_given_up_are_not_given_up(gateway: Machine) -> None:
+    told = gateway.run("queue", "bounce", "--all", "--yes").stdout
+    assert told == "4 of 4 recipient(s) given up\n"
+    assert {one["recipient"] for one in gateway.queued()} == {"ann@client.test"}
+    assert len(gateway.queued()) == 2
+    assert gateway.run("queue", "bounce", "--all", "--yes").stdout == "2 of 2 recipient(s) given up\n"
+
+
+def test_bounce_needs_a_configuration_for_its_reports(machine: Machine) -> None:
+    machine.add(FIRST, "one@down.test")
+    machine.close()
+    machine.file.write_text(machine.file.read_text().replace('"gate.test"', "7"))
+    error = machine.run("queue", "bounce", FIRST, "--yes", code=1).stderr
+    assert "gateway.hostname" in error
+    assert machine.states() == {"one@down.test": "queued"}
+    assert not machine.places.history.exists()
+
+
+def test_what_a_policy_keeps_back_is_no_spam_for_others(machine: Machine) -> None:
+    machine.add(
+        FIRST, recipients=(EnvelopeRecipient(0, Address("two", "down.test"), "box", "a virus"),), deferred=False
+    )
+    machine.close()
+    told = machine.run("queue", "bounce", FIRST, "--yes").stdout
+    assert told == "0 of 1 recipient(s) given up; 1 is quarantined, and returned with --state quarantined only\n"
+    assert machine.states() == {"two@down.test": "quarantined"}
+
+
+def test_reroute(gateway: Machine) -> None:
+    told = gateway.run("queue", "reroute", "--domain", "down.test", "--to", "other").stdout
+    assert told == "3 of 3 recipient(s) rerouted\n"
+    now = time.time()
+    assert {one["recipient"]: (one["route"], one["next_attempt"] <= now) for one in gateway.queued()} == {
+        "one@down.test": ("other", True),
+        "two@other.test": ("box", False),
+        "two@down.test": ("other", True),
+        "three@down.test": ("other", True),
+    }
+    assert "there is no route nowhere" in gateway.run("queue", "reroute", FIRST, "--to", "nowhere", code=1).stderr
+
+
+def test_reroute_is_in_the_story(machine: Machine) -> None:
+    machine.add(FIRST, "one@down.test")
+    machine.close()
+    machine.run("queue", "reroute", FIRST, "--to", "other")
+    text = machine.run("why", FIRST).stdout
+    assert "an administrator asked: reroute one@down.test\n      to route: other\n" in text
+
+
+def test_reroute_beside_a_file_that_says_no_routes(machine: Machine) -> None:
+    machine.add(FIRST, "one@down.test")
+    machine.close()
+    machine.file.write_text('[gateway]\nstate_dir = "state"\nhostname = 7\n[routes.spare]\n')
+    assert "there is no route box" in machine.run("queue", "reroute", FIRST, "--to", "box", code=1).stderr
+    assert "1 of 1 recipient(s) rerouted" in machine.run("queue", "reroute", FIRST, "--to", "spare").stdout
+
+
+def test_conditions_on_the_last_attempt(machine: Machine) -> None:
+    machine.add_three()
+    spool = machine.open()
+    machine.wait(spool.retry(selector := Selector(queue_id=SECOND)))
+    (lease,) = machine.wait(spool.lease_selected(selector, 10, time.time() + 600))
+    outcome = Outcome(
+        lease.recipients[0],
+        OutcomeKind.DEFERRED,
+        Reply.of(452, "4.2.2", "Mailbox full"),
+        "mx1.down.test[192.0.2.9]:25",
+        time.time() + 500,
+        site="box:mx1.down.test",
+        source="west",
+        category="mailbox-full",
+    )
+    machine.wait(spool.record(lease, [outcome]))
+    machine.close()
+    for chosen in (
+        ("--site", "mx1.down.test"),
+        ("--source", "west"),
+        ("--reason", "mailbox-full"),
+        ("--reason", "FULL"),
+    ):
+        assert [one["queue_id"] for one in machine.queued(*chosen)] == [SECOND], chosen
+    text = machine.run("queue", "show", SECOND).stdout
+    assert "route box from west, 2 attempts, next attempt in 8m" in text
+    assert ": deferred as mailbox-full\n    site: box:mx1.down.test\n" in text
+    assert "    last reply: mx1.down.test[192.0.2.9]:25: 452 4.2.2 Mailbox full\n" in text
+    last = machine.run("why", SECOND).stdout.rstrip().splitlines()[-1]
+    assert ": deferred as mailbox-full (last reply: mx1.down.test" in last
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bounce", "--because", "x"),
+        ("bounce", FIRST, "--because", "x" * 301),
+        ("reroute", FIRST),
+        ("reroute", "--to", "other"),
+        ("reroute", FIRST, "--to", ""),
+        ("suspend",),
+        ("suspend", "--route", ""),
+        ("suspend", "--route", "box", "--domain", "down.test"),
+        ("suspend", "--route", "box", "--for", "2"),
+        ("suspend", "--domain", "<>"),
+        ("resume",),
+        ("resume", "--all", "--route", "box"),
+        ("top", "--by", "colour"),
+        ("top", "--watch", "0"),
+        ("top", "--watch", "5", "--json"),
+        ("top", FIRST),
+        ("list", "--sender", "\udcff"),
+    ],
+)
+def test_usage(gateway: Machine, arguments: tuple[str, ...]) -> None:
+    assert "Usage" in gateway.run("queue", *arguments, code=2).stderr
+    assert gateway.events.of(OperatorActed) + gateway.events.of(SuspensionChanged) + gateway.events.of(Bounced) == []
+
+
+# -- suspensions
+
+
+def test_suspend_list_and_resume(gateway: Machine) -> None:
+    assert gateway.run("queue", "suspended").stdout == "Nothing is suspended.\n"
+    told = gateway.run("queue", "suspend", "--route", "box", "--for", "2h", "--reason", "new\x1b line").stdout
+    assert told.startswith("suspended since 20")
+    assert ", for 2h, until 20" in told
+    assert told.endswith(": route box (new\\x1b line)\n")
+    gateway.run("queue", "suspend", "--domain", "Other.TEST")
+    lines = gateway.run("queue", "suspended").stdout.splitlines()
+    assert sorted(line.rpartition(": ")[2] for line in lines) == ["domain other.test", "route box (new\\x1b line)"]
+    assert sum(", until it is resumed: " in line for line in lines) == 1
+    found = json.loads(gateway.run("queue", "suspended", "--json").stdout)
+    assert sorted((one["kind"], one["name"], one["until"] > 0) for one in found) == [
+        ("domain", "other.test", False),
+        ("route", "box", True),
+    ]
+    text = gateway.run("queue", "list", FIRST).stdout
+    assert ": suspended: route box (new\\x1b line)\n" in text
+    assert gateway.run("queue", "resume", "--route", "box").stdout == "resumed: route box\n"
+    assert gateway.run("queue", "resume", "--route", "box", code=1).stdout == "No route box is suspended.\n"
+    assert gateway.run("queue", "resume", "--all").stdout == "resumed: domain other.test\n"
+    assert gateway.run("queue", "resume", "--all").stdout == "Nothing is suspended.\n"
+    assert "suspended" not in gateway.run("queue", "list").stdout
+
+
+def test_a_route_that_is_none_is_not_suspended(gateway: Machine) -> None:
+    assert "there is no route intrenet" in gateway.run("queue", "suspend", "--route", "intrenet", code=1).stderr
+    assert json.loads(gateway.run("queue", "suspended", "--json").stdout) == []
+
+
+def test_the_running_relay_is_told(machine: Machine, daemon: DaemonThread) -> None:
+    machine.run("queue", "suspend", "--sender", "ann@client.test")
+    machine.run("queue", "resume", "--sender", "Ann@client.test")
+    assert daemon.relay.told == ["suspensions", "suspensions", "look"]
+    assert [one.is_suspended for one in machine.events.of(SuspensionChanged)] == [True, False]
+
+
+# -- top and sites
+
+
+def test_top(gateway: Machine) -> None:
+    gateway.run("queue", "hold", SECOND)
+    lines = gateway.run("queue", "top").stdout.splitlines()
+    assert lines[0].startswith(("The gateway runs, for ", "The gateway does not run."))
+    assert lines[2].split() == ["domain", "recipients", "due", "held", "oldest"]
+    assert [line.split()[:4] for line in lines[3:5]] == [["down.test", "3", "0", "1"], ["other.test", "1", "0", "0"]]
+    assert lines[3].split()[4] == "1m"
+    states = json.loads(gateway.run("queue", "top", "--by", "state", "--json").stdout)
+    assert {one["key"]: one["recipients"] for one in states["groups"]} == {"queued": 3, "held": 1}
+    assert states["by"] == "state"
+    text = gateway.run("queue", "top", "--by", "sender", "--limit", "1", "--domain", "down.test").stdout
+    assert ["ann@client.test", "2"] in [line.split()[:2] for line in text.splitlines()]
+    assert "No entry fits --domain nowhere.test." in gateway.run("queue", "top", "--domain", "nowhere.test").stdout
+
+
+def test_top_of_an_empty_queue(gateway: Machine) -> None:
+    gateway.run("queue", "delete", "--all", "--yes")
+    assert "Nothing is in the queue.\n" in gateway.run("queue", "top").stdout
+
+
+def test_top_shows_what_the_sites_do(machine: Machine, daemon: DaemonThread) -> None:
+    daemon.relay.at_work += [
+        site_view("mx1.down.test", waiting=12, backlog=True, state="rests\x1b for 40 s"),
+        *(site_view(f"mx{number}.other.test", source="west") for number in range(2, 14)),
+    ]
+    lines = machine.run("queue", "top").stdout.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("site"))
+    assert lines[start].split() == ["site", "route", "source", "waiting", "active", "connections"]
+    assert lines[start + 1].split() == (
+        ["mx1.down.test", "internet", "-", "12+", "1", "1", "of", "20", "rests\\x1b", "for", "40", "s"]
+    )
+    assert lines[-1] == "and 3 more: mailgate queue sites"
+    assert len(machine.run("queue", "sites").stdout.splitlines()) == 14
+    assert len(json.loads(machine.run("queue", "sites", "--json").stdout)) == 13
+    daemon.relay.at_work.clear()
+    assert machine.run("queue", "sites").stdout == "The relay has nothing for any site now.\n"
+
+
+def test_no_site_is_at_work_in_a_stopped_gateway(machine: Machine) -> None:
+    machine.add_three()
+    machine.close()
+    assert "the gateway does not run" in machine.run("queue", "sites", code=1).stderr
+    assert json.loads(machine.run("queue", "sites", "--json", code=1).stdout) == []
+
+
+def test_watch_goes_on_until_somebody_ends_it(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.add_three()
+    machine.close()
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 1:
+            machine.open()  # somebody else has it for a moment
+        elif len(waited) == 2:
+            machine.close()
+        else:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("mailgate.cli.queue.top.time.sleep", sleep)
+    monkeypatch.setattr("mailgate.cli.desk._PATIENCE", 0.0)
+    text = machine.run("queue", "top", "--watch", "5").stdout
+    assert waited == [5.0, 5.0, 5.0]
+    assert text.count("down.test") == 2
+    assert text.count("mailgate: no daemon answers") == 1
+
+
+def test_words_for_an_entry() -> None:
+    entry = Entry(
+        queue_id=FIRST,
+        number=0,
+        sender="",
+        recipient="one@down.test",
+        route="box\x1b",
+        state="leased",
+        size=1,
+        received=0.0,
+        attempts=0,
+        next_attempt=900.0,
+        last_reply="",
+        waits="2nd\x1b of 3",
+    )
+    assert state_of(entry, 100.0) == "leased, route box\\x1b, not tried yet: 2nd\\x1b of 3"
