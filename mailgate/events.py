@@ -110,7 +110,8 @@ class MessageAccepted(Event, frozen=True, kw_only=True):
 
 
 class _Attempt(Event, frozen=True, kw_only=True):
-    """`site` is where it went, `source` the name of our own address ("" where the system chose one)."""
+    """`site` is where it went, `source` the name of our own address ("" where the system chose one). `attempt` counts
+    those that were made, this one too: 0 for mail that was given up before its first."""
 
     queue_id: str
     sender: str
@@ -144,11 +145,13 @@ class Deferred(_Attempt, frozen=True, kw_only=True):
 
 
 class Bounced(_Attempt, frozen=True, kw_only=True):
-    """Given up for this recipient. `report` is the queue id of the DSN, or "" where none is owed; `category` says what
-    kind of failure it was ("no-such-user")."""
+    """Given up for this recipient. `report` is the queue id of the DSN, or "" where none is owed, and `report_to` whom
+    that goes to, where not to the sender: a double bounce. `category` says what kind of failure it was
+    ("no-such-user")."""
 
     reason: str
     report: str = ""
+    report_to: str = ""
     category: str = ""
 
 

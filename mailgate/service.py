@@ -213,12 +213,12 @@ class Gateway(Service):
             clock=self.reactor,
             random=self.random,
             slots=self._team.slots,
-            warm_up=WarmUp(self.spool, self.reactor, is_shared=self._team.workers > 1),
+            warm_up=WarmUp(self.spool, self.reactor, worker=self._team.worker, workers=self._team.workers),
             bounces=assembly.bounces,
             delivery_filter=assembly.delivery_filter,
         )
         self._together = self._team.together(self.relay)
-        self.answers = Answers(self.relay, self.spool)
+        self.answers = Answers(self.relay, self.spool, self._team.worker)
         self._turns = Turns(self._team.operators_spool(self.spool), self._together.kick, self.reactor)
         self.intake = Intake(
             self.spool,

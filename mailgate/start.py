@@ -10,6 +10,7 @@ from twisted.application.service import Service
 from twisted.python import usage
 
 from mailgate.config.load import ConfigError, Loaded, load
+from mailgate.config.source import read_source
 from mailgate.pipeline.registry import Registry
 
 __all__ = ["Options", "makeService"]
@@ -24,6 +25,7 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
         self.file = Path(os.environ.get("MAILGATE_CONFIG", "/etc/mailgate/mailgate.toml"))
+        self.source = ""
         self.loaded: Loaded | None = None
 
     def opt_config(self, value: str) -> None:
@@ -35,7 +37,8 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Read the configuration: SystemExit with every error of it."""
         try:
-            self.loaded = load(self.file, Registry().find)
+            self.source = read_source(self.file)
+            self.loaded = load(self.file, Registry().find, self.source)
         except ConfigError as error:
             raise SystemExit("\n".join(error.errors)) from None
 
@@ -51,7 +54,7 @@ def makeService(options: Options) -> Service:
     if loaded.config.gateway.workers > 1:
         from mailgate.workers.supervisor import Supervisor
 
-        return Supervisor(loaded, the_reactor, twistd)
+        return Supervisor(loaded, options.source, the_reactor, twistd)
     from mailgate.service import Gateway
 
     return Gateway(loaded, the_reactor, twistd)

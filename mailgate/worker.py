@@ -76,7 +76,12 @@ class Worker:
 
     def prepare(self, source: str) -> str:
         """As in Duties."""
-        return "\n".join(self._the_gateway.prepare(source))
+        try:
+            return "\n".join(self._the_gateway.prepare(source))
+        except Exception as error:
+            # What passed here would end our line, and this worker: a plug-in may raise anything.
+            _log.failure("the configuration cannot be read")
+            return f"{self._file}: {type(error).__name__}: {error}"
 
     def settle(self, errors: str) -> None:
         """As in Duties."""

@@ -26,7 +26,7 @@ from mailgate.web.models import (
     Suspensions,
 )
 from mailgate.web.places import Places
-from mailgate.web.selection import Action, Change, Grouping, Resume, Selection, Suspend
+from mailgate.web.selection import EVERYTHING, Action, Change, Grouping, Resume, Selection, Suspend
 
 __all__ = ["Desk", "open_desk"]
 
@@ -56,8 +56,8 @@ class Desk(Protocol):
     def change(self, action: Action, change: Change) -> Changed:
         """Do something with entries."""
 
-    def sites(self) -> Sites:
-        """What the relay does now."""
+    def sites(self, selection: Selection = EVERYTHING) -> Sites:
+        """What the relay does now, for what is chosen."""
 
     def suspensions(self) -> Suspensions:
         """Those in force."""
@@ -158,8 +158,9 @@ class _ControlDesk:
     def change(self, action: Action, change: Change) -> Changed:
         return self._tell(Changed, f"/v1/queue/{action}", change, _CHANGE_TIMEOUT)
 
-    def sites(self) -> Sites:
-        return self._ask(Sites, "GET", "/v1/sites")
+    def sites(self, selection: Selection = EVERYTHING) -> Sites:
+        query = urlencode(selection.model_dump(exclude_defaults=True), doseq=True)
+        return self._ask(Sites, "GET", f"/v1/sites?{query}")
 
     def suspensions(self) -> Suspensions:
         return self._ask(Suspensions, "GET", "/v1/suspensions")

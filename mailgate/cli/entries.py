@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from time import time
 
 from mailgate.cli.common import printable, size, span, when
-from mailgate.web.models import Changed, Entry, Shown
+from mailgate.web.models import Changed, Entry, Shown, SuspensionNow
 
-__all__ = ["changed_text", "entry_lines", "last_reply", "message_lines", "state_of"]
+__all__ = ["changed_text", "entry_lines", "last_reply", "message_lines", "state_of", "suspension_text"]
 
 _DONE = {
     "hold": "held",
@@ -47,11 +47,14 @@ def state_of(entry: Entry, now: float) -> str:
     text = f"{entry.state}, route {printable(entry.route)}"
     text += f" from {printable(entry.source)}" if entry.source else ""
     text += f", {attempts}"
-    if entry.state == "queued":
+    if entry.suspended_until is not None:
+        text += f", suspended until {when(entry.suspended_until) if entry.suspended_until else 'it is resumed'}"
+    elif entry.state == "queued":
         text += f", next attempt in {span(entry.next_attempt - now)}" if entry.next_attempt > now else ", due now"
     if entry.state != "leased" and entry.not_before > now:
         text += f", not before {when(entry.not_before)} (FUTURERELEASE)"
-    return text + (f": {printable(entry.waits)}" if entry.waits else "")
+    waits = entry.waits if entry.suspended_until is None else entry.waits.removeprefix("suspended: ")
+    return text + (f": {printable(waits)}" if waits else "")
 
 
 def last_reply(entry: Entry) -> str:
@@ -94,6 +97,10 @@ def changed_text(changed: Changed) -> str:
     for state, count in sorted(changed.others.items()):
         one, several = _OTHERS.get((changed.action, state), (f"is {state}", f"are {state}"))
         parts.append(f"{count} {one if count == 1 else several}")
+    if changed.there:
+        parts.append(f"{changed.there} {'takes' if changed.there == 1 else 'take'} that route already")
+    for name, count in sorted(changed.suspended.items()):
+        parts.append(f"{count} {'is' if count == 1 else 'are'} suspended: resume {printable(name)} first")
     if changed.later:
         words = "is to be sent later, as its sender" if changed.later == 1 else "are to be sent later, as their senders"
         parts.append(f"{changed.later} {words} asked")
@@ -104,3 +111,12 @@ def changed_text(changed: Changed) -> str:
         verb = "was" if changed.busy == 1 else "were"
         parts.append(f"{changed.busy} under delivery now {verb} left alone")
     return "; ".join(parts)
+
+
+def suspension_text(one: SuspensionNow, now: float) -> str:
+    """A suspension, and how many recipients it is for."""
+    ends = f"for {span(one.until - now)}, until {when(one.until)}" if one.until else "until it is resumed"
+    reason = f" ({printable(one.reason)})" if one.reason else ""
+    whose = "tried there" if one.kind == "site" else "in the queue"
+    count = f"{one.recipients} recipient(s) {whose}"
+    return f"suspended since {when(one.since)}, {ends}: {one.kind} {printable(one.name)}{reason}; {count}"

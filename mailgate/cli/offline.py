@@ -33,7 +33,7 @@ from mailgate.spool.sqlite import SqliteSpool
 from mailgate.web.models import Changed, Groups, Page, Resumed, Shown, Sites, Status, SuspensionNow, Suspensions
 from mailgate.web.operations import QueueOperations, parse_after
 from mailgate.web.places import Places
-from mailgate.web.selection import Action, Change, Grouping, Resume, Selection, Suspend
+from mailgate.web.selection import EVERYTHING, Action, Change, Grouping, Resume, Selection, Suspend
 from mailgate.web.steering import Steering
 
 __all__ = ["OfflineDesk", "SpoolInUseError"]
@@ -90,7 +90,7 @@ class OfflineDesk:
         self._record()
         return self._run(self._operations.change(action, change))
 
-    def sites(self) -> Sites:
+    def sites(self, selection: Selection = EVERYTHING) -> Sites:
         return Sites(sites=())
 
     def suspensions(self) -> Suspensions:
@@ -184,6 +184,9 @@ class _NoRelay:
     async def apply_suspensions(self) -> None:
         pass
 
+    async def put_back(self, selector: Selector) -> None:
+        pass
+
     async def bounce(self, selector: Selector, reason: str = "") -> int:
         if self._writer is None:
             raise RuntimeError("not prepared")
@@ -192,7 +195,7 @@ class _NoRelay:
     def waits(self, queue_id: str) -> Mapping[int, str]:
         return {}
 
-    def sites(self) -> Sequence[SiteView]:
+    def sites(self, selector: Selector | None = None) -> Sequence[SiteView]:
         return ()
 
 

@@ -19,6 +19,8 @@ Fields = Mapping[str, Any]
 def tell(story: Story, waiting: Sequence[Entry], now: float) -> Iterator[str]:
     """The lines of a story; `waiting` are its recipients that are in the queue at this moment."""
     yield f"{story.id}{_summary(story, waiting)}"
+    if story.about:
+        yield f"  a report about {printable(story.about)}"
     for fields in story.entries:
         first, *others = _event(fields)
         yield f"  {when(from_stamp(fields['at']))}  {first}"
@@ -137,7 +139,8 @@ def _event(fields: Fields) -> Iterator[str]:
         case "bounced":
             yield f"given up for {text('recipient')}{_attempt(fields)}"
             yield f"{_host(fields)}{text('reply')}"
-            report = f"report to the sender: {text('report')}" if text("report") else "no report is owed"
+            whom = text("report_to") or "the sender"
+            report = f"report to {whom}: {text('report')}" if text("report") else "no report is owed"
             yield f"because: {text.cause}; {report}" if text.cause else report
         case "reported":
             what = _REPORTS.get(text("kind"), text("kind"))
@@ -182,7 +185,10 @@ def _list(fields: Fields) -> str:
 
 def _attempt(fields: Fields) -> str:
     route = f" by route {printable(fields['route'])}" if fields.get("route") else ""
-    return f"{route}, attempt {fields.get('attempt', 0)} ({_seconds(fields.get('seconds', 0.0))})"
+    source = f" from {printable(fields['source'])}" if fields.get("source") else ""
+    category = f": {printable(fields['category'])}" if fields.get("category") else ""
+    attempt = f"attempt {number}" if (number := fields.get("attempt", 0)) else "no attempt"
+    return f"{route}{source}, {attempt} ({_seconds(fields.get('seconds', 0.0))}){category}"
 
 
 def _host(fields: Fields) -> str:

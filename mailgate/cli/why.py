@@ -96,7 +96,12 @@ def _stories(found: Found, waiting: Mapping[str, Sequence[Entry]]) -> Sequence[S
 
 def _write_json(found: Found, waiting: Mapping[str, Sequence[Entry]]) -> None:
     stories = [
-        {"id": story.id, "entries": story.entries, "queue": [one.model_dump() for one in waiting.get(story.id, ())]}
+        {
+            "id": story.id,
+            "about": story.about,
+            "entries": story.entries,
+            "queue": [one.model_dump() for one in waiting.get(story.id, ())],
+        }
         for story in _stories(found, waiting)
     ]
     click.echo(json.dumps(stories, indent=1))

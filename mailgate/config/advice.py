@@ -15,7 +15,15 @@ from mailgate.config.machine import holds_a_line
 from mailgate.config.ports import advise_on_ports
 from mailgate.config.problems import Problems
 from mailgate.config.public import public_space
-from mailgate.config.schema import Config, DiscardRoute, ListenerSection, LmtpRoute, MaildirRoute, SmtpRoute
+from mailgate.config.schema import (
+    Config,
+    DiscardRoute,
+    ListenerSection,
+    LmtpRoute,
+    MaildirRoute,
+    RetrySection,
+    SmtpRoute,
+)
 from mailgate.config.units import format_duration
 
 __all__ = ["advise"]
@@ -114,13 +122,24 @@ def _durations(config: Config, problems: Problems) -> None:
         if isinstance(route, SmtpRoute | LmtpRoute):
             section = "RFC 5321 section 4.5.3.2; less makes duplicates"
             _at_least((*path, "data_timeout"), route.data_timeout, _DATA_LEAST, section, problems)
-        if route.retry.first >= route.retry.expire:
-            problems.warn(
-                (*path, "retry", "first"),
-                f"is not less than expire ({format_duration(route.retry.expire)}): never tried a second time",
-            )
-        section = "RFC 5321 section 4.5.4.1 asks for days"
-        _at_least((*path, "retry", "expire"), route.retry.expire, _EXPIRE_LEAST, section, problems)
+        _retry((*path, "retry"), route.retry, problems)
+    for name, shaping in config.shaping.items():
+        if shaping.retry is not None:
+            _retry(("shaping", name, "retry"), shaping.retry, problems)
+
+
+def _retry(path: Path, retry: RetrySection, problems: Problems) -> None:
+    if retry.first >= retry.expire:
+        text = f"is not less than expire ({format_duration(retry.expire)}): never tried a second time"
+        problems.warn((*path, "first"), text)
+    elif retry.first > retry.longest:
+        text = f"is more than longest ({format_duration(retry.longest)}), which every wait is then"
+        problems.warn((*path, "first"), text)
+    if retry.longest > retry.expire and "longest" in retry.model_fields_set:
+        text = f"has no effect: it is more than expire ({format_duration(retry.expire)})"
+        problems.warn((*path, "longest"), text)
+    section = "RFC 5321 section 4.5.4.1 asks for days"
+    _at_least((*path, "expire"), retry.expire, _EXPIRE_LEAST, section, problems)
 
 
 def _at_least(path: Path, value: float, least: float, why: str, problems: Problems) -> None:

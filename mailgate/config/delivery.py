@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from datetime import UTC, date, datetime, timedelta
+from ipaddress import IPv4Address, IPv6Address
 
 from mailgate.config.document import Document, Table
 from mailgate.config.locate import Path
 from mailgate.config.machine import is_here
 from mailgate.config.problems import Problems, choices
+from mailgate.config.replies import doubt
 from mailgate.config.routes import ServerRoute, SmtpRoute
-from mailgate.config.schema import Config, ShapingSection, SourceSection
+from mailgate.config.schema import Config, LmtpRoute, ShapingSection, SourceSection
 
 __all__ = ["advise_on_delivery", "check_delivery"]
 
@@ -61,14 +63,34 @@ def advise_on_delivery(config: Config, problems: Problems, today: date | None = 
         if name not in used:
             problems.warn(("sources", name), "no pool and no route names this source")
         _source(("sources", name), source, today or datetime.now(UTC).date(), problems)
+        plan = source.warm_up
+        if plan is not None and plan.first < config.gateway.workers:
+            text = f"is less than gateway.workers ({config.gateway.workers}): on that day some of them send nothing"
+            problems.warn(("sources", name, "warm_up", "first"), text)
+    for name, route in config.routes.items():
+        if isinstance(route, ServerRoute) and route.pool is not None:
+            _route(("routes", name, "pool"), route, route.pool, config, problems)
     for name, shaping in config.shaping.items():
         _shaping(("shaping", name), shaping, config, problems)
+    _overridden(config, problems)
+
+
+def _route(path: Path, route: ServerRoute, pool: str, config: Config, problems: Problems) -> None:
+    hosts = route.hosts if isinstance(route, SmtpRoute | LmtpRoute) else []
+    for entry in hosts:
+        for host in entry if isinstance(entry, list) else [entry]:
+            if host.startswith("unix:"):
+                problems.warn(path, f"has no effect on {host}, which is reached without an address")
+    for name in config.pools[pool].sources if pool in config.pools else [pool]:
+        source = config.sources[name]
+        if source.address is None and source.address6 is not None and not route.ipv6:
+            problems.warn(path, f"source {name} has an IPv6 address only, and the route has ipv6 = false")
 
 
 def _source(path: Path, source: SourceSection, today: date, problems: Problems) -> None:
     for key, address in (("address", source.address), ("address6", source.address6)):
-        if address is not None and not is_here(address):
-            problems.warn((*path, key), f"{address} is not an address of this machine: nothing can go out from it")
+        if address is not None and (text := _unfit(address)):
+            problems.warn((*path, key), f"{address} {text}")
     plan = source.warm_up
     if plan is None:
         return
@@ -78,6 +100,15 @@ def _source(path: Path, source: SourceSection, today: date, problems: Problems) 
         problems.warn((*path, "warm_up", "start"), f"nothing goes out from this source before {plan.start}")
     elif today >= (end := plan.start + timedelta(days=min(plan.days, (date.max - plan.start).days))):
         problems.warn((*path, "warm_up"), f"is over since {end}, and can go")
+
+
+def _unfit(address: IPv4Address | IPv6Address) -> str:
+    """Why an address is none that mail can go out from; "" where it can."""
+    if address.is_unspecified:
+        return "is no address: without it the system chooses one"
+    if address.is_multicast:
+        return "is a multicast address: nothing can go out from it"
+    return "" if is_here(address) else "is not an address of this machine: nothing can go out from it"
 
 
 def _shaping(path: Path, shaping: ShapingSection, config: Config, problems: Problems) -> None:
@@ -93,6 +124,34 @@ def _shaping(path: Path, shaping: ShapingSection, config: Config, problems: Prob
     for number, rule in enumerate(shaping.slow_down):
         if rule.action != "rest" and "rest" in rule.model_fields_set:
             problems.warn((*path, "slow_down", number, "rest"), 'has no effect without action = "rest"')
+        for index, pattern in enumerate(rule.replies):
+            if text := doubt(pattern):
+                problems.warn((*path, "slow_down", number, "replies", index), text)
+
+
+def _overridden(config: Config, problems: Problems) -> None:
+    """Options that never count, since a section further down is for all that theirs is for, and gives them too."""
+    sections = list(config.shaping.items())
+    for number, (name, section) in enumerate(sections):
+        for later, other in sections[number + 1 :]:
+            given = section.model_fields_set & other.model_fields_set & set(_GIVEN) - {"slow_down"}
+            if _is_for_all_of(other, section):
+                for key in sorted(given):
+                    text = f"has no effect: {later} below is for all of this too; put what is general first"
+                    problems.warn(("shaping", name, key), text)
+
+
+def _is_for_all_of(one: ShapingSection, other: ShapingSection) -> bool:
+    """Whether a section is for every destination, route and source that the other one is for."""
+    if one.domains or one.mx:
+        if not (other.domains or other.mx):
+            return False
+        if not (set(other.domains) <= set(one.domains) and set(other.mx) <= set(one.mx)):
+            return False
+    return all(
+        not mine or (theirs and set(theirs) <= set(mine))
+        for mine, theirs in ((one.routes, other.routes), (one.sources, other.sources))
+    )
 
 
 def _entries(path: Path, section: Table) -> Iterator[tuple[Path, object]]:

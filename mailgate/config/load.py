@@ -14,7 +14,7 @@ from mailgate.config.document import Document
 from mailgate.config.locate import Lines, locate
 from mailgate.config.machine import check_machine, is_path
 from mailgate.config.problems import Problems
-from mailgate.config.rules import ReplyRules, read_rules
+from mailgate.config.rules import ReplyRules, advise_on_rules
 from mailgate.config.schema import Config
 from mailgate.config.slips import find_slips
 from mailgate.config.source import ConfigError, parse_source, read_source
@@ -77,8 +77,15 @@ def _rules(document: Document, base: Path, problems: Problems) -> ReplyRules | N
     file = document.table("bounces").get("rules")
     if not isinstance(file, str) or not is_path(file):
         return None  # reported where the section was validated
+    place, path = ("bounces", "rules"), base / file
     try:
-        return read_rules(base / file)
-    except ConfigError as error:
-        problems.add_lines(("bounces", "rules"), error.errors)
+        path.open("rb").close()
+        rules, warnings = advise_on_rules(path)
+    except OSError as error:
+        problems.error(place, f"{path} cannot be read: {error.strerror or error}")
         return None
+    except ConfigError as error:
+        problems.add_lines(place, error.errors)
+        return None
+    problems.add_warnings(place, warnings)
+    return rules

@@ -37,6 +37,10 @@ class Problems:
         """What is wrong in another file, which `path` names: whole lines."""
         self._errors += [(self.line(path), line) for line in lines]
 
+    def add_warnings(self, path: Path, lines: Collection[str]) -> None:
+        """What is doubtful in another file, which `path` names: whole lines."""
+        self._warnings += [(self.line(path), line) for line in lines]
+
     def warn(self, path: Path, text: str) -> None:
         """What is allowed and may still not be meant."""
         self._warnings.append(self._entry(path, text))
@@ -91,7 +95,8 @@ def choices(text: str, given: object, valid: Collection[str]) -> str:
         near = difflib.get_close_matches(str(given), valid, 1)
         near = near or difflib.get_close_matches(str(given).lower(), valid, 1, cutoff=0.5)
     text += f", did you mean {near[0]}?" if near else ""
-    shown = [*list(valid)[:_SHOWN], *(["..."] if len(valid) > _SHOWN else [])]
+    once = list(dict.fromkeys(valid))
+    shown = [*once[:_SHOWN], *(["..."] if len(once) > _SHOWN else [])]
     return f"{text} (valid values are: {', '.join(shown)})" if valid else text
 
 

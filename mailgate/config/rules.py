@@ -9,12 +9,13 @@ from pydantic import Field, ValidationError
 from mailgate.config.categories import CATEGORIES
 from mailgate.config.locate import locate
 from mailgate.config.problems import Problems, choices
+from mailgate.config.replies import doubt
 from mailgate.config.section import Section
 from mailgate.config.source import ConfigError, parse_source, read_source
 from mailgate.config.values import Name, ReplyPattern
 from mailgate.config.wording import reworded
 
-__all__ = ["ReplyRule", "ReplyRules", "read_rules"]
+__all__ = ["ReplyRule", "ReplyRules", "advise_on_rules", "read_rules"]
 
 
 class ReplyRule(Section):
@@ -37,6 +38,25 @@ class ReplyRules(Section):
 
 def read_rules(path: Path) -> ReplyRules:
     """The rules of a file. ConfigError: everything that is wrong with it."""
+    return _read(path)[0]
+
+
+def advise_on_rules(path: Path) -> tuple[ReplyRules, tuple[str, ...]]:
+    """The rules of a file, with warnings: what is doubtful about them. ConfigError as `read_rules`."""
+    rules, problems = _read(path)
+    if not rules.rules:
+        problems.warn(("rules",), "there is no rule: the file says nothing")
+    for name in rules.categories:
+        if name in CATEGORIES:
+            problems.warn(("categories", name), f"is a built-in category ({CATEGORIES[name]}), and needs no entry")
+    for number, rule in enumerate(rules.rules):
+        for index, pattern in enumerate(rule.replies):
+            if text := doubt(pattern):
+                problems.warn(("rules", number, "replies", index), text)
+    return rules, problems.warnings
+
+
+def _read(path: Path) -> tuple[ReplyRules, Problems]:
     source = read_source(path)
     document = parse_source(path, source)
     problems = Problems(str(path), document, locate(source))
@@ -53,4 +73,4 @@ def read_rules(path: Path) -> ReplyRules:
             problems.error(("rules", number, "category"), text)
     if problems.errors:
         raise ConfigError(problems.errors)
-    return rules
+    return rules, problems

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import datetime
-from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,7 +10,18 @@ from pydantic import Field
 from mailgate.config.routes import RetrySection
 from mailgate.config.section import Section
 from mailgate.config.units import ConfigPath, Timeout
-from mailgate.config.values import Count, Domain, Hostname, Name, OneMailbox, Rate, ReplyPattern
+from mailgate.config.values import (
+    Address4,
+    Address6,
+    Count,
+    Day,
+    Domain,
+    Hostname,
+    Name,
+    OneMailbox,
+    Rate,
+    ReplyPattern,
+)
 
 __all__ = ["BouncesSection", "PoolSection", "ShapingSection", "SlowDownSection", "SourceSection", "WarmUpSection"]
 
@@ -63,7 +72,7 @@ class ShapingSection(Section):
 class WarmUpSection(Section):
     """`warm_up` of a source: an address that nobody knows yet begins with little, and sends more each day."""
 
-    start: datetime.date
+    start: Day
     """the first day (UTC), like 2026-12-01; nothing goes out from it before"""
     first: Count = 50
     """messages on that day"""
@@ -76,9 +85,9 @@ class WarmUpSection(Section):
 class SourceSection(Section):
     """`[sources.NAME]`: a local address that mail goes out from."""
 
-    address: IPv4Address | None = None
+    address: Address4 | None = None
     """the IPv4 address; without it the source reaches IPv6 hosts only"""
-    address6: IPv6Address | None = None
+    address6: Address6 | None = None
     """the IPv6 address; without it the source reaches IPv4 hosts only"""
     hostname: Hostname | None = None
     """what EHLO says: the name that the address's PTR record gives; gateway.hostname if not given"""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 import string
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -24,7 +25,10 @@ from mailgate.config.hosts import (
 from mailgate.config.units import Form, absolute
 
 __all__ = [
+    "Address4",
+    "Address6",
     "Count",
+    "Day",
     "Domain",
     "Endpoint",
     "Filters",
@@ -123,6 +127,40 @@ def _write_rate(rate: float) -> str:
     return f"{rate * _PER['d']:g}/d"
 
 
+def _day(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            return datetime.date.fromisoformat(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, datetime.date) or isinstance(value, datetime.datetime):
+        raise ValueError("must be a date like 2026-12-01")
+    return value
+
+
+def _address(value: object, version: int, other: str) -> object:
+    """The value, if it may be an address of this version; `other` is the key for those of the other one."""
+    if isinstance(value, IPv4Address | IPv6Address):
+        return value
+    try:
+        address = ip_address(value) if isinstance(value, str) else None
+    except ValueError:
+        address = None
+    if address is None:
+        raise ValueError(f"must be an IPv{version} address, in quotes")
+    if address.version != version:
+        raise ValueError(f"{address} is an IPv{address.version} address: write {other} = ...")
+    return address
+
+
+def _address4(value: object) -> object:
+    return _address(value, 4, "address6")
+
+
+def _address6(value: object) -> object:
+    return _address(value, 6, "address")
+
+
 def _reply_pattern(text: str) -> str:
     if not text.replace("*", "").strip():
         raise ValueError("is empty: every answer would be meant")
@@ -170,6 +208,11 @@ Mechanism = Literal[
 Fingerprint = Annotated[str, AfterValidator(_fingerprint), Form("fingerprint")]
 HttpUrl = Annotated[str, AfterValidator(_url), Form("URL")]
 SocketAddress = Annotated[str, AfterValidator(_socket), Form("socket")]
+Address4 = Annotated[IPv4Address, BeforeValidator(_address4)]
+"""The value of a key `address` that has `address6` beside it."""
+Address6 = Annotated[IPv6Address, BeforeValidator(_address6)]
+"""That of `address6`."""
+Day = Annotated[datetime.date, BeforeValidator(_day)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Flag = Annotated[bool, Field(strict=True)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]

@@ -46,6 +46,13 @@ class IRelay(Interface):
     def apply_suspensions() -> Awaitable[None]:
         """Suspensions have changed: read them anew."""
 
+    def put_back(selector: Selector) -> Awaitable[None]:
+        """Before a change: what may be chosen and only waits in memory goes back to the spool.
+
+        The spool has it when this is there, and it is leased again some seconds later. What is under delivery goes on.
+        SpoolError, only.
+        """
+
     def bounce(selector: Selector, reason: str = "") -> Awaitable[int]:
         """Give up what is chosen and not under delivery, as an operator wants it: reports go out, with his reason.
 
@@ -55,8 +62,8 @@ class IRelay(Interface):
     def waits(queue_id: str) -> Mapping[int, str] | Awaitable[Mapping[int, str]]:
         """Why those recipients of a message wait, or what happens to them, that are in the relay's hands."""
 
-    def sites() -> Sequence[SiteView] | Awaitable[Sequence[SiteView]]:
-        """Every ready queue there is."""
+    def sites(selector: Selector | None = None) -> Sequence[SiteView] | Awaitable[Sequence[SiteView]]:
+        """Every ready queue there is, or those that hold anything that the selector may choose."""
 
 
 class ISlots(Interface):
@@ -87,3 +94,6 @@ class ITally(Interface):
 
     def total(key: str) -> int:
         """The number; what other workers did in the last moment may be missing."""
+
+    def watch(key: str, changed: Callable[[], None]) -> None:
+        """Call when the number has changed, whoever has changed it; for good."""

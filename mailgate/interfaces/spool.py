@@ -239,9 +239,15 @@ class ISpool(Interface):
         unless they are none.
         """
 
-    def lease_in_turn(destination: Destination, limit: int, until: float) -> Awaitable[Sequence[Lease]]:
+    def lease_in_turn(
+        destination: Destination, limit: int, until: float, without: Sequence[str] = ()
+    ) -> Awaitable[Sequence[Lease]]:
         """Lease up to `limit` recipients that wait for their turn at this destination, the least `due` first, those of
-        messages with a higher priority before all others (RFC 6710)."""
+        messages with a higher priority before all others (RFC 6710).
+
+        A destination without a domain is all that goes by its route. Those whose last attempt went out from a source
+        in `without` (names) stay; where very many such come first, no others may be found.
+        """
 
     def lease_selected(selector: Selector, limit: int, until: float) -> Awaitable[Sequence[Lease]]:
         """Lease what an operator has chosen, held and not yet due as well; not what is leased."""

@@ -26,11 +26,12 @@ _ENTRIES = "SELECT DISTINCT e.id, e.line FROM keys k JOIN entries e ON e.id = k.
 class Story:
     """What happened to one message or, where none had begun, in one session: first to last.
 
-    `id` is the queue id, or the session's id.
+    `id` is the queue id, or the session's id. `about` is the id of the message of which it tells, where it is a report.
     """
 
     id: str
     entries: tuple[Entry, ...]
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +68,13 @@ def read_history(directory: Path, subject: str, *, since: float = 0.0, limit: in
             if len(ids) > limit:
                 break
         entries: dict[str, list[Entry]] = {one: [] for one in list(ids)[:limit]}
+        about: dict[str, str] = {}
         for entry in readers.in_order(list(entries)):
+            if entry.get("report"):
+                about[str(entry["report"])] = _story_of(entry)
             if (one := _story_of(entry)) in entries:
                 entries[one].append(entry)
-        stories = tuple(Story(one, tuple(story)) for one, story in entries.items())
+        stories = tuple(Story(one, tuple(story), about.get(one, "")) for one, story in entries.items())
         return Found(stories, len(ids) > limit, readers.lost(start), tuple(readers.unreadable))
 
 

@@ -11,11 +11,14 @@ from twisted.python.failure import Failure
 from mailgate.awaiting import as_deferred
 from mailgate.config.routes import ServerRoute
 from mailgate.config.schema import LmtpRoute, RetrySection, Route, SmtpRoute
-from mailgate.interfaces import OutcomeKind, Selector
+from mailgate.interfaces import Destination, OutcomeKind, Selector
+from mailgate.interfaces.spool import EVERYTHING
 from mailgate.relay.findings import LOCAL_ERROR
 from mailgate.relay.jobs import Job, JobQueue, QueueOwner
 from mailgate.relay.local import LocalQueue
 from mailgate.relay.locate import Hosts, NoHosts
+from mailgate.relay.overdue import end
+from mailgate.relay.schedule import expiry, late_at
 from mailgate.relay.shaping import Shaping
 from mailgate.relay.site import Site
 from mailgate.relay.sources import SYSTEM, Capped, Sources
@@ -30,20 +33,26 @@ _log = Logger()
 
 _NO_ROUTE = Reply.of(451, "4.3.5", "No route to this recipient is configured")
 _SCHEDULE = RetrySection()
+_NONE: Mapping[str, JobQueue] = {}
 
 
 class Keeper(QueueOwner, Protocol):
     """Who has put jobs here. Every one ends in one call of `finished`, with a result for each recipient, of `unbegun`,
-    `no_room` or `postponed`, or is `split`."""
+    `no_room` or `postponed`, or is `split`. `full` are the destinations where anything waits for room."""
+
+    full: set[Destination]
 
     def postponed(self, job: Job, due: float, why: str) -> None:
         """The job may not begin before `due` (0: it may, and is to be sorted anew)."""
+
+    def late(self, job: Job, retry: RetrySection, why: str) -> None:
+        """A job waits beyond the time at which its sender is to hear of it, and goes on waiting."""
 
     def split(self, job: Job, parts: list[Job]) -> None:
         """The job has more recipients than its destination takes: these have taken its place."""
 
     def placed(self, job: Job, queue: JobQueue) -> None:
-        """A job that had waited for its turn has found room."""
+        """A job has found room: one that had waited for its turn, or any while there are backlogs."""
 
 
 class Destinations:
@@ -58,16 +67,20 @@ class Destinations:
         self.routes: Mapping[str, Route] = {}
         self._is_paused = False
         self._is_stopped = False
+        self._ending: list[JobQueue] = []  # those with jobs under way when we were stopped, and perhaps still
         self._queues: dict[str, JobQueue] = {}
         self._all: dict[JobQueue, None] = {}  # with those of an old configuration
 
     def reload(self, routes: Mapping[str, Route], tools: SiteTools, sources: Sources) -> None:
-        """New jobs go by these routes and limits; what waits or is under way ends by the old ones."""
+        """New jobs go by these routes and limits; what is under way, or waits for a slot, ends by the old ones."""
         self.routes = routes
         self._tools = tools
         self._sources = sources
         old, self._queues = self._queues, {}
         for queue in list(old.values()):
+            if queue.is_held:
+                for job in queue.take_where(lambda job: True):
+                    self._keeper.unbegun(job)
             queue.retire()
 
     def __iter__(self) -> Iterator[JobQueue]:
@@ -78,25 +91,51 @@ class Destinations:
         route = self.routes.get(name)
         return isinstance(route, SmtpRoute) and not route.hosts
 
+    def is_whole(self, name: str) -> bool:
+        """Whether there is a route of this name, and all its domains go the same way."""
+        return name in self.routes and not self.by_domain(name)
+
     def put(self, job: Job) -> None:
-        """Queue a job, whose recipients are all in its `domain` where its route goes by that."""
+        """Queue a job, whose recipients are all in its `domain` where its route goes by that.
+
+        Never raises: a job that we stumble over is deferred.
+        """
         route = self.routes.get(job.route)
-        if self._is_stopped:
-            self._keeper.unbegun(job)
-        elif isinstance(route, ServerRoute):
-            queue = self._queues.get(job.route) if route.hosts and route.pool is None else None
-            if queue is None or len(job.recipients) > queue.most_recipients:
-                self._locate(job, route)
-            elif job.in_turn or queue.suspension is not None or not queue.add(job):
+        try:
+            if self._is_stopped:
+                self._keeper.unbegun(job)
+            elif isinstance(route, ServerRoute):
+                queue = self._queues.get(job.route) if route.hosts and route.pool is None else None
+                if queue is None or len(job.recipients) > queue.most_recipients:
+                    self._locate(job, route)
+                elif job.in_turn or self._suspensions.exist or not queue.add(job):
+                    self._enter(job, queue)
+            elif route is not None:
+                queue = self._queues.get(job.route)
+                if queue is None:
+                    transport = self._transports.local(route)
+                    queue = self._keep(LocalQueue(job.route, transport, self._tools.clock, self._keeper, route.retry))
                 self._enter(job, queue)
-        elif route is not None:
-            queue = self._queues.get(job.route)
-            if queue is None:
-                transport = self._transports.local(route)
-                queue = self._keep(LocalQueue(job.route, transport, self._tools.clock, self._keeper, route.retry))
-            self._enter(job, queue)
-        else:
-            self._end(job, NoHosts(_NO_ROUTE, f"route {job.route} is configured no more"), _SCHEDULE)
+            else:
+                self._end(job, NoHosts(_NO_ROUTE, f"route {job.route} is configured no more"), _SCHEDULE)
+        except Exception:
+            self._stumbled(Failure(), job)
+
+    def postpone(self, job: Job, due: float, why: str, retry: RetrySection | None = None) -> None:
+        """A job may not begin before `due`: it waits in the spool, as long as its time by its schedule lasts."""
+        now, envelope = self._tools.clock.seconds(), job.lease.envelope
+        if retry is None:
+            retry = self._schedule(job)
+        until, late = expiry(retry, envelope), late_at(retry, envelope)
+        if now >= until:
+            end(job, why, now)
+            self._keeper.finished(job, retry)
+            return
+        if now >= late:
+            self._keeper.late(job, retry, why)
+        elif not job.lease.warned.issuperset(one.number for one in job.recipients):
+            due = min(due, late)
+        self._keeper.postponed(job, min(due, until), why)
 
     def pause(self) -> None:
         """Begin no more jobs."""
@@ -113,12 +152,16 @@ class Destinations:
     def stop(self) -> list[Job]:
         """Begin no more jobs, ever; those that wait."""
         self._is_stopped = True
-        return [job for queue in self for job in queue.stop()]
+        waiting = [job for queue in self for job in queue.stop()]
+        self._ending = list(self._all)
+        return waiting
 
     @property
-    def active(self) -> int:
-        """Jobs under way."""
-        return sum(queue.active for queue in self._all)
+    def is_at_rest(self) -> bool:
+        """Whether no job is under way, after the stop."""
+        while self._ending and not self._ending[-1].active:
+            self._ending.pop()
+        return not self._ending
 
     def suspend(self, suspensions: Suspensions) -> None:
         """From now on these are in force for sites; those that end so."""
@@ -127,8 +170,11 @@ class Destinations:
             self._check_suspension(queue)
 
     async def wake(self, selector: Selector | None) -> None:
-        """Let sites try again that rest: those that the selector's domain, site or route is for, or all."""
-        selector = selector or Selector()
+        """Let sites try again that rest: those that the selector's domain, site or route is for, none where it names
+        nothing but messages, or else all."""
+        selector = selector or EVERYTHING
+        if not (selector.domain or selector.site or selector.route or selector == EVERYTHING):
+            return
         chosen = [
             queue
             for queue in self
@@ -177,18 +223,25 @@ class Destinations:
         waited = as_deferred(hosts)
         waited.addErrback(_not_located)
         waited.addCallback(found)
+        waited.addErrback(self._stumbled, job)
 
-    def _located(self, job: Job, route: SmtpRoute | LmtpRoute, hosts: Hosts | NoHosts) -> None:
+    def _located(
+        self, job: Job, route: SmtpRoute | LmtpRoute, hosts: Hosts | NoHosts, full: Mapping[str, JobQueue] = _NONE
+    ) -> None:
+        """`full` are the queues without room, by their sources, that come first in the order of this message."""
         shaping: Shaping = self._tools.shaping
         if isinstance(hosts, NoHosts):
             self._end(job, hosts, shaping.limits(job.route, route, job.domain, (), "").retry)
             return
-        source = SYSTEM
+        source, kept = SYSTEM, ""
         if route.pool is not None:
             kept = job.lease.sources.get(job.recipients[0].number, "")
-            chosen = self._sources.choose(route, job.lease.envelope.queue_id, kept)
+            chosen = self._sources.choose(route, job.lease.envelope.queue_id, kept, full)
             if isinstance(chosen, Capped):
-                self._keeper.postponed(job, chosen.until, chosen.reason)
+                if full:
+                    self._enter_full(job, route, next(iter(full.values())))
+                else:
+                    self.postpone(job, chosen.until, chosen.reason)
                 return
             source = chosen
             job.source = source.name
@@ -215,7 +268,22 @@ class Destinations:
                     owner=self._keeper,
                 )
             )
-        self._enter(job, queue)
+        is_free = source.name != kept  # to go out from another source
+        if (is_free and job.in_turn and queue.line.turned >= queue.fill) or not self._enters(job, queue):
+            if is_free:
+                self._sources.settle(source.name, sent=False)
+                job.source = ""
+                self._located(job, route, hosts, {**full, source.name: queue})
+            else:
+                self._keeper.no_room(job, queue)
+
+    def _enter_full(self, job: Job, route: ServerRoute, queue: JobQueue) -> None:
+        """All sources are full: the job waits for the first in its order, in memory where it has had its turn."""
+        if job.in_turn and not isinstance(self._sources.choose(route, job.lease.envelope.queue_id), Capped):
+            self._enter(job, queue)
+        else:
+            job.source = ""
+            self._keeper.no_room(job, queue)
 
     def _split(self, job: Job, size: int) -> None:
         parts = [
@@ -233,15 +301,24 @@ class Destinations:
             self.put(part)
 
     def _enter(self, job: Job, queue: JobQueue) -> None:
+        if not self._enters(job, queue):
+            self._keeper.no_room(job, queue)
+
+    def _enters(self, job: Job, queue: JobQueue) -> bool:
+        """False: there is no room for it."""
+        now = self._tools.clock.seconds()
+        if self._suspensions.exist and self._suspensions.keep(job.lease.envelope, job.recipients, job.route, now):
+            self._keeper.unbegun(job)  # it was sorted before: it is to be sorted anew
+            return True
         if queue.suspension is not None:
             self._check_suspension(queue)
         if (one := queue.suspension) is not None:
-            self._keeper.postponed(job, ends(one, self._tools.clock.seconds()), one.told)
-        elif queue.add(job):
-            if job.in_turn:
-                self._keeper.placed(job, queue)
-        else:
-            self._keeper.no_room(job, queue)
+            self.postpone(job, ends(one, now), one.told, queue.retry)
+        elif not queue.add(job):
+            return False
+        elif job.in_turn or self._keeper.full:
+            self._keeper.placed(job, queue)
+        return True
 
     def _check_suspension(self, queue: JobQueue) -> None:
         queue.suspension = self._suspensions.of_site(queue.hosts, self._tools.clock.seconds())
@@ -253,6 +330,20 @@ class Destinations:
         self._queues[queue.name] = queue
         self._all[queue] = None
         return queue
+
+    def _schedule(self, job: Job) -> RetrySection:
+        """That of a job of which nobody has asked where it goes."""
+        route = self.routes.get(job.route)
+        if isinstance(route, SmtpRoute | LmtpRoute):
+            return self._tools.shaping.limits(job.route, route, job.domain, (), "").retry
+        return _SCHEDULE if route is None else route.retry
+
+    def _stumbled(self, failure: Failure, job: Job) -> None:
+        _log.failure("{job} could not be queued", failure=failure, job=job.lease.envelope.queue_id)
+        if job.queue is None and not job.results:
+            route = self.routes.get(job.route)
+            retry = _SCHEDULE if route is None else route.retry
+            self._end(job, NoHosts(LOCAL_ERROR, failure.getErrorMessage()), retry)
 
     def _end(self, job: Job, why: NoHosts, retry: RetrySection) -> None:
         job.started, job.remaining = self._tools.clock.seconds(), job.recipients

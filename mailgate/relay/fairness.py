@@ -20,12 +20,14 @@ _STEP, _RECIPIENT = 1.0, 0.05
 #: Senders at destinations that are remembered; those that are forgotten begin anew.
 _REMEMBERED = 50_000
 
+_Key = tuple[Destination, Address]
+
 
 class Tags:
     """The last tags that were given."""
 
     def __init__(self) -> None:
-        self._last: LRUCache[tuple[Destination, Address], float] = LRUCache(_REMEMBERED)
+        self._last = _Last(_REMEMBERED)
 
     def next(
         self, destination: Destination, sender: Address, recipients: int, now: float, interval: float = 0.0
@@ -34,4 +36,27 @@ class Tags:
         key = destination, sender
         tag = max(now, self._last.get(key, 0.0))
         self._last[key] = tag + max(interval, _STEP) + _RECIPIENT * (recipients - 1)
+        self._last.senders.setdefault(destination, set()).add(sender)
         return tag
+
+    def forget(self, destination: Destination) -> None:
+        """Nothing waits there any more: whoever has sent much to it begins anew."""
+        for sender in self._last.senders.pop(destination, ()):
+            del self._last[destination, sender]
+
+
+class _Last(LRUCache[_Key, float]):
+    """Tags; `senders` has those of each destination."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.senders: dict[Destination, set[Address]] = {}
+
+    def popitem(self) -> tuple[_Key, float]:
+        key, tag = super().popitem()
+        destination, sender = key
+        senders = self.senders[destination]
+        senders.discard(sender)
+        if not senders:
+            del self.senders[destination]
+        return key, tag

@@ -39,7 +39,7 @@ def settle(lease: Lease, reason: str, now: float) -> list[Job]:
     jobs = []
     for route, group in groupby(sorted(lease.recipients, key=attrgetter("route")), key=attrgetter("route")):
         recipients = tuple(group)
-        job = Job(lease, recipients, route, started=now, remaining=recipients)
+        job = Job(lease, recipients, route, started=now, remaining=recipients, is_untried=True)
         job.settle(OutcomeKind.FAILED, reply, "", "given up by an administrator")
         jobs.append(job)
     return jobs

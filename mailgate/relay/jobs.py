@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
-from msgspec import Struct, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.config.schema import RetrySection
-from mailgate.envelope import EnvelopeRecipient
-from mailgate.interfaces import Lease, OutcomeKind, Suspension
-from mailgate.relay.attempt import Result
+from mailgate.interfaces import OutcomeKind, Suspension
 from mailgate.relay.findings import LOCAL_ERROR, TOO_LATE
+from mailgate.relay.job import Job
 from mailgate.relay.line import Line, Room
 from mailgate.relay.schedule import is_too_late
 from mailgate.reply import Reply
@@ -47,33 +46,6 @@ _EACH_SLOW = 2
 _PER_TURN = 100
 
 _CUT = Reply.of(451, "4.3.2", "The attempt was cut off")
-
-
-class Job(Struct, eq=False):
-    """One message to some of its recipients at one destination, by the route of this name.
-
-    `started` is when its attempt began, or before that, when it began to wait; `remaining` are the recipients that have
-    no result yet. `domain` is that of all recipients where the route goes by it; `site` and `source` name where it goes
-    and from which of our addresses, once that is known. `in_turn`: it has waited for its turn in the spool. `postponed`
-    counts how often it was put back into its queue, because its site bears no more connections.
-    """
-
-    lease: Lease
-    recipients: tuple[EnvelopeRecipient, ...]
-    route: str
-    started: float = 0.0
-    remaining: tuple[EnvelopeRecipient, ...] = ()
-    results: list[Result] = field(default_factory=list)
-    domain: str = ""
-    site: str = ""
-    source: str = ""
-    in_turn: bool = False
-    postponed: int = 0
-
-    def settle(self, kind: OutcomeKind, reply: Reply, host: str, reason: str) -> None:
-        """Give every remaining recipient this result."""
-        self.results += [Result(one, kind, reply, host, reason=reason) for one in self.remaining]
-        self.remaining = ()
 
 
 class QueueOwner(Protocol):
@@ -131,6 +103,7 @@ class JobQueue:
         self.suspension: Suspension | None = None
         self.has_backlog = False
         self.is_paused = False
+        self.is_stopped = False
         self.is_held = False
         self.trouble: object = None
         self.line = Line()
@@ -145,7 +118,7 @@ class JobQueue:
 
     def add(self, job: Job) -> bool:
         """Queue a job; False where there is no room for it."""
-        job.site, job.source = self.label, self.source
+        job.queue, job.site, job.source = self, self.label, self.source
         if self.line.count or self.is_paused or self.is_held or self._is_pumping or len(self._active) >= self.limit:
             if not self._has_room(job):
                 return False
@@ -169,7 +142,7 @@ class JobQueue:
 
     def stop(self) -> list[Job]:
         """Start no more jobs, give back those that wait, and keep nothing open for later ones."""
-        self.is_paused = True
+        self.is_paused = self.is_stopped = True
         if self._later is not None:
             self._later.cancel()
             self._later = None
@@ -218,12 +191,18 @@ class JobQueue:
         return wanted if self.is_hungry else 0
 
     @property
+    def is_suspended(self) -> bool:
+        """Whether a suspension holds, and is not over by itself."""
+        one = self.suspension
+        return one is not None and (not one.until or one.until > self.clock.seconds())
+
+    @property
     def is_hungry(self) -> bool:
         """Whether it is time to fetch some."""
         return (
             self.has_backlog
             and not self.is_paused
-            and self.suspension is None
+            and not self.is_suspended
             and self.line.turned <= self.fill // 2
             and self.line.count < 2 * _MOST
         )
@@ -238,14 +217,26 @@ class JobQueue:
 
     # -- for people
 
+    @property
+    def jobs(self) -> Iterator[Job]:
+        """Those under way, and those that wait."""
+        return chain(self._active, self.line)
+
+    @property
+    def slowed(self) -> str:
+        """That less is asked of it than there might be, because of what it has said; "" where that is not so."""
+        return ""
+
     def has(self, job: Job) -> bool:
         """Whether a job is under way here."""
         return job in self._active
 
     def hindrance(self) -> str:
         """Why nothing begins now, beside connections that are in use; "" where something may."""
-        if self.suspension is not None:
+        if self.suspension is not None and self.is_suspended:
             return self.suspension.told
+        if self.is_stopped:
+            return "the gateway stops"
         return "the spool cannot write" if self.is_paused else ""
 
     @property
@@ -380,6 +371,7 @@ class JobQueue:
         if job.lease.until - now < LEASE_MARGIN:
             self.owner.unbegun(job)
         elif job.lease.envelope.parameters.deliver_by and is_too_late(job.lease.envelope, now):
+            job.is_untried = True
             job.settle(OutcomeKind.FAILED, TOO_LATE, "", "the time that the sender had set was over")
             self.owner.finished(job, self.retry)
         elif self.trouble is not None and self.refuses(job):

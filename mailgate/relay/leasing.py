@@ -127,11 +127,14 @@ class Leasing:
             self._due = min(self._due, self._clock.seconds() + _AFTER_FAILURE)
             self._wake(self._clock.seconds() + _AFTER_FAILURE)
             return
+        if self._room.free <= 0:
+            self._jobs.is_starved = True  # and `look_at` is called when there is room
+            return
         due = self._due
-        if not self._jobs.is_starved:
-            if self._backlogs.wants and not self._is_stuck():
+        if not self._jobs.is_starved and not self._is_stuck():  # otherwise `look_at` is called when they end
+            if self._backlogs.wants:
                 due = self._clock.seconds()
-            elif (again := self._backlogs.next_unplaced) is not None:
+            elif (again := self._backlogs.next_look) is not None:
                 due = min(due, again)
         if due < math.inf:
             self._wake(due)
@@ -157,7 +160,9 @@ class Leasing:
         if not requests:
             return False
         until = self._clock.seconds() + LEASE_TIME
-        asking = [as_deferred(self._spool.lease_in_turn(one.destination, one.amount, until)) for one in requests]
+        asking = [
+            as_deferred(self._spool.lease_in_turn(one.destination, one.amount, until, one.without)) for one in requests
+        ]
         failures: list[Failure] = []
         for request, (_, answer) in zip(requests, await DeferredList(asking, consumeErrors=True), strict=True):
             if isinstance(answer, Failure):

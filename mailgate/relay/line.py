@@ -10,17 +10,101 @@ from typing import TYPE_CHECKING
 from mailgate.address import Address
 
 if TYPE_CHECKING:
-    from mailgate.relay.jobs import Job
+    from mailgate.relay.job import Job
 
 __all__ = ["Line", "Room"]
 
 
 @dataclass(slots=True)
-class _Rank:
-    """Jobs of one priority: those of each sender in their order, and the senders in the order of their turns."""
+class _Lane:
+    """Jobs of each sender in their order, and the senders in the order of their turns."""
 
     jobs: dict[Address, deque[Job]] = field(default_factory=dict)
     turns: deque[Address] = field(default_factory=deque)
+    count: int = 0
+
+    def add(self, job: Job) -> None:
+        sender = job.lease.envelope.sender
+        jobs = self.jobs.get(sender)
+        if jobs is None:
+            self.jobs[sender] = deque((job,))
+            self.turns.append(sender)
+        else:
+            jobs.append(job)
+        self.count += 1
+
+    def put_back(self, job: Job) -> None:
+        sender = job.lease.envelope.sender
+        if sender in self.jobs:
+            self.turns.remove(sender)
+            self.jobs[sender].appendleft(job)
+        else:
+            self.jobs[sender] = deque((job,))
+        self.turns.appendleft(sender)
+        self.count += 1
+
+    def take(self) -> Job:
+        sender = self.turns.popleft()
+        jobs = self.jobs[sender]
+        job = jobs.popleft()
+        if jobs:
+            self.turns.append(sender)
+        else:
+            del self.jobs[sender]
+        self.count -= 1
+        return job
+
+    def drop(self, gone: set[Job]) -> None:
+        """Without these; the others keep their turns."""
+        kept = {sender: deque(job for job in jobs if job not in gone) for sender, jobs in self.jobs.items()}
+        self.jobs = {sender: jobs for sender, jobs in kept.items() if jobs}
+        self.turns = deque(sender for sender in self.turns if sender in self.jobs)
+        self.count = sum(map(len, self.jobs.values()))
+
+    def ahead(self, job: Job) -> int | None:
+        """How many of this lane begin before this one."""
+        sender = job.lease.envelope.sender
+        jobs = self.jobs.get(sender)
+        if jobs is None or job not in jobs:
+            return None
+        rounds = jobs.index(job)  # in each of which every sender begins one
+        place = self.turns.index(sender)
+        others = sum(
+            min(len(self.jobs[other]), rounds + (turn < place))
+            for turn, other in enumerate(self.turns)
+            if other != sender
+        )
+        return others + rounds
+
+
+@dataclass(slots=True)
+class _Rank:
+    """Jobs of one priority: those that came and those that have waited in the spool begin one by one in turn, so that
+    neither holds up the other."""
+
+    came: _Lane = field(default_factory=_Lane)
+    waited: _Lane = field(default_factory=_Lane)
+    is_waited_next: bool = False
+
+    @property
+    def lanes(self) -> tuple[_Lane, _Lane]:
+        return self.came, self.waited
+
+    def lane(self, job: Job) -> _Lane:
+        return self.waited if job.in_turn else self.came
+
+    def take(self) -> Job:
+        is_waited = self.waited.count > 0 and (self.is_waited_next or not self.came.count)
+        self.is_waited_next = not is_waited
+        return (self.waited if is_waited else self.came).take()
+
+    def ahead(self, job: Job) -> int | None:
+        """How many of this priority begin before this one."""
+        before = self.lane(job).ahead(job)
+        if before is None:
+            return None
+        other = self.came if job.in_turn else self.waited
+        return before + min(other.count, before + (self.is_waited_next != job.in_turn))
 
 
 @dataclass(slots=True)
@@ -47,65 +131,49 @@ class Line:
         self._ranks: dict[int, _Rank] = {}  # none empty
 
     def __iter__(self) -> Iterator[Job]:
-        return (job for rank in self._ranks.values() for jobs in rank.jobs.values() for job in jobs)
+        return (job for lane in self._lanes() for jobs in lane.jobs.values() for job in jobs)
 
     @property
     def senders(self) -> int:
         """How many different senders wait."""
-        return sum(len(rank.jobs) for rank in self._ranks.values())
+        return sum(len(lane.jobs) for lane in self._lanes())
 
     def has(self, sender: Address) -> bool:
         """Whether anything of this sender waits."""
-        return any(sender in rank.jobs for rank in self._ranks.values())
+        return any(sender in lane.jobs for lane in self._lanes())
 
     def add(self, job: Job) -> None:
         """Behind the others of its sender."""
-        rank, sender = self._rank(job), job.lease.envelope.sender
-        jobs = rank.jobs.get(sender)
-        if jobs is None:
-            rank.jobs[sender] = deque((job,))
-            rank.turns.append(sender)
-        else:
-            jobs.append(job)
+        self._rank(job).lane(job).add(job)
         self._count(job, 1)
 
     def put_back(self, job: Job) -> None:
         """Before all others of its priority: it was its turn, and still is."""
-        rank, sender = self._rank(job), job.lease.envelope.sender
-        if sender in rank.jobs:
-            rank.turns.remove(sender)
-            rank.jobs[sender].appendleft(job)
-        else:
-            rank.jobs[sender] = deque((job,))
-        rank.turns.appendleft(sender)
+        rank = self._rank(job)
+        rank.lane(job).put_back(job)
+        rank.is_waited_next = job.in_turn
         self._count(job, 1)
 
     def take(self) -> Job:
-        """The one whose turn it is; IndexError or ValueError where nobody waits."""
+        """The one whose turn it is; ValueError where nobody waits."""
         priority = max(self._ranks)
         rank = self._ranks[priority]
-        sender = rank.turns.popleft()
-        jobs = rank.jobs[sender]
-        job = jobs.popleft()
-        if jobs:
-            rank.turns.append(sender)
-        else:
-            del rank.jobs[sender]
-            if not rank.jobs:
-                del self._ranks[priority]
+        job = rank.take()
+        if not (rank.came.count or rank.waited.count):
+            del self._ranks[priority]
         self._count(job, -1)
         return job
 
     def take_where(self, chosen: Callable[[Job], bool]) -> list[Job]:
-        """All that are chosen, in no order that matters; they wait no more."""
+        """All that are chosen, in no order that matters; they wait no more, and the others keep their turns."""
         taken = [job for job in self if chosen(job)]
         if taken:
             gone = set(taken)
-            kept = [job for job in self if job not in gone]
-            self._ranks.clear()
-            self.count = self.turned = 0
-            for job in kept:
-                self.add(job)
+            for lane in self._lanes():
+                lane.drop(gone)
+            self._ranks = {level: rank for level, rank in self._ranks.items() if rank.came.count or rank.waited.count}
+            for job in taken:
+                self._count(job, -1)
         return taken
 
     def trim(self, most: int) -> list[Job]:
@@ -114,9 +182,9 @@ class Line:
         places = {
             job: place
             for rank in self._ranks.values()
-            for jobs in rank.jobs.values()
+            for jobs in rank.came.jobs.values()
             for place, job in enumerate(jobs)
-            if place and not job.in_turn
+            if place
         }
         last = sorted(places, key=places.__getitem__, reverse=True)
         chosen = set(last[: max(self.count - most, 0)])
@@ -124,22 +192,16 @@ class Line:
 
     def ahead(self, job: Job) -> int | None:
         """How many begin before this one, if nobody else comes; None where it does not wait here."""
-        priority, sender = job.lease.envelope.parameters.priority or 0, job.lease.envelope.sender
+        priority = job.lease.envelope.parameters.priority or 0
         rank = self._ranks.get(priority)
-        jobs = rank.jobs.get(sender) if rank else None
-        if rank is None or jobs is None or job not in jobs:
+        before = None if rank is None else rank.ahead(job)
+        if before is None:
             return None
-        rounds = jobs.index(job)  # in each of which every sender begins one
-        place = rank.turns.index(sender)
-        others = sum(
-            min(len(rank.jobs[other]), rounds + (turn < place))
-            for turn, other in enumerate(rank.turns)
-            if other != sender
-        )
-        higher = sum(
-            len(waiting) for level, one in self._ranks.items() if level > priority for waiting in one.jobs.values()
-        )
-        return higher + others + rounds
+        higher = sum(one.came.count + one.waited.count for level, one in self._ranks.items() if level > priority)
+        return higher + before
+
+    def _lanes(self) -> Iterator[_Lane]:
+        return (lane for rank in self._ranks.values() for lane in rank.lanes)
 
     def _rank(self, job: Job) -> _Rank:
         priority = job.lease.envelope.parameters.priority or 0

@@ -23,6 +23,7 @@ class Jobs:
         self.octets = 0
         self._room_made = room_made
         self._jobs: dict[str, list[Job]] = {}
+        self._leaving: set[Job] = set()
 
     def of(self, queue_id: str) -> Sequence[Job]:
         """Those of a message."""
@@ -60,16 +61,34 @@ class Jobs:
             self.is_starved = False
             self._room_made()
 
+    def leaving(self, job: Job) -> None:
+        """It is on its way back to the spool, by the lease that it has."""
+        self._leaving.add(job)
+
+    def left(self, job: Job) -> None:
+        """The spool has it."""
+        self._leaving.discard(job)
+        self.remove(job)
+
+    def is_leaving(self, job: Job) -> bool:
+        """Whether it is on its way back."""
+        return job in self._leaving
+
     def new_of(self, lease: Lease) -> Lease:
         """The lease without recipients that have a job here.
 
         Those were leased again because the clock has jumped, or the machine has slept: their jobs have the time of the
-        new lease.
+        new lease. Those that are on their way back go by the old one, which has ended: they have no job.
         """
         held: set[int] = set()
+        leased = {one.number for one in lease.recipients}
         for job in self._jobs.get(lease.envelope.queue_id, ()):
-            job.lease = replace(job.lease, until=lease.until)
-            held.update(one.number for one in job.recipients)
+            if job in self._leaving:
+                continue
+            again = leased.intersection(one.number for one in job.recipients)
+            if again:
+                job.lease = replace(job.lease, until=lease.until)
+                held |= again
         if not held:
             return lease
         return replace(lease, recipients=tuple(one for one in lease.recipients if one.number not in held))

@@ -9,13 +9,16 @@ from mailgate.relay.jobs import Job
 __all__ = ["event_of"]
 
 
-def event_of(job: Job, outcome: Outcome, now: float, report: str) -> Event:
-    """What has become of one recipient of a job; `report` is the queue id of what its sender is told of that, or ""."""
+def event_of(job: Job, outcome: Outcome, now: float, report: str, report_to: str = "") -> Event:
+    """What has become of one recipient of a job.
+
+    `report` is the queue id of what its sender is told of that, or ""; `report_to`: whom that goes to, if not to him.
+    """
     envelope = job.lease.envelope
     queue_id, sender, recipient = envelope.queue_id, str(envelope.sender), str(outcome.recipient.address)
     if outcome.kind is OutcomeKind.DISCARDED:
         return Discarded(at=now, queue_id=queue_id, sender=sender, recipients=(recipient,), reason=outcome.reason)
-    attempt = job.lease.attempts.get(outcome.recipient.number, 0) + 1
+    attempt = job.lease.attempts.get(outcome.recipient.number, 0) + (not job.is_untried)
     if outcome.kind is OutcomeKind.DELIVERED:
         return Delivered(
             at=now,
@@ -63,5 +66,6 @@ def event_of(job: Job, outcome: Outcome, now: float, report: str) -> Event:
         source=outcome.source,
         reason=outcome.reason,
         report=report,
+        report_to=report_to,
         category=outcome.category,
     )

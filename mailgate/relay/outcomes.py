@@ -22,7 +22,7 @@ from mailgate.message import Content
 from mailgate.relay.attempt import Result
 from mailgate.relay.classify import Bounces
 from mailgate.relay.counts import Counts
-from mailgate.relay.findings import TOO_LATE
+from mailgate.relay.findings import NOT_YET, TOO_LATE
 from mailgate.relay.jobs import Job
 from mailgate.relay.outcome_events import event_of
 from mailgate.relay.report_fields import Action, action_of
@@ -141,6 +141,47 @@ class OutcomeWriter:
                 record.reported = ()
         self._write(record)
 
+    def warn(self, job: Job, retry: RetrySection, why: str, told: Callable[[], None]) -> None:
+        """Tell the sender, once, that mail is late which goes on waiting. `told`: the spool has the report."""
+        lease, now = job.lease, self._clock.seconds()
+        envelope = lease.envelope
+        outcomes = [
+            Outcome(one, OutcomeKind.DEFERRED, NOT_YET, reason=why, warned=True, site=job.site, source=job.source)
+            for one in job.recipients
+            if one.number not in lease.warned and _wants(one.notify, "DELAY")
+        ]
+        if not outcomes or not envelope.sender:
+            return
+        record = _Record(job, outcomes, outcomes)
+        try:
+            record.report = self._report(envelope, job, outcomes, expiry(retry, envelope), now)
+        except Exception:
+            _log.failure("the report for {queue_id} cannot be made", queue_id=envelope.queue_id)
+        if record.report is None:
+            return
+        job.lease = replace(lease, warned=lease.warned.union(one.recipient.number for one in outcomes))
+
+        def done(_: None) -> None:
+            self._under_way -= 1
+            self._tell_report(record, record.report[0].queue_id if record.report else "", now)
+            told()
+            self._rest()
+
+        def failed(failure: Failure) -> None:
+            self._under_way -= 1
+            job.lease = replace(job.lease, warned=lease.warned)
+            _log.warn(
+                "{queue_id}: its sender cannot be told now that it is late: {error}",
+                queue_id=envelope.queue_id,
+                error=failure.getErrorMessage(),
+            )
+            self._rest()
+
+        # A deferral ends no lease but its own: none of this time.
+        answer = self._spool.record(replace(lease, until=0.0), outcomes, (record.report,))
+        self._under_way += 1
+        as_deferred(answer).addCallbacks(done, failed)
+
     def _undelivered(self, job: Job, result: Result, retry: RetrySection, now: float) -> Outcome:
         """The outcome of an attempt that has not delivered: it may come again, or was the last."""
         if result.kind is OutcomeKind.DISCARDED:
@@ -253,13 +294,18 @@ class OutcomeWriter:
 
     def _publish(self, record: _Record) -> None:
         now = self._clock.seconds()
-        report_id = record.report[0].queue_id if record.report else ""
+        report_id, report_to = "", ""
+        if record.report:
+            report = record.report[0]
+            report_id = report.queue_id
+            if not record.job.lease.envelope.sender:
+                report_to = str(report.recipients[0].address)
         for outcome in record.outcomes:
             if outcome.category:
                 what = "deferred" if outcome.kind is OutcomeKind.DEFERRED else "bounced"
                 self._counts.add(f"{what}/{outcome.category}")
             told = report_id if report_id and outcome in record.reported else ""
-            self._events.publish(event_of(record.job, outcome, now, told))
+            self._events.publish(event_of(record.job, outcome, now, told, report_to if told else ""))
         if report_id:
             self._tell_report(record, report_id, now)
 

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from mailgate.awaiting import as_deferred
 from mailgate.events import SiteSlowed
 from mailgate.interfaces import IEvents, ISlots
+from mailgate.relay.budget import Budget
 from mailgate.relay.limits import Limits, Signal
 from mailgate.relay.wording import per_time, seconds
 
 __all__ = ["Pace"]
 
-_log = Logger()
-
 #: The least that is left of a site's limits.
 _LEAST = 1 / 4096
 #: Messages a second for each connection that a site without a rate is taken to get, once it is slowed.
 _USUAL = 10.0
-#: Seconds until a budget is asked for again that could not be.
-_AGAIN = 1.0
 
 
 class Pace:
-    """When the next message may begin, and how many connections there may be. `changed` is told when that changes.
+    """When the next message may begin, and the next connection, and how many of these there may be. `changed` is told
+    when that changes.
 
     `key` is that of the budgets that all workers share.
     """
@@ -45,11 +40,9 @@ class Pace:
         events: IEvents,
         changed: Callable[[], None],
     ) -> None:
-        self._key = key
         self._limits = limits
         self._site = site
         self._source = source
-        self._slots = slots
         self._clock = clock
         self._events = events
         self._changed = changed
@@ -59,9 +52,9 @@ class Pace:
         self._slowed_at = -math.inf
         self._recovery = 0.0
         self._recovering: IDelayedCall | None = None
-        self._is_paid = False  # the next message has what it takes of the budget
-        self._paying = 0.0  # it will have that then; infinite: that is being asked
-        self._timer: IDelayedCall | None = None
+        self._messages = Budget(f"{key} messages", slots, clock, changed)
+        self._connections = Budget(f"{key} connections", slots, clock, changed)
+        self._timer: IDelayedCall | None = None  # for the end of the rest
 
     @property
     def connections(self) -> int:
@@ -82,15 +75,17 @@ class Pace:
 
     @property
     def is_held(self) -> bool:
-        """Whether `may_begin` has to be asked."""
-        return self.factor != 1.0 or self._limits.message_rate != 0.0 or self.rests_until != 0.0
+        """Whether `may_begin` and `may_connect` have to be asked."""
+        limits = self._limits
+        has_rate = limits.message_rate != 0.0 or limits.connection_rate != 0.0
+        return has_rate or self.factor != 1.0 or self.rests_until != 0.0
 
     @property
     def is_slowed(self) -> bool:
         """Whether there is something to remember."""
         return self._recovering is not None or self.rests_until != 0.0
 
-    # -- messages
+    # -- messages and connections
 
     def may_begin(self) -> bool:
         """Whether the next message may begin now; where not, `changed` is called in time. It counts as begun when
@@ -100,42 +95,20 @@ class Pace:
             self._wait(self.rests_until - now)
             return False
         self.rests_until = 0.0
-        rate = self.rate
-        if not rate or self._is_paid:
-            return True
-        if self._paying > now:
-            if self._paying < math.inf:
-                self._wait(self._paying - now)
-            return False
-        if self._paying:
-            self._paying, self._is_paid = 0.0, True
-            return True
-        answer = self._slots.spend(f"{self._key} messages", rate)
-        if isinstance(answer, Awaitable):
-            self._paying = math.inf
-            as_deferred(answer).addCallbacks(self._told, self._untold)
-            return self._is_paid
-        return self._charged(answer, now)
+        return self._messages.allows(self.rate)
 
     def begun(self) -> None:
         """A message has begun."""
-        self._is_paid = False
+        self._messages.use()
 
-    def _charged(self, delay: float, now: float) -> bool:
-        self._is_paid = delay <= 0.0
-        self._paying = 0.0 if self._is_paid else now + delay
-        if not self._is_paid:
-            self._wait(delay)
-        return self._is_paid
+    def may_connect(self) -> bool:
+        """Whether there may be one more connection now, as `may_begin`. It counts when `connecting` is called."""
+        return self._connections.allows(self.connection_rate)
 
-    def _told(self, delay: float) -> None:
-        if self._charged(delay, self._clock.seconds()):
-            self._changed()
-
-    def _untold(self, failure: Failure) -> None:
-        _log.warn("the rate of {site} is not known now: {error}", site=self._site, error=failure.getErrorMessage())
-        self._paying = 0.0
-        self._wait(_AGAIN)
+    def connecting(self) -> None:
+        """There is one more, whether it may be or not: who has begun an attempt asks all hosts."""
+        if self._limits.connection_rate:
+            self._connections.charge(self.connection_rate)
 
     def _wait(self, delay: float) -> None:
         if self._timer is None:
@@ -176,6 +149,8 @@ class Pace:
             if call is not None:
                 call.cancel()
         self._recovering = self._timer = None
+        self._messages.stop()
+        self._connections.stop()
 
     def _recover(self) -> None:
         self._recovering = None
@@ -199,13 +174,26 @@ class Pace:
 
     # -- for people
 
+    @property
+    def slowed(self) -> str:
+        """What is left of the limits, why, and how long for; "" where all of them are."""
+        if self._recovering is None or self.factor == 1.0:
+            return ""
+        rule = "a rule that is built in" if self.reason == "built in" else self.reason
+        left = self._recovering.getTime() - self._clock.seconds()
+        return f"slowed to 1/{1 / self.factor:.0f} by {rule}, for {seconds(left)} yet"
+
     def hindrance(self, title: str) -> str:
         """Why the next message does not begin now; "" where it may."""
         now = self._clock.seconds()
         if self.rests_until > now:
             return f"{title} rests for {seconds(self.rests_until - now)}: {self.reason}"
-        if self._paying > now and (rate := self.rate):
-            why = f" (slowed: {self.reason})" if self.factor < 1.0 else ""
-            wait = f": in {seconds(self._paying - now)}" if self._paying < math.inf else ""
-            return f"{per_time(rate)} to {title}{why}{wait}"
+        for budget, rate, what in (
+            (self._messages, self.rate, "messages"),
+            (self._connections, self.connection_rate, "connections"),
+        ):
+            if rate and (left := budget.left(now)):
+                why = f" ({self.slowed})" if self.slowed else ""
+                wait = f": in {seconds(left)}" if left < math.inf else ""
+                return f"{per_time(rate, what)} to {title}{why}{wait}"
         return ""

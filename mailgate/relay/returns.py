@@ -11,13 +11,13 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mailgate.interfaces import Destination, ISpool, Lease, Return, SpoolError
-from mailgate.relay.backlog import Backlogs
-from mailgate.relay.fairness import Tags
+from mailgate.interfaces import ISpool, Lease, Return, SpoolError
+from mailgate.interfaces.spool import TURN_LIFE
+from mailgate.relay.backlog import Backlog, Backlogs
 from mailgate.relay.jobs import Job, JobQueue
 from mailgate.relay.memory import Jobs
 
-__all__ = ["Returns", "destinations_of"]
+__all__ = ["Returns"]
 
 _log = Logger()
 
@@ -27,21 +27,17 @@ _AGAIN = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A lease that is given back, for a job or before there was one; `destinations` are where it waits for a turn."""
+    """A lease that is given back, for a job or before there was one; `backlogs` are where it waits for a turn."""
 
     lease: Return
     job: Job | None = None
-    destinations: tuple[Destination, ...] = ()
-
-
-def destinations_of(lease: Lease) -> tuple[Destination, ...]:
-    """Those of its recipients, as the spool knows them."""
-    return tuple({Destination(one.route, one.address.domain): None for one in lease.recipients})
+    backlogs: tuple[Backlog, ...] = ()
 
 
 class Returns:
-    """Gives leases back, those of one turn of the reactor together. Once the spool has them, or will be asked again,
-    their jobs are forgotten, and `returned` is called: whether any of them is due."""
+    """Gives leases back, those of one turn of the reactor together. Once the spool has them, their jobs are forgotten,
+    and `returned` is called: whether any is due otherwise than in its turn, and when the first of those that wait for
+    theirs comes due though nobody calls (None: there are none)."""
 
     def __init__(
         self,
@@ -49,16 +45,15 @@ class Returns:
         clock: IReactorTime,
         jobs: Jobs,
         backlogs: Backlogs,
-        returned: Callable[[bool], None],
+        returned: Callable[[bool, float | None], None],
     ) -> None:
         self._spool = spool
         self._clock = clock
         self._jobs = jobs
         self._backlogs = backlogs
         self._tell = returned
-        self._tags = Tags()
         self._gathered: list[_Item] = []
-        self._refused: list[Return] = []  # what the spool would not take back
+        self._refused: list[_Item] = []  # what the spool would not take back
         self._soon: IDelayedCall | None = None
         self._again: IDelayedCall | None = None
         self._is_stopped = False
@@ -90,36 +85,40 @@ class Returns:
 
     async def flush(self) -> None:
         """Give back what there is, now, and again what the spool did not take."""
-        gathered, self._gathered = self._gathered, []
-        refused, self._refused = self._refused, []
-        returns = [one.lease for one in gathered] + refused
-        if not returns:
+        items = self._gathered + self._refused
+        self._gathered, self._refused = [], []
+        if not items:
             return
         try:
-            await self._spool.release_leases(returns)
+            await self._spool.release_leases([one.lease for one in items])
         except SpoolError as error:
-            self._refused += returns
             _log.warn("leases cannot be given back now: {error}", error=error)
+            self._refused += items
             if self._again is None and not self._is_stopped:
                 self._again = self._clock.callLater(_AGAIN, self._try_again)
-        for one in gathered:
-            for destination in one.destinations:
-                self._backlogs.returned(destination)
+            return
+        for one in items:
+            for backlog in one.backlogs:
+                self._backlogs.returned(backlog)
             if one.job is not None:
-                self._jobs.remove(one.job)
-        self._tell(any(not one.in_turn for one in returns))
+                self._jobs.left(one.job)
+        turns = [one.lease.due for one in items if one.lease.in_turn]
+        # The spool puts no look off for long, however late the turn is.
+        self._tell(len(turns) < len(items), min([*turns, self._clock.seconds()]) + TURN_LIFE if turns else None)
 
     def _in_turn(self, lease: Lease, queue: JobQueue | None, why: str, job: Job | None) -> None:
-        destinations = destinations_of(lease)
-        for destination in destinations:
-            self._backlogs.returning(destination, queue)
+        destinations = self._backlogs.of(lease.recipients)
+        found = [self._backlogs.returning(destination, queue) for destination in destinations]
         now = self._clock.seconds()
         interval = 0.0 if queue is None else queue.interval
-        tag = self._tags.next(destinations[0], lease.envelope.sender, len(lease.recipients), now, interval)
-        self._add(_Item(Return(lease, tag, why, in_turn=True), job, destinations))
+        tag = self._backlogs.tags.next(destinations[0], lease.envelope.sender, len(lease.recipients), now, interval)
+        backlogs = tuple(one for one in found if one is not None)
+        self._add(_Item(Return(lease, tag, why, in_turn=True), job, backlogs))
 
     def _add(self, item: _Item) -> None:
         self._gathered.append(item)
+        if item.job is not None:
+            self._jobs.leaving(item.job)
         if self._is_stopped:
             self._give()
         elif self._soon is None:

@@ -8,6 +8,7 @@ outcome for each of its recipients, or is given back.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from random import Random
 
 from twisted.internet.defer import Deferred
@@ -17,6 +18,7 @@ from zope.interface import implementer
 
 from mailgate.config.schema import Config, RetrySection
 from mailgate.interfaces import (
+    Destination,
     IDeliveryFilter,
     IEvents,
     IRelay,
@@ -37,7 +39,8 @@ from mailgate.relay.leasing import Leasing
 from mailgate.relay.locate import Locator
 from mailgate.relay.memory import Jobs
 from mailgate.relay.outcomes import OutcomeWriter
-from mailgate.relay.returns import Returns, destinations_of
+from mailgate.relay.overdue import look_over
+from mailgate.relay.returns import Returns
 from mailgate.relay.routing import Routing
 from mailgate.relay.selecting import may_choose
 from mailgate.relay.shaping import Shaping
@@ -55,6 +58,8 @@ _log = Logger()
 
 #: Seconds until a spool that has failed is asked again.
 _AFTER_FAILURE = 5.0
+#: Seconds until what was put back for a change of the queue may be leased again.
+_PUT_BACK = 5.0
 #: Octets of content in memory from which on a new message waits in the spool, from where it is read piece by piece.
 _MOST_OCTETS = 128 * 1024**2
 #: Seconds between looks for attempts, and waits, that last longer than their lease.
@@ -98,11 +103,13 @@ class Relay:
         self._check: IDelayedCall | None = None
         self._at_rest: Deferred[None] | None = None  # somebody waits for the end of the last attempt
         self._is_ready = False
-        self._backlogs = Backlogs()
+        self._backlogs = Backlogs(lambda route: self._destinations.is_whole(route))
+        self.full = self._backlogs.full
         self._returns = Returns(spool, clock, self._jobs, self._backlogs, self._returned)
         self._sources = Sources(config, warm_up)
         self._destinations = Destinations(transports, self._tools(config), self._sources, self)
         self._suspensions = Suspensions()
+        self._suspended: dict[Destination, Sequence[str]] = {}  # the hosts of those that had a backlog
         self._writer = self._make_writer(bounces, self._written, self._pause, self._go_on)
         self._leasing = Leasing(
             spool,
@@ -173,9 +180,11 @@ class Relay:
             delivery_filter,
             jobs=self._jobs,
             finished=self.finished,
-            give_back=self._returns.lease,
         )
         self._sorter.suspensions = self._suspensions
+        if self._backlogs.reload():
+            reading = Deferred.fromCoroutine(self._read_suspensions())
+            reading.addErrback(lambda failure: _log.failure("what waits cannot be read anew", failure=failure))
 
     async def stop(self) -> None:
         """Lease no more, give back what waits, and end with what is under way. Cancel it to wait no longer."""
@@ -187,7 +196,7 @@ class Relay:
         for job in self._destinations.stop():
             self.unbegun(job)
         await self._returns.stop()
-        if self._destinations.active:
+        if not self._destinations.is_at_rest:
             self._at_rest = Deferred()
             await self._at_rest
         await self._writer.when_idle()
@@ -210,6 +219,7 @@ class Relay:
             queue.cut_overdue()
             for job in queue.take_stale():
                 self.unbegun(job)
+            look_over(queue, self.late)
 
     # -- from the intake
 
@@ -258,14 +268,17 @@ class Relay:
         self._suspensions = suspensions = Suspensions(await self._spool.suspensions())
         self._sorter.suspensions = suspensions
         self._destinations.suspend(suspensions)
+        self._suspended = {one: hosts for one, hosts in self._suspended.items() if suspensions.of_site(hosts, now)}
         if suspensions.exist:
             # What waits there for its turn is found when that has come, and then told why it waits.
             self._backlogs.forget(lambda one: suspensions.of_destination(one, now) is not None)
             for queue in self._destinations:
                 if queue.suspension is not None:
-                    self._backlogs.drop_queue(queue)
+                    self._suspended.update(dict.fromkeys(self._backlogs.drop_queue(queue), queue.hosts))
         waiting = await self._spool.waiting()
-        self._backlogs.add(one for one in waiting if suspensions.of_destination(one, now) is None)
+        self._backlogs.add(
+            one for one in waiting if one not in self._suspended and suspensions.of_destination(one, now) is None
+        )
 
     def _is_kept(self, job: Job, queue: JobQueue) -> bool:
         """Whether a suspension is for a job, or for some of it."""
@@ -274,32 +287,62 @@ class Relay:
             self._sorter.suspension(envelope, one, job.route) is not None for one in job.recipients
         )
 
+    async def put_back(self, selector: Selector) -> None:
+        """What may be chosen and only waits here goes back to the spool, for an operator to change it; what he has not
+        meant is looked at again some seconds later. SpoolError."""
+        if not self._may_hold(selector):
+            return
+        await self._leasing.pause()
+        try:
+            due = self._clock.seconds() + _PUT_BACK
+            for job in self._take_chosen(selector):
+                self.postponed(job, due, "an administrator changes the queue")
+            await self._returns.flush()
+        finally:
+            self._leasing.go_on()
+
     async def bounce(self, selector: Selector, reason: str = "") -> int:
         """Give up what is chosen, as an operator wants it, who has said `reason`: reports go out. The number of
         recipients; what is under delivery goes on. SpoolError."""
-        await self._leasing.pause()
+        is_here = self._may_hold(selector)
+        if is_here:
+            await self._leasing.pause()
         try:
             # The spool knows what is chosen: what waits here, and may be, goes back to it first.
-            for queue in self._destinations:
-                for job in queue.take_where(lambda job: may_choose(selector, job)):
-                    self.unbegun(job)
+            for job in self._take_chosen(selector) if is_here else ():
+                self.unbegun(job)
             await self._returns.flush()
             writer = self._make_writer(self._bounces, lambda job, due: None, lambda: None, lambda: None)
             return await give_up(self._spool, writer, selector, reason=reason, clock=self._clock)
         finally:
-            self._leasing.go_on()
+            if is_here:
+                self._leasing.go_on()
+
+    def _may_hold(self, selector: Selector) -> bool:
+        """Whether anything that a selector chooses may be in memory."""
+        return not selector.queue_id or bool(self._jobs.of(selector.queue_id))
+
+    def _take_chosen(self, selector: Selector) -> list[Job]:
+        """What waits here and may be chosen; it waits no more."""
+        queues = {job.queue for job in self._jobs.of(selector.queue_id)} if selector.queue_id else self._destinations
+        chosen = partial(may_choose, selector)
+        return [job for queue in queues if queue is not None for job in queue.take_where(chosen)]
 
     def waits(self, queue_id: str) -> Mapping[int, str]:
         """Why those recipients of a message wait, or what happens to them, that are in the relay's hands."""
         found: dict[int, str] = {}
         for job in self._jobs.of(queue_id):
-            text = where(job, self._destinations, self._clock.seconds())
+            text = where(job, self._clock.seconds())
             found.update(dict.fromkeys((one.number for one in job.recipients), text))
         return found
 
-    def sites(self) -> Sequence[SiteView]:
-        """Every ready queue there is."""
-        return [view(queue) for queue in self._destinations]
+    def sites(self, selector: Selector | None = None) -> Sequence[SiteView]:
+        """Every ready queue there is, or those that hold anything that the selector may choose."""
+        return [
+            view(queue)
+            for queue in self._destinations
+            if selector is None or any(may_choose(selector, job) for job in queue.jobs)
+        ]
 
     # -- from the leasing
 
@@ -310,6 +353,10 @@ class Relay:
             lease = self._jobs.new_of(lease)
             if lease.recipients:
                 self._sorter.sort(lease, in_turn=in_turn)
+                if in_turn:
+                    for job in self._jobs.of(lease.envelope.queue_id):
+                        if not (job.site or job.results or self._jobs.is_leaving(job)):
+                            self._backlogs.coming(job)
 
     def _refuse(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
@@ -321,8 +368,10 @@ class Relay:
         """As in QueueOwner."""
         if job.source:
             self._sources.settle(job.source, sent=any(one.kind is OutcomeKind.DELIVERED for one in job.results))
+        if job.in_turn:
+            self._arrived(job)
         self._writer.record(job, retry)
-        if self._at_rest is not None and not self._destinations.active:
+        if self._at_rest is not None and self._destinations.is_at_rest:
             at_rest, self._at_rest = self._at_rest, None
             at_rest.callback(None)
 
@@ -340,6 +389,10 @@ class Relay:
         self._unuse(job)
         self._returns.job(job, due, why)
 
+    def late(self, job: Job, retry: RetrySection, why: str) -> None:
+        """As in Keeper."""
+        self._writer.warn(job, retry, why, self.look)
+
     def split(self, job: Job, parts: list[Job]) -> None:
         """As in Keeper."""
         self._unuse(job)
@@ -349,8 +402,8 @@ class Relay:
 
     def placed(self, job: Job, queue: JobQueue) -> None:
         """As in Keeper."""
-        for destination in destinations_of(job.lease):
-            self._backlogs.placed(destination, queue)
+        self._backlogs.placed(job, queue)
+        self._arrived(job)
 
     def hungry(self, queue: JobQueue) -> None:
         """As in QueueOwner."""
@@ -367,8 +420,16 @@ class Relay:
     def _unuse(self, job: Job) -> None:
         if job.source:
             self._sources.settle(job.source, sent=False)
+        if job.in_turn:
+            self._arrived(job)
 
-    def _returned(self, is_due: bool) -> None:
+    def _arrived(self, job: Job) -> None:
+        if self._backlogs.arrived(job):
+            self._leasing.feed()
+
+    def _returned(self, is_due: bool, later: float | None) -> None:
+        if later is not None:
+            self._leasing.look_at(later)
         if is_due:
             self.look()
         else:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from mailgate.awaiting import as_deferred
@@ -22,7 +21,7 @@ from mailgate.relay.locate import Hosts, NoHosts
 from mailgate.relay.pace import Pace
 from mailgate.relay.sources import SYSTEM, Source
 from mailgate.relay.tools import SiteTools
-from mailgate.relay.trouble import Trouble, said, told
+from mailgate.relay.trouble import Trouble, is_about_client, said, told
 from mailgate.reply import Reply
 
 __all__ = ["Site"]
@@ -97,7 +96,7 @@ class Site(JobQueue):
     # -- JobQueue
 
     def start(self, job: Job) -> None:
-        connection = self._idle.take(tries_tls=_wants_tls(job))
+        connection = self._idle.take(tries_tls=job.tries_tls)
         if connection is None:
             berths = self._berths
             needed = len(self._active) + len(self._idle.connections)
@@ -130,7 +129,9 @@ class Site(JobQueue):
             self.tell_if_empty()
 
     def may_begin(self) -> bool:
-        return bool(self._idle.connections or not self._berths.is_waiting) and self._pace.may_begin()
+        if self._idle.connections:
+            return self._pace.may_begin()
+        return not self._berths.is_waiting and self._pace.may_begin() and self._pace.may_connect()
 
     def refuses(self, job: Job) -> bool:
         trouble = self._health.trouble
@@ -188,6 +189,10 @@ class Site(JobQueue):
         rests = self._health.hindrance(title, self.clock.seconds())
         return super().hindrance() or rests or self._pace.hindrance(title) or waits
 
+    @property
+    def slowed(self) -> str:
+        return self._pace.slowed
+
     # -- slots
 
     def _slots_changed(self) -> None:
@@ -232,8 +237,8 @@ class Site(JobQueue):
 
     # -- an attempt
 
-    def _ask(self, job: Job) -> None:
-        self.run(job, Deferred.fromCoroutine(self._ask_hosts(job)))
+    def _ask(self, job: Job, *, again: bool = False) -> None:
+        self.run(job, Deferred.fromCoroutine(self._ask_hosts(job, again=again)))
 
     def _answered(self, results: Sequence[Result], job: Job, connection: IConnection) -> None:
         try:
@@ -244,14 +249,26 @@ class Site(JobQueue):
         if is_done:
             self.finish(job)
         else:
-            self._ask(job)
+            self._ask(job, again=any(one.again for one in results))
 
-    async def _ask_hosts(self, job: Job) -> bool:
+    async def _ask_hosts(self, job: Job, *, again: bool) -> bool:
         """Ask one host after another until each recipient has an answer that counts, or all hosts have been asked.
 
-        False: the site bears no more connections than it has, and nothing has been asked.
+        False: the site bears no more connections than it has, and nothing has been asked. `again`: whoever has answered
+        wants another transaction.
         """
         self._unconnected.add(job)
+        found: dict[int, Result] = {}  # answers that another host, or another transaction, may better
+        # Whoever asks for another transaction has taken a recipient in this one, or was an idle connection.
+        transactions = len(job.recipients) + self._limits.connections
+        for _ in range(transactions):
+            # Before DNS is asked: the slot of an idle connection is ours, and nobody else is to have it meanwhile.
+            connection = self._idle.take(tries_tls=job.tries_tls) if again else None
+            if connection is None:
+                break
+            again = await self._transact(job, connection, found)
+        if not job.remaining:
+            return True
         lmtp = isinstance(self._route, LmtpRoute)
         targets = await self._tools.locator.targets(self._hosts, lmtp=lmtp, ipv6=self._route.ipv6)
         if isinstance(targets, NoHosts):
@@ -261,38 +278,27 @@ class Site(JobQueue):
         error = None  # why there was no session with the last host
         unreached: list[ConnectFailedError] = []
         origin = job.lease.envelope.origin if self._one_message else None
-        found: dict[int, Result] = {}  # answers that another host, or another transaction, may better
         for target in targets:
             again = False
-            # Whoever asks for another transaction has taken a recipient in this one, or was an idle connection.
-            for _ in range(len(job.recipients) + self._limits.connections):
+            for _ in range(transactions):
                 try:
-                    connection = self._idle.take(tries_tls=_wants_tls(job)) if again else None
+                    connection = self._idle.take(tries_tls=job.tries_tls) if again else None
                     if connection is None:
-                        await self._may_connect()
+                        self._pace.connecting()
                         connection = await self._connector.connect(
-                            target, origin, try_tls=_wants_tls(job), source=self._source
+                            target, origin, try_tls=job.tries_tls, source=self._source
                         )
                 except ConnectFailedError as failure:
                     error = failure
                     unreached.append(failure)
                     break
                 error = None
-                self._connected(job)
-                results = await connection.deliver(job.lease.envelope, job.remaining, job.lease.content)
-                if self._take_over(job, connection, results):
+                again = await self._transact(job, connection, found)
+                if not job.remaining:
                     return True
-                self._unconnected.add(job)
-                for one in results:
-                    # A failure that another host may better counts for less than a deferral.
-                    if (one.next_host or one.again) and not (
-                        one.kind is OutcomeKind.FAILED and one.recipient.number in found
-                    ):
-                        found[one.recipient.number] = one
-                again = any(one.again for one in results)
                 if not again:
                     break
-        if error is not None and not found and not (self._one_message and _is_about_client(error)):
+        if error is not None and not found and not (self._one_message and is_about_client(error)):
             if not self._stands(job, unreached):
                 self._health.failed(unreached)
                 self._resize()
@@ -318,13 +324,18 @@ class Site(JobQueue):
             job.settle(OutcomeKind.DEFERRED, trouble.reply, trouble.host, trouble.reason)
         return True
 
-    async def _may_connect(self) -> None:
-        """Wait until the rate of connections allows one more."""
-        if rate := self._pace.connection_rate:
-            answer = self._tools.slots.spend(f"{self.key} connections", rate)
-            delay = await answer if isinstance(answer, Awaitable) else answer
-            if delay > 0.0:
-                await deferLater(self.clock, delay)
+    async def _transact(self, job: Job, connection: IConnection, found: dict[int, Result]) -> bool:
+        """Deliver what remains; whether another transaction is asked for. What may be bettered goes to `found`."""
+        self._connected(job)
+        results = await connection.deliver(job.lease.envelope, job.remaining, job.lease.content)
+        if self._take_over(job, connection, results):
+            return False
+        self._unconnected.add(job)
+        for one in results:
+            # A failure that another host may better counts for less than a deferral.
+            if (one.next_host or one.again) and not (one.kind is OutcomeKind.FAILED and one.recipient.number in found):
+                found[one.recipient.number] = one
+        return any(one.again for one in results)
 
     def _take_over(self, job: Job, connection: IConnection, results: Sequence[Result]) -> bool:
         """Keep the results that count, and the connection if it can serve again; whether all results count."""
@@ -386,13 +397,3 @@ class Site(JobQueue):
         super().put_back(job)
         self._unconnected.discard(job)
         self._settle()
-
-
-def _wants_tls(job: Job) -> bool:
-    # Such mail goes without TLS, if at all, only where TLS has just been tried.
-    return job.lease.envelope.parameters.require_tls
-
-
-def _is_about_client(error: ConnectFailedError) -> bool:
-    # A next hop that was told who the client is may refuse this one, and nobody else.
-    return not error.is_ours and error.stage in ("greeting", "hello", "xclient")

@@ -13,7 +13,7 @@ from mailgate.address import NULL_PATH
 from mailgate.awaiting import as_deferred
 from mailgate.config.schema import RetrySection, SmtpRoute
 from mailgate.envelope import Envelope, EnvelopeRecipient
-from mailgate.interfaces import AttemptContext, Destination, IDeliveryFilter, Lease, OutcomeKind, Return, Suspension
+from mailgate.interfaces import AttemptContext, Destination, IDeliveryFilter, Lease, OutcomeKind, Suspension
 from mailgate.relay.attempt import Result
 from mailgate.relay.destinations import Destinations
 from mailgate.relay.findings import LOCAL_ERROR
@@ -38,8 +38,7 @@ _REFUSED = Reply.of(550, "5.7.1", "Refused by policy")
 class Sorter:
     """Sorts leases by one configuration, and by the suspensions that are in force.
 
-    Each job is one of `jobs` before anything becomes of it; `finished` is told of those that end here, and `give_back`
-    gets what may not be attempted now.
+    Each job is one of `jobs` before anything becomes of it; `finished` is told of those that end here.
     """
 
     def __init__(
@@ -51,7 +50,6 @@ class Sorter:
         *,
         jobs: Jobs,
         finished: Callable[[Job, RetrySection], None],
-        give_back: Callable[[Return], None],
     ) -> None:
         self._routing = routing
         self._destinations = destinations
@@ -59,7 +57,6 @@ class Sorter:
         self._filter = delivery_filter
         self._jobs = jobs
         self._finished = finished
-        self._give_back = give_back
         self.suspensions = Suspensions()
 
     def sort(self, lease: Lease, *, in_turn: bool = False) -> None:
@@ -67,7 +64,7 @@ class Sorter:
         queue_id = lease.envelope.queue_id
         try:
             if self.suspensions.exist:
-                lease = self._without_suspended(lease)
+                lease = self._without_suspended(lease, in_turn)
             recipients = lease.recipients
             if len(recipients) == 1 and not recipients[0].refusal:  # most mail
                 one = recipients[0]
@@ -88,19 +85,22 @@ class Sorter:
         destination = Destination(route, recipient.address.domain)
         return self.suspensions.of_sender(envelope.sender, now) or self.suspensions.of_destination(destination, now)
 
-    def _without_suspended(self, lease: Lease) -> Lease:
+    def _without_suspended(self, lease: Lease, in_turn: bool) -> Lease:
         """The lease of those recipients that nothing keeps back; the others are given back."""
         free: list[EnvelopeRecipient] = []
-        kept: dict[str, tuple[Suspension, list[EnvelopeRecipient]]] = {}
+        kept: dict[tuple[str, str, str], tuple[Suspension, list[EnvelopeRecipient]]] = {}
         for one in lease.recipients:
-            suspension = None if one.refusal else self.suspension(lease.envelope, one, self._route_for(lease, one))
+            name = self._route_for(lease, one)
+            suspension = None if one.refusal else self.suspension(lease.envelope, one, name)
             if suspension is None:
                 free.append(one)
             else:
-                kept.setdefault(suspension.told, (suspension, []))[1].append(one)
-        for why, (suspension, recipients) in kept.items():
-            part = replace(lease, recipients=tuple(recipients))
-            self._give_back(Return(part, ends(suspension, self._clock.seconds()), why))
+                domain = one.address.domain if self._destinations.by_domain(name) else ""
+                kept.setdefault((suspension.told, name, domain), (suspension, []))[1].append(one)
+        for (why, name, domain), (suspension, recipients) in kept.items():
+            job = Job(lease, tuple(recipients), name, domain=domain, in_turn=in_turn)
+            self._jobs.add(job)
+            self._destinations.postpone(job, ends(suspension, self._clock.seconds()), why)
         return replace(lease, recipients=tuple(free)) if kept else lease
 
     def _sort_many(self, lease: Lease, in_turn: bool) -> None:
@@ -131,7 +131,7 @@ class Sorter:
 
     def _refuse(self, job: Job) -> None:
         """What a policy refused when it took the message for others ends here: one report for all."""
-        job.started = self._clock.seconds()
+        job.started, job.is_untried = self._clock.seconds(), True
         for one in job.recipients:
             try:
                 reply = parse_reply([one.refusal.encode()])
@@ -153,7 +153,6 @@ class Sorter:
             return
         attempts = job.lease.attempts
         attempt = max((attempts.get(one.number, 0) for one in job.recipients), default=0) + 1
-        answer = self._filter.on_attempt(AttemptContext(job.lease.envelope, job.recipients, job.route, attempt))
 
         def judged(verdict: Verdict | None) -> None:
             if isinstance(verdict, Reject | Defer):
@@ -164,13 +163,19 @@ class Sorter:
 
         def failed(failure: Failure) -> None:
             _log.failure("a delivery filter failed", failure=failure)
-            self._end(job, OutcomeKind.DEFERRED, LOCAL_ERROR, failure.getErrorMessage())
+            if not job.results:
+                self._end(job, OutcomeKind.DEFERRED, LOCAL_ERROR, failure.getErrorMessage())
 
-        if isinstance(answer, Awaitable):
-            waited = as_deferred(answer)
-            waited.addCallbacks(judged, failed)
-        else:
-            judged(answer)
+        try:
+            answer = self._filter.on_attempt(AttemptContext(job.lease.envelope, job.recipients, job.route, attempt))
+            if isinstance(answer, Awaitable):
+                waited = as_deferred(answer)
+                waited.addCallback(judged)
+                waited.addErrback(failed)
+            else:
+                judged(answer)
+        except Exception:
+            failed(Failure())
 
     def _end(self, job: Job, kind: OutcomeKind, reply: Reply, reason: str) -> None:
         """An outcome without an attempt."""

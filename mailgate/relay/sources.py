@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -53,10 +53,13 @@ class Sources:
         self._pools = {name: dict(section.sources) for name, section in config.pools.items()}
         self._plans = {name: one.warm_up for name, one in config.sources.items() if one.warm_up is not None}
 
-    def choose(self, route: ServerRoute, queue_id: str, kept: str = "") -> Source | Capped:
+    def choose(
+        self, route: ServerRoute, queue_id: str, kept: str = "", without: Container[str] = ()
+    ) -> Source | Capped:
         """The source for one job of a message; SYSTEM where the route has no pool.
 
         `kept` is the source of the last attempt ("" where there was none): it is chosen again while it is in the pool.
+        Otherwise those in `without` (names) are passed over: the next in the order of this message is chosen.
         A source other than SYSTEM counts as used from then on, until `settle`, which is to be called once for each.
         """
         if route.pool is None:
@@ -66,6 +69,8 @@ class Sources:
         if kept not in pool or (self._plans and not self._has_room(kept)):
             if self._plans:
                 pool = {name: weight for name, weight in pool.items() if self._has_room(name)}
+            if without:
+                pool = {name: weight for name, weight in pool.items() if name not in without}
             name = _by_weight(pool, queue_id)
         if not name:
             return self._capped(route.pool)
@@ -84,7 +89,7 @@ class Sources:
         if not self._warm_up.is_known:
             return False
         most = daily_cap(plan, self._warm_up.now())
-        return most is None or self._warm_up.spent(name) < most
+        return most is None or self._warm_up.has_room(name, most)
 
     def _capped(self, pool: str) -> Capped:
         now = self._warm_up.now()

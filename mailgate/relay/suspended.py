@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mailgate.address import Address
+from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import Destination, Suspended, Suspension
 
 __all__ = ["Suspensions", "ends"]
@@ -30,6 +31,12 @@ class Suspensions:
     def of_sender(self, sender: Address, now: float) -> Suspension | None:
         """The one that holds for an address, or all of its domain; "<>" is the null reverse-path."""
         return self._find("sender", (str(sender).lower() or "<>", sender.domain), now)
+
+    def keep(self, envelope: Envelope, recipients: Sequence[EnvelopeRecipient], route: str, now: float) -> bool:
+        """Whether any keeps back one of these recipients of a message, by this route; sites are left out."""
+        return self.of_sender(envelope.sender, now) is not None or any(
+            self.of_destination(Destination(route, one.address.domain), now) is not None for one in recipients
+        )
 
     def of_site(self, hosts: Sequence[str], now: float) -> Suspension | None:
         """The one that names any of these hosts."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mailgate.relay.attempt import ConnectFailedError, Result
 from mailgate.reply import Reply
 
-__all__ = ["Trouble", "said", "told"]
+__all__ = ["Trouble", "is_about_client", "said", "told"]
 
 #: Hosts whose failures are told of one attempt, and characters of each.
 _MOST_TOLD, _LONGEST_TOLD = 8, 300
@@ -45,6 +45,11 @@ def told(errors: Sequence[ConnectFailedError]) -> str:
 def said(result: Result) -> str:
     """What a result was, with who said so."""
     return f"{result.host}: {result.reply}" if result.host else str(result.reply)
+
+
+def is_about_client(error: ConnectFailedError) -> bool:
+    """Whether a next hop that was told who the client is may refuse this one, and nobody else."""
+    return not error.is_ours and error.stage in ("greeting", "hello", "xclient")
 
 
 def _tells(error: ConnectFailedError) -> tuple[bool, bool]:

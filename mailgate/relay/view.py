@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from mailgate.interfaces import SiteView
 from mailgate.relay.jobs import Job, JobQueue
 from mailgate.relay.wording import in_line, seconds
@@ -14,6 +12,8 @@ __all__ = ["view", "where"]
 def view(queue: JobQueue) -> SiteView:
     """How a ready queue stands."""
     state = queue.hindrance() or ("delivering" if queue.active else "idle")
+    if (slowed := queue.slowed) and slowed not in state:
+        state = f"{state}; {slowed}"
     return SiteView(
         site=queue.label,
         route=queue.route,
@@ -28,9 +28,10 @@ def view(queue: JobQueue) -> SiteView:
     )
 
 
-def where(job: Job, queues: Iterable[JobQueue], now: float) -> str:
+def where(job: Job, now: float) -> str:
     """What a job waits for, or what happens to it."""
-    for queue in queues:
+    queue = job.queue
+    if queue is not None:
         if queue.has(job):
             return f"being delivered to {queue.title} since {seconds(now - job.started)}"
         ahead = queue.line.ahead(job) if queue.line.count else None

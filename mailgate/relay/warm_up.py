@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -25,17 +26,20 @@ _ANEW = 5.0
 class WarmUp:
     """Counts messages by source and day (UTC); those under way count as sent until they are not.
 
-    `is_shared`: other workers count in the same spool; their numbers are read again every few seconds.
+    `worker` is our number of `workers`, each of which counts for itself in the one spool, and has its `share` of what a
+    source may send.
     """
 
-    def __init__(self, spool: ISpool, clock: IReactorTime, *, is_shared: bool = False) -> None:
+    def __init__(self, spool: ISpool, clock: IReactorTime, *, worker: int = 0, workers: int = 1) -> None:
         self._spool = spool
         self._clock = clock
-        self._is_shared = is_shared
+        self._worker = worker
+        self._workers = workers
         self._counts = Counts(spool, clock)
         self._before: Counter[str] = Counter()  # sent today, as the spool knew it
         self._since: Counter[str] = Counter()  # and since then
         self._under_way: Counter[str] = Counter()
+        self._others: dict[str, dict[int, int]] = {}  # sent today by other numbers, those of an earlier start too
         self._day = -1
         self._timer: IDelayedCall | None = None
         self._reading: Deferred[None] | None = None
@@ -47,7 +51,12 @@ class WarmUp:
     def start(self) -> Deferred[None]:
         """Read what was sent today; `is_known` tells when that is there. Never fails."""
         self._is_running = True
-        return self._read()
+        self._cancel()
+        if self._reading is None:
+            return self._read()
+        known: Deferred[None] = Deferred()
+        self._reading.addCallback(lambda _: known.callback(None))
+        return known
 
     def flush(self) -> Deferred[None]:
         """Write to the spool what it does not have yet. Never fails: what cannot be written is kept."""
@@ -56,9 +65,7 @@ class WarmUp:
     async def stop(self) -> None:
         """Write for the last time. Before the spool is closed."""
         self._is_running = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._cancel()
         if self._reading is not None:
             await self._reading
         await self.flush()
@@ -79,12 +86,16 @@ class WarmUp:
         if sent:
             self._today()
             self._since[source] += 1
-            self._counts.add(f"source/{source}")
+            self._counts.add(f"source/{source}/{self._worker}" if self._worker else f"source/{source}")
 
-    def spent(self, source: str) -> int:
-        """Messages sent today or under way."""
+    def has_room(self, source: str, most: int) -> bool:
+        """Whether we may send one more, where all workers together may send `most` today."""
         self._today()
-        return self._before[source] + self._since[source] + self._under_way[source]
+        spent = self._before[source] + self._since[source] + self._under_way[source]
+        others = self._others.get(source)
+        if others is None and self._workers == 1:
+            return spent < most
+        return spent < _share(most, {**(others or {}), self._worker: spent}, self._worker, self._workers)
 
     def _today(self) -> None:
         day = int(self._clock.seconds() // DAY)
@@ -92,10 +103,17 @@ class WarmUp:
             self._day = day
             self._before.clear()
             self._since.clear()
+            self._others.clear()
 
     # -- reading
 
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _read(self) -> Deferred[None]:
+        self._timer = None
         reading = self._reading = Deferred.fromCoroutine(self._read_counts())
         return reading.addBoth(self._have_read)
 
@@ -109,7 +127,14 @@ class WarmUp:
         found = await self._spool.counts(prefix)
         self._today()
         if day == self._day:
-            self._before = Counter({key.removeprefix(prefix): amount for key, amount in found.items()})
+            self._before.clear()
+            self._others.clear()
+            for key, amount in found.items():
+                source, _, number = key.removeprefix(prefix).partition("/")
+                if int(number or 0) == self._worker:
+                    self._before[source] = amount
+                else:
+                    self._others.setdefault(source, {})[int(number or 0)] = amount
             self._since.subtract(written)
         self.is_known = True
 
@@ -117,5 +142,26 @@ class WarmUp:
         self._reading = None
         if isinstance(result, Failure) and not result.check(SpoolError):
             _log.failure("counters cannot be read", failure=result)
-        if self._is_running and (self._is_shared or not self.is_known):
+        if self._is_running and (self._workers > 1 or not self.is_known):
             self._timer = self._clock.callLater(_ANEW, self._read)
+
+
+def _share(most: int, sent: Mapping[int, int], worker: int, workers: int) -> int:
+    """What a worker may send of `most`, where each number has sent so much today.
+
+    The workers divide `most` evenly, the first of them getting one more where it does not come out even. Whoever is
+    above his share already, since there were fewer workers earlier today, sends nothing, and the others divide what is
+    left; a number that no worker has any more is of that kind too. So all workers find the same shares, whenever they
+    look: nobody within his share gets beyond it.
+    """
+    left = most - sum(amount for number, amount in sent.items() if number >= workers)
+    numbers = list(range(workers))
+    while numbers:
+        share, more = divmod(max(left, 0), len(numbers))
+        shares = {number: share + (place < more) for place, number in enumerate(numbers)}
+        above = [number for number in numbers if sent.get(number, 0) > shares[number]]
+        if not above:
+            return shares.get(worker, 0)
+        left -= sum(sent[number] for number in above)
+        numbers = [number for number in numbers if number not in above]
+    return 0

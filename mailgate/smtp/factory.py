@@ -50,11 +50,13 @@ class Listener(SMTPFactory):
         self.is_stressed = False
         self._is_draining = False
         self._drained: Deferred[None] | None = None
+        tally.watch(self._all, self._look)
 
     def serve(self, settings: ListenerSection, services: SessionServices) -> None:
         """From now on, new sessions go by these."""
         self.settings = settings
         self.services = services
+        self._look()
 
     def buildProtocol(self, _address: IAddress | None) -> ServerProtocol:
         """A session for a new connection."""
@@ -71,19 +73,16 @@ class Listener(SMTPFactory):
             self._forget(guest)
         number = _number(client)
         key = f"{self._all} {number:x}" if number else ""
-        count = tally.total(self._all) + 1
         if self._is_draining:
             return self._turn_away(guest, replies.CLOSING, "the gateway is closing down")
-        if count > settings.max_connections:
+        if tally.total(self._all) >= settings.max_connections:
             reason = f"max_connections of the listener is {settings.max_connections}"
             return self._turn_away(guest, replies.TOO_MANY_CONNECTIONS, reason)
         if key and tally.total(key) >= settings.max_connections_per_client:
             reason = f"max_connections_per_client of the listener is {settings.max_connections_per_client}"
             return self._turn_away(guest, replies.TOO_MANY_FROM_CLIENT, reason)
-        if not self.is_stressed and count * 10 >= settings.max_connections * 9:
-            self._stress(count)
-        sessions[guest] = key
         tally.add(self._all, 1)
+        sessions[guest] = key  # behind that: what it does about stress it does when it begins
         if key:
             tally.add(key, 1)
         return None
@@ -92,11 +91,18 @@ class Listener(SMTPFactory):
         self._refused.add(guest)
         return (reply if len(self._refused) <= _MAX_PARTING else None), reason
 
-    def _stress(self, count: int) -> None:
-        """Nearly all connections are taken: who is silent makes room sooner."""
+    def _look(self) -> None:
+        """Connections have come or gone, here or at another worker. Where nearly all are taken, who is silent makes
+        room sooner."""
+        count, most = self._tally.total(self._all), self.settings.max_connections
+        if self.is_stressed:
+            self.is_stressed = count * 10 >= most * 8
+            return
+        if count * 10 < most * 9:
+            return
         self.is_stressed = True
         _log.warn("listener {name} is under stress: {count} connections", name=self.settings.name, count=count)
-        for guest in self._sessions:
+        for guest in list(self._sessions):
             guest.hurry()
 
     def _forget(self, guest: Guest) -> None:
@@ -110,8 +116,6 @@ class Listener(SMTPFactory):
         """As in Host."""
         self._forget(guest)
         self._refused.discard(guest)
-        if self.is_stressed and self._tally.total(self._all) * 10 < self.settings.max_connections * 8:
-            self.is_stressed = False
         if session is not None:
             self._tell_end(session, cause, started)
         if self._drained is not None and not self.session_count:

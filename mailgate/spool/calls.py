@@ -13,6 +13,7 @@ from mailgate.interfaces import (
     Destination,
     EntryView,
     Grouping,
+    IEvents,
     Lease,
     Return,
     Selector,
@@ -39,6 +40,7 @@ class SpoolCalls:
     _store: Store
     _reader: SpoolReader
     _now: Callable[[], float]
+    _events: IEvents
 
     def _submit(self, run: Callable[[], T], *, alone: bool = False) -> Deferred[T]:
         """Have the writer do it inside a transaction, or in one of its own."""
@@ -48,10 +50,10 @@ class SpoolCalls:
         """Tell of something, from the writer's thread."""
         raise NotImplementedError
 
-    def _tell_aside(self, aside: Sequence[SetAside]) -> None:
-        """Tell what was set aside."""
+    def _tell_aside(self, aside: Sequence[SetAside], publish: Callable[[Event], None] | None = None) -> None:
+        """Tell what was set aside, once that is committed: from the writer's thread, or with `publish` from another."""
         for name, where, reason in aside:
-            self._publish(EntrySetAside(at=self._now(), queue_id=name, where=where, reason=reason))
+            (publish or self._publish)(EntrySetAside(at=self._now(), queue_id=name, where=where, reason=reason))
 
     # -- leases
 
@@ -65,8 +67,10 @@ class SpoolCalls:
             if look.leases or look.is_all:
                 return look.leases
 
-    def lease_in_turn(self, destination: Destination, limit: int, until: float) -> Deferred[Sequence[Lease]]:
-        look = self._look(lambda: leasing.lease_in_turn(self._store, destination, limit, until))
+    def lease_in_turn(
+        self, destination: Destination, limit: int, until: float, without: Sequence[str] = ()
+    ) -> Deferred[Sequence[Lease]]:
+        look = self._look(lambda: leasing.lease_in_turn(self._store, destination, limit, until, without))
         return look.addCallback(lambda found: found.leases)
 
     def lease_selected(self, selector: Selector, limit: int, until: float) -> Deferred[Sequence[Lease]]:
@@ -74,12 +78,11 @@ class SpoolCalls:
         return look.addCallback(lambda found: found.leases)
 
     def _look(self, look: Callable[[], leasing.Found]) -> Deferred[leasing.Found]:
-        def run() -> leasing.Found:
-            found = look()
-            self._tell_aside(found.aside)
+        def tell(found: leasing.Found) -> leasing.Found:
+            self._tell_aside(found.aside, self._events.publish)
             return found
 
-        return self._submit(run)
+        return self._submit(look).addCallback(tell)
 
     def waiting(self) -> Deferred[list[Destination]]:
         return self._reader.waiting()
@@ -142,9 +145,9 @@ class SpoolCalls:
     # -- the start
 
     def sweep(self) -> Deferred[SweepReport]:
-        def run() -> SweepReport:
-            aside, leftovers = sweep(self._store)
-            self._tell_aside(aside)
+        def tell(found: tuple[list[SetAside], int]) -> SweepReport:
+            aside, leftovers = found
+            self._tell_aside(aside, self._events.publish)
             return SweepReport(tuple(name for name, _, _ in aside), leftovers)
 
-        return self._submit(run, alone=True)
+        return self._submit(lambda: sweep(self._store), alone=True).addCallback(tell)

@@ -6,6 +6,7 @@ not as in plain mail, which have none; the origin without the empty end of it; a
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 NO_OCTETS = "its content is not stored as octets"
+
+#: What the disk says where there can be no such file; all else may pass.
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 _VERSION = 2
 _encode = msgspec.json.Encoder().encode
@@ -112,7 +116,8 @@ def decode_named(text: str, queue_id: str) -> Envelope:
 
 
 def read_message(contents: Path, queue_id: str, text: str, data: bytes | None) -> tuple[Envelope, Content]:
-    """The message of a row; CodecError where row or file cannot be read, or do not fit together."""
+    """The message of a row; CodecError where the row cannot be read, there is no file, or they do not fit together.
+    OSError where the disk does not tell of the file."""
     envelope = decode_named(text, queue_id)
     if isinstance(data, bytes):
         content = Content(data)
@@ -125,10 +130,12 @@ def read_message(contents: Path, queue_id: str, text: str, data: bytes | None) -
 
 
 def content_file(contents: Path, queue_id: str) -> Content:
-    """The content that has a file; CodecError where it has none."""
+    """The content that has a file; CodecError where it has none, OSError where the disk does not tell."""
     try:
         return Content.in_file(contents / queue_id)
     except (OSError, ValueError) as error:  # an id that damage has made may be no name of a file
+        if isinstance(error, OSError) and error.errno not in _NO_FILE:
+            raise
         raise CodecError(f"its content cannot be read: {getattr(error, 'strerror', error)}") from error
 
 

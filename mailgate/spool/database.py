@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = [
     "Key",
     "as_octets",
     "as_text",
+    "fold",
     "in_one_row",
     "is_damage",
     "keys_of",
@@ -28,6 +29,7 @@ __all__ = [
     "open_database",
     "open_for_reading",
     "rebuild",
+    "spare_octets",
     "sync",
 ]
 
@@ -42,6 +44,14 @@ _PATIENCE = 5.0
 _FOR_SORTING = 64 * 1024
 #: Statements that stay prepared: one for each number of messages in a group, and the others.
 _STATEMENTS = 256
+#: What SQLite says where it could not take a row, whatever row it was.
+_NO_ROWS_FAULT = (
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+)
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -108,11 +118,36 @@ def rebuild(path: Path, aside: Path, contents: Path) -> tuple[Path, list[Path]]:
     and the content that the new one does not name.
 
     The old one is kept, whole, for a person to look at, and so is the content of messages that could not be read. Until
-    the very end it is in its place: a crash on the way loses nothing. OSError or sqlite3.Error where it cannot be done.
+    the very end it is in its place: a crash on the way loses nothing. OSError or sqlite3.Error where it cannot be done:
+    then all is as it was.
     """
     draft = path.with_name("rebuilt.db")
-    for part in _parts(draft):
-        part.unlink(missing_ok=True)
+    try:
+        named = _salvage(path, draft)
+        unnamed = [file for file in contents.iterdir() if file.name not in named]
+        kept = aside / f"spool-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}.db"
+        pairs = [(file, aside / f"{file.name}.eml") for file in unnamed]
+        pairs += [pair for pair in zip(_parts(path), _parts(kept), strict=True) if pair[0].exists()]
+        with ExitStack() as undo:
+            for one, place in pairs:
+                if link(one, place):
+                    undo.callback(_remove, [place])
+            sync(aside)
+            undo.pop_all()
+        # A log of the old one beside the new one would be taken for its own: it has gone for good when that comes.
+        _remove(_parts(path)[1:])
+        sync(path.parent)
+        draft.replace(path)
+    except BaseException:
+        _remove(_parts(draft))
+        raise
+    sync(path.parent)
+    return kept, unnamed
+
+
+def _salvage(path: Path, draft: Path) -> set[str]:
+    """Make a database of all that can be read of another one; the queue ids of the messages in it."""
+    _remove(_parts(draft))
     with closing(open_database(draft)) as new:
         new.execute("BEGIN")
         with closing(sqlite3.connect(path, isolation_level=None)) as old:
@@ -123,35 +158,54 @@ def rebuild(path: Path, aside: Path, contents: Path) -> tuple[Path, list[Path]]:
                 known = {row[1] for row in new.execute(f"PRAGMA table_info({table})")}
                 for row in rows_of(path, old, table, new):
                     # The old one may be of an earlier version, and have less columns.
-                    names = [name for name in row if name in known]
-                    values = [row[name] for name in names]
-                    into = f"{table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
-                    # What no row of ours can be is left behind.
-                    with contextlib.suppress(sqlite3.Error, UnicodeError):
-                        new.execute(f"INSERT OR IGNORE INTO {into}", values)
+                    _insert(new, table, {name: value for name, value in row.items() if name in known})
         new.commit()
         named = _named(new)
     sync(draft)
-    unnamed = [file for file in contents.iterdir() if file.name not in named]
-    for file in unnamed:
-        link(file, aside / f"{file.name}.eml")
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    kept = aside / f"spool-{stamp}.db"
-    for part, place in zip(_parts(path), _parts(kept), strict=True):
-        if part.exists():
-            link(part, place)
-    sync(aside)
-    for part in _parts(path)[1:]:
-        part.unlink(missing_ok=True)
-    draft.replace(path)
-    sync(path.parent)
-    return kept, unnamed
+    return named
 
 
-def link(file: Path, place: Path) -> None:
-    """Give a file a second name; one that is there already has come of an attempt that was cut off."""
-    with contextlib.suppress(FileExistsError):
+def _insert(new: sqlite3.Connection, table: str, row: Mapping[str, object]) -> None:
+    """Give it a row. What no row of ours can be is left behind; but where the disk is at fault, nothing may be."""
+    into = f"{table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"
+    try:
+        new.execute(f"INSERT OR IGNORE INTO {into}", list(row.values()))
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NO_ROWS_FAULT:
+            raise
+    except UnicodeError:
+        pass
+
+
+def fold(database: sqlite3.Connection) -> None:
+    """Fold the log into the database and give back its room on the disk, as far as that can be at once: whoever asks
+    may read for long, and all who write wait for us."""
+    database.execute("PRAGMA busy_timeout = 0")
+    try:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        database.execute(f"PRAGMA busy_timeout = {int(_PATIENCE * 1000)}")
+
+
+def spare_octets(database: sqlite3.Connection) -> int:
+    """Octets of the database's file that hold nothing, and take what comes next."""
+    (pages,) = database.execute("PRAGMA freelist_count").fetchone()
+    (size,) = database.execute("PRAGMA page_size").fetchone()
+    return int(pages) * int(size)
+
+
+def link(file: Path, place: Path) -> bool:
+    """Give a file a second name; whether it had not got it. It may have come of an attempt that was cut off."""
+    try:
         os.link(file, place)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def _named(new: sqlite3.Connection) -> set[str]:

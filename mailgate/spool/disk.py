@@ -6,7 +6,9 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import sqlite3
+import time
 from pathlib import Path
 
 from mailgate.interfaces import SpoolError
@@ -26,6 +28,13 @@ __all__ = [
 #: Octets of disk that are kept, and given up when the disk is full: more than folding the database's log into it can
 #: need (see Store), or a full disk could be made free by nothing.
 _RESERVE = 24 * 1024 * 1024
+#: Octets for which there has to be room, or the disk is as good as full.
+_PROBE = 1024 * 1024
+#: Seconds that one waits for the turn to write; and once that was in vain, until somebody has given it again.
+_PATIENCE = 30.0
+_LITTLE_PATIENCE = 1.0
+#: Milliseconds after which one looks whether a process has died that had the turn: it tells nobody.
+_LOOK = 50
 
 
 class SpoolTakenError(SpoolError):
@@ -37,20 +46,12 @@ class Reserve:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.make()
 
     def make(self) -> None:
         """Take the space, if it is not taken; OSError where there is none."""
         if self._path.exists() and self._path.stat().st_size >= _RESERVE:
             return
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            os.posix_fallocate(descriptor, 0, _RESERVE)
-        except OSError:
-            self._path.unlink()
-            raise
-        finally:
-            os.close(descriptor)
+        _allocate(self._path, _RESERVE)
 
     @property
     def is_whole(self) -> bool:
@@ -61,6 +62,33 @@ class Reserve:
         """Free the space, where the disk lets us."""
         with contextlib.suppress(OSError):
             self._path.unlink()
+
+    def is_wanted(self, error: Exception) -> bool:
+        """Whether the error says that the disk, or our share of it, is full. Of a share SQLite says only that something
+        could not be written: then we look."""
+        if is_full(error):
+            return True
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_IOERR:
+            return False
+        probe = self._path.with_name(f"{self._path.name}.probe")
+        try:
+            _allocate(probe, _PROBE)
+            probe.unlink()
+        except OSError as fault:
+            return is_full(fault)
+        return False
+
+
+def _allocate(path: Path, octets: int) -> None:
+    """Make a file that takes so much space; OSError, and no file, where there is none."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, octets)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def is_full(error: Exception) -> bool:
@@ -78,7 +106,11 @@ def is_disk(error: Exception) -> bool:
 def lock_directory(directory: Path) -> int:
     """The descriptor of the lock that makes us the only owner; SpoolTakenError names the owner where there is one."""
     descriptor = _lock(directory, "lock", fcntl.LOCK_EX)
-    _sign(descriptor)
+    try:
+        _sign(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
@@ -89,14 +121,14 @@ def share_directory(directory: Path, name: str) -> tuple[int, int]:
     `lock_directory` fails. So a supervisor that shares the directory before it starts anybody keeps out both a second
     gateway and the command line, and a worker that outlives it keeps out the next one of its number. SpoolError.
     """
-    own = _lock(directory, f"{name}.lock", fcntl.LOCK_EX)
-    try:
+    with contextlib.ExitStack() as undo:
+        own = _lock(directory, f"{name}.lock", fcntl.LOCK_EX)
+        undo.callback(os.close, own)
         shared = _lock(directory, "lock", fcntl.LOCK_SH)
-    except BaseException:
-        os.close(own)
-        raise
-    _sign(own)
-    _sign(shared)  # the last one to come speaks for all
+        undo.callback(os.close, shared)
+        _sign(own)
+        _sign(shared)  # the last one to come speaks for all
+        undo.pop_all()
     return own, shared
 
 
@@ -110,27 +142,62 @@ def is_locked(directory: Path, name: str) -> bool:
 
 
 class WriteTurn:
-    """One process writes at a time. Whoever waits sleeps until it has the turn, where SQLite would poll for it."""
+    """One process writes at a time. Whoever waits sleeps until it is told that the turn was given, where SQLite would
+    poll for it, and as long as that lasts: here only so long, because who has it may hang."""
 
     def __init__(self, path: Path) -> None:
+        wake = path.with_suffix(".wake")
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(wake, 0o600)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._wake = os.open(wake, os.O_RDWR | os.O_NONBLOCK)
+        self._waiting = select.poll()
+        self._waiting.register(self._wake, select.POLLIN)
+        self._patience = _PATIENCE
         self.is_ours = False
 
     def take(self) -> None:
-        """Wait for the turn; once is enough."""
+        """Wait for the turn, TimeoutError where nobody gives it; once is enough."""
         if not self.is_ours:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            if not self._is_free():
+                self._wait()
             self.is_ours = True
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + self._patience
+        while True:
+            # What was told before this look is of no interest; what is told behind it wakes us.
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake, 65536)
+            if self._is_free():
+                break
+            if time.monotonic() >= deadline:
+                self._patience = _LITTLE_PATIENCE
+                raise TimeoutError("waits for its turn to write: another worker does not answer")
+            self._waiting.poll(_LOOK)
+            if self._is_free():
+                break
+        self._patience = _PATIENCE
+
+    def _is_free(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def give(self) -> None:
         """Let others write."""
         if self.is_ours:
             self.is_ours = False
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            with contextlib.suppress(BlockingIOError):  # so many were told that nobody has missed it
+                os.write(self._wake, b"x")
 
     def close(self) -> None:
         """Let others write, for good."""
         os.close(self._descriptor)
+        os.close(self._wake)
 
 
 def _lock(directory: Path, name: str, how: int) -> int:
@@ -145,8 +212,12 @@ def _lock(directory: Path, name: str, how: int) -> int:
 
 
 def _sign(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    text = f"{os.getpid()}\n".encode()
+    try:
+        os.ftruncate(descriptor, os.pwrite(descriptor, text, 0))  # in this order it needs no room that it does not have
+    except OSError as error:
+        if not is_full(error):  # the lock holds whatever it says
+            raise
 
 
 def write_durably(path: Path, data: bytes) -> None:

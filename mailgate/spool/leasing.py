@@ -7,6 +7,7 @@ one statement with one value, a JSON array of them.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from mailgate.interfaces.spool import TURN_LIFE, Destination, Lease, Outcome, Ou
 from mailgate.message import Content
 from mailgate.spool.codec import NO_OCTETS, CodecError, check_size, content_file, decode_named
 from mailgate.spool.database import Key, in_one_row, keys_of
+from mailgate.spool.past import fresh_ids
 from mailgate.spool.query import selected, told
 from mailgate.spool.store import SetAside, Store
 from mailgate.spool.stored import StoredContent
@@ -35,6 +37,8 @@ _PARKED_AT_ONCE = 1000
 _SPACING = 0.05
 #: Seconds after which those are looked at again whose destination is full after TURN_LIFE: somebody knows of them.
 _NEXT_LOOK = 3600.0
+#: Recipients of other sources that are passed over at one time.
+_SKIPPED = 10_000
 #: Content up to this size, in octets, comes with the lease; larger content is read when it is delivered.
 _AT_ONCE = 8 * 1024
 #: Envelopes for more recipients than this are worth keeping decoded.
@@ -61,6 +65,22 @@ _DUE_ROWS = (
 _DUE = "due = max(json_extract(k.value, '$[2]'), not_before)"
 #: Even who has a place far behind is looked at soon.
 _IN_TURN = f"turn = json_extract(k.value, '$[2]'), due = min(json_extract(k.value, '$[2]'), :soon) + {TURN_LIFE}"
+
+
+_IN_LINE = {
+    True: "FROM recipients INDEXED BY recipients_turn WHERE state = 'turn' AND route = :route AND domain = :domain",
+    False: "FROM recipients INDEXED BY recipients_turn_by_route WHERE state = 'turn' AND route = :route",
+}
+_FIRST = "ORDER BY priority DESC, turn LIMIT"
+#: Whose turn it is, by whether a domain is given, and whether some stay.
+_TURN_ROWS = {(has_domain, False): f"{rows} {_FIRST} :limit" for has_domain, rows in _IN_LINE.items()} | {
+    # The index tells the source; the rows are looked at only of those that are taken.
+    (has_domain, True): "FROM recipients WHERE (queue_id, number) IN (SELECT queue_id, number FROM"
+    f" (SELECT queue_id, number, source {rows} {_FIRST} :most)"
+    " WHERE source NOT IN (SELECT value FROM json_each(:without)) LIMIT :limit)"
+    " ORDER BY priority DESC, turn"
+    for has_domain, rows in _IN_LINE.items()
+}
 
 
 class _Row(NamedTuple):
@@ -96,6 +116,8 @@ def lease(store: Store, limit: int, until: float, full: Container[Destination]) 
     """Lease up to `limit` recipients that are due, oldest first; what goes to a destination that is full gets its turn
     there. A bounded number of rows is looked at: there may be more although no leases are found."""
     aside = store.expand_ended()
+    if store.now() >= store.past.next_look:
+        aside += _inherit(store)
     now = store.now()
     store.database.execute(
         f"UPDATE recipients SET {END_LEASE} WHERE state = 'leased' AND due <= ? AND hold != 0", (now,)
@@ -114,13 +136,37 @@ def lease(store: Store, limit: int, until: float, full: Container[Destination]) 
     return Found(leases, aside + more_aside, is_all=len(rows) < most or limit < 1)
 
 
-def lease_in_turn(store: Store, destination: Destination, limit: int, until: float) -> Found:
-    """Lease up to `limit` recipients whose turn it is at a destination."""
+def _inherit(store: Store) -> list[SetAside]:
+    """What workers have left that there are no more, and that ended when we had begun, is due at once."""
+    aside: list[SetAside | None] = []
+    now = store.now()
+    for number in store.past.ended_since(now):
+        fresh = store.database.execute("SELECT id FROM fresh WHERE id >= ? AND id < ?", fresh_ids(number)).fetchall()
+        aside += [store.unfold(row, f"fresh-{row}", None) for (row,) in fresh]
+        ended = store.database.execute(
+            f"UPDATE recipients SET {END_LEASE}, due = max(?, not_before) WHERE state = 'leased' AND owner = ?",
+            (now, number),
+        )
+        if not fresh and not ended.rowcount:  # only then, since what we do here may be rolled back
+            store.past.forget(number)
+    return [one for one in aside if one is not None]
+
+
+def lease_in_turn(
+    store: Store, destination: Destination, limit: int, until: float, without: Sequence[str] = ()
+) -> Found:
+    """Lease up to `limit` recipients whose turn it is at a destination, or by a route where it has no domain; those
+    that go on from the sources `without` stay, and a bounded number of them is looked at."""
     rows = _rows(
         store,
-        "FROM recipients INDEXED BY recipients_turn WHERE state = 'turn' AND route = :route AND domain = :domain"
-        " ORDER BY priority DESC, turn LIMIT :limit",
-        {"route": destination.route, "domain": destination.domain, "limit": limit},
+        _TURN_ROWS[bool(destination.domain), bool(without)],
+        {
+            "route": destination.route,
+            "domain": destination.domain,
+            "limit": limit,
+            "most": limit + _SKIPPED,
+            "without": json.dumps(list(without)),
+        },
     )
     return Found(*_take(store, rows, until))
 
@@ -206,7 +252,7 @@ def _read(store: Store, queue_ids: Iterable[str]) -> dict[str, tuple[Envelope, C
                 if _LONG < len(envelope.recipients) <= store.envelopes.maxsize:
                     store.envelopes[queue_id] = envelope
             if kind == "null":
-                content = content_file(store.contents, queue_id)
+                content = _in_file(store, queue_id, envelope)
             elif kind != "blob":
                 raise CodecError(NO_OCTETS)
             else:
@@ -216,6 +262,15 @@ def _read(store: Store, queue_ids: Iterable[str]) -> dict[str, tuple[Envelope, C
         except CodecError as error:
             found[queue_id] = error
     return found
+
+
+def _in_file(store: Store, queue_id: str, envelope: Envelope) -> Content:
+    """The content that has a file. Where the disk does not tell of it now, whoever delivers it has the error, and tries
+    later: others' leases do not fail with it."""
+    try:
+        return content_file(store.contents, queue_id)
+    except OSError:
+        return Content(None, store.contents / queue_id, envelope.size)
 
 
 def _lease_of(envelope: Envelope, content: Content, rows: Sequence[_Row], until: float) -> Lease:
@@ -316,4 +371,5 @@ def next_due(store: Store) -> float | None:
         for (due,) in store.database.execute("SELECT min(due) FROM recipients WHERE state = ?", (state,))
         if due is not None
     ]
-    return min([*found, store.first_end()]) if found or store.fresh else None
+    first = min([*found, store.first_end(), store.past.next_look])
+    return None if first == math.inf else first

@@ -51,7 +51,7 @@ def where_clause(selector: Selector, now: float) -> tuple[str, dict[str, object]
         ("source", "r.source"),
     ):
         if value := getattr(selector, key):
-            conditions.append(f"{column} = :{key}")
+            conditions.append(f"{column} = :{key}{' COLLATE NOCASE' if key == 'source' else ''}")
             values[key] = value.lower() if key in ("recipient", "domain") else value
     if selector.state:
         states = ("queued", "turn") if selector.state == "queued" else (selector.state,)

@@ -48,7 +48,8 @@ _GROUPS: dict[Grouping, str] = {
 class SpoolReader:
     """Answers questions about an open spool; each fails with SpoolError, only. `start` it, or `answer` at once.
 
-    `found_damage` is called with the error, in the reader's thread, where the database turns out to be damaged.
+    Each is put to one state of the file that is the database now. `found_damage` is called with the error and that
+    file's number, in the reader's thread, where it turns out to be damaged.
     """
 
     def __init__(self, directory: Path, call_from_thread: Callable[..., object], now: Callable[[], float]) -> None:
@@ -56,10 +57,11 @@ class SpoolReader:
         self._path = directory / "spool.db"
         self._call = call_from_thread
         self._now = now
+        self._file = self._path.stat().st_ino
         self._database = open_for_reading(self._path)
         self.jobs: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self.found_damage: Callable[[Exception], object] = lambda error: None
+        self.found_damage: Callable[[Exception, int], object] = lambda error, file: None
 
     def start(self) -> None:
         """Begin to answer, on a thread."""
@@ -137,13 +139,8 @@ class SpoolReader:
         return self._submit(run)
 
     def reopen(self) -> None:
-        """Another file has taken the database's place. From any thread; the questions that follow are put to it."""
-
-        def run() -> None:
-            old, self._database = self._database, open_for_reading(self._path)
-            old.close()
-
-        self._submit(run)
+        """Let go of a file that is the database no more. From any thread."""
+        self._submit(lambda: None)
 
     def close(self) -> None:
         """End the thread; blocks until it has answered what was asked."""
@@ -250,13 +247,26 @@ class SpoolReader:
     def answer(self, run: Callable[[], T], done: Deferred[T]) -> None:
         """Answer one question."""
         try:
-            self._call(_fire, done.callback, run())
+            self._call(_fire, done.callback, self._ask(run))
         except Exception as error:
             if not isinstance(error, sqlite3.Error | OSError | CodecError):
                 _log.failure("the spool's reader failed", failure=failure_of(error))
             if is_damage(error):
-                self.found_damage(error)
+                self.found_damage(error, self._file)
             self._call(_fire, done.errback, failure_of(SpoolError(f"cannot read the spool: {error}")))
+
+    def _ask(self, run: Callable[[], T]) -> T:
+        """The answer, of one state of the database: between two statements others may write."""
+        file = self._path.stat().st_ino
+        if file != self._file:
+            new = open_for_reading(self._path)
+            self._database.close()
+            self._database, self._file = new, file
+        self._database.execute("BEGIN")
+        try:
+            return run()
+        finally:
+            self._database.rollback()
 
 
 def failure_of(error: Exception) -> Failure:

@@ -25,14 +25,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.envelope import Envelope
-from mailgate.events import Event, SpoolFailed, SpoolRecovered
+from mailgate.events import Event
 from mailgate.interfaces import IEvents, ISpool, Lease, Outcome, SpoolError
 from mailgate.message import Content
 from mailgate.process import make_directory
-from mailgate.spool.calls import SpoolCalls
 from mailgate.spool.codec import CodecError
 from mailgate.spool.database import is_damage, sync
-from mailgate.spool.disk import Reserve, is_disk, is_full, lock_directory, share_directory
+from mailgate.spool.disk import Reserve, is_disk, lock_directory, share_directory
+from mailgate.spool.failing import Failing
 from mailgate.spool.leasing import record
 from mailgate.spool.reader import SpoolReader, failure_of
 from mailgate.spool.store import Store
@@ -52,12 +52,10 @@ _NOTHING: Sequence[Work] = ()
 _PATIENCE = 0.02
 #: Seconds between tests of a spool that has failed.
 _RETEST = 1.0
-#: Seconds in which a damaged database is put in order once: where that does not last, a person has to look.
-_REBUILD = 3600.0
 
 
 @implementer(ISpool)
-class SqliteSpool(SpoolCalls):
+class SqliteSpool(Failing):
     """ISpool in a directory that one process owns, or that so many workers share."""
 
     def __init__(
@@ -91,14 +89,8 @@ class SqliteSpool(SpoolCalls):
         self._finishes: deque[Finish] = deque()
         self._is_closed = False
         self._lingers = False  # the writer knows of the finishes
-        self._failed = ""  # why nothing can be written now
-        self._low = False  # the reserve is given up: deliver, but take nothing
         self._next_test = 0.0
-        self._tight = False  # the disk has too little room: shrink what can be shrunk
-        self._spare = 0  # octets that are free within the database
         self._free: tuple[float, int] = (-1.0, 0)
-        self._damage: Exception | None = None
-        self._rebuilt = -_REBUILD
         self._is_shared = workers > 1
         self._number_lock: int | None = None
         try:
@@ -111,8 +103,7 @@ class SqliteSpool(SpoolCalls):
             raise SpoolError(f"cannot open the spool in {directory}: {error}") from error
         try:
             self._reserve = Reserve(directory / "reserve")
-            self._store = Store(directory, inline_limit, now=now, worker=worker, workers=workers)
-            self._reserve.make()
+            full = self._open(lambda: Store(directory, inline_limit, now=now, worker=worker, workers=workers))
             self._reader = SpoolReader(directory, call_from_thread, now)
         except BaseException as error:
             self._unlock()
@@ -123,6 +114,8 @@ class SqliteSpool(SpoolCalls):
         self._store.reopened = self._reader.reopen
         self._reader.found_damage = self._found_damage
         self._tell_aside(self._store.damage)
+        if full is not None:
+            self._fail(full)
         self._start()
 
     def _start(self) -> None:
@@ -289,12 +282,12 @@ class SqliteSpool(SpoolCalls):
     def _transact(self, group: Sequence[Work]) -> list[object]:
         """All in one transaction, or, where one is at fault, one by one."""
         try:
-            self._store.begin(is_one_statement=is_one_statement(self._store, group))
+            self._store.begin(lambda: is_one_statement(self._store, group))
             results = run_group(self._store, group)
             self._store.commit()
         except Exception as error:
             self._rollback()
-            if is_full(error) and not self._low:
+            if not self._low and self._reserve.is_wanted(error):
                 # There is room now for whatever makes room, and for the outcomes of what is under way.
                 self._fail(error)
                 return [
@@ -313,7 +306,7 @@ class SqliteSpool(SpoolCalls):
         if not isinstance(error, OSError | sqlite3.Error | CodecError):
             _log.failure("a job of the spool failed", failure=failure_of(error))
         if is_damage(error):
-            self._damage = error
+            self._damage = error, self._store.file
         if isinstance(error, OSError | sqlite3.OperationalError | sqlite3.DatabaseError):
             self._fail(error)
         return failure_of(SpoolError(str(error)))
@@ -326,74 +319,26 @@ class SqliteSpool(SpoolCalls):
 
     # -- failing and coming back
 
-    def _fail(self, error: Exception) -> None:
-        if is_full(error):
-            if self._low:
-                return
-            self._low = True
-            self._reserve.give_up()
-            self._shrink()
-        elif not self._failed:
-            self._failed = f"the spool cannot be written: {error}"
-        else:
-            return
-        self._next_test = time.monotonic() + _RETEST
-        self._publish(SpoolFailed(at=self._now(), error=str(error)))
-
     def _until_test(self) -> float | None:
         """Seconds until a spool that has failed, or has no room, is looked at again; None where it is well."""
         if not (self._failed or self._low or self._tight):
             return None
         return max(self._next_test - time.monotonic(), 0.0)
 
-    def _retest(self) -> None:
+    def _test_later(self) -> None:
         self._next_test = time.monotonic() + _RETEST
-        self._shrink()
-        if not (self._failed or self._low):
-            return
-        try:
-            if self._store.take_turn():
-                self._damage = None  # another worker has put it in order
-            if self._damage is not None:
-                self._rebuild(self._damage)
-            self._store.begin()
-            self._store.database.execute("CREATE TABLE probe (octets BLOB)")
-            self._store.database.execute("INSERT INTO probe VALUES (zeroblob(65536))")
-            self._store.database.execute("DROP TABLE probe")
-            self._store.commit()
-            self._reserve.make()
-        except Exception as error:
-            if not isinstance(error, OSError | sqlite3.Error):
-                _log.failure("the spool cannot be tested", failure=failure_of(error))
-            self._rollback()
-            return
-        self._failed = ""
-        self._low = False
-        self._publish(SpoolRecovered(at=self._now()))
 
-    def _rebuild(self, error: Exception) -> None:
-        if time.monotonic() - self._rebuilt < _REBUILD:
-            raise error
-        self._rebuilt = time.monotonic()
-        self._tell_aside(self._store.rebuild(error))
-        self._damage = None
-
-    def _found_damage(self, error: Exception) -> None:
-        """Have the writer run into what the reader has found, perhaps in a part that it never looks at itself."""
+    def _found_damage(self, error: Exception, file: int = 0) -> None:
+        """Have the writer run into what the reader has found in that file (0: in the one that is there then), perhaps
+        in a part that the writer never looks at itself."""
 
         def run() -> None:
-            raise error
+            # Another worker may have put it in order meanwhile.
+            if file in (0, self._store.file):
+                raise error
 
         done: Deferred[None] = Deferred()
         self._jobs.put([Job(run, done.addErrback(lambda _: None))])  # in the reader's thread
-
-    def _shrink(self) -> None:
-        self._tight = False
-        try:
-            self._store.checkpoint()
-            self._spare = self._store.spare()
-        except Exception as error:
-            _log.warn("the spool's log cannot be folded into its database: {error}", error=error)
 
     def _publish(self, event: Event) -> None:
         self._call(self._events.publish, event)

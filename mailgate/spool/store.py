@@ -12,10 +12,8 @@ to put a damaged one in order, goes on in that.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
-import re
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -25,24 +23,18 @@ from cachetools import LRUCache
 from mailgate.envelope import Envelope
 from mailgate.interfaces import SpoolError
 from mailgate.message import Content
+from mailgate.spool.aside import SetAside, put_aside
 from mailgate.spool.codec import CodecError, decode_envelope, encode_envelope, read_message
-from mailgate.spool.database import as_octets, is_damage, link, open_database, rebuild, sync
+from mailgate.spool.database import as_octets, fold, is_damage, open_database, rebuild, spare_octets, sync
 from mailgate.spool.disk import WriteTurn, is_disk, write_durably
 from mailgate.spool.past import PastLife, fresh_ids
+from mailgate.spool.rows import insert_rows
 from mailgate.spool.stored import ContentReader
 
 __all__ = ["SetAside", "Store"]
 
 #: Recipients of long envelopes that stay decoded, in all.
 _LONG_ENVELOPES = 100_000
-#: What names a file.
-_SAFE = re.compile(r"[0-9A-Za-z-]{1,100}")
-
-_INSERT = "INSERT INTO recipients (queue_id, due, not_before, priority, owner, number, address, domain, route, state)"
-_COMMON = "?, ?, ?, ?, ?"
-
-SetAside = tuple[str, str, str]
-"""Queue id, where it lies now, why."""
 
 
 class Store:
@@ -80,17 +72,19 @@ class Store:
         self.last_end = 0.0  # no lease of `recipients` that we have given ends later
         self._unnamed: tuple[list[Path], float] = [], math.inf  # set aside, and perhaps under delivery until then
         self._path = directory / "spool.db"
+        self.file = 0  # the number of the file that we have open; 0 where it could not be opened
         self._turn = WriteTurn(directory / "writing.lock") if workers > 1 else None
         self.reopened: Callable[[], object] = lambda: None
         self.reader = ContentReader(self._path)
         # Decoding a very long envelope for every piece of it that is leased would take longer than to deliver it.
         self.envelopes: LRUCache[str, Envelope] = LRUCache(_LONG_ENVELOPES, lambda one: len(one.recipients))
+        self.half_rebuilt: list[SetAside] = []  # another database is in place, but not yet in order
         self.damage: list[SetAside] = []  # what was wrong with the database when it was opened
         # Leases of a past life, and files that came: when others are under way nobody can tell what is whose.
         self.past = PastLife(directory, worker, workers)
-        if self._turn is not None:
-            self._turn.take()
         try:
+            if self._turn is not None:
+                self._turn.take()
             try:
                 self._open()
                 self.past.look_back(self.database)
@@ -109,7 +103,7 @@ class Store:
     def _open(self) -> None:
         self.database = open_database(self._path)
         try:
-            self._file = self._path.stat().st_ino
+            file = self._path.stat().st_ino
             first, end = fresh_ids(self.worker)
             (last,) = self.database.execute(
                 "SELECT max(id) FROM fresh WHERE id >= ? AND id < ?", (first, end)
@@ -118,23 +112,52 @@ class Store:
             self.database.close()
             raise
         self._next_id = first if last is None else int(last) + 1
+        self.file = file
 
-    def rebuild(self, error: Exception) -> list[SetAside]:
-        """Go on in a new database with all that can be read of a damaged one; what is set aside with it."""
+    def renew(self) -> None:
+        """Go on in the file that is the database now, where another one is, or ours could not be opened."""
+        if self._path.stat().st_ino == self.file:
+            return
+        self._let_go()
+        self._open()
+        try:
+            self._forget_lost()
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _let_go(self) -> None:
+        self.file = 0
         with contextlib.suppress(AttributeError, sqlite3.Error):
             self.database.close()
-        kept, unnamed = rebuild(self._path, self.aside, self.contents)
-        if self._turn is None:  # other workers' leases nobody can tell: the next start removes it
-            self._unnamed = unnamed, max([self.last_end, *(until for _, until in self.fresh.values())])
+
+    def rebuild(self, error: Exception) -> list[SetAside]:
+        """Go on in a new database with all that can be read of a damaged one; what is set aside with it. Where that
+        cannot be, we go on in the damaged one, as far as it goes."""
+        self._let_go()
+        if not self.half_rebuilt:
+            self._replace(error)
         self._open()
         self.database.execute("BEGIN IMMEDIATE")
         lonely = self.database.execute(
             "SELECT queue_id FROM messages WHERE queue_id NOT IN (SELECT queue_id FROM recipients)"
         ).fetchall()
-        aside = [self.set_aside(queue_id, "its recipients cannot be read") for (queue_id,) in lonely]
+        lost = [self.set_aside(queue_id, "its recipients cannot be read") for (queue_id,) in lonely]
         self._forget_lost()
         self.commit(keep_turn=True)
-        return [("", str(kept), f"the database was damaged ({error}); what could be read of it goes on"), *aside]
+        aside, self.half_rebuilt = [*self.half_rebuilt, *lost], []
+        return aside
+
+    def _replace(self, error: Exception) -> None:
+        try:
+            kept, unnamed = rebuild(self._path, self.aside, self.contents)
+        except BaseException:
+            with contextlib.suppress(OSError, sqlite3.Error, SpoolError):
+                self._open()
+            raise
+        self.half_rebuilt = [("", str(kept), f"the database was damaged ({error}); what could be read of it goes on")]
+        if self._turn is None:  # other workers' leases nobody can tell: the next start removes it
+            self._unnamed = unnamed, max([self.last_end, *(until for _, until in self.fresh.values())])
 
     def _forget_lost(self) -> None:
         left = {row for (row,) in self.database.execute("SELECT id FROM fresh")}
@@ -144,23 +167,17 @@ class Store:
 
     # -- whose turn it is
 
-    def begin(self, *, is_one_statement: bool = False) -> None:
+    def begin(self, is_one_statement: Callable[[], bool] = lambda: False) -> None:
         """To be called before each transaction, which begins here unless it is one statement."""
         self.take_turn()
-        if not is_one_statement:
+        if not is_one_statement():
             self.database.execute("BEGIN IMMEDIATE")
 
-    def take_turn(self) -> bool:
-        """Keep other workers from writing until `commit` or `rollback`; whether we go on in another database's file."""
-        if self._turn is None:
-            return False
-        self._turn.take()
-        if self._path.stat().st_ino == self._file:
-            return False
-        self.database.close()
-        self._open()
-        self._forget_lost()
-        return True
+    def take_turn(self) -> None:
+        """Keep other workers from writing until `commit` or `rollback`; we may go on in another database's file."""
+        if self._turn is not None:
+            self._turn.take()
+            self.renew()
 
     # -- accepting
 
@@ -210,33 +227,12 @@ class Store:
 
     def insert(self, envelope: Envelope, text: str, data: bytes | None, leased_until: float | None) -> None:
         """Keep a message with a row for each recipient: leased until then, or (None) due at once, or at its release."""
-        queue_id = envelope.queue_id
-        self.database.execute(
-            "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)",
-            (queue_id, str(envelope.sender).lower(), envelope.received, envelope.size, text, data),
-        )
-        parameters = envelope.parameters
-        not_before = parameters.release_at
-        state, due = ("queued", max(self.now(), not_before)) if leased_until is None else ("leased", leased_until)
-        self.last_end = max(self.last_end, leased_until or 0.0)
-        common = (queue_id, due, not_before, parameters.priority or 0, self.worker)
-        rows = [
-            (
-                one.number,
-                str(one.address).lower(),
-                one.address.domain,
-                one.route,
-                "quarantined" if one.quarantine else state,
-            )
-            for one in envelope.recipients
-        ]
-        if len(rows) == 1:
-            self.database.execute(f"{_INSERT} VALUES ({_COMMON}, ?, ?, ?, ?, ?)", (*common, *rows[0]))
+        if leased_until is None:
+            state = "queued", max(self.now(), envelope.parameters.release_at)
         else:
-            columns = ", ".join(f"json_extract(value, '$[{column}]')" for column in range(5))
-            self.database.execute(
-                f"{_INSERT} SELECT {_COMMON}, {columns} FROM json_each(?)", (*common, json.dumps(rows))
-            )
+            state = "leased", leased_until
+            self.last_end = max(self.last_end, leased_until)
+        insert_rows(self.database, envelope, text, data, state, self.worker)
 
     def expand(self, queue_id: str) -> None:
         """Give a fresh message its rows, leased as it is; CodecError where it cannot be read."""
@@ -290,7 +286,8 @@ class Store:
         self.database.execute("SAVEPOINT one")
         try:
             envelope = decode_envelope(text)
-            read_message(self.contents, envelope.queue_id, text, data)
+            with contextlib.suppress(OSError):  # the disk may tell of its content when it is delivered
+                read_message(self.contents, envelope.queue_id, text, data)
             # Where damage has left it in both tables, the other one knows more.
             if not self.has(envelope.queue_id):
                 self.insert(envelope, text, data, leased_until)
@@ -320,18 +317,10 @@ class Store:
         return found
 
     def _put_aside(self, name: str, reason: str, text: object, data: bytes | None) -> SetAside:
-        if not _SAFE.fullmatch(name):
-            name = f"entry-{hashlib.sha256(as_octets(name)).hexdigest()[:16]}"
-        place = self.aside / f"{name}.envelope"
-        write_durably(place, as_octets(text) + b"\n")
-        if data is not None:
-            write_durably(self.aside / f"{name}.eml", as_octets(data))
-        elif (self.contents / name).is_file():
-            # A link: the row may still be rolled back, and then the content must be where it was.
-            link(self.contents / name, self.aside / f"{name}.eml")
-            self._unlink.append(self.contents / name)
-        sync(self.aside)
-        return name, str(place), reason
+        found, content = put_aside(self.aside, self.contents, name, reason, text, data)
+        if content is not None:
+            self._unlink.append(content)
+        return found
 
     # -- commit
 
@@ -358,7 +347,7 @@ class Store:
                 self.fresh[queue_id] = found
                 self._first_end = min(self._first_end, found[1])
         try:
-            if self.database.in_transaction:
+            if self.file and self.database.in_transaction:
                 self.database.rollback()
         finally:
             if self._turn is not None:
@@ -368,16 +357,14 @@ class Store:
         """Fold the log into the database and give back its room on the disk. Not inside a transaction."""
         try:
             self.take_turn()
-            self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            fold(self.database)
         finally:
             if self._turn is not None:
                 self._turn.give()
 
     def spare(self) -> int:
         """Octets of the database's file that hold nothing, and take what comes next."""
-        (pages,) = self.database.execute("PRAGMA freelist_count").fetchone()
-        (size,) = self.database.execute("PRAGMA page_size").fetchone()
-        return int(pages) * int(size)
+        return spare_octets(self.database)
 
     def close(self) -> None:
         """Fold the log into the database and close."""

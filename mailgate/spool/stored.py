@@ -22,15 +22,14 @@ class ContentReader:
         self._path = path
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
+        self._file = 0
 
     def read(self, queue_id: str) -> bytes:
         """The content of a message that has rows; OSError where it cannot be read."""
         try:
             with self._lock:
-                if self._database is None:
-                    self._database = open_for_reading(self._path)
-                row = self._database.execute("SELECT content FROM messages WHERE queue_id = ?", (queue_id,)).fetchone()
-        except sqlite3.Error as error:
+                row = self._open().execute("SELECT content FROM messages WHERE queue_id = ?", (queue_id,)).fetchone()
+        except (OSError, sqlite3.Error) as error:
             raise OSError(f"the content of {queue_id} cannot be read: {error}") from error
         if row is None or not isinstance(row[0], bytes):
             raise OSError(f"the content of {queue_id} has gone")
@@ -39,9 +38,20 @@ class ContentReader:
     def close(self) -> None:
         """Let go of the database's file; the next reading opens the one that is there then."""
         with self._lock:
-            if self._database is not None:
-                self._database.close()
-            self._database = None
+            self._close()
+
+    def _open(self) -> sqlite3.Connection:
+        """The database; another worker may have put another file in its place."""
+        file = self._path.stat().st_ino
+        if self._database is None or file != self._file:
+            self._close()
+            self._database, self._file = open_for_reading(self._path), file
+        return self._database
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+        self._database = None
 
 
 class StoredContent(Content):

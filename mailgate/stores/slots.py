@@ -58,7 +58,7 @@ class LocalSlots:
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._keys: dict[str, _Key] = {}
-        self._times: dict[str, float] = {}  # when the budget was, or will be, spent to the end
+        self._times: dict[str, tuple[float, float]] = {}  # when each was, or will be, paid to the end, at which rate
         self._most_times = _BUDGETS
 
     def acquire(self, key: str, limit: int, wanted: Callable[[], None]) -> Deferred[None] | None:
@@ -83,11 +83,13 @@ class LocalSlots:
 
     def spend(self, key: str, rate: float, amount: int = 1) -> float:
         now = self._clock.seconds()
-        at = max(self._times.get(key, now), now)
+        at, before = self._times.get(key) or (now, rate)
+        # What is owed are things, not seconds: another rate pays it off in another time.
+        at = now + max(at - now, 0.0) * before / rate
         if key not in self._times and len(self._times) >= self._most_times:
-            self._times = {one: time for one, time in self._times.items() if time > now}
+            self._times = {one: owed for one, owed in self._times.items() if owed[0] > now}
             self._most_times = max(_BUDGETS, 2 * len(self._times))
-        self._times[key] = at + amount / rate
+        self._times[key] = at + amount / rate, rate
         saved = (max(rate, 1.0) - 1.0) / rate
         wait = at - now - saved
         return wait if wait > _NOTHING else 0.0
@@ -112,6 +114,7 @@ class LocalTally:
 
     def __init__(self) -> None:
         self._totals: Counter[str] = Counter()
+        self._watchers: dict[str, list[Callable[[], None]]] = {}
 
     def add(self, key: str, amount: int) -> None:
         total = self._totals[key] + amount
@@ -119,6 +122,11 @@ class LocalTally:
             self._totals[key] = total
         else:
             del self._totals[key]
+        for changed in self._watchers.get(key, ()):
+            changed()
 
     def total(self, key: str) -> int:
         return self._totals.get(key, 0)
+
+    def watch(self, key: str, changed: Callable[[], None]) -> None:
+        self._watchers.setdefault(key, []).append(changed)

@@ -61,7 +61,7 @@ def matches(selector: Selector, stored: Stored, number: int, entry: Entry, now: 
         and selector.recipient.lower() in ("", view.recipient)
         and selector.domain.lower() in ("", entry.recipient.address.domain)
         and selector.route in ("", view.route)
-        and selector.source in ("", view.source)
+        and selector.source.lower() in ("", view.source.lower())
         and selector.state in ("", view.state)
         and selector.site.lower() in view.site
         and (reason == view.category or any(reason in text.lower() for text in (view.last_reply, view.waits)))

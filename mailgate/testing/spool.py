@@ -91,9 +91,19 @@ class MemorySpool:
 
         return self._do(run)
 
-    def lease_in_turn(self, destination: Destination, limit: int, until: float) -> Deferred[Sequence[Lease]]:
+    def lease_in_turn(
+        self, destination: Destination, limit: int, until: float, without: Sequence[str] = ()
+    ) -> Deferred[Sequence[Lease]]:
+        def is_meant(entry: Entry) -> bool:
+            return (
+                entry.state == "turn"
+                and entry.recipient.route == destination.route
+                and destination.domain in ("", entry.recipient.address.domain)
+                and entry.source not in without
+            )
+
         def run() -> Sequence[Lease]:
-            waiting = [one for one in self._entries() if one[2].state == "turn" and one[2].destination == destination]
+            waiting = [one for one in self._entries() if is_meant(one[2])]
             waiting.sort(key=lambda one: (-(one[0].envelope.parameters.priority or 0), one[2].turn))
             return self._lease(waiting[:limit], until)
 

@@ -41,7 +41,7 @@ class StatusBoard:
         self._pid = pid or os.getpid()
         self._started: Started | None = None
         self._spool = "ok"
-        self._stopping = False
+        self._stopping: Stopping | None = None
 
     def observe(self, event: Event) -> None:
         if type(event) not in _TELLING:
@@ -54,18 +54,19 @@ class StatusBoard:
             case SpoolRecovered():
                 self._spool = "ok"
             case Stopping():
-                self._stopping = True
+                self._stopping = event
 
     def status(self) -> Status:
         """At this moment."""
-        started = self._started
+        started, stopping, now = self._started, self._stopping, self._now()
         return Status(
             pid=self._pid,
             started=started.at if started else None,
-            uptime=max(0.0, self._now() - started.at) if started else 0.0,
+            uptime=max(0.0, now - started.at) if started else 0.0,
             listeners=started.listeners if started else (),
             spool=self._spool,
-            stopping=self._stopping,
+            stopping=stopping is not None,
+            stopping_for=max(0.0, now - stopping.at) if stopping else 0.0,
         )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from mailgate.interfaces import EntryView, Grouping, SiteView, Summary, Suspended, Suspension
 from mailgate.web.selection import Action, Model
+from mailgate.web.waits import next_attempt
 
 __all__ = [
     "Changed",
@@ -47,11 +49,18 @@ class Entry(Model):
     category: str = ""
     waits: str = ""
     """why it is still here"""
+    suspended_until: float | None = None
+    """null where it is not suspended, 0 where until it is resumed; so is `next_attempt` then"""
 
     @classmethod
-    def of(cls, view: EntryView, waits: str) -> Entry:
+    def of(cls, view: EntryView, waits: str, suspension: Suspension | None = None) -> Entry:
         """As the spool sees it, with the reason why it waits."""
-        return cls(**{name: getattr(view, name) for name in cls.model_fields if name != "waits"}, waits=waits)
+        given: dict[str, Any] = {
+            "waits": waits,
+            "next_attempt": next_attempt(view, suspension),
+            "suspended_until": suspension and suspension.until,
+        }
+        return cls(**{name: getattr(view, name) for name in cls.model_fields if name not in given}, **given)
 
 
 class Page(Model):
@@ -101,6 +110,10 @@ class Changed(Model):
     later: int = 0
     others: Mapping[str, int] = {}
     """how many were in which other state that the action is not about"""
+    suspended: Mapping[str, int] = {}
+    """retry: how many are not due for all that, and because of which suspension ("route internet")"""
+    there: int = 0
+    """reroute: how many take that route already"""
 
 
 class Group(Model):
@@ -159,11 +172,14 @@ class SuspensionNow(Model):
     since: float
     until: float = 0.0
     reason: str = ""
+    recipients: int = 0
+    """that it is for: neither held, nor quarantined; of a site, only those that have been tried there"""
 
     @classmethod
-    def of(cls, one: Suspension) -> SuspensionNow:
+    def of(cls, one: Suspension, recipients: int) -> SuspensionNow:
         """As the spool keeps it."""
-        return cls(**{name: getattr(one, name) for name in cls.model_fields})
+        given = {name: getattr(one, name) for name in cls.model_fields if name != "recipients"}
+        return cls(**given, recipients=recipients)
 
 
 class Suspensions(Model):
@@ -189,6 +205,8 @@ class Status(Model):
     spool: str
     """"ok", or why it cannot be written"""
     stopping: bool
+    stopping_for: float = 0.0
+    """seconds since it began to"""
 
 
 class Problem(Model):

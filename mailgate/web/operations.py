@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Sequence
 from dataclasses import replace
 from itertools import groupby
 from time import time
@@ -15,10 +14,11 @@ from mailgate.events import OperatorActed
 from mailgate.interfaces import EntryView, Grouping, IEvents, IRelay, ISpool, Selector
 from mailgate.message import Content
 from mailgate.observe.asked import asked_for
+from mailgate.web.concern import Concern
 from mailgate.web.models import Changed, Entry, Group, Groups, Page, Recipient, Shown
 from mailgate.web.selection import Action, Change, Selection
 from mailgate.web.steering import answered
-from mailgate.web.waits import why_it_waits
+from mailgate.web.waits import suspension_of, why_it_waits
 from mailgate.web.wakes import Wakes
 from mailgate.web.words import described
 
@@ -27,7 +27,7 @@ __all__ = ["QueueOperations", "parse_after"]
 T = TypeVar("T")
 
 #: Entries that are changed in one go: between two of them the gateway serves the mail. A report takes a millisecond.
-_CHUNK, _BOUNCE_CHUNK = 500, 50
+_CHUNK, _SMALL_CHUNK = 500, 50
 #: Messages of a page of which the relay is asked: it looks for each among all that it has.
 _MOST_LIVE = 500
 #: More recipients than one message can have.
@@ -37,23 +37,8 @@ _MAX_DIGITS = 9
 #: Octets of a message that are shown behind its header section.
 _TEXT = 4096
 
-#: The states that an action is about.
-_CONCERNS: Mapping[Action, frozenset[str]] = {
-    "hold": frozenset({"queued", "leased"}),
-    "release": frozenset({"held", "quarantined", "leased"}),
-    "retry": frozenset({"queued"}),
-    "bounce": frozenset({"queued", "held", "leased"}),
-    "reroute": frozenset({"queued", "held", "quarantined"}),
-    "delete": frozenset({"queued", "held", "quarantined"}),
-}
-
-
-#: The states of what an action makes due.
-_MAKES_DUE: Mapping[Action, frozenset[str]] = {
-    "release": frozenset({"held", "quarantined"}),
-    "retry": frozenset({"queued"}),
-    "reroute": frozenset({"queued"}),
-}
+#: Actions for which the relay gives back what only waits in its memory; `bounce` sees to that itself.
+_REACHES_MEMORY = frozenset({"hold", "reroute", "delete"})
 
 
 def parse_after(text: str) -> tuple[str, int] | None:
@@ -164,6 +149,7 @@ class QueueOperations:
                     now,
                     is_running=self._is_running,
                 ),
+                suspension_of(view, suspensions),
             )
             for view in views
         )
@@ -178,25 +164,60 @@ class QueueOperations:
         """
         self._check(action, change)
         began = self._now()
-        matched = changed = busy = later = 0
-        others: Counter[str] = Counter()
+        suspensions = await self._spool.suspensions() if action == "retry" else ()
+        concern = Concern(action, change, suspensions, began)
+        matched = changed = busy = 0
         wakes = Wakes(self._relay, action, change.to)
         for selector in change.selectors():
-            async for found in self._chunks(selector, _BOUNCE_CHUNK if action == "bounce" else _CHUNK):
+            by_message = action == "bounce" or selector.state == "leased"
+            async for found in self._chunks(selector, _SMALL_CHUNK if by_message else _CHUNK):
+                if action in _REACHES_MEMORY:
+                    found = await self._out_of_memory(selector, found)
                 messages = [views for views in found if action != "bounce" or not _is_report(views[0], since=began)]
-                counts = await _all([self._change(action, change, selector, views) for views in messages])
+                counts = await _all([self._change(action, change, concern, selector, views) for views in messages])
                 matched += sum(map(len, messages))
                 changed += sum(done for done, _ in counts)
                 busy += sum(left for _, left in counts)
-                states = Counter(view.state for views in messages for view in views)
-                del states["leased"]
-                later += sum(self._comes_later(action, view) for views in messages for view in views)
-                others += Counter(
-                    {state: count for state, count in states.items() if state not in _concerns(action, change)}
-                )
+                for view in (view for views in messages for view in views):
+                    concern.count(view)
                 if any(done for done, _ in counts):
                     wakes.after([view for views in messages for view in views])
-        return Changed(action=action, matched=matched, changed=changed, busy=busy, later=later, others=others)
+        return Changed(
+            action=action,
+            matched=matched,
+            changed=changed,
+            busy=busy,
+            later=concern.later,
+            others=+concern.others,
+            suspended=concern.suspended,
+            there=concern.there,
+        )
+
+    async def _out_of_memory(
+        self, selector: Selector, messages: Sequence[Sequence[EntryView]]
+    ) -> Sequence[Sequence[EntryView]]:
+        """The same entries, when the relay has given back those that it has not begun."""
+        ids = {views[0].queue_id: None for views in messages if any(view.state == "leased" for view in views)}
+        if not ids:
+            return messages
+        if selector.state == "leased":
+            # Those of later chunks are found by their state, and have to keep it until then.
+            await _all([_awaited(self._relay.put_back(replace(selector, queue_id=one))) for one in ids])
+        else:
+            await self._relay.put_back(selector)
+        found = await _all([_awaited(self._spool.view(Selector(queue_id=one), _MESSAGE)) for one in ids])
+        now = {(view.queue_id, view.number): view for views in found for view in views}
+        places = [[(view.queue_id, view.number) for view in views] for views in messages]
+        # What is there no more has been delivered meanwhile.
+        again = [
+            [
+                now.get(place, view)
+                for place, view in zip(row, views, strict=True)
+                if place in now or row[0][0] not in ids
+            ]
+            for row, views in zip(places, messages, strict=True)
+        ]
+        return [views for views in again if views]
 
     def _check(self, action: Action, change: Change) -> None:
         if change.is_empty and not change.everything:
@@ -207,7 +228,7 @@ class QueueOperations:
             raise ValueError(f"there is no route {change.to}" if change.to else "say to which route")
 
     async def _change(
-        self, action: Action, change: Change, selector: Selector, views: Sequence[EntryView]
+        self, action: Action, change: Change, concern: Concern, selector: Selector, views: Sequence[EntryView]
     ) -> tuple[int, int]:
         """How many recipients of one message changed, and how many were left alone because they are under delivery.
 
@@ -216,20 +237,23 @@ class QueueOperations:
         queue_id = views[0].queue_id
         selector = replace(selector, queue_id=queue_id)
         leased = [view for view in views if view.state == "leased"]
-        concerned = [view for view in views if view.state in _concerns(action, change)]
-        if action == "retry":
-            concerned = [view for view in concerned if not self._comes_later(action, view)]
+        concerned = [view for view in views if concern.has(view)]
         if not concerned:
             return 0, len(leased)
+        # What was chosen by its lease may have been given back for this.
+        meant = [selector]
+        if selector.state == "leased" and action in _REACHES_MEMORY:
+            meant = [replace(selector, state="", recipient=view.recipient) for view in views]
         match action:
             case "hold":
-                changed = await self._spool.hold(selector)
+                changed = sum([await self._spool.hold(one) for one in meant])
             case "release":
                 changed = await self._spool.release(selector)
             case "retry":
-                changed = await self._spool.retry(selector)
+                # Of what is suspended beside others it changes nothing that lasts.
+                changed = min(await self._spool.retry(selector), len(concerned))
             case "reroute":
-                changed = await self._spool.reroute(selector, change.to)
+                changed = sum([await self._spool.reroute(one, change.to) for one in meant])
             case "bounce":
                 # What the relay has in its hands may be under delivery, and is left alone then.
                 concerned.sort(key=lambda view: view.state == "leased")
@@ -238,7 +262,7 @@ class QueueOperations:
                 concerned = concerned[:changed]
                 leased = leased[sum(view.state == "leased" for view in concerned) :]
             case "delete":
-                concerned = list(await self._spool.delete(selector))
+                concerned = [view for one in meant for view in await self._spool.delete(one)]
                 changed = len(concerned)
         if concerned:
             self._events.publish(
@@ -263,16 +287,6 @@ class QueueOperations:
                 messages[-1] = await self._spool.view(replace(selector, queue_id=last), _MESSAGE)
             yield messages
             after = (last, _MESSAGE)
-
-    def _comes_later(self, action: Action, view: EntryView) -> bool:
-        """Whether it would be due now by this action, were it not for the time that its sender has asked for."""
-        return view.state in _MAKES_DUE.get(action, ()) and view.not_before > self._now()
-
-
-def _concerns(action: Action, change: Change) -> frozenset[str]:
-    """The states that this change is about: what a policy keeps back is returned where that is said, only."""
-    concerned = _CONCERNS[action]
-    return concerned | {"quarantined"} if action == "bounce" and change.state == "quarantined" else concerned
 
 
 def _to_give_up(selector: Selector, views: Sequence[EntryView]) -> Sequence[Selector]:
@@ -299,6 +313,10 @@ async def _all(works: Sequence[Coroutine[Deferred[T], Any, T]]) -> Sequence[T]:
         return await gatherResults([Deferred.fromCoroutine(work) for work in works], consumeErrors=True)
     except FirstError as error:
         raise error.subFailure.value or error from None
+
+
+async def _awaited(awaitable: Awaitable[T]) -> T:
+    return await awaitable
 
 
 def _beginning(content: Content) -> tuple[str, bool]:

@@ -5,7 +5,7 @@
     GET  /v1/queue/ID
     POST /v1/queue/ACTION       hold, release, retry, bounce, reroute or delete; a Change as JSON
     GET  /v1/summary            ?by=&limit=&CONDITIONS
-    GET  /v1/sites
+    GET  /v1/sites              ?CONDITIONS
     GET  /v1/suspensions
     POST /v1/suspensions/suspend, /resume       a Suspend, a Resume as JSON
 
@@ -154,7 +154,7 @@ def resources(operations: QueueOperations, steering: Steering, status: Callable[
         return await _meant(operations.summary(by, limit, _selection(given)))
 
     async def sites(request: Request) -> BaseModel:
-        return await steering.sites()
+        return await _meant(steering.sites(_selection(_arguments(request))))
 
     root, version = _Missing(), _Missing()
     root.putChild(b"v1", version)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mailgate.address import Address, AddressError
 from mailgate.interfaces import Grouping, Selector, Suspended
 from mailgate.stores.domains import canonical
 
-__all__ = ["Action", "Change", "Grouping", "Model", "Resume", "Selection", "Suspend", "at_domain"]
+__all__ = ["EVERYTHING", "Action", "Change", "Grouping", "Model", "Resume", "Selection", "Suspend", "at_domain"]
 
 Action = Literal["hold", "release", "retry", "bounce", "reroute", "delete"]
 
@@ -88,6 +91,11 @@ class Selection(Model):
         """Whether it has no condition."""
         return not any(getattr(self, name) for name in Selection.model_fields if name != "everything")
 
+    @property
+    def is_of_the_past(self) -> bool:
+        """Whether it asks for what only the spool knows."""
+        return bool(self.reason or self.older_than or self.state not in ("", "leased"))
+
     def selectors(self) -> Sequence[Selector]:
         """The same for the spool, in the order of queue ids."""
         common = Selector(
@@ -104,6 +112,10 @@ class Selection(Model):
         return [replace(common, queue_id=one) for one in sorted(set(self.ids))] if self.ids else [common]
 
 
+#: All there is.
+EVERYTHING = Selection()
+
+
 class Change(Selection):
     """What is to be done with entries; which action it is, the address says."""
 
@@ -118,22 +130,22 @@ class Suspend(Model):
 
     kind: Suspended
     name: Text = Field(min_length=1)
-    """a site by any host of it, a sender by an address, its domain, or "<>" for the null sender"""
+    """a site by any host of it, or as it is told of, a sender by an address, its domain, or "<>" for the null sender"""
     seconds: float = Field(default=0.0, ge=0.0, le=_LONGEST)
     """how long; 0: until it is resumed"""
     reason: Text = Field(default="", max_length=_MAX_REASON)
 
     @model_validator(mode="after")
-    def _is_a_name(self) -> Self:
-        is_null_sender = self.kind == "sender" and self.name == "<>"
-        if not is_null_sender and ("<" in self.name or not self.name.isprintable() or " " in self.name):
-            raise ValueError("that is no name, address or domain")
+    def _can_match(self) -> Self:
+        check = _CHECKS.get(self.kind)
+        if check is not None:
+            check(self.spelt)
         return self
 
     @property
     def spelt(self) -> str:
         """The name in the spelling in which the relay compares it."""
-        return self.name if self.kind == "route" else at_domain(self.name)
+        return _spelt(self.kind, self.name)
 
 
 class Resume(Model):
@@ -145,4 +157,46 @@ class Resume(Model):
     @property
     def spelt(self) -> str:
         """The name as `suspend` has put it down."""
-        return self.name if self.kind == "route" else at_domain(self.name)
+        return _spelt(self.kind, self.name)
+
+
+def _spelt(kind: Suspended, name: str) -> str:
+    if kind == "route":
+        return name
+    if kind == "site":
+        # Sites are told of by all of their hosts, or by the first and how many more there are.
+        name = re.split(r"[|,]| and ", name, maxsplit=1)[0].strip("[] ")
+    return at_domain(name)
+
+
+def _check_domain(name: str) -> None:
+    try:
+        Address.parse(f"x@{name}")
+    except AddressError:
+        raise ValueError(f"{name!r} is no domain, so nothing could match it") from None
+
+
+def _check_site(name: str) -> None:
+    try:
+        ip_address(name)
+    except ValueError:
+        try:
+            Address.parse(f"x@{name}")
+        except AddressError:
+            raise ValueError(f"{name!r} is no host, so nothing could match it") from None
+
+
+def _check_sender(name: str) -> None:
+    if name == "<>":
+        return
+    try:
+        Address.parse(name if "@" in name else f"x@{name}")
+    except AddressError:
+        raise ValueError(f"{name!r} is no address and no domain, so nothing could match it") from None
+
+
+_CHECKS: Mapping[Suspended, Callable[[str], None]] = {
+    "domain": _check_domain,
+    "site": _check_site,
+    "sender": _check_sender,
+}

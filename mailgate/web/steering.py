@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Sequence
 from time import time
 from typing import TypeVar
 
 from mailgate.events import SuspensionChanged
-from mailgate.interfaces import IEvents, IRelay, ISpool, Suspended, Suspension
+from mailgate.interfaces import IEvents, IRelay, ISpool, Selector, SiteView, Summary, Suspended, Suspension
 from mailgate.web.models import Resumed, SiteNow, Sites, SuspensionNow, Suspensions
-from mailgate.web.selection import Resume, Suspend
+from mailgate.web.selection import EVERYTHING, Resume, Selection, Suspend
+from mailgate.web.waits import names
 
 __all__ = ["Steering", "answered"]
 
 T = TypeVar("T")
+
+#: More groups than there are.
+_EVERY_GROUP = 10_000_000
 
 
 async def answered(answer: T | Awaitable[T]) -> T:
@@ -41,16 +45,37 @@ class Steering:
         self._routes = routes
         self._now = now
 
-    async def sites(self) -> Sites:
-        """What the relay has for each site; nothing where no relay runs."""
+    async def sites(self, selection: Selection = EVERYTHING) -> Sites:
+        """What the relay has for each site; nothing where no relay runs. With conditions, those sites that have been
+        tried for any of the entries, or are about to be."""
         views = await answered(self._relay.sites())
+        if not selection.is_empty:
+            views = await self._concerned(views, selection)
         busiest = sorted(views, key=lambda one: (-one.waiting - one.active, one.site, one.source))
         return Sites(sites=tuple(map(SiteNow.of, busiest)))
 
+    async def _concerned(self, views: Sequence[SiteView], selection: Selection) -> Sequence[SiteView]:
+        if selection.ids:
+            raise ValueError("sites are chosen by conditions, not by ids")
+        (selector,) = selection.selectors()
+        fits = [
+            one
+            for one in views
+            if selector.route in ("", one.route)
+            and selector.source.lower() in ("", one.source.lower())
+            and selector.site.lower() in one.site.lower()
+        ]
+        if selector == Selector(route=selector.route, source=selector.source, site=selector.site):
+            return fits
+        tried = {group.key for group in await self._spool.summary("site", _EVERY_GROUP, selector)}
+        # Memory knows nothing of the last attempt, and would have anything for these.
+        in_hand = await answered(self._relay.sites(selector)) if not selection.is_of_the_past else ()
+        holding = {(one.site, one.route, one.source) for one in in_hand}
+        return [one for one in fits if one.site in tried or (one.site, one.route, one.source) in holding]
+
     async def suspensions(self) -> Suspensions:
         """Those that are in force."""
-        found = await self._spool.suspensions()
-        return Suspensions(suspensions=tuple(map(SuspensionNow.of, found)))
+        return Suspensions(suspensions=await self._counted(await self._spool.suspensions()))
 
     async def suspend(self, order: Suspend) -> SuspensionNow:
         """Begin one, which takes the place of another for the same name."""
@@ -62,7 +87,8 @@ class Steering:
         await self._spool.suspend(one)
         self._tell(one.kind, one.name, True, until, order.reason)
         await self._relay.apply_suspensions()
-        return SuspensionNow.of(one)
+        (counted,) = await self._counted([one])
+        return counted
 
     async def resume(self, order: Resume) -> Resumed:
         """End one: what waits because of it is due."""
@@ -72,6 +98,18 @@ class Steering:
             await self._relay.apply_suspensions()
             self._relay.look()
         return Resumed(was_suspended=was_suspended)
+
+    async def _counted(self, suspensions: Sequence[Suspension]) -> tuple[SuspensionNow, ...]:
+        """With how many recipients each is for."""
+        counts: dict[Suspended, Sequence[Summary]] = {}
+        for kind in {one.kind for one in suspensions}:
+            counts[kind] = await self._spool.summary(kind, _EVERY_GROUP)
+        return tuple(
+            SuspensionNow.of(
+                one, sum(group.recipients - group.held for group in counts[one.kind] if names(one, group.key))
+            )
+            for one in suspensions
+        )
 
     def _tell(self, kind: Suspended, name: str, is_suspended: bool, until: float = 0.0, reason: str = "") -> None:
         event = SuspensionChanged(

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, cast
 
 from twisted.protocols import amp
 
-__all__ = ["Ask", "AskOthers", "Begin", "Drain", "Ended", "Item", "Items", "Prepare", "Settle"]
+__all__ = ["Ask", "AskOthers", "Begin", "Drain", "Ended", "Item", "Items", "Ping", "Prepare", "Settle"]
 
 Item = list[Any]
 """A word, and what stands behind it."""
@@ -71,6 +71,13 @@ class Items(amp.Command):
     requiresAnswer = False  # noqa: N815  Twisted's name
 
 
+class Ping(amp.Command):
+    """To a worker: answer."""
+
+    arguments: ClassVar[_Names] = []
+    response: ClassVar[_Names] = []
+
+
 class Prepare(amp.Command):
     """To a worker: read this configuration. The answer: every error of it, a line each."""
 
@@ -107,7 +114,8 @@ class Ask(amp.Command):
 
 
 class AskOthers(amp.Command):
-    """From a worker: `Ask` all others, and tell me their answers: a list in JSON, and the first error."""
+    """From a worker: `Ask` all others, and tell me their answers: a list in JSON, and `error`: which of them have not
+    answered, and why."""
 
     arguments: ClassVar[_Names] = [(b"question", amp.Unicode()), (b"argument", _Long())]
     response: ClassVar[_Names] = [(b"answers", _Long()), (b"error", amp.Unicode())]

@@ -7,14 +7,18 @@ from collections.abc import Awaitable
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITransport
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITransport
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.protocols.amp import AMP, BinaryBoxProtocol, Command
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from mailgate.workers.commands import Ask, AskOthers, Begin, Drain, Ended, Item, Items, Prepare, Settle
+from mailgate.workers.commands import Ask, AskOthers, Begin, Drain, Ended, Item, Items, Ping, Prepare, Settle
 
 __all__ = ["Duties", "Office", "SupervisorEnd", "WorkerEnd"]
+
+_log = Logger()
 
 #: Items that wait this long (seconds) for others to go with.
 _PATIENT = frozenset({"add", "others"})
@@ -56,7 +60,7 @@ class Office(Protocol):
         """One of the worker's items; `heard` comes behind the last that came with it."""
 
     def heard(self) -> None:
-        """That was all."""
+        """That was all; also when the worker takes again what it is told."""
 
     async def ask_others(self, question: str, argument: str) -> tuple[str, str]:
         """As in AskOthers."""
@@ -116,16 +120,70 @@ class _End(AMP):
         BinaryBoxProtocol.connectionLost(self, reason)
 
 
+@implementer(IPushProducer)
 class SupervisorEnd(_End):
-    """The supervisor's end of a worker's line."""
+    """The supervisor's end of a worker's line.
+
+    While the worker takes nothing more, `is_ready` is false and what there is to say waits here: answers, of which
+    there are no more than it has asked for, and that a slot is wanted, once for each key.
+    """
 
     def __init__(self, clock: IReactorTime, office: Office) -> None:
         super().__init__(clock)
         self._office = office
+        self._wanted: set[str] = set()
+        self.is_ready = True
+
+    def makeConnection(self, transport: ITransport) -> None:  # noqa: N802  Twisted's name
+        super().makeConnection(transport)
+        cast(Any, transport).registerProducer(self, True)
+
+    def close(self) -> None:
+        """Close the line, when what has been said has gone."""
+        transport = cast(Any, self.transport)
+        if self.is_open and transport is not None:
+            # A transport that waits for a producer does not close.
+            transport.unregisterProducer()
+            transport.loseConnection()
+
+    def send(self, item: Item) -> None:
+        if not self.is_ready and item[0] == "wanted":
+            if item[1] in self._wanted:
+                return
+            self._wanted.add(item[1])
+        super().send(item)
+
+    def flush(self) -> None:
+        if self.is_ready:
+            super().flush()
+        elif self._flush is not None:
+            if self._flush.active():
+                self._flush.cancel()
+            self._flush = None
+
+    def pauseProducing(self) -> None:
+        self.is_ready = False
+
+    def resumeProducing(self) -> None:
+        self.is_ready = True
+        self._wanted.clear()
+        transport = cast(Any, self.transport)
+        if transport.disconnecting:
+            transport.unregisterProducer()  # AMP has closed it itself
+            return
+        self.flush()
+        self._office.heard()
+
+    def stopProducing(self) -> None:
+        pass
 
     async def begin(self, started: str, running: str) -> str:
         """As in Begin; it and the others below fail where the worker is gone."""
         return _text(await self.call(Begin, started=started.encode(), running=running.encode()), "error")
+
+    async def ping(self) -> None:
+        """As in Ping."""
+        await self.call(Ping)
 
     async def prepare(self, source: str) -> str:
         """As in Prepare."""
@@ -172,7 +230,7 @@ class WorkerEnd(_End):
         self._duties = duties
 
     async def ask_others(self, question: str, argument: str) -> tuple[str, str]:
-        """As in AskOthers: the answers of those that answered, and the first error."""
+        """As in AskOthers: the answers of those that answered, and what the others said or did not say."""
         said = await self.call(AskOthers, question=question, argument=argument.encode())
         return _text(said, "answers"), str(said["error"])
 
@@ -184,6 +242,10 @@ class WorkerEnd(_End):
     def _take(self, items: bytes) -> dict[str, Any]:
         for item in json.loads(items):
             self._duties.hear(item)
+        return {}
+
+    @Ping.responder
+    def _ping(self) -> dict[str, Any]:
         return {}
 
     @Begin.responder
@@ -219,7 +281,12 @@ def _text(said: dict[str, Any], name: str) -> str:
 
 def _said(answer: Awaitable[tuple[str, str]], first: str, second: str) -> Deferred[dict[str, Any]]:
     async def said() -> dict[str, Any]:
-        long, short = await answer
+        try:
+            long, short = await answer
+        except Exception as error:
+            # What passed here would close the line, and with it end the worker.
+            _log.failure("a question cannot be answered")
+            long, short = "", f"{type(error).__name__}: {error}"
         return {first: long.encode(), second: short}
 
     return Deferred.fromCoroutine(said())

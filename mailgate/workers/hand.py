@@ -18,9 +18,14 @@ from mailgate.workers.commands import Item
 from mailgate.workers.ends import SupervisorEnd
 from mailgate.workers.logs import LogReader
 from mailgate.workers.ports import Bound
+from mailgate.workers.watch import Watch
 
-__all__ = ["Hand", "Head", "IHandsReactor"]
+__all__ = ["GRACE", "SILENCE", "Hand", "Head", "IHandsReactor"]
 
+#: Seconds without an answer after which a worker that serves is killed: none is busy for so long.
+SILENCE = 30.0
+#: Seconds that a worker has to end, where it has to.
+GRACE = 10.0
 _STDERR, _LINE, _FIRST_SOCKET = 2, 3, 4
 #: What concerns the process that systemd has started, and no other.
 _NOT_INHERITED = frozenset({"LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID"})
@@ -41,25 +46,29 @@ class Head(Protocol):
     async def ask_others(self, hand: Hand, question: str, argument: str) -> tuple[str, str]: ...
 
     def lost(self, hand: Hand, status: str) -> None:
-        """The process has ended; told once."""
+        """The process has ended, or was ended; told once, with how or why."""
 
 
 class Hand(ProcessProtocol):
     """Office of one process; `number` is its place, which others have before and after it.
 
-    `served_from` is when it began to serve, None before that. `has_failed` says that its process has ended with an exit
-    code of its own, and neither by a signal nor as it was told to.
+    `served_from` is when it began to serve, None before that, and `source` the text of the file that it goes by then.
+    `has_failed` says that its process has ended with an exit code of its own, and neither by a signal nor as it was
+    told to.
     """
 
     def __init__(self, number: int, reactor: Any, head: Head) -> None:
         self.number = number
         self.served_from: float | None = None
+        self.source = ""
         self.has_failed = False
         self.end = SupervisorEnd(reactor, self)
         self._reactor = reactor
         self._head = head
         self._log = LogReader(number)
         self._is_over = False
+        self._why = ""  # we have ended it
+        self._watch = Watch(reactor, self.end.ping, self._silent)
 
     def spawn(self, file: Path, count: int, ports: Iterable[Bound]) -> None:
         """Start the process; OSError where the system has none to give."""
@@ -74,20 +83,34 @@ class Hand(ProcessProtocol):
             self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, Factory.forProtocol(lambda: self.end))
             self._reactor.spawnProcess(self, sys.executable, arguments, _environment(), childFDs=descriptors)
 
-    def dismiss(self) -> None:
-        """Close its line, which ends it."""
-        if self.end.is_open and self.end.transport is not None:
-            self.end.transport.loseConnection()
+    def serve(self) -> None:
+        """It has begun to serve."""
+        self.served_from = self._reactor.seconds()
+        self._watch.start(SILENCE)
 
-    def kill(self) -> None:
+    def dismiss(self, why: str) -> None:
+        """Close its line, which ends it, soon or by force."""
+        self._why = self._why or why
+        self.end.close()
+        self.kill_later()
+
+    def kill_later(self) -> None:
+        """Kill it where it does not end by itself."""
+        self._reactor.callLater(GRACE, self.kill)
+
+    def kill(self, why: str = "") -> None:
         """End it now."""
         if not self._is_over and self.transport is not None:
+            self._why = self._why or why
             self.transport.signalProcess("KILL")
 
     @property
     def pid(self) -> int | None:
         """Of the process."""
         return self.transport.pid if self.transport is not None else None
+
+    def _silent(self, seconds: float) -> None:
+        self.kill(f"has not answered for {seconds:.0f} seconds, and was killed")
 
     # -- the process
 
@@ -96,11 +119,11 @@ class Hand(ProcessProtocol):
 
     def processExited(self, reason: Failure) -> None:  # noqa: N802  Twisted's name
         self._is_over = True
-        if self.end.is_open and self.end.transport is not None:
-            self.end.transport.loseConnection()
+        self._watch.stop()
+        self.end.close()
         error = reason.value
         self.has_failed = isinstance(error, ProcessTerminated) and error.signal is None
-        self._head.lost(self, _status(reason))
+        self._head.lost(self, self._why or _status(reason))
 
     def processEnded(self, reason: Failure) -> None:  # noqa: N802  Twisted's name
         self._log.end()

@@ -80,9 +80,11 @@ class Ledger:
             case _:
                 raise AssertionError(f"a worker says {item!r}")
 
-    def publish(self) -> None:
-        """Tell each worker the numbers that others have changed since the last time."""
+    def publish(self, is_ready: Callable[[int], bool] = lambda _: True) -> None:
+        """Tell each worker that is ready the numbers that others have changed since the last time."""
         for worker, keys in self._news.items():
+            if not is_ready(worker):
+                continue
             tell = partial(self._tell, worker)
             for key in keys:
                 amounts = self._numbers.get(key, {})
@@ -94,8 +96,9 @@ class Ledger:
     def _acquire(self, worker: int, ticket: int, key: str, limit: int) -> None:
         slots = self._slots.setdefault(key, _Slots())
         slots.waiting[worker, ticket] = limit
-        self._grant(key, slots)
-        if (worker, ticket) in slots.waiting:
+        if sum(slots.held.values()) < limit:  # those before it have named lower ones, or they would not wait
+            self._give(key, slots, worker, ticket)
+        else:
             for holder in slots.held:
                 self._tell(holder, ["wanted", key])
 
@@ -115,20 +118,22 @@ class Ledger:
             self._grant(key, slots)
 
     def _grant(self, key: str, slots: _Slots) -> None:
-        """Give out what is free, first come, first served; forget a key that nobody uses."""
+        """Give out what is free, first come, first served, but past those whose limit does not allow it; forget a key
+        that nobody uses."""
         held = sum(slots.held.values())
-        while slots.waiting:
-            (worker, ticket), limit = next(iter(slots.waiting.items()))
-            if held >= limit:
-                break
-            del slots.waiting[worker, ticket]
-            slots.held[worker] = slots.held.get(worker, 0) + 1
-            held += 1
-            self._tell(worker, ["granted", ticket, key])
-            if slots.waiting:
-                self._tell(worker, ["wanted", key])  # those who wait have said so before it had one
+        for (worker, ticket), limit in list(slots.waiting.items()):
+            if held < limit:
+                held += 1
+                self._give(key, slots, worker, ticket)
         if not slots.held and not slots.waiting:
             del self._slots[key]
+
+    def _give(self, key: str, slots: _Slots, worker: int, ticket: int) -> None:
+        del slots.waiting[worker, ticket]
+        slots.held[worker] = slots.held.get(worker, 0) + 1
+        self._tell(worker, ["granted", ticket, key])
+        if slots.waiting:
+            self._tell(worker, ["wanted", key])  # those who wait have said so before it had one
 
     # -- numbers
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from twisted.internet import fdesc, tcp, unix
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, ServerFactory
 from twisted.python.failure import Failure
@@ -29,22 +31,35 @@ class CannotBindError(Exception):
 
 
 def bind(
-    reactor: object, listeners: Iterable[ListenerSection], factory: Callable[[str], ServerFactory]
+    reactor: object,
+    listeners: Iterable[ListenerSection],
+    factory: Callable[[str], ServerFactory],
+    *,
+    again: Callable[[], bool] = lambda: False,
 ) -> Iterator[Bound]:
-    """Listen on every endpoint, for the factory of its listener's name. CannotBindError behind the last."""
+    """Listen on every endpoint, for the factory of its listener's name. CannotBindError behind the last.
+
+    Where somebody else listens there, `again` says whether it is tried once more.
+    """
     failures: list[str] = []
     for section in listeners:
         for text in section.endpoints:
             bound: list[IListeningPort] = []
-
-            def failed(failure: Failure, text: str = text) -> None:
-                failures.append(f"mailgate: {text}: {failure.getErrorMessage()}")
-
-            listening = serverFromString(reactor, with_backlog(text, _BACKLOG)).listen(factory(section.name))
-            listening.addCallbacks(bound.append, failed)
+            failed: list[Failure] = []
+            while not bound:
+                listening = serverFromString(reactor, with_backlog(text, _BACKLOG)).listen(factory(section.name))
+                listening.addCallbacks(bound.append, failed.append)
+                if not bound and not (_is_in_use(failed[-1]) and again()):
+                    failures.append(f"mailgate: {text}: {failed[-1].getErrorMessage()}")
+                    break
             yield from ((section.name, port) for port in bound)
     if failures:
         raise CannotBindError("\n".join(failures))
+
+
+def _is_in_use(failure: Failure) -> bool:
+    error = failure.value
+    return isinstance(error, CannotListenError) and getattr(error.socketError, "errno", None) == errno.EADDRINUSE
 
 
 def adopt(reactor: object, descriptor: int, factory: Factory) -> IListeningPort:

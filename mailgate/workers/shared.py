@@ -144,17 +144,27 @@ class SharedTally:
         self._send = send
         self._own: dict[str, int] = {}
         self._others: dict[str, int] = {}
+        self._watchers: dict[str, list[Callable[[], None]]] = {}
 
     def add(self, key: str, amount: int) -> None:
         _put(self._own, key, self._own.get(key, 0) + amount)
         self._send(["add", key, amount])
+        self._tell(key)
 
     def total(self, key: str) -> int:
         return self._own.get(key, 0) + self._others.get(key, 0)
 
+    def watch(self, key: str, changed: Callable[[], None]) -> None:
+        self._watchers.setdefault(key, []).append(changed)
+
     def set_others(self, key: str, number: int) -> None:
         """What the others have."""
         _put(self._others, key, number)
+        self._tell(key)
+
+    def _tell(self, key: str) -> None:
+        for changed in self._watchers.get(key, ()):
+            changed()
 
 
 def _put(numbers: dict[str, int], key: str, number: int) -> None:

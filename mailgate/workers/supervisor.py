@@ -1,7 +1,7 @@
 """The process that twistd starts where there are to be several workers: it has the ports, and keeps the workers alive.
 
-The first worker starts alone, as it may have a spool to make or to upgrade. What it, or another one, cannot start for
-ends them all at the start; later such a worker is tried again, since the others serve. One that is killed is always
+The first worker starts alone, as it may have a spool to make or to upgrade. What it cannot start for ends the start;
+once a worker has served, one that cannot start is tried again for ever, since others may serve. One that is killed is
 replaced: that says nothing about whether it can serve.
 """
 
@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import deferLater
@@ -24,65 +26,75 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.config.load import Loaded
-from mailgate.config.source import ConfigError, read_source
 from mailgate.interfaces import SpoolError
 from mailgate.process import cannot_start, make_directory, own_directory, raise_descriptor_limit, tell_start
 from mailgate.spool.disk import is_locked, share_directory
 from mailgate.web.places import Places
+from mailgate.workers.asking import LateError, all_of, in_time, longest
 from mailgate.workers.commands import Item
-from mailgate.workers.hand import Hand
+from mailgate.workers.hand import GRACE, Hand
 from mailgate.workers.ledger import Ledger
 from mailgate.workers.patience import Patience
 from mailgate.workers.ports import Bound, CannotBindError, bind
+from mailgate.workers.reload import Reload
 
 __all__ = ["Supervisor"]
-
-T = TypeVar("T")
 
 _log = Logger()
 
 #: Seconds between two tellings of the numbers that all workers add to.
 _NEWS = 0.01
-#: Seconds that a worker has to say that it stops, and beyond its drain_timeout to have stopped.
-_ANSWER, _GRACE = 5.0, 10.0
-#: Seconds between two looks whether a worker of a supervisor that was killed has ended, and how long that may take.
+#: Seconds that a worker has to say that it stops.
+_ANSWER = 5.0
+#: Seconds that a worker has to begin, where others have served before it. It may have a large spool to put in order.
+_BEGIN = 600.0
+#: Seconds between two looks whether a worker of a supervisor that was killed has ended, and how long that may take, or
+#: longer where the time to drain is.
 _LOOK, _LEFTOVER = 0.1, 60.0
+#: Ends of workers that are kept to be told of.
+_UNTOLD = 1000
 
 
 class Supervisor(Service):
-    """Starts the workers, replaces those that end, and answers for what they share. `exit` ends the process."""
+    """Starts the workers, replaces those that end or hang, and answers for what they share."""
 
     name = "mailgate"
 
     def __init__(
         self,
         loaded: Loaded,
+        source: str,
         reactor: Any,
         twistd: MutableMapping[str, Any],
         leave: Callable[[int], object] = os._exit,
+        wait: Callable[[float], object] = time.sleep,
     ) -> None:
-        """`twistd` are the options of the command that runs it."""
+        """`source` is the text of what is `loaded`, and `twistd` are the options of the command that runs it. `leave`
+        ends the process, `wait` lets it rest before the reactor runs."""
         config = loaded.config
         self._reactor = reactor
         self._twistd = twistd
         self._leave = leave
+        self._wait = wait
         self._file = loaded.path
         self._listeners = config.listeners
         self._count = config.gateway.workers
         self._drain_timeout = config.gateway.drain_timeout
+        self._leftover_time = max(_LEFTOVER, self._drain_timeout + GRACE)
+        self._looks = round(self._leftover_time / _LOOK)  # for ports that others have
         self._places = Places(config.gateway.state_dir)
         self._ports: list[Bound] = []
-        self._started = self._running = ""
+        self._reload = Reload(reactor, loaded.path, source, self._serving)
         self._hands: dict[int, Hand] = {}
         self._patience = [Patience() for _ in range(self._count)]
         self._pending: dict[int, IDelayedCall] = {}
         self._ledger = Ledger(reactor, config.counters.max_keys, self._tell)
         self._news: IDelayedCall | None = None
-        self._untold: list[tuple[int, str]] = []  # ends that no worker was there to tell of
+        self._untold: deque[tuple[int, str]] = deque(maxlen=_UNTOLD)  # ends that no worker was there to tell of
         self._pipe: int | None = None
-        self._is_reloading = self._reload_again = False
         self._gone: Deferred[None] | None = None
-        self._awaited = set(range(self._count))  # the places in which no worker has served yet
+        self._awaited = set(range(self._count))  # the places for which the start still waits
+        self._has_served = False
         self._is_stopping = False
 
     # -- start
@@ -93,11 +105,23 @@ class Supervisor(Service):
         nobody = ServerFactory()
         nobody.noisy = False
         try:
-            for name, port in bind(self._reactor, self._listeners, lambda _: nobody):
+            for name, port in bind(self._reactor, self._listeners, lambda _: nobody, again=self._has_orphans):
                 port.stopReading()  # type: ignore[attr-defined]  # we never accept
                 self._ports.append((name, port))
         except CannotBindError as error:
             cannot_start(self._twistd, str(error))
+
+    def _has_orphans(self) -> bool:
+        """Whether workers of a supervisor that was killed still drain, and may have our ports; a moment later."""
+        spool = self._places.spool
+        with suppress(OSError):
+            # Only of locks that are there: what we made here would be root's.
+            names = [path.stem for path in spool.glob("*.lock") if is_locked(spool, path.stem)]
+            if self._looks > 0 and "supervisor" not in names and any(name.startswith("worker-") for name in names):
+                self._looks -= 1
+                self._wait(_LOOK)
+                return True
+        return False
 
     def startService(self) -> None:
         """Start the workers. SystemExit with a line where that cannot even be begun."""
@@ -109,8 +133,7 @@ class Supervisor(Service):
             own_directory(self._places.state_dir)
             make_directory(self._places.spool)
             self._locks = share_directory(self._places.spool, "supervisor")
-            self._started = self._running = read_source(self._file)
-        except (OSError, SpoolError, ConfigError) as error:
+        except (OSError, SpoolError) as error:
             cannot_start(self._twistd, f"mailgate: cannot start: {error}")
         # Whoever started us in the background hears of it when the workers have started.
         self._pipe = self._twistd.pop("statusPipe", None)
@@ -121,10 +144,12 @@ class Supervisor(Service):
         Deferred.fromCoroutine(self._raise(number)).addErrback(self._unraised, number)
 
     def _unraised(self, failure: Failure, number: int) -> None:
-        if number in self._awaited:
+        if not self._has_served:
             self._give_up(failure.getTraceback())
-        else:
+        elif not self._is_stopping:
             _log.failure("a worker cannot be started", failure=failure)
+            if number not in self._hands:
+                self._again(number, None, failure.getErrorMessage())
 
     async def _raise(self, number: int) -> None:
         """Start a worker. Where it is gone before it serves, `lost` is told of that."""
@@ -136,24 +161,32 @@ class Supervisor(Service):
         self._ledger.join(number)
         if not self._spawn(hand):
             return
+        late = self._reactor.callLater(_BEGIN, self._too_late, hand) if self._has_served else None
         try:
-            running = self._running
-            error = await hand.end.begin(self._started, running)
-            while not error and running != self._running:  # a reload has come to an end meanwhile
-                running = self._running
-                if not (error := await hand.end.prepare(running)):
-                    await hand.end.settle("")
+            hand.source = self._running
+            error = await hand.end.begin(self._reload.started, hand.source)
+            error = error or await self._reload.bring(hand)  # one may have come to an end meanwhile
         except Exception:
             # Its line has broken: how it has ended, its process tells, and why, it has said in the log.
-            self._reactor.callLater(_GRACE, hand.kill)
+            hand.kill_later()
             return
+        finally:
+            if late is not None and late.active():
+                late.cancel()
         if error:
-            hand.dismiss()
+            hand.dismiss(f"cannot start: {error}")
             self._refused(number, error)
         else:
-            hand.served_from = self._reactor.seconds()
+            hand.serve()
             self._heard_of()
             self._serves(number)
+
+    @property
+    def _running(self) -> str:
+        return self._reload.running
+
+    def _too_late(self, hand: Hand) -> None:
+        hand.kill(f"has not begun to serve for {_BEGIN:.0f} seconds, and was killed")
 
     def _spawn(self, hand: Hand) -> bool:
         try:
@@ -162,33 +195,38 @@ class Supervisor(Service):
             del self._hands[hand.number]
             self._ledger.leave(hand.number)
             self._refused(hand.number, f"mailgate: cannot start: worker {hand.number}: {error}")
-            self._again(hand.number, None, str(error))
+            self._ended(hand.number, None, f"cannot start: {error}")
             return False
         return True
 
     def _serves(self, number: int) -> None:
+        is_first, self._has_served = not self._has_served, True
+        self._tried(number)
+        if is_first and not self._is_stopping:
+            for other in sorted(self._awaited):
+                self._begin(other)
+
+    def _tried(self, number: int) -> None:
+        """The start does not wait for this place any more."""
         if self._is_stopping or number not in self._awaited:
             return
         self._awaited.remove(number)
-        if number == 0:
-            for other in sorted(self._awaited):
-                self._begin(other)
-        elif not self._awaited:
+        if not self._awaited:
             if self._pipe is not None:
                 tell_start(self._pipe)
                 self._pipe = None
-            _log.info("{count} workers accept and deliver", count=self._count)
+            _log.info("{count} workers accept and deliver", count=len(self._serving()))
 
     def _refused(self, number: int, error: str) -> None:
-        """A worker cannot start, which it could say."""
-        if number in self._awaited:
+        """A worker cannot start."""
+        if self._has_served:
+            self._tried(number)
+        else:
             self._give_up(error)
-        elif not self._is_stopping:
-            _log.error("worker {worker} cannot start: {error}", worker=number, error=error)
 
     async def _leftover(self, number: int) -> None:
         """Wait for a worker of this number whose supervisor was killed: it drains."""
-        end = self._reactor.seconds() + _LEFTOVER
+        end = self._reactor.seconds() + self._leftover_time
         with suppress(OSError):  # the worker will tell of it
             while is_locked(self._places.spool, f"worker-{number}") and self._reactor.seconds() < end:
                 await deferLater(self._reactor, _LOOK)
@@ -224,29 +262,35 @@ class Supervisor(Service):
             if not self._hands and self._gone is not None:
                 self._gone.callback(None)
             return
-        if number in self._awaited and hand.has_failed:
-            self._give_up(f"mailgate: cannot start: worker {number} ended at its start ({status})")
+        if hand.served_from is None and hand.has_failed:
+            self._refused(number, f"mailgate: cannot start: worker {number} ended at its start ({status})")
+        served = None if hand.served_from is None else self._reactor.seconds() - hand.served_from
+        self._ended(number, served, status)
+
+    def _ended(self, number: int, served: float | None, status: str) -> None:
+        """A worker is gone that has served for so long, or never (None)."""
+        if self._is_stopping:
             return
+        status = "; ".join(status.splitlines())
         _log.error("worker {worker} ended ({status}), another one takes its place", worker=number, status=status)
         self._untold.append((number, status))
         self._heard_of()
-        served = None if hand.served_from is None else self._reactor.seconds() - hand.served_from
         self._again(number, served, status)
 
     def _again(self, number: int, served: float | None, status: str) -> None:
-        """Fill a place again, whose last worker has served for so long, or never (None)."""
-        if self._is_stopping:
-            return
-        delay = self._patience[number].after(served)
-        if delay is None:
-            self._give_up(f"mailgate: worker {number} cannot start: {status}")
-        else:
+        patience = self._patience[number]
+        delay = patience.after(served)
+        if patience.is_at_end:
+            self._refused(number, f"mailgate: worker {number} cannot start: {status}")
+        if not self._is_stopping:
             self._pending[number] = self._reactor.callLater(delay, self._begin, number)
 
     def _heard_of(self) -> None:
         """Have the first worker that serves tell of those that have ended."""
         serving = self._serving()
-        untold, self._untold = (self._untold, []) if serving else ([], self._untold)
+        if not serving:
+            return
+        untold, self._untold = self._untold, deque(maxlen=_UNTOLD)
         for one in untold:
             told = Deferred.fromCoroutine(serving[0].end.tell_end(*one))
             told.addErrback(self._not_told, one)
@@ -270,9 +314,12 @@ class Supervisor(Service):
 
     def _publish(self) -> None:
         self._news = None
-        self._ledger.publish()
+        self._ledger.publish(self._is_ready)
         for hand in self._hands.values():
             hand.end.flush()
+
+    def _is_ready(self, number: int) -> bool:
+        return (hand := self._hands.get(number)) is None or hand.end.is_ready
 
     def _tell(self, number: int, item: Item) -> None:
         if (hand := self._hands.get(number)) is not None:
@@ -280,43 +327,24 @@ class Supervisor(Service):
 
     async def ask_others(self, hand: Hand, question: str, argument: str) -> tuple[str, str]:
         others = [one for one in self._serving() if one is not hand]
-        said = await _all([_unless_gone(one.end.ask(question, argument)) for one in others])
-        answered = [one for one in said if one is not None]
-        error = next((error for _, error in answered if error), "")
-        return f"[{','.join(answer for answer, error in answered if not error)}]", error
+        said = await all_of([self._ask(one, question, argument) for one in others])
+        errors = [f"worker {one.number}: {error}" for one, (_, error) in zip(others, said, strict=True) if error]
+        error = f"not all workers have answered: {'; '.join(errors)}" if errors else ""
+        return f"[{','.join(answer for answer, _ in said if answer)}]", error
 
-    # -- reload
+    async def _ask(self, hand: Hand, question: str, argument: str) -> tuple[str, str]:
+        """The answer or an error; neither where it is gone."""
+        try:
+            said = await in_time(self._reactor, longest(question), hand.end.ask(question, argument))
+        except LateError:
+            return "", f"no answer for {longest(question):.0f} seconds"
+        answer, error = said or ("", "")
+        return ("" if error else answer), error
 
     def reload(self) -> None:
         """Have all workers read the file again: all go by it, or none."""
-        if self._is_stopping:
-            return
-        if self._is_reloading:
-            self._reload_again = True
-            return
-        self._is_reloading = True
-        done = Deferred.fromCoroutine(self._reload())
-        done.addErrback(lambda failure: _log.failure("the reload failed", failure=failure))
-        done.addBoth(self._reloaded)
-
-    async def _reload(self) -> None:
-        hands = self._serving()
-        try:
-            source = read_source(self._file)
-        except ConfigError as error:
-            errors = "\n".join(error.errors)
-        else:
-            said = await _all([_unless_gone(hand.end.prepare(source)) for hand in hands])
-            errors = next((one for one in said if one), "")
-        if not errors:
-            self._running = source
-        await _all([_unless_gone(hand.end.settle(errors)) for hand in hands])
-
-    def _reloaded(self, _: object) -> None:
-        self._is_reloading = False
-        if self._reload_again:
-            self._reload_again = False
-            self.reload()
+        if not self._is_stopping:
+            self._reload.begin()
 
     # -- stop
 
@@ -331,13 +359,13 @@ class Supervisor(Service):
             call.cancel()
         self._pending.clear()
         hands = list(self._hands.values())
-        said = await _all([_unless_gone(self._in_time(hand.end.drain())) for hand in hands])
+        said = await all_of([self._drained(hand) for hand in hands])
         # Only now: nobody accepts any more, and whoever connects is refused.
         for _, port in self._ports:
             await maybeDeferred(port.stopListening)
         if self._hands:
             self._gone = Deferred()
-            end = max([self._drain_timeout, *(one for one in said if one is not None)]) + _GRACE
+            end = max([self._drain_timeout, *(one for one in said if one is not None)]) + GRACE
             late = self._reactor.callLater(end, self._kill)
             await self._gone
             if late.active():
@@ -345,27 +373,13 @@ class Supervisor(Service):
         for descriptor in getattr(self, "_locks", ()):
             os.close(descriptor)
 
-    def _in_time(self, answer: Awaitable[T]) -> Deferred[T]:
-        return Deferred.fromCoroutine(_answer(answer)).addTimeout(_ANSWER, self._reactor)
+    async def _drained(self, hand: Hand) -> float | None:
+        """How many seconds it may take to end, where it says so in time."""
+        with suppress(LateError):
+            return await in_time(self._reactor, _ANSWER, hand.end.drain())
+        return None
 
     def _kill(self) -> None:
         for hand in list(self._hands.values()):
             _log.error("worker {worker} does not end, and is killed", worker=hand.number)
             hand.kill()
-
-
-async def _answer(answer: Awaitable[T]) -> T:
-    return await answer
-
-
-async def _unless_gone(answer: Awaitable[T]) -> T | None:
-    """The answer, or None where whoever was asked has gone meanwhile, or is too slow."""
-    try:
-        return await answer
-    except Exception:
-        return None
-
-
-async def _all(works: Sequence[Any]) -> list[Any]:
-    """The results of coroutines that do not fail, at one time."""
-    return await gatherResults([Deferred.fromCoroutine(work) for work in works], consumeErrors=True)

@@ -36,7 +36,7 @@ class Team:
 
     def together(self, relay: IRelay) -> IRelay:
         """The relays of all, where `relay` is our own."""
-        return relay if self.ask_others is None else Together(relay, self.ask_others)
+        return relay if self.ask_others is None else Together(relay, self.ask_others, self.worker)
 
     def operators_spool(self, spool: ISpool) -> ISpool:
         """The spool for whoever changes what is in the queue."""

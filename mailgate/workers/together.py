@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
@@ -12,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionClosed
 from twisted.logger import Logger
 from twisted.python.components import proxyForInterface
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.interfaces import EntryView, IRelay, ISpool, Lease, Selector, SiteView, SpoolError
@@ -23,8 +25,10 @@ R = TypeVar("R")
 
 _log = Logger()
 
+_TIMES = re.compile(r"\d+ s\b")
+
 AskOthers = Callable[[str, str], Awaitable[tuple[str, str]]]
-"""A question and its argument in JSON; the answers, a list in JSON, and the first error."""
+"""A question and its argument in JSON; the answers, a list in JSON, and an error: whose answers are not among them."""
 
 
 class _Expandable(Protocol):
@@ -35,10 +39,11 @@ class _Expandable(Protocol):
 
 
 class Answers:
-    """Answers what other workers ask of this one's relay and spool."""
+    """Answers what other workers ask of this one's relay and spool; `worker` is its number."""
 
-    def __init__(self, relay: IRelay, spool: _Expandable) -> None:
+    def __init__(self, relay: IRelay, spool: _Expandable, worker: int) -> None:
         self._relay = relay
+        self._worker = worker
         self._spool = spool
 
     async def answer(self, question: str, argument: str) -> tuple[str, str]:
@@ -57,12 +62,15 @@ class Answers:
                 relay.kick(None if argument is None else Selector(**argument))
             case "suspensions":
                 await relay.apply_suspensions()
+            case "put_back":
+                await relay.put_back(Selector(**argument))
             case "bounce":
                 return await relay.bounce(Selector(**argument["selector"]), argument["reason"])
             case "waits":
-                return [dict(await _answered(relay.waits(queue_id))) for queue_id in argument]
+                return [_placed(await _answered(relay.waits(queue_id)), self._worker) for queue_id in argument]
             case "sites":
-                return [asdict(one) for one in await _answered(relay.sites())]
+                selector = None if argument is None else Selector(**argument)
+                return [asdict(one) for one in await _answered(relay.sites(selector))]
             case "expand":
                 await self._spool.expand_fresh()
             case _:
@@ -72,13 +80,15 @@ class Answers:
 
 @implementer(IRelay)
 class Together:
-    """The relays of all workers as one: our own, and those that `ask_others` reaches.
+    """The relays of all workers as one: our own, that of `worker`, and those that `ask_others` reaches.
 
-    A worker that has just died is left out: what it had in hand is in the spool.
+    A worker that has just died is left out: what it had in hand is in the spool. Where one that lives has not answered
+    in time, or with an error, the others have done their part, and SpoolError says that it is a part.
     """
 
-    def __init__(self, relay: IRelay, ask_others: AskOthers) -> None:
+    def __init__(self, relay: IRelay, ask_others: AskOthers, worker: int) -> None:
         self._relay = relay
+        self._worker = worker
         self._ask_others = ask_others
         self._waits = _Rounds(self._waits_of)
 
@@ -94,19 +104,23 @@ class Together:
         await self._relay.apply_suspensions()
         await self._ask("suspensions", None)
 
+    async def put_back(self, selector: Selector) -> None:
+        await self._relay.put_back(selector)
+        await self._ask("put_back", asdict(selector))
+
     async def bounce(self, selector: Selector, reason: str = "") -> int:
         count = await self._relay.bounce(selector, reason)
         counts = await self._ask("bounce", {"selector": asdict(selector), "reason": reason})
         return count + sum(map(int, counts))
 
     async def waits(self, queue_id: str) -> Mapping[int, str]:
-        waits = dict(await _answered(self._relay.waits(queue_id)))
+        waits = _placed(await _answered(self._relay.waits(queue_id)), self._worker)
         waits.update(await self._waits(queue_id))
         return waits
 
-    async def sites(self) -> Sequence[SiteView]:
-        views = list(await _answered(self._relay.sites()))
-        for found in await self._ask("sites", None):
+    async def sites(self, selector: Selector | None = None) -> Sequence[SiteView]:
+        views = list(await _answered(self._relay.sites(selector)))
+        for found in await self._ask("sites", None if selector is None else asdict(selector)):
             views += [SiteView(**one) for one in found]
         views.sort(key=_place)
         return [_merged(list(group)) for _, group in groupby(views, _place)]
@@ -126,7 +140,12 @@ class Together:
         told = Deferred.fromCoroutine(self._ask(question, argument))
         # Without the supervisor we end, and our own relay knows.
         told.addErrback(lambda failure: failure.trap(ConnectionClosed) and None)
+        told.addErrback(self._not_told)
         told.addErrback(lambda failure: _log.failure("the other workers cannot be told", failure=failure))
+
+    def _not_told(self, failure: Failure) -> None:
+        failure.trap(SpoolError)
+        _log.warn("not all workers have been told: {error}", error=failure.getErrorMessage())
 
 
 class OperatorSpool(proxyForInterface(ISpool, "_spool")):  # type: ignore[misc]  # made at run time
@@ -215,8 +234,23 @@ def _merged(views: Sequence[SiteView]) -> SiteView:
         most=max(one.most for one in views),
         backlog=any(one.backlog for one in views),
         rests_until=max(one.rests_until for one in views),
-        state="; ".join(dict.fromkeys([busiest.state, *(one.state for one in views)])),
+        state=_joined([busiest.state, *(one.state for one in views)]),
     )
+
+
+def _joined(states: Sequence[str]) -> str:
+    """What several workers do for one site. Each keeps time for itself: what differs in that only is said once."""
+    distinct: dict[str, str] = {}
+    for state in states:
+        distinct.setdefault(_TIMES.sub("", state), state)
+    if len(distinct) > 1:
+        distinct.pop("idle", None)
+    return "; ".join(distinct.values())
+
+
+def _placed(waits: Mapping[int, str], worker: int) -> dict[int, str]:
+    """The same with where it is, for each worker has a line of its own."""
+    return {number: f"{text}, in worker {worker}" for number, text in waits.items()}
 
 
 async def _answered(answer: T | Awaitable[T]) -> T:

@@ -174,7 +174,8 @@ class Disk:
                 raise error
             return
         self._is_busy = True
-        shutil.copytree(self.folder, self.image("killed"), ignore=shutil.ignore_patterns("*-shm", "lock", "reserve"))
+        ignored = shutil.ignore_patterns("*-shm", "lock", "reserve", "writing.*")
+        shutil.copytree(self.folder, self.image("killed"), ignore=ignored)
         self._unplug(self.image("unplugged"))
         self.is_over = True
         raise CrashError(what)

@@ -114,7 +114,7 @@ class Bench:
         spool._store.database.close()
         spool._unlock()
         if spool._store._turn is not None:
-            os.close(spool._store._turn._descriptor)
+            spool._store._turn.close()
 
 
 class Ledger:

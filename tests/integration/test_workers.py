@@ -218,6 +218,21 @@ def test_a_worker_that_is_killed_before_it_serves_is_replaced(base: Path) -> Non
         assert gateway.stop() == 0
 
 
+@pytest.mark.timeout(120)
+def test_a_worker_that_hangs_is_replaced_and_holds_up_no_reload(base: Path) -> None:
+    port = free_port()
+    with gateway_in(base, port) as gateway:
+        stuck = workers_of(gateway)[1]
+        os.kill(stuck, signal.SIGSTOP)
+        os.kill(gateway.pid, signal.SIGHUP)
+        wait_until(lambda: events(gateway, "worker_ended") != [], "it is killed", 60)
+        (end,) = events(gateway, "worker_ended")
+        assert (end["worker"], "has not answered" in str(end["status"])) == (1, True)
+        wait_until(lambda: events(gateway, "config_reloaded") != [], "the other one goes by the new file")
+        wait_until(lambda: gateway.served() == 3, "it is replaced")
+        assert workers_of(gateway)[1] != stuck
+
+
 def test_commands_wait_for_the_first_worker(base: Path) -> None:
     port = free_port()
     with gateway_in(base, port) as gateway:

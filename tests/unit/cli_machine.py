@@ -167,9 +167,10 @@ class DaemonThread(threading.Thread):
         self.broken = b""
         spool, events, clock = machine.open(), machine.events, WallClock()
         self.relay = ToldRelay(spool, events, clock)
+        self.board = StatusBoard()
         operations = QueueOperations(spool, events, self.relay, lambda: ("box", "other"))
         steering = Steering(spool, events, self.relay, lambda: ("box", "other"))
-        self.site = Site(resources(operations, steering, StatusBoard().status), reactor=clock)
+        self.site = Site(resources(operations, steering, self.board.status), reactor=clock)
         self.server = socket.socket(socket.AF_UNIX)
         self.server.bind(str(machine.places.control))
         self.server.listen()

@@ -214,6 +214,8 @@ def test_changes(gateway: Machine) -> None:
         "busy": 0,
         "later": 0,
         "others": {"queued": 3},
+        "suspended": {},
+        "there": 0,
     }
     gateway.run("queue", "retry", "--domain", "down.test")
     due = {one["recipient"]: one["next_attempt"] <= time.time() for one in gateway.queued()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ import pytest
 from mailgate.address import Address
 from mailgate.cli.entries import state_of
 from mailgate.envelope import EnvelopeRecipient
-from mailgate.events import Bounced, OperatorActed, SuspensionChanged
+from mailgate.events import Bounced, OperatorActed, Started, Stopping, SuspensionChanged
 from mailgate.interfaces import Outcome, OutcomeKind, Selector
 from mailgate.observe.history import read_history
 from mailgate.reply import Reply
@@ -53,7 +54,7 @@ def test_what_was_given_up_beside_a_stopped_gateway_is_in_its_history(machine: M
     assert [one["event"] for one in story.entries] == ["bounced", "operator_acted"]
     text = machine.run("why", FIRST).stdout
     assert "one@down.test bounced" in text.splitlines()[0]
-    assert "given up for one@down.test by route box, attempt 2" in text
+    assert "given up for one@down.test by route box, attempt 1" in text
     assert "550 5.0.0 Returned by the administrator" in text
     assert "an administrator asked: bounce one@down.test" in text
 
@@ -166,6 +167,10 @@ def test_conditions_on_the_last_attempt(machine: Machine) -> None:
         ("suspend", "--route", "box", "--domain", "down.test"),
         ("suspend", "--route", "box", "--for", "2"),
         ("suspend", "--domain", "<>"),
+        ("suspend", "--domain", "ann@down.test"),
+        ("suspend", "--site", "mx 1"),
+        ("suspend", "--sender", "nobody@"),
+        ("suspend", "--route", "box", "--for", "0s"),
         ("resume",),
         ("resume", "--all", "--route", "box"),
         ("top", "--by", "colour"),
@@ -188,10 +193,13 @@ def test_suspend_list_and_resume(gateway: Machine) -> None:
     told = gateway.run("queue", "suspend", "--route", "box", "--for", "2h", "--reason", "new\x1b line").stdout
     assert told.startswith("suspended since 20")
     assert ", for 2h, until 20" in told
-    assert told.endswith(": route box (new\\x1b line)\n")
+    assert told.endswith(": route box (new\\x1b line); 4 recipient(s) in the queue\n")
     gateway.run("queue", "suspend", "--domain", "Other.TEST")
     lines = gateway.run("queue", "suspended").stdout.splitlines()
-    assert sorted(line.rpartition(": ")[2] for line in lines) == ["domain other.test", "route box (new\\x1b line)"]
+    assert sorted(line.rpartition(": ")[2] for line in lines) == [
+        "domain other.test; 1 recipient(s) in the queue",
+        "route box (new\\x1b line); 4 recipient(s) in the queue",
+    ]
     assert sum(", until it is resumed: " in line for line in lines) == 1
     found = json.loads(gateway.run("queue", "suspended", "--json").stdout)
     assert sorted((one["kind"], one["name"], one["until"] > 0) for one in found) == [
@@ -199,7 +207,19 @@ def test_suspend_list_and_resume(gateway: Machine) -> None:
         ("route", "box", True),
     ]
     text = gateway.run("queue", "list", FIRST).stdout
-    assert ": suspended: route box (new\\x1b line)\n" in text
+    assert re.search(r", suspended until 20\S+ \S+: route box \(new\\x1b line\)\n", text)
+    assert "next attempt" not in text
+    (entry,) = gateway.queued(SECOND)
+    assert entry["next_attempt"] == entry["suspended_until"] > time.time() + 7000
+    told = gateway.run("queue", "retry", "--all").stdout
+    other = "1 is suspended: resume domain other.test first"
+    assert told == f"0 of 4 recipient(s) due now; {other}; 3 are suspended: resume route box first\n"
+    assert ", suspended until it is resumed: domain other.test\n" in gateway.run("queue", "show", FIRST).stdout
+    top = gateway.run("queue", "top", "--by", "route").stdout.splitlines()
+    assert sum(line.startswith("suspended since 20") for line in top) == 2
+    assert [line.split()[-1] for line in top if line.startswith("box ")] == ["suspended"]
+    top = gateway.run("queue", "top").stdout.splitlines()
+    assert [line.endswith("  suspended") for line in top if ".test  " in line] == [False, True]
     assert gateway.run("queue", "resume", "--route", "box").stdout == "resumed: route box\n"
     assert gateway.run("queue", "resume", "--route", "box", code=1).stdout == "No route box is suspended.\n"
     assert gateway.run("queue", "resume", "--all").stdout == "resumed: domain other.test\n"
@@ -249,7 +269,7 @@ def test_top_shows_what_the_sites_do(machine: Machine, daemon: DaemonThread) -> 
     ]
     lines = machine.run("queue", "top").stdout.splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("site"))
-    assert lines[start].split() == ["site", "route", "source", "waiting", "active", "connections"]
+    assert lines[start].split() == ["site", "route", "source", "waiting", "active", "connections", "state"]
     assert lines[start + 1].split() == (
         ["mx1.down.test", "internet", "-", "12+", "1", "1", "of", "20", "rests\\x1b", "for", "40", "s"]
     )
@@ -258,6 +278,46 @@ def test_top_shows_what_the_sites_do(machine: Machine, daemon: DaemonThread) -> 
     assert len(json.loads(machine.run("queue", "sites", "--json").stdout)) == 13
     daemon.relay.at_work.clear()
     assert machine.run("queue", "sites").stdout == "The relay has nothing for any site now.\n"
+
+
+def test_top_tells_since_when_the_gateway_stops(machine: Machine, daemon: DaemonThread) -> None:
+    daemon.board.observe(Started(at=time.time() - 3600, listeners=("mx",)))
+    assert machine.run("queue", "top").stdout.startswith("The gateway runs, for 1h now\n")
+    daemon.board.observe(Stopping(at=time.time() - 90))
+    assert machine.run("queue", "top").stdout.startswith("The gateway has been stopping for 1m 30s\n")
+
+
+def test_top_shows_the_sites_of_what_is_chosen(machine: Machine) -> None:
+    machine.add_three()
+    spool = machine.open()
+    (lease,) = machine.wait(spool.lease_selected(Selector(queue_id=SECOND), 1, time.time() + 60))
+    outcome = Outcome(
+        lease.recipients[0],
+        OutcomeKind.DEFERRED,
+        Reply.of(452, "4.2.2", "Mailbox full"),
+        next_attempt=time.time() + 500,
+        site="mx1.down.test",
+        source="West",
+    )
+    machine.wait(spool.record(lease, [outcome]))
+    daemon = DaemonThread(machine)
+    held = site_view("mx2.down.test")
+    daemon.relay.at_work += [site_view("mx1.down.test", route="other", source="West"), held, site_view("mx.else.test")]
+    daemon.relay.holding += [held]
+
+    def shown(*chosen: str) -> list[str]:
+        return [one["site"] for one in json.loads(machine.run("queue", "top", "--json", *chosen).stdout)["sites"]]
+
+    assert shown() == ["mx.else.test", "mx1.down.test", "mx2.down.test"]
+    assert shown("--domain", "down.test") == ["mx1.down.test", "mx2.down.test"]
+    assert shown("--domain", "down.test", "--older-than", "1s") == ["mx1.down.test"]
+    assert shown("--route", "other") == ["mx1.down.test"]
+    assert shown("--source", "wEST") == ["mx1.down.test"]
+    assert shown("--site", "else") == ["mx.else.test"]
+    assert [one["queue_id"] for one in machine.queued("--source", "WEST")] == [SECOND]
+    text = machine.run("queue", "top", "--by", "source").stdout
+    assert "\n(none, or not tried yet)" in text
+    daemon.stop()
 
 
 def test_no_site_is_at_work_in_a_stopped_gateway(machine: Machine) -> None:

@@ -27,7 +27,7 @@ from mailgate.events import (
 )
 from mailgate.observe.history import History, Story
 from mailgate.observe.render import to_stamp
-from tests.unit.cli_machine import FIRST, SECOND, Machine
+from tests.unit.cli_machine import FIRST, SECOND, THIRD, Machine
 
 
 def accepted(queue_id: str, at: float, **more: Any) -> MessageAccepted:
@@ -232,6 +232,38 @@ def test_why_tells_why_an_attempt_failed(reason: str, told: list[str]) -> None:
     assert lines[2] == "      mx.test[192.0.2.9]:25: 451 4.3.0 later"
     assert lines[3:-1] == told
     assert "next attempt at" in lines[-1]
+
+
+def test_an_attempt_tells_its_source_and_what_kind_of_failure_it_was(machine: Machine) -> None:
+    now = time.time()
+    fields = attempt(FIRST, now) | {"source": "we\x1bst"}
+    machine.tell(
+        Deferred(**fields, next_attempt=now + 60, category="greylisted"),
+        Bounced(**fields, reason="", category="mailbox-full"),
+        Delivered(**fields, delay=1.0),
+    )
+    lines = machine.run("why", FIRST).stdout.splitlines()
+    assert [line.partition("from we")[2] for line in lines if "attempt 1" in line] == [
+        "\\x1bst, attempt 1 (0.250 s): greylisted",
+        "\\x1bst, attempt 1 (0.250 s): mailbox-full",
+        "\\x1bst, attempt 1 (0.250 s)",
+    ]
+
+
+def test_a_report_tells_what_it_is_about_and_who_saw_it_when_it_failed(machine: Machine) -> None:
+    now = time.time()
+    report = attempt(SECOND, now) | {"sender": "", "recipient": "ann@client.test"}
+    machine.tell(
+        Bounced(**attempt(FIRST, now - 1), reason="", report=SECOND),
+        Bounced(**report, reason="", report=THIRD, report_to="postmaster@gate.test"),
+        Delivered(**(report | {"queue_id": THIRD, "recipient": "postmaster@gate.test"}), delay=1.0),
+    )
+    text = machine.run("why", SECOND).stdout
+    assert f"\n  a report about {FIRST}\n" in text
+    assert f"report to postmaster@gate.test: {THIRD}\n" in text
+    assert f"report to the sender: {SECOND}\n" in text
+    told = json.loads(machine.run("why", THIRD, "--json").stdout)
+    assert {one["id"]: one["about"] for one in told} == {SECOND: FIRST, THIRD: SECOND}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,10 @@ from mailgate.config.delivery import advise_on_delivery
 from mailgate.config.load import ConfigError, Loaded, load
 from mailgate.config.locate import locate
 from mailgate.config.problems import Problems
+from mailgate.config.replies import doubt
 from mailgate.config.rules import read_rules
+from mailgate.relay.patterns import Pattern, Said
+from mailgate.reply import Reply
 from tests.unit.relaying import configuration
 from tests.unit.test_config import GOOD, find
 
@@ -109,7 +112,32 @@ double_to = "postmaster@Example.org"
         ),
         (
             POOL + '[sources.out]\naddress = "::1"\n',
-            [f"{AT + 3}: sources.out.address: must be an IPv4 address"],
+            [f"{AT + 3}: sources.out.address: ::1 is an IPv6 address: write address6 = ..."],
+        ),
+        (
+            POOL + '[sources.out]\naddress6 = "192.0.2.1"\n',
+            [f"{AT + 3}: sources.out.address6: 192.0.2.1 is an IPv4 address: write address = ..."],
+        ),
+        (
+            POOL + '[sources.out]\naddress = "192.0.2.300"\naddress6 = 6\n',
+            [
+                f"{AT + 3}: sources.out.address: must be an IPv4 address, in quotes",
+                f"{AT + 4}: sources.out.address6: must be an IPv6 address, in quotes",
+            ],
+        ),
+        *(
+            (
+                POOL + SOURCE + f"warm_up = {{ start = {start} }}\n",
+                [f"{AT + 4}: sources.out.warm_up.start: must be a date like 2026-12-01"],
+            )
+            for start in ('"tomorrow"', "2026", "2026-12-01T10:00:00Z", "true", "10:00:00")
+        ),
+        (
+            POOL.replace('"out"', '"oot"') + SOURCE + "[pools.out]\nsources = { out = 1 }\n",
+            [
+                '16: routes.inside.pool: there is no pool or source "oot", did you mean out? (valid values are: out)',
+                f"{AT + 4}: pools.out: a source has this name too: a route could mean either",
+            ],
         ),
         (
             GOOD + '[shaping.it]\nroutes = ["inside", "outside"]\nsources = ["a"]\n',
@@ -178,10 +206,126 @@ def test_mistakes(text: str, expected: list[str]) -> None:
             + '[shaping.it]\nroutes = ["inside"]\nconnections = 1\n',
             [f"{AT + 2}: shaping.it.routes[1]: has no effect: inside goes to no server"],
         ),
+        (
+            POOL + '[sources.out]\naddress = "0.0.0.0"\naddress6 = "ff02::1"\n',
+            [
+                f"{AT + 3}: sources.out.address: 0.0.0.0 is no address: without it the system chooses one",
+                f"{AT + 4}: sources.out.address6: ff02::1 is a multicast address: nothing can go out from it",
+            ],
+        ),
+        (
+            POOL.replace('pool = "out"', 'pool = "out"\nipv6 = false') + '[sources.out]\naddress6 = "::1"\n',
+            ["16: routes.inside.pool: source out has an IPv6 address only, and the route has ipv6 = false"],
+        ),
+        (
+            POOL.replace('"smtp"', '"lmtp"').replace('["10.0.0.5:25"]', '["unix:/run/in", ["10.0.0.5:25"]]') + SOURCE,
+            ["16: routes.inside.pool: has no effect on unix:/run/in, which is reached without an address"],
+        ),
+        (
+            POOL.replace("[gateway]", "[gateway]\nworkers = 3")
+            + SOURCE
+            + f"warm_up = {{ start = {date.max}, first = 2 }}\n",
+            [
+                f"{AT + 5}: sources.out.warm_up.start: nothing goes out from this source before {date.max}",
+                f"{AT + 5}: sources.out.warm_up.first: is less than gateway.workers (3): on that day some of them send"
+                " nothing",
+            ],
+        ),
+        (
+            GOOD + '[shaping.it.retry]\nfirst = "3d"\nlongest = "2d"\nexpire = "1d"\n',
+            [
+                f"{AT + 2}: shaping.it.retry.first: is not less than expire (1d): never tried a second time",
+                f"{AT + 3}: shaping.it.retry.longest: has no effect: it is more than expire (1d)",
+            ],
+        ),
+        (
+            GOOD + '[routes.inside.retry]\nfirst = "5h"\nexpire = "3h"\nlongest = "3h"\n',
+            [
+                f"{AT + 2}: routes.inside.retry.first: is not less than expire (3h): never tried a second time",
+                f"{AT + 3}: routes.inside.retry.expire: is less than 1d (RFC 5321 section 4.5.4.1 asks for days)",
+            ],
+        ),
+        (
+            GOOD + '[shaping.it.retry]\nfirst = "5h"\n',
+            [f"{AT + 2}: shaping.it.retry.first: is more than longest (4h), which every wait is then"],
+        ),
+        (
+            GOOD + '[[shaping.it.slow_down]]\nreplies = ["421", "250", "come back"]\n',
+            [f'{AT + 2}: shaping.it.slow_down[1].replies[2]: "250" fits no refusal: those begin with 4 or 5'],
+        ),
     ],
 )
 def test_what_is_warned_about(text: str, expected: list[str]) -> None:
     assert warnings(text) == expected
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "421",
+        "45x",
+        "4.7.x",
+        "x.7.1",
+        "4xx 4.7.1",
+        "5xx *try*",
+        "451 4.x.x come back",
+        "x y",
+        "100 recipients",
+        "spf",
+        "ip",
+    ],
+)
+def test_replies_that_can_be_meant(pattern: str) -> None:
+    assert doubt(pattern) == ""
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("250", "fits no refusal"),
+        ("2xx ok", "fits no refusal"),
+        ("550 2.1.0", "fits no refusal"),
+        ("4xx", "fits every refusal"),
+        ("5xx *", "fits every refusal"),
+        ("x.x.x", "fits every refusal"),
+        ("4xx 4.x.x", "fits every refusal"),
+        ("999", "is looked for as a word"),
+        ("354", "is looked for as a word"),
+        ("x", "is looked for as a word"),
+        ("4.7", "is looked for as a word"),
+        ("4z1", "is looked for as a word"),
+    ],
+)
+def test_replies_that_fit_nothing_or_everything(pattern: str, expected: str) -> None:
+    said = Said.by(Reply.of(451, "4.7.1", "try again later"))
+    assert expected in doubt(pattern)
+    assert Pattern(pattern).is_in(said) == (expected == "fits every refusal" and not pattern.startswith("5"))
+
+
+GENERAL, SPECIAL = ("[shaping.all]", '[shaping.one]\ndomains = ["a.example"]')
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("first", "then", "overridden"),
+    [
+        (SPECIAL, GENERAL, True),
+        (GENERAL, SPECIAL, False),
+        (SPECIAL, '[shaping.all]\ndomains = ["a.example", "b.example"]', True),
+        (SPECIAL, '[shaping.all]\ndomains = ["b.example"]', False),
+        (SPECIAL, '[shaping.all]\nmx = ["a.example"]', False),
+        (SPECIAL, GENERAL + '\nroutes = ["inside"]', False),
+        (SPECIAL + '\nroutes = ["inside"]', GENERAL + '\nroutes = ["inside"]', True),
+        (SPECIAL, GENERAL + '\nsources = ["out"]', False),
+    ],
+)
+def test_sections_that_what_comes_after_them_makes_useless(first: str, then: str, overridden: bool) -> None:
+    more = '\nconnections = 2\nslow_down = [{ replies = ["come back"] }]\n'
+    text = POOL.replace('hosts = ["10.0.0.5:25"]', "") + SOURCE + first + more + then + more + 'message_rate = "1/s"\n'
+    found = [line.partition(": ")[2] for line in warnings(text) if " shaping." in line]
+    name = "one" if first.startswith(SPECIAL) else "all"
+    expected = f"shaping.{name}.connections: has no effect: all below is for all of this too; put what is general first"
+    assert found == ([expected] if overridden else [])
 
 
 @pytest.mark.parametrize(
@@ -251,6 +395,25 @@ def test_mistakes_in_rules_have_their_file_and_line_beside_all_others(folder: Pa
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
+        ("", [":1: rules: there is no rule: the file says nothing"]),
+        (
+            '[categories]\nother = "mine"\n' + RULES.removeprefix("[categories]\n").replace("come back", "250"),
+            [
+                f":2: categories.other: is a built-in category ({CATEGORIES['other']}), and needs no entry",
+                ':9: rules[2].replies[1]: "250" fits no refusal: those begin with 4 or 5',
+            ],
+        ),
+    ],
+)
+def test_rules_that_are_doubtful(folder: Path, content: str, expected: list[str]) -> None:
+    file = folder / "replies.toml"
+    file.write_text(content)
+    assert warnings(GOOD + '[bounces]\nrules = "replies.toml"\n') == [f"{file}{line}" for line in expected]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
         (b"[[rules]\n", ":1: syntax: "),
         (b"\xff", ":1: the file is not UTF-8"),
         (b"rule = []\n", ":1: rule: unknown key, did you mean rules?"),
@@ -270,6 +433,9 @@ def test_files_that_are_no_rules(folder: Path, content: bytes, expected: str) ->
 
 def test_rules_that_are_not_there(folder: Path) -> None:
     assert errors(GOOD + '[bounces]\nrules = "gone.toml"\n') == [
-        f"{folder}/gone.toml: cannot be read: No such file or directory"
+        f"{AT + 2}: bounces.rules: {folder}/gone.toml cannot be read: No such file or directory"
+    ]
+    assert errors(GOOD + '[bounces]\nrules = "."\n') == [
+        f"{AT + 2}: bounces.rules: {folder} cannot be read: Is a directory"
     ]
     assert errors(GOOD + "[bounces]\nrules = 1\n") == [f"{AT + 2}: bounces.rules: must be text, in quotes"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReactorThreads
@@ -37,6 +38,8 @@ from mailgate.web.steering import Steering
 from mailgate.web.words import described
 from tests.unit.told_relay import ToldRelay, site_view
 
+#: Of what a change leaves alone, what most do not.
+REST = {"suspended": {}, "there": 0}
 DATA = b"Subject: hello\r\nFrom: ann@client.test\r\n\r\nthe text\r\n"
 
 
@@ -53,6 +56,7 @@ class Daemon:
         now = self.clock.seconds
         self.operations = QueueOperations(self.spool, self.events, self.relay, self.routes, now=now)
         steering = Steering(self.spool, self.events, self.relay, self.routes, now)
+        self.leases: dict[str, Lease] = {}
         self._site = Site(resources(self.operations, steering, self.board.status), reactor=self.clock)
 
     def routes(self) -> tuple[str, ...]:
@@ -73,7 +77,7 @@ class Daemon:
                 **more,
             }
         )
-        lease = result(self.spool.accept(envelope, Content(data), self.clock.seconds() + 60))
+        lease = self.leases[queue_id] = result(self.spool.accept(envelope, Content(data), self.clock.seconds() + 60))
         if state in ("queued", "held"):
             result(self.spool.release_leases([Return(lease)]))
         if state == "held":
@@ -268,7 +272,10 @@ def test_hold_release_retry_delete(daemon: Daemon) -> None:
     daemon.add("A", "bob@box.test", "carol@other.test")
     daemon.add("B")
     code, changed = daemon.ask("POST", "/v1/queue/hold", {"ids": ["A"], "domain": "other.test"})
-    assert (code, changed) == (200, {"action": "hold", "matched": 1, "changed": 1, "busy": 0, "later": 0, "others": {}})
+    assert (code, changed) == (
+        200,
+        {"action": "hold", "matched": 1, "changed": 1, "busy": 0, "later": 0, "others": {}, **REST},
+    )
     assert daemon.states() == {"A:0": "queued", "A:1": "held", "B:0": "queued"}
     assert daemon.relay.told == []
     _, changed = daemon.ask("POST", "/v1/queue/release", {"everything": True})
@@ -293,6 +300,7 @@ def test_what_is_under_delivery(daemon: Daemon) -> None:
         "changed": 0,
         "busy": 1,
         "later": 0,
+        **REST,
         "others": {},
     }
     assert daemon.acted() == []
@@ -388,9 +396,10 @@ def test_status(daemon: Daemon) -> None:
     status = daemon.ask("GET", "/v1/status")[1]
     assert (status["uptime"], status["listeners"], status["spool"]) == (60.0, ["mx", "submission"], "no space")
     daemon.board.observe(SpoolRecovered(at=1.0))
-    daemon.board.observe(Stopping(at=1.0))
+    daemon.board.observe(Stopping(at=daemon.clock.seconds()))
+    daemon.clock.advance(7)
     status = daemon.ask("GET", "/v1/status")[1]
-    assert (status["spool"], status["stopping"]) == ("ok", True)
+    assert (status["spool"], status["stopping"], status["stopping_for"]) == ("ok", True, 7.0)
 
 
 class Pool(ThreadPool):
@@ -526,7 +535,7 @@ def test_every_entry_tells_why_it_is_still_here(daemon: Daemon) -> None:
 def test_a_relay_of_several_processes_answers_later(daemon: Daemon) -> None:
     daemon.add("A", state="leased")
     daemon.relay.waits = lambda queue_id: succeed({0: "being delivered"})  # type: ignore[assignment,method-assign,return-value]
-    daemon.relay.sites = lambda: succeed([site_view("far")])  # type: ignore[assignment,method-assign,return-value]
+    daemon.relay.sites = lambda _=None: succeed([site_view("far")])  # type: ignore[assignment,method-assign,return-value]
     assert daemon.entries()["A:0"]["waits"] == "being delivered"
     assert daemon.ask("GET", "/v1/sites")[1]["sites"][0]["site"] == "far"
 
@@ -542,7 +551,7 @@ def test_bounce(daemon: Daemon) -> None:
     )
     assert (code, changed) == (
         200,
-        {"action": "bounce", "matched": 3, "changed": 3, "busy": 0, "later": 0, "others": {}},
+        {"action": "bounce", "matched": 3, "changed": 3, "busy": 0, "later": 0, "others": {}, **REST},
     )
     bounced = daemon.events.of(Bounced)
     assert [(one.queue_id, one.recipient) for one in bounced] == [
@@ -595,6 +604,58 @@ def test_of_what_the_relay_has_in_line_some_is_given_up(daemon: Daemon) -> None:
     assert asked == [Selector(queue_id="A", state="queued", recipient=f"{one}@box.test") for one in "ab"]
 
 
+@pytest.mark.parametrize(
+    ("action", "more", "left"),
+    [
+        ("hold", {}, {"A:0": "held", "A:1": "held", "B:0": "leased"}),
+        ("reroute", {"to": "other"}, {"A:0": "queued", "A:1": "queued", "B:0": "leased"}),
+        ("delete", {}, {"B:0": "leased"}),
+    ],
+)
+@pytest.mark.parametrize("selection", [{"sender": "ann@client.test"}, {"ids": ["A", "B"]}, {"state": "leased"}])
+def test_what_only_waits_in_memory_is_changed_and_what_is_under_way_is_busy(
+    daemon: Daemon, action: str, more: dict[str, str], left: dict[str, str], selection: dict[str, object]
+) -> None:
+    daemon.add("A", "a@box.test", "b@box.test", state="leased")
+    daemon.relay.waiting = [daemon.leases["A"]]
+    daemon.add("B", state="leased")
+    changed = daemon.ask("POST", f"/v1/queue/{action}", selection | more)[1]
+    assert (changed["matched"], changed["changed"], changed["busy"]) == (3, 2, 1)
+    assert daemon.states() == left
+
+
+def test_what_was_chosen_by_its_lease_takes_no_other_recipient_with_it(daemon: Daemon) -> None:
+    daemon.add("A", "a@box.test", "b@box.test", state="leased")
+    lease = daemon.leases["A"]
+    one, other = (replace(lease, recipients=(recipient,)) for recipient in lease.recipients)
+    result(daemon.spool.release_leases([Return(one)]))
+    daemon.relay.waiting = [other]
+    changed = daemon.ask("POST", "/v1/queue/delete", {"state": "leased"})[1]
+    assert (changed["matched"], changed["changed"], changed["busy"]) == (1, 1, 0)
+    assert daemon.states() == {"A:0": "queued"}
+
+
+def test_what_is_delivered_while_it_is_asked_for_is_not_counted(daemon: Daemon) -> None:
+    daemon.add("A", state="leased")
+    daemon.add("B")
+
+    async def put_back(selector: Selector) -> None:
+        lease = daemon.leases["A"]
+        said = parse_reply([b"250 ok"])
+        outcomes = [Outcome(one, OutcomeKind.DELIVERED, said) for one in lease.recipients]
+        result(daemon.spool.record(lease, outcomes))
+
+    daemon.relay.put_back = put_back  # type: ignore[method-assign]
+    changed = daemon.ask("POST", "/v1/queue/hold", {"domain": "box.test"})[1]
+    assert (changed["matched"], changed["changed"], changed["busy"]) == (1, 1, 0)
+
+
+def test_nothing_is_put_back_where_nothing_is_in_hand(daemon: Daemon) -> None:
+    daemon.add("A")
+    daemon.ask("POST", "/v1/queue/hold", {"ids": ["A"]})
+    assert daemon.relay.told == []
+
+
 def test_reroute(daemon: Daemon) -> None:
     daemon.add("A", "bob@box.test", "carol@box.test")
     daemon.add("B", state="held")
@@ -610,8 +671,87 @@ def test_reroute(daemon: Daemon) -> None:
         "C:0": ("box", "leased"),
     }
     assert entries["A:0"]["next_attempt"] <= daemon.clock.seconds()
-    assert daemon.relay.told == [Selector(route="other", domain="box.test")]
+    assert daemon.relay.told == [("put back", Selector(domain="box.test")), Selector(route="other", domain="box.test")]
     assert [(one.queue_id, one.detail) for one in daemon.events.of(OperatorActed)] == [("A", "other"), ("B", "other")]
+
+
+def test_who_takes_the_route_already_is_not_rerouted(daemon: Daemon) -> None:
+    daemon.add("A")
+    daemon.add("B", state="held")
+    changed = daemon.ask("POST", "/v1/queue/reroute", {"everything": True, "to": "box"})[1]
+    assert (changed["matched"], changed["changed"], changed["there"], changed["others"]) == (2, 0, 2, {})
+    assert daemon.acted() == []
+
+
+def test_what_is_suspended_is_not_retried(daemon: Daemon) -> None:
+    daemon.add("A", "a@box.test", "b@other.test")
+    daemon.add("B", "a@box.test")
+    daemon.add("C", "a@tried.test")
+    daemon.park("B", "suspended: domain box.test")
+    daemon.park("C", "suspended: site mx.test (they are down)")
+    for kind, name, reason in (("domain", "box.test", ""), ("site", "mx.test", "they are down")):
+        daemon.ask("POST", "/v1/suspensions/suspend", {"kind": kind, "name": name, "reason": reason})
+    changed = daemon.ask("POST", "/v1/queue/retry", {"everything": True})[1]
+    assert (changed["matched"], changed["changed"]) == (4, 1)
+    assert changed["suspended"] == {"domain box.test": 2, "site mx.test": 1}
+    assert daemon.acted() == [("retry", "A", ("b@other.test",))]
+
+
+def test_what_is_suspended_says_until_when(daemon: Daemon) -> None:
+    daemon.add("A", "a@box.test")
+    daemon.park("A", "suspended: domain box.test")
+    daemon.add("B", "b@other.test")
+    daemon.add("C", "c@tried.test")
+    daemon.park("C", "suspended: site mx.test")
+    daemon.add("D", "d@box.test", state="held")
+    daemon.ask("POST", "/v1/suspensions/suspend", {"kind": "domain", "name": "box.test", "seconds": 60})
+    daemon.ask("POST", "/v1/suspensions/suspend", {"kind": "site", "name": "mx.test"})
+    told = {place: (one["suspended_until"], one["next_attempt"]) for place, one in daemon.entries().items()}
+    assert told["A:0"] == (1060.0, 1060.0)
+    assert told["C:0"] == (0.0, 0.0)
+    assert (told["B:0"][0], told["D:0"][0]) == (None, None)
+    assert told["B:0"][1] > 0
+
+
+def test_who_is_deferred_for_longer_than_a_suspension_lasts_waits_for_that(daemon: Daemon) -> None:
+    daemon.add("A", "a@box.test")
+    daemon.defer("A", "451 later")
+    daemon.ask("POST", "/v1/suspensions/suspend", {"kind": "domain", "name": "box.test", "seconds": 60})
+    assert daemon.entries()["A:0"]["next_attempt"] == 1300.0
+
+
+def test_a_suspension_counts_what_it_is_for(daemon: Daemon) -> None:
+    daemon.add("A", "a@box.test", "b@box.test")
+    daemon.add("B", "a@other.test")
+    daemon.defer("B", "451 later", site="mx1.other.test,mx2.other.test")
+    daemon.add("C", "a@box.test", state="held")
+    daemon.add("D", "a@box.test", sender=NULL_PATH)
+    counts = [
+        daemon.ask("POST", "/v1/suspensions/suspend", {"kind": kind, "name": name})[1]["recipients"]
+        for kind, name in (
+            ("domain", "box.test"),
+            ("route", "box"),
+            ("site", "mx2.other.test"),
+            ("sender", "client.test"),
+            ("sender", "<>"),
+            ("domain", "nobody.test"),
+        )
+    ]
+    assert counts == [3, 4, 1, 3, 1, 0]
+    found = daemon.ask("GET", "/v1/suspensions")[1]["suspensions"]
+    assert {(one["kind"], one["name"]): one["recipients"] for one in found}["route", "box"] == 4
+
+
+@pytest.mark.parametrize("name", ["mx1.box.test,mx2.box.test|mx3.box.test", "MX1.box.test and 2 more", "mx1.box.test"])
+def test_a_site_is_named_as_it_is_told_of(daemon: Daemon, name: str) -> None:
+    order = {"kind": "site", "name": name}
+    assert daemon.ask("POST", "/v1/suspensions/suspend", order)[1]["name"] == "mx1.box.test"
+    assert daemon.ask("POST", "/v1/suspensions/resume", order)[1] == {"was_suspended": True}
+
+
+@pytest.mark.parametrize("name", ["192.0.2.1", "2001:db8::1", "[2001:db8::1]", "mail"])
+def test_a_site_may_have_an_address_for_a_name(daemon: Daemon, name: str) -> None:
+    assert daemon.ask("POST", "/v1/suspensions/suspend", {"kind": "site", "name": name})[0] == 200
 
 
 def test_retry_wakes_the_sites_concerned(daemon: Daemon) -> None:
@@ -711,6 +851,35 @@ def test_sites(daemon: Daemon) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("domain=box.test", ["mx1", "mx2"]),
+        ("domain=box.test&reason=busy", ["mx1"]),
+        ("domain=box.test&state=leased", ["mx2"]),
+        ("domain=box.test&route=slow", ["mx2"]),
+        ("route=slow", ["mx2", "mx3"]),
+        ("source=EAST", ["mx1"]),
+        ("site=MX3", ["mx3"]),
+        ("site=nowhere", []),
+    ],
+)
+def test_the_sites_of_what_is_chosen(daemon: Daemon, query: str, found: list[str]) -> None:
+    held = site_view("mx2", route="slow")
+    daemon.relay.at_work += [site_view("mx1", source="east"), held, site_view("mx3", route="slow")]
+    daemon.relay.holding += [held]
+    daemon.add("A")
+    daemon.defer("A", "451 busy", site="mx1", source="east")
+    assert [one["site"] for one in daemon.ask("GET", f"/v1/sites?{query}")[1]["sites"]] == found
+
+
+@pytest.mark.parametrize(("query", "told"), [("ids=A", "not by ids"), ("x=1", "x"), ("domain=", "domain")])
+def test_sites_that_cannot_be_chosen(daemon: Daemon, query: str, told: str) -> None:
+    code, problem = daemon.ask("GET", f"/v1/sites?{query}")
+    assert code == 400
+    assert told in problem["error"]
+
+
 def test_suspend_and_resume(daemon: Daemon) -> None:
     for order in (
         {"kind": "route", "name": "box", "seconds": 7200, "reason": "maintenance"},
@@ -748,10 +917,14 @@ def test_suspend_and_resume(daemon: Daemon) -> None:
         ({"kind": "route", "name": "nowhere"}, "there is no route nowhere"),
         ({"kind": "route", "name": ""}, "name"),
         ({"kind": "colour", "name": "red"}, "kind"),
-        ({"kind": "sender", "name": "<ann@client.test>"}, "no name, address or domain"),
-        ({"kind": "domain", "name": "<>"}, "no name, address or domain"),
-        ({"kind": "site", "name": "mx box"}, "no name, address or domain"),
-        ({"kind": "site", "name": "mx\x1b"}, "no name, address or domain"),
+        ({"kind": "sender", "name": "<ann@client.test>"}, "no address and no domain"),
+        ({"kind": "domain", "name": "<>"}, "is no domain, so nothing could match it"),
+        ({"kind": "site", "name": "mx box"}, "is no host, so nothing could match it"),
+        ({"kind": "site", "name": "mx\x1b"}, "is no host, so nothing could match it"),
+        ({"kind": "site", "name": "mx1..box.test"}, "is no host"),
+        ({"kind": "domain", "name": "*.box.test"}, "is no domain"),
+        ({"kind": "domain", "name": "ann@box.test"}, "is no domain"),
+        ({"kind": "sender", "name": "ann@"}, "no address"),
         ({"kind": "domain", "name": "box.test", "seconds": -1}, "seconds"),
         ({"kind": "domain", "name": "box.test", "seconds": 1e12}, "seconds"),
         ({"kind": "domain", "name": "box.test", "reason": "x" * 301}, "reason"),

@@ -69,8 +69,19 @@ def test_what_is_taken_out_leaves_the_others_in_their_order() -> None:
     out = line.take_where(lambda one: name(one) in ("0", "3"))
     assert sorted(map(name, out)) == ["0", "3"]
     assert (line.count, line.turned) == (4, 1)
-    assert taken(line) == ["2", "1", "4", "5"]
+    assert taken(line) == ["2", "1", "5", "4"]
     assert line.turned == 0
+
+
+def test_who_is_next_stays_so_when_others_are_taken_out() -> None:
+    line = Line()
+    for number in range(3):
+        for sender in ("ann", "bob", "eve"):
+            line.add(job(f"{sender}{number}", sender))
+    assert name(line.take()) == "ann0"
+    assert len(line.take_where(lambda one: name(one) == "eve1")) == 1
+    assert len(line.trim(5)) == 2
+    assert taken(line) == ["bob0", "eve0", "ann1", "bob1", "eve2"]
 
 
 def test_the_longest_is_trimmed_at_its_end() -> None:
@@ -84,7 +95,7 @@ def test_the_longest_is_trimmed_at_its_end() -> None:
     assert [name(one) for one in line.trim(9)] == ["a4", "a5", "a6", "a7", "a8", "a9"]
     assert (line.count, line.turned) == (9, 1)
     assert sorted(map(name, line.trim(0))) == ["a1", "a2", "a3", "b1", "b2"]
-    assert taken(line) == ["u", "a0", "b0", "a10"]
+    assert taken(line) == ["u", "a0", "a10", "b0"]
     assert line.trim(0) == []
 
 
@@ -95,12 +106,31 @@ def test_an_empty_line_has_nobody() -> None:
         line.take()
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from([None, 0, 3, -2])), max_size=40))
-def test_how_many_are_ahead_is_how_many_go_before(waiting: list[tuple[str, int | None]]) -> None:
+def test_who_came_and_who_has_waited_in_the_spool_take_turns() -> None:
     line = Line()
-    jobs = [job(f"{number}", sender, priority) for number, (sender, priority) in enumerate(waiting)]
+    for number in range(5):
+        line.add(job(f"new{number}", f"s{number}"))
+    for number in range(3):
+        line.add(job(f"old{number}", "ann", in_turn=True))
+    order = taken(line)
+    assert order == ["new0", "old0", "new1", "old1", "new2", "old2", "new3", "new4"]
+    first, second = job("old", in_turn=True), job("new")
+    line.add(second)
+    line.put_back(first)
+    assert taken(line) == ["old", "new"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from([None, 0, 3, -2]), st.booleans()), max_size=40))
+def test_how_many_are_ahead_is_how_many_go_before(waiting: list[tuple[str, int | None, bool]]) -> None:
+    line = Line()
+    jobs = [
+        job(f"{number}", sender, priority, in_turn=in_turn)
+        for number, (sender, priority, in_turn) in enumerate(waiting)
+    ]
     for one in jobs:
         line.add(one)
+    if jobs:
+        jobs.remove(line.take())  # and then it is the turn of the others
     expected = {name(one): line.ahead(one) for one in jobs}
     assert {one: place for place, one in enumerate(taken(line))} == expected
 

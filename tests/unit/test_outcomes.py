@@ -648,7 +648,7 @@ def test_a_report_that_fails_goes_to_whom_the_configuration_names() -> None:
         ("postmaster@gw.test", "to postmaster@gw.test", ("NEVER",))
     ]
     (event,) = bench.events.of(Bounced)
-    assert event.report == made.queue_id
+    assert (event.report, event.report_to) == (made.queue_id, "postmaster@gw.test")
     assert "dropped" not in event.reason
     message: Any = message_from_bytes(content.read(), policy=SMTP)
     assert message["To"] == "postmaster@gw.test"

@@ -160,6 +160,26 @@ def test_a_site_without_a_rate_gets_one() -> None:
     assert bench.pace.rate > 0
 
 
+def test_who_is_slowed_says_how_much_why_and_how_long() -> None:
+    bench = Bench()
+    assert bench.pace.slowed == ""
+    for _ in range(2):
+        bench.clock.advance(10.0)
+        bench.pace.slow(SLOWER, bench.clock.seconds())
+    bench.clock.advance(5.0)
+    assert bench.pace.slowed == f"slowed to 1/4 by {SLOWER.reason}, for {SLOWER.recovery - 5:.0f} s yet"
+    for _ in range(2):
+        bench.clock.advance(SLOWER.recovery)
+    assert bench.pace.slowed == ""
+
+
+def test_who_is_slowed_by_what_is_built_in_says_so() -> None:
+    bench = Bench()
+    bench.clock.advance(10.0)
+    bench.pace.slow(Signal(0.0, 60.0, "built in"), 10.0)
+    assert bench.pace.slowed == "slowed to 1/2 by a rule that is built in, for 60 s yet"
+
+
 def test_a_rest_is_kept() -> None:
     bench = Bench()
     bench.clock.advance(10.0)
@@ -187,3 +207,56 @@ def test_an_operator_ends_it() -> None:
     events = len(bench.events.events)
     bench.pace.forget()
     assert len(bench.events.events) == events
+
+
+def test_who_is_slowed_no_more_waits_no_longer_than_others() -> None:
+    bench = Bench(message_rate=0.1)
+    bench.clock.advance(1)
+    bench.pace.slow(SLOWER, bench.clock.seconds())
+    assert bench.pace.may_begin()
+    bench.pace.begun()
+    assert not bench.pace.may_begin()
+    assert bench.pace.hindrance("mx.test").startswith("3 messages a minute to mx.test")
+    bench.clock.advance(4)
+    bench.pace.forget()
+    assert not bench.pace.may_begin()  # 16 s were left, of which every second counts twice now
+    changes = bench.changes
+    bench.clock.advance(7.9)
+    assert not bench.pace.may_begin()
+    bench.clock.advance(0.2)
+    assert bench.changes == changes + 1
+    assert bench.pace.may_begin()
+
+
+def test_who_is_slowed_while_he_waits_waits_longer() -> None:
+    bench = Bench(message_rate=0.1)
+    bench.clock.advance(1)
+    assert bench.pace.may_begin()
+    bench.pace.begun()
+    assert not bench.pace.may_begin()
+    bench.pace.slow(SLOWER, bench.clock.seconds())
+    assert not bench.pace.may_begin()
+    bench.clock.advance(19.9)
+    assert not bench.pace.may_begin()
+    bench.clock.advance(0.2)
+    assert bench.pace.may_begin()
+
+
+def test_connections_have_a_rate_of_their_own() -> None:
+    bench = Bench(connection_rate=0.5)
+    assert bench.pace.is_held
+    assert bench.pace.may_begin()
+    assert bench.pace.may_connect()
+    bench.pace.connecting()
+    assert not bench.pace.may_connect()
+    assert bench.pace.hindrance("mx.test") == "30 connections a minute to mx.test: in 2 s"
+    assert bench.pace.may_begin()
+    bench.clock.advance(2)
+    assert bench.pace.may_connect()
+    bench.pace.connecting()
+    bench.pace.connecting()  # that must be, at once
+    assert not bench.pace.may_connect()
+    bench.clock.advance(2.1)
+    assert not bench.pace.may_connect()
+    bench.clock.advance(2)
+    assert bench.pace.may_connect()

@@ -10,18 +10,34 @@ from zope.interface.verify import verifyObject
 
 from mailgate.address import Address
 from mailgate.envelope import EnvelopeRecipient
-from mailgate.events import Bounced, Delivered
+from mailgate.events import Bounced, Delivered, Reported
 from mailgate.events import Deferred as DeferredEvent
 from mailgate.interfaces import IRelay, Selector, SpoolError, Suspended, Suspension
-from mailgate.testing import wait_for
+from mailgate.testing import FakeResolver, wait_for
 from tests.unit.relaying import by_domain, refuse
-from tests.unit.test_relay_service import ROUTES, Bench
+from tests.unit.test_relay_service import ROUTES, ZONE, Bench
 
 SOURCES: dict[str, Any] = {
     "routes": ROUTES | {"internet": ROUTES["internet"] | {"pool": "pool"}},
     "sources": {"one": {"address": "192.0.2.101"}, "two": {"address": "192.0.2.102"}},
     "pools": {"pool": {"sources": {"one": 1, "two": 1}}},
 }
+
+
+class Late(FakeResolver):
+    """Answers when `waited` has fired."""
+
+    def __init__(self, waited: Deferred[Any]) -> None:
+        super().__init__(ZONE)
+        self._waited = waited
+
+    def resolve(self, name: str, rdtype: str) -> Any:
+        answer = super().resolve(name, rdtype)
+        if self._waited.called:
+            return answer
+        late: Deferred[Any] = Deferred()
+        self._waited.addCallback(lambda _: late.callback(answer))
+        return late
 
 
 def suspend(bench: Bench, kind: Suspended, name: str, *, until: float = 0.0, reason: str = "") -> None:
@@ -137,6 +153,48 @@ def test_a_backlog_that_is_suspended_is_not_fetched_and_comes_back() -> None:
     assert len(set(bench.hop.taken)) == 300
 
 
+def test_what_is_suspended_while_it_is_asked_where_it_goes_does_not_go() -> None:
+    for kind, name in (("domain", "c.test"), ("sender", "client.test"), ("site", "other.test")):
+        bench = Bench()
+        waited: Deferred[Any] = Deferred()
+        resolver = Late(waited)
+        bench.ask(resolver)
+        bench.accept("x@c.test", route="internet")
+        suspend(bench, kind, name)  # type: ignore[arg-type]  # it is one of them
+        waited.callback(None)
+        bench.pump()
+        assert bench.hop.taken == []
+        assert [one.waits for one in bench.view()] == [f"suspended: {kind} {name}"]
+        resume(bench, kind, name)  # type: ignore[arg-type]  # it is one of them
+        assert bench.hop.taken == ["x@c.test"]
+
+
+def test_a_suspension_that_is_over_is_shown_no_more() -> None:
+    bench = Bench()
+    bench.accept("x@c.test", route="internet")
+    bench.pump()
+    suspend(bench, "site", "other.test", until=bench.clock.seconds() + 2)
+    assert [one.state for one in bench.relay.sites()] == ["suspended: site other.test"]
+    bench.pump(2.1)
+    assert [one.state for one in bench.relay.sites()] == ["idle"]
+
+
+def test_what_waits_for_a_rate_goes_by_the_new_one_after_a_reload() -> None:
+    def shaping(rate: str) -> dict[str, Any]:
+        return {"routes": ROUTES, "shaping": {"slow": {"domains": ["c.test"], "message_rate": rate}}}
+
+    bench = Bench(**shaping("1/h"))
+    for number in range(4):
+        bench.accept(f"u{number}@c.test", route="internet")
+    bench.pump(1)
+    assert len(bench.hop.taken) == 1
+    bench.reload(**shaping("10/s"))
+    bench.pump(1)
+    bench.pump(1)
+    assert len(bench.hop.taken) == 4
+    assert bench.view() == []
+
+
 def test_suspensions_are_known_from_the_start() -> None:
     bench = Bench(start=False)
     bench.put("x@a.test")
@@ -194,6 +252,66 @@ def test_what_waits_in_memory_is_given_up_too_and_what_is_under_way_is_not() -> 
     assert delivered == {"u0@a.test", "other@c.test", "ann@client.test"}
 
 
+def test_what_waits_in_memory_is_put_back_for_a_change_and_what_is_under_way_is_not() -> None:
+    bench = Bench(routes=ROUTES | {"out": ROUTES["out"] | {"connections": 1}})
+    bench.hold()
+    for number in range(3):
+        bench.accept(f"u{number}@a.test")
+    bench.accept("other@c.test", sender="bob@client.test")
+    wait_for(Deferred.fromCoroutine(bench.relay.put_back(Selector(sender="ann@client.test"))))
+    queued = {"u1@a.test": "queued", "u2@a.test": "queued"}
+    assert bench.states() == {"u0@a.test": "leased", "other@c.test": "leased", **queued}
+    bench.pump()
+    assert bench.states() == {"u0@a.test": "leased", "other@c.test": "leased", **queued}
+    wait_for(bench.spool.hold(Selector(recipient="u1@a.test")))
+    while bench.held:
+        bench.release()
+        bench.pump()
+    bench.pump(6)
+    while bench.held:
+        bench.release()
+        bench.pump()
+    assert bench.states() == {"u1@a.test": "held"}
+
+
+def test_a_message_that_is_chosen_by_its_id_is_looked_for_where_it_is() -> None:
+    bench = Bench(routes=ROUTES | {"out": ROUTES["out"] | {"connections": 1}})
+    bench.hold()
+    ids = [bench.accept(f"u{number}@a.test") for number in range(4)]
+    assert bench.relay.waits(ids[2]) == {0: "2nd of 3 in line for 192.0.2.1 (1 of 1 connections in use)"}
+    assert bounce(bench, queue_id=ids[2]) == 1
+    assert [len(bench.relay.waits(one)) for one in ids] == [1, 1, 0, 1]
+    elsewhere = bench.accept("x@c.test", route="internet")
+    assert bench.relay.waits(elsewhere)[0].startswith("being delivered to other.test since ")
+    wait_for(bench.spool.hold(Selector(queue_id=ids[2])))
+    given_back = bench.spool.asked.count("give back")
+    assert bounce(bench, queue_id="nothing") == 0
+    assert bench.spool.asked.count("give back") == given_back
+
+
+def test_sites_are_found_by_what_they_hold() -> None:
+    bench = Bench(routes=ROUTES | {"out": ROUTES["out"] | {"connections": 1}})
+    bench.hold()
+    bench.accept("x@a.test", route="internet")
+    bench.accept("y@c.test")
+    bench.accept("z@c.test", sender="bob@client.test")
+    sites = {one.route for one in bench.relay.sites()}
+    assert sites == {"internet", "out"}
+    assert [one.route for one in bench.relay.sites(Selector(domain="a.test"))] == ["internet"]
+    assert [one.route for one in bench.relay.sites(Selector(sender="bob@client.test"))] == ["out"]
+    assert bench.relay.sites(Selector(domain="b.test")) == []
+
+
+def test_while_the_gateway_stops_sites_say_so() -> None:
+    bench = Bench()
+    bench.hold()
+    bench.accept("x@a.test")
+    Deferred.fromCoroutine(bench.relay.stop())
+    assert [one.state for one in bench.relay.sites()] == ["the gateway stops"]
+    bench.release()
+    bench.pump()
+
+
 def test_a_spool_that_fails_meanwhile_is_told_and_the_relay_goes_on() -> None:
     bench = Bench()
     bench.hop.connecting = refuse
@@ -223,6 +341,9 @@ def test_a_spool_that_fails_meanwhile_is_told_and_the_relay_goes_on() -> None:
         (Selector(route="internet"), {"a", "c"}),
         (Selector(route="out"), set()),
         (Selector(domain="nowhere.test"), set()),
+        (Selector(), {"a", "c"}),
+        (Selector(queue_id="0000Q"), set()),
+        (Selector(sender="ann@client.test"), set()),
     ],
 )
 def test_sites_are_woken_that_are_meant(selector: Selector | None, woken: set[str]) -> None:
@@ -277,9 +398,13 @@ def test_a_source_that_has_sent_its_share_lets_mail_wait_for_the_next_day() -> N
     (entry,) = bench.view()
     assert entry.attempts == 0
     assert entry.waits != ""
-    assert entry.next_attempt == 12 * 86400.0
+    assert entry.next_attempt == bench.clock.seconds() + 4 * 3600  # when its sender is told that it is late
+    bench.pump(4 * 3600)
+    (entry,) = bench.view()
+    assert (entry.attempts, entry.next_attempt) == (0, 12 * 86400.0)
+    assert [event.kind for event in bench.events.of(Reported)] == ["delayed"]
     bench.pump(86400)
-    assert bench.hop.taken[2:] == ["u2@a.test"]
+    assert bench.hop.taken[2:] == ["ann@client.test", "u2@a.test"]
 
 
 # -- limits of a destination

@@ -87,9 +87,13 @@ class Spool(MemorySpool):
         self.asked.append(f"lease {limit}")
         return fail(SpoolError("no")) if "lease" in self.refuses else super().lease(limit, until, full)
 
-    def lease_in_turn(self, destination: Destination, limit: int, until: float) -> Deferred[Sequence[Lease]]:
+    def lease_in_turn(
+        self, destination: Destination, limit: int, until: float, without: Sequence[str] = ()
+    ) -> Deferred[Sequence[Lease]]:
         self.asked.append(f"turn {destination.domain} {limit}")
-        return fail(SpoolError("no")) if "lease" in self.refuses else super().lease_in_turn(destination, limit, until)
+        if "lease" in self.refuses:
+            return fail(SpoolError("no"))
+        return super().lease_in_turn(destination, limit, until, without)
 
     def record(self, lease: Lease, *more: Any) -> Deferred[None]:
         self.asked.append("record")
@@ -603,6 +607,32 @@ def test_a_filter_that_fails_defers() -> None:
     assert logged == ["a bug"]
     assert bench.states() == {"bob@a.test": "queued"}
     assert bench.hop.taken == []
+
+
+def test_a_bug_in_a_filter_or_behind_dns_defers_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stumble(*_: object, **__: object) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    late: Deferred[MaybeVerdict] = Deferred()
+    for is_filter in (True, False):
+        judge = Filter({"late": late})
+        bench = Bench(delivery_filter=judge)
+        if is_filter:
+            monkeypatch.setattr(judge, "on_attempt", stumble)
+        else:
+            monkeypatch.setattr(bench.relay._destinations._tools.shaping, "limits", stumble)
+        with failures_logged() as logged:
+            bench.accept("bob@c.test", route="internet")
+            if not is_filter:
+                bench.accept("late@c.test", route="internet")
+                late.callback(None)
+            bench.pump()
+        assert set(logged) == {"a bug"}
+        assert {(one.state, one.attempts) for one in bench.view()} == {("queued", 1)}
+        assert bench.relay.room.taken == 0
+        monkeypatch.undo()
+        bench.pump(700)
+        assert bench.view() == []
 
 
 def test_a_filter_that_answers_after_the_stop_delivers_nothing() -> None:

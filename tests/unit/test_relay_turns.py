@@ -243,12 +243,13 @@ def test_what_comes_back_while_a_backlog_is_asked_is_not_forgotten() -> None:
     backlogs, here = Backlogs(), Destination("out", "d.test")
     backlogs.add([here])
     (request,) = backlogs.requests(32, 100, 0.0)
-    backlogs.returning(here, None)
+    backlog = backlogs.returning(here, None)
     backlogs.exhausted(request)
     assert here in backlogs.full
     assert backlogs.requests(32, 100, 5.0) == []  # nothing is there before that has come back
-    assert backlogs.next_unplaced is None
-    backlogs.returned(here)
+    assert backlogs.next_look is None
+    assert backlog is not None
+    backlogs.returned(backlog)
     (second,) = backlogs.requests(32, 100, 5.0)
     backlogs.exhausted(request)  # about which it says nothing
     assert here in backlogs.full

@@ -915,6 +915,65 @@ def test_messages_go_at_their_rate() -> None:
     assert bench.hop.targets == [ONE]
 
 
+def test_who_wants_another_transaction_gets_it_over_the_connection_that_there_is() -> None:
+    bench = Bench([ONE], connections=1)
+    bench.send()
+
+    def answer(connection: Connection, recipients: Any) -> list[Result]:
+        return results(recipients[:2]) + results(recipients[2:], LATER, again=True)
+
+    bench.hop.answer = answer
+    job = bench.send(*(f"u{number}@d.test" for number in range(7)))
+    assert [one.kind for one in job.results] == 7 * [DELIVERED]
+    assert len(bench.hop.connections) == 1
+    assert bench.site.connections == 1
+
+
+def test_nobody_takes_the_connection_of_one_who_wants_another_transaction_while_dns_is_asked() -> None:
+    bench = Bench(connections=2)
+    bench.hold()
+    bench.send()
+    bench.release()
+    first, second = bench.send("a@d.test", "b@d.test"), bench.send("c@d.test")
+    waited, recipients = bench.held.pop(0)
+    waited.callback(results(recipients[:1]) + results(recipients[1:], LATER, again=True))
+    third = bench.send("d@d.test")
+    while bench.held:
+        bench.release()
+    assert [one.kind for job in (first, second, third) for one in job.results] == 4 * [DELIVERED]
+    assert len(bench.hop.connections) == 2
+
+
+def test_who_waits_for_the_rate_of_connections_has_not_begun() -> None:
+    bench = Bench(connection_rate=0.1)
+    bench.hold()
+    for _ in range(3):
+        bench.send()
+    assert bench.site.active == 1
+    assert bench.site.line.count == 2
+    assert bench.site.connections == 1
+    assert bench.site.hindrance() == f"6 connections a minute to {bench.site.title}: in 10 s"
+    bench.release()
+    assert bench.site.active == 1  # over the connection that there is
+    assert len(bench.hop.connections) == 1
+    assert len(bench.site.stop()) == 1
+    bench.release()
+    assert bench.site.active == 0
+
+
+def test_whoever_has_begun_asks_all_hosts_and_those_behind_wait_the_longer() -> None:
+    bench = Bench(connection_rate=0.1)
+    bench.down(ONE)
+    bench.hold()
+    bench.send()
+    bench.send()
+    assert bench.hop.targets == [ONE, TWO]
+    bench.clock.advance(19)
+    assert bench.hop.targets == [ONE, TWO]
+    bench.clock.advance(1.1)
+    assert bench.hop.targets == [ONE, TWO, ONE, TWO]
+
+
 def test_connections_go_at_their_rate() -> None:
     bench = Bench(connection_rate=1.0)
     bench.hold()

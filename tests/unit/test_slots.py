@@ -126,3 +126,14 @@ def test_a_tally_adds_and_forgets() -> None:
     tally.add("a", -1)
     assert tally.total("a") == 0
     assert list(tally._totals) == ["b"]
+
+
+def test_what_is_owed_is_paid_off_by_the_rate_of_now() -> None:
+    clock = Clock()
+    slots = LocalSlots(clock)
+    for _ in range(3):
+        slots.spend("key", 1 / 3600)
+    assert slots.spend("key", 1.0) == pytest.approx(3.0)
+    assert slots.spend("key", 0.5) == pytest.approx(8.0)
+    clock.advance(4)
+    assert slots.spend("key", 0.5) == pytest.approx(6.0)

@@ -9,6 +9,8 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
@@ -50,11 +52,11 @@ class Shelf:
 
 
 class Bench:
-    def __init__(self, shelf: Shelf | None = None, *, is_shared: bool = False, **pool: int) -> None:
+    def __init__(self, shelf: Shelf | None = None, *, worker: int = 0, workers: int = 1, **pool: int) -> None:
         self.clock = Clock()
         self.clock.advance(NOON)
         self.shelf = shelf or Shelf()
-        self.warm_up = WarmUp(self.shelf, self.clock, is_shared=is_shared)  # type: ignore[arg-type]  # as much as is asked
+        self.warm_up = WarmUp(self.shelf, self.clock, worker=worker, workers=workers)  # type: ignore[arg-type]  # as much as is asked
         self.pool = pool or {"a": 1, "b": 1}
         self.warm_up.start()
 
@@ -223,20 +225,66 @@ def test_numbers_are_written_together_now_and_then() -> None:
     assert bench.shelf.writes == 1
 
 
-def test_workers_know_of_each_other() -> None:
-    shelf = Shelf()
-    first, second = (Bench(shelf, is_shared=True, a=1) for _ in range(2))
-    one, two = (bench.sources(a={**A, "warm_up": PLAN}) for bench in (first, second))
-    assert first.send(one, 6) == {"a": 6}
-    first.clock.advance(10)
-    second.clock.advance(10)
-    assert second.send(two, 6) == {"a": 2, "": 4}
-    second.clock.advance(5)
-    first.clock.advance(5)
-    assert first.warm_up.spent("a") == 8
-    for bench in (first, second):
+def team(shelf: Shelf, workers: int) -> list[Bench]:
+    return [Bench(shelf, worker=number, workers=workers, a=1) for number in range(workers)]
+
+
+def sent_by(benches: list[Bench], each: int) -> list[int]:
+    """How many each sends of so many messages, and of the day's cap."""
+    plan = {**A, "warm_up": PLAN}
+    return [bench.send(bench.sources(a=plan), each)["a"] for bench in benches]
+
+
+def stop(benches: list[Bench]) -> None:
+    for bench in benches:
         Deferred.fromCoroutine(bench.warm_up.stop())
         assert bench.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize(
+    ("workers", "shares"), [(1, [8]), (2, [4, 4]), (3, [3, 3, 2]), (10, [1, 1, 1, 1, 1, 1, 1, 1, 0, 0])]
+)
+def test_workers_divide_the_cap_of_the_day(workers: int, shares: list[int]) -> None:
+    benches = team(Shelf(), workers)
+    assert sent_by(benches, 20) == shares
+    for bench in benches:
+        bench.clock.advance(10)
+    assert sent_by(benches, 20) == [0] * workers
+    stop(benches)
+
+
+def test_a_worker_that_takes_the_place_of_another_goes_on_with_its_share() -> None:
+    shelf = Shelf()
+    first, second = team(shelf, 2)
+    assert sent_by([first, second], 3) == [3, 3]
+    stop([second])
+    again = Bench(shelf, worker=1, workers=2, a=1)
+    assert sent_by([again, first], 20) == [1, 1]
+
+
+def test_on_the_next_day_all_workers_have_their_shares_of_the_new_cap() -> None:
+    benches = team(Shelf(), 2)
+    assert sent_by(benches, 20) == [4, 4]
+    for bench in benches:
+        bench.clock.advance(DAY)
+    assert sent_by(benches, 20) == [8, 8]
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.lists(st.integers(0, 4), min_size=5, max_size=5)), max_size=4))
+def test_the_cap_is_kept_exactly_however_many_workers_there_were(starts: list[tuple[int, list[int]]]) -> None:
+    shelf, total = Shelf(), 0
+    for workers, amounts in starts:
+        benches: list[Bench] = []
+        for number in range(workers):  # the later ones start when the first have sent something already
+            benches.append(Bench(shelf, worker=number, workers=workers, a=1))
+            total += sum(sent_by(benches[-1:], amounts[number]))
+            benches[0].clock.advance(10)
+        total += sum(sent_by(benches, amounts[-1]))
+        stop(benches)
+        assert total <= 8
+    last = team(shelf, 3)
+    total += sum(sent_by(last, 20))
+    assert total == 8
 
 
 def test_nothing_goes_out_from_a_new_source_before_what_it_has_sent_is_known() -> None:
@@ -253,6 +301,28 @@ def test_nothing_goes_out_from_a_new_source_before_what_it_has_sent_is_known() -
     shelf.error = ""
     alone.clock.advance(5)
     assert chosen(two, "0Q") == "a"
+
+
+def test_who_starts_twice_reads_as_often_as_who_starts_once() -> None:
+    shelf = Shelf()
+    shelf.error = "no"
+    bench = Bench(shelf)
+    bench.warm_up.start()
+    assert len(bench.clock.getDelayedCalls()) == 1
+    bench.clock.advance(5)
+    assert len(bench.clock.getDelayedCalls()) == 1
+    shelf.error = ""
+    shelf.held = Deferred()
+    bench.warm_up.begin("a")
+    bench.warm_up.end("a", sent=True)
+    first, second = bench.warm_up.start(), bench.warm_up.start()
+    assert not first.called
+    assert not second.called
+    shelf.held.callback(None)
+    assert first.called
+    assert second.called
+    assert bench.warm_up.is_known
+    assert bench.clock.getDelayedCalls() == []
 
 
 def test_numbers_that_cannot_be_written_are_kept() -> None:

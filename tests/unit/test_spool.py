@@ -396,6 +396,20 @@ def test_what_is_for_later_and_quarantined_stays_so(bench: Bench) -> None:
 # -- whose sender knows
 
 
+def test_the_sender_is_told_of_what_goes_on_waiting(bench: Bench) -> None:
+    lease = accept(bench, 2)
+    first, second = outcomes(lease, OutcomeKind.DEFERRED, time.time())
+    told = replace(lease, until=0.0)  # as nobody has leased it
+    bench.wait(bench.spool.record(told, [replace(second, warned=True)], [(envelope(1, 6), Content(b"report"))]))
+    queue_id = lease.envelope.queue_id
+    assert bench.view(queue_id=queue_id) == [(queue_id, 0, "leased", 0), (queue_id, 1, "leased", 0)]
+    bench.wait(bench.spool.record(lease, [first, second]))
+    again = {one.envelope.queue_id: one for one in lease_all(bench)}
+    assert len(again) == 2
+    assert again[queue_id].warned == {1}
+    assert dict(again[queue_id].attempts) == {0: 1, 1: 1}
+
+
 def test_that_the_sender_was_told_survives(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "spool", min_free=0)
     lease = accept(bench, 3)

@@ -81,8 +81,9 @@ class Bench:
     def lease(self, limit: int = 100, full: Any = ()) -> list[Lease]:
         return [*wait_for(self.spool.lease(limit, self.clock.seconds() + 60, full))]
 
-    def in_turn(self, domain: str = "d.test", limit: int = 100, route: str = "out") -> list[Lease]:
-        return [*wait_for(self.spool.lease_in_turn(Destination(route, domain), limit, self.clock.seconds() + 60))]
+    def in_turn(self, domain: str = "d.test", limit: int = 100, route: str = "out", **how: Any) -> list[Lease]:
+        here = Destination(route, domain)
+        return [*wait_for(self.spool.lease_in_turn(here, limit, self.clock.seconds() + 60, **how))]
 
     def view(self, **selector: Any) -> list[EntryView]:
         return [*wait_for(self.spool.view(Selector(**selector), 1000))]
@@ -130,6 +131,33 @@ def test_what_goes_to_a_full_destination_waits_for_its_turn_and_the_rest_is_leas
     assert ids(bench.in_turn(limit=2)) == full[2:]
     assert wait_for(bench.spool.waiting()) == []
     assert bench.in_turn() == []
+
+
+def test_all_that_goes_by_a_route_has_its_turn_in_one_order(bench: Bench) -> None:
+    queued = [bench.accept(f"a@{domain}.test") for domain in "cabcab"]
+    other = bench.accept("a@a.test", route="other")
+    for place, lease in enumerate([*queued, other]):
+        bench.give_back(lease, due=bench.clock.seconds() + (place * 5) % 6, in_turn=True)
+    expected = [lease.envelope.queue_id for _, lease in sorted(enumerate(queued), key=lambda one: (one[0] * 5) % 6)]
+    assert ids(bench.in_turn("", limit=4)) == expected[:4]
+    assert ids(bench.in_turn("", limit=4)) == expected[4:]
+    assert ids(bench.in_turn("", route="other")) == [other.envelope.queue_id]
+
+
+@pytest.mark.parametrize("domain", ["d.test", ""])
+def test_what_goes_on_from_a_source_that_is_full_stays(bench: Bench, domain: str) -> None:
+    kept: dict[str, str] = {}
+    for source in ("one", "two", "", "one", "two", ""):
+        lease = bench.accept("a@d.test")
+        bench.defer(lease, 0.0, source=source)
+        (again,) = bench.lease()
+        bench.give_back(again, due=bench.clock.seconds() + len(kept), in_turn=True)
+        kept[lease.envelope.queue_id] = source
+    ours = [queue_id for queue_id, source in kept.items() if source != "two"]
+    assert sorted(ids(bench.in_turn(domain, 3, without=("two", "three")))) == ours[:3]
+    assert ids(bench.in_turn(domain, without=("two", "three"))) == ours[3:]
+    assert bench.in_turn(domain, without=("two",)) == []
+    assert ids(bench.in_turn(domain)) == [queue_id for queue_id, source in kept.items() if source == "two"]
 
 
 def test_a_limit_counts_what_is_leased_only(bench: Bench) -> None:

@@ -138,7 +138,7 @@ def test_no_question_ends_the_reader(bench: Bench) -> None:
 def test_a_reserve_that_was_cut_off_is_made_whole(tmp_path: Path) -> None:
     path = tmp_path / "reserve"
     path.touch()
-    Reserve(path)
+    Reserve(path).make()
     size = path.stat().st_size
     assert size > 2**20
     before = path.stat().st_mtime_ns

@@ -84,7 +84,7 @@ def test_content_that_cannot_be_read_is_an_error_of_the_disk(bench: Bench, tmp_p
     bench.spool._store.reader.close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench.spool._store.reader, "_path", tmp_path / "none")
-        with pytest.raises(OSError, match="unable to open"):
+        with pytest.raises(OSError, match="cannot be read"):
             lease.content.read()
     assert lease.content.read() == LARGE
 

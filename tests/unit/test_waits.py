@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.interfaces import EntryView, Suspended, Suspension
-from mailgate.web.waits import suspends, why_it_waits
+from mailgate.web.waits import next_attempt, suspends, suspension_of, why_it_waits
 
 
 def view(**more: Any) -> EntryView:
@@ -86,6 +86,24 @@ def test_suspended(kind: Suspended, name: str, is_suspended: bool) -> None:
     assert suspends(one, entry) is is_suspended
     told = why_it_waits(entry, "", [one], 100.0, is_running=True)
     assert told == (f"suspended: {kind} {name}" if is_suspended else "its turn")
+
+
+def test_of_several_suspensions_that_counts_which_lasts_longest() -> None:
+    short, long = (Suspension(kind="route", name="internet", since=0.0, until=until) for until in (100.0, 200.0))
+    forever = suspension("domain", "box.test")
+    assert suspension_of(view(), [short, long]) is long
+    assert suspension_of(view(), [forever, long]) is forever
+    assert suspension_of(view(state="held"), [forever]) is None
+    assert suspension_of(view(), [suspension("domain", "other.test")]) is None
+
+
+def test_when_the_next_attempt_of_what_is_suspended_is() -> None:
+    one = Suspension(kind="route", name="internet", since=0.0, until=100.0)
+    assert next_attempt(view(next_attempt=50.0), None) == 50.0
+    assert next_attempt(view(next_attempt=50.0), one) == 100.0
+    assert next_attempt(view(next_attempt=150.0), one) == 150.0
+    assert next_attempt(view(next_attempt=150.0, waits=one.told), one) == 100.0
+    assert next_attempt(view(next_attempt=150.0), suspension("route", "internet")) == 0.0
 
 
 def test_the_null_sender_is_suspended_by_its_own_name() -> None:

@@ -20,12 +20,18 @@ def test_places(place: int, told: str) -> None:
     [
         (2.0, "2 messages a second"),
         (0.5, "30 messages a minute"),
+        (1.0, "60 messages a minute"),
+        (100 / 60, "100 messages a minute"),
+        (5000 / 3600, "5000 messages an hour"),
+        (1 / 3, "20 messages a minute"),
+        (1.7, "102 messages a minute"),
+        (0.123456, "7.41 messages a minute"),
         (1 / 90, "40 messages an hour"),
         (1e-6, "0.0864 messages a day"),
     ],
 )
 def test_rates(rate: float, told: str) -> None:
-    assert per_time(rate) == told
+    assert per_time(rate, "messages") == told
 
 
 def test_a_wait_that_is_over_is_none() -> None:

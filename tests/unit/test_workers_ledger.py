@@ -58,9 +58,21 @@ def test_who_withdraws_makes_room_for_the_next() -> None:
     book = Book()
     book.hear(0, ["acquire", 1, "mx", 1])
     book.hear(1, ["acquire", 1, "mx", 1])
-    book.hear(2, ["acquire", 1, "mx", 2])  # names a higher limit, but comes behind
-    assert book.hear(1, ["withdraw", 1, "mx"]) == [(2, ["granted", 1, "mx"])]
+    book.hear(2, ["acquire", 1, "mx", 1])
+    assert book.hear(1, ["withdraw", 1, "mx"]) == []
+    assert book.hear(0, ["release", "mx"]) == [(2, ["granted", 1, "mx"])]
     assert book.hear(1, ["withdraw", 1, "mx"], ["withdraw", 5, "nowhere"]) == []
+
+
+def test_who_names_a_low_limit_does_not_hold_up_those_behind_it() -> None:
+    book = Book()
+    book.hear(0, *(["acquire", ticket, "mx", 3] for ticket in range(3)))
+    book.hear(1, ["acquire", 1, "mx", 1], ["acquire", 2, "mx", 3])
+    assert book.hear(0, ["release", "mx"]) == [(1, ["granted", 2, "mx"]), (1, ["wanted", "mx"])]
+    assert book.hear(2, ["acquire", 1, "mx", 4]) == [(2, ["granted", 1, "mx"]), (2, ["wanted", "mx"])]
+    assert book.hear(0, ["release", "mx"], ["release", "mx"]) == []
+    assert book.hear(1, ["release", "mx"]) == []
+    assert book.hear(2, ["release", "mx"]) == [(1, ["granted", 1, "mx"])]
 
 
 def test_what_a_dead_worker_held_and_waited_for_is_free() -> None:
@@ -119,6 +131,18 @@ def test_each_worker_is_told_what_the_others_have_added() -> None:
     assert numbers(book) == {(1, "open"): 1}
     book.hear(0, ["add", "open", -1])
     assert numbers(book) == {(1, "open"): 0, (2, "open"): 0}
+
+
+def test_numbers_wait_for_a_worker_that_is_not_ready() -> None:
+    book = Book()
+    told: list[int] = []
+    for _ in range(100):
+        book.hear(0, ["add", "open", 1])
+        book.ledger.publish(lambda worker: worker != 1)
+        told += [worker for worker, _ in book.told]
+    assert told == [2] * 100
+    assert book.ledger.has_news
+    assert numbers(book) == {(1, "open"): 100}
 
 
 STEPS = st.lists(

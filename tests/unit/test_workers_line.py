@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from zope.interface.verify import verifyObject
 
+from mailgate.envelope import Client
 from mailgate.interfaces import ICounters, ISlots, ITally
+from mailgate.smtp.factory import Listener
 from tests.unit.workers_line import Room
 
 
@@ -188,6 +192,69 @@ def test_what_the_supervisor_wants_of_a_worker() -> None:
     assert result(drained) == 30.0
     assert result(told) is None
     assert worker.ends == [(0, "killed by signal 9")]
+
+
+@pytest.mark.parametrize("of_supervisor", [True, False])
+def test_a_question_that_fails_with_anything_does_not_break_the_line(of_supervisor: bool) -> None:
+    room = Room()
+    end, worker = room.ends[1], room.workers[1]
+
+    def fail(*_: object) -> Any:
+        raise KeyError("a bug")
+
+    async def fail_later(question: str, argument: str) -> tuple[str, str]:
+        fail()
+        return "", ""
+
+    worker.answers = fail
+    end._office.ask_others = fail_later  # type: ignore[method-assign]
+    ask = worker.end.ask_others if of_supervisor else end.ask
+    asked = Deferred.fromCoroutine(ask("sites", "null"))
+    room.run()
+    assert result(asked) == ("", "KeyError: 'a bug'")
+    assert end.is_open
+    assert not worker.is_abandoned
+
+
+class Guest:
+    """A connection, as far as stress concerns it."""
+
+    def __init__(self) -> None:
+        self.hurried = 0
+
+    def hurry(self) -> None:
+        self.hurried += 1
+
+
+def test_stress_is_that_of_all_workers() -> None:
+    room = Room()
+    settings: Any = SimpleNamespace(name="mx", max_connections=10, max_connections_per_client=100)
+    client = Client(ip_address("192.0.2.1"), 1)
+    one, two = (Listener(settings, room.shared(number).tally) for number in (0, 1))
+    many, few = [Guest() for _ in range(7)], [Guest() for _ in range(3)]
+    for guest in many:
+        assert one.admit(cast(Any, guest), client) is None
+    for guest in few[:1]:
+        assert two.admit(cast(Any, guest), client) is None
+    room.run()
+    assert (one.is_stressed, two.is_stressed) == (False, False)
+    for guest in few[1:]:
+        assert two.admit(cast(Any, guest), client) is None
+    room.run()
+    assert (one.is_stressed, two.is_stressed) == (True, True)
+    assert [guest.hurried for guest in many] == [1] * 7
+    assert two.admit(cast(Any, Guest()), client) is not None
+    for guest in few:
+        two.left(cast(Any, guest), None, "", 0)
+    room.run()
+    assert (one.is_stressed, two.is_stressed) == (False, False)
+    for guest in few:
+        two.admit(cast(Any, guest), client)
+    room.run()
+    assert one.is_stressed
+    room.leave(1)
+    room.run()
+    assert not one.is_stressed
 
 
 def test_a_line_that_breaks() -> None:

@@ -100,7 +100,7 @@ class Process(FakeWorker):
 
 class Reactor(MemoryReactorClock):
     """Whose processes and lines are in memory. `error` is what new workers answer to `begin`, `refusal` what the system
-    says to new processes."""
+    says to new processes. A worker that has been abandoned ends."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
@@ -159,8 +159,9 @@ class Reactor(MemoryReactorClock):
     def run_on(self, seconds: float = 0.1) -> None:
         """Run; let time pass, and what is said on the lines arrive."""
         self.run()
-        for _ in range(10):
-            self.advance(seconds / 10)
+        steps = max(10, round(seconds))
+        for _ in range(steps):
+            self.advance(seconds / steps)
             while sum(one.line.pump() for one in self.processes if not one.is_over):
                 self.advance(0)
 
@@ -177,7 +178,10 @@ class Stage:
         self.twistd: dict[str, Any] = {"pidfile": str(tmp_path / "pid")}
         (tmp_path / "pid").write_text("1")
         loaded = load(self.file, Registry().find)
-        self.supervisor = Supervisor(loaded, cast(Any, self.reactor), self.twistd, self.codes.append)
+        self.waits: Callable[[float], object] = lambda _: pytest.fail("nothing is to be waited for")
+        self.supervisor = Supervisor(
+            loaded, text, cast(Any, self.reactor), self.twistd, self.codes.append, lambda seconds: self.waits(seconds)
+        )
 
     def begin(self) -> None:
         """Start the first worker, which has been told nothing yet."""
@@ -228,6 +232,59 @@ def test_a_port_that_is_taken_ends_the_start(stage: Stage) -> None:
     with pytest.raises(SystemExit) as error:
         stage.supervisor.privilegedStartService()
     assert [line.split(":")[1].strip() for line in str(error.value).splitlines()] == ["tcp", "tcp6"]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_port_that_a_worker_without_supervisor_has_is_waited_for(stage: Stage, ends: bool) -> None:
+    spool = stage.state / "spool"
+    spool.mkdir(parents=True)
+    locks = share_directory(spool, "worker-7")
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if ends and len(waited) == 300:
+            stage.reactor.taken.clear()
+
+    stage.waits = wait
+    stage.reactor.taken = {25}
+    if ends:
+        stage.supervisor.privilegedStartService()
+        assert sum(waited) == pytest.approx(30)
+        assert len(stage.reactor.ports) == 3
+    else:
+        with pytest.raises(SystemExit) as error:
+            stage.supervisor.privilegedStartService()
+        assert sum(waited) == pytest.approx(60)
+        assert len(str(error.value).splitlines()) == 2
+    for lock in locks:
+        os.close(lock)
+
+
+def test_the_ports_of_a_gateway_that_runs_are_not_waited_for(stage: Stage) -> None:
+    spool = stage.state / "spool"
+    spool.mkdir(parents=True)
+    locks = *share_directory(spool, "worker-0"), *share_directory(spool, "supervisor")
+    stage.reactor.taken = {25}
+    with pytest.raises(SystemExit):
+        stage.supervisor.privilegedStartService()
+    for lock in locks:
+        os.close(lock)
+
+
+def test_workers_are_waited_for_as_long_as_they_may_drain(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, TEXT.replace("workers = 3", 'workers = 3\ndrain_timeout = "100s"'))
+    spool = stage.state / "spool"
+    spool.mkdir(parents=True)
+    locks = share_directory(spool, "worker-1")
+    waited: list[float] = []
+    stage.waits = waited.append
+    stage.reactor.taken = {25}
+    with pytest.raises(SystemExit):
+        stage.supervisor.privilegedStartService()
+    assert sum(waited) == pytest.approx(110)
+    for lock in locks:
+        os.close(lock)
 
 
 def test_workers_are_given_the_ports_their_line_and_the_text_of_the_file(stage: Stage) -> None:
@@ -332,24 +389,51 @@ def test_a_worker_that_serves_is_replaced_while_others_start(stage: Stage) -> No
     assert not stage.reactor.is_stopped
 
 
-def test_a_worker_that_is_always_killed_at_the_start_ends_it(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    stage.begin()
-    stage.reactor.processes[0].line.pump()
+def always_killed(stage: Stage, number: int, seconds: int) -> list[float]:
+    """When the worker of a place was killed, again and again, before it served."""
     stage.reactor.run()
     moments: list[float] = []
-    for _ in range(200):
+    for _ in range(2 * seconds):
         for one in stage.alive:
-            if one.hand.number == 1:
+            if one.hand.number == number:
                 moments.append(stage.reactor.seconds())
                 one.die()
+            else:
+                one.line.pump()
         stage.reactor.advance(0.5)
+    return moments
+
+
+def test_a_first_worker_that_is_always_killed_at_the_start_ends_it(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.begin()
+    moments = always_killed(stage, 0, 100)
     assert len(moments) == 10
     pauses = [round(later - earlier) for earlier, later in pairwise(moments)]
     assert pauses[-6:] == [1, 2, 4, 8, 16, 30]
     assert stage.reactor.is_stopped
-    assert capsys.readouterr().err == "mailgate: worker 1 cannot start: killed by signal 9\n"
+    assert capsys.readouterr().err == "mailgate: worker 0 cannot start: killed by signal 9\n"
     stage.shut_down()
     assert stage.codes == [1]
+
+
+def test_another_worker_that_is_always_killed_is_tried_for_ever_and_holds_up_nobody(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read, written = os.pipe()
+    stage.twistd["statusPipe"] = written
+    stage.begin()
+    stage.reactor.processes[0].line.pump()
+    moments = always_killed(stage, 1, 600)
+    pauses = [round(later - earlier) for earlier, later in pairwise(moments)]
+    assert set(pauses[8:]) == {30}
+    assert len(moments) > 20
+    assert not stage.reactor.is_stopped
+    assert capsys.readouterr().err == ""
+    assert {0, 2} <= {one.hand.number for one in stage.alive}
+    assert os.read(read, 10) == b"0"
+    os.close(read)
 
 
 def test_a_worker_that_is_replaced_at_the_start_and_cannot_start_ends_it(
@@ -457,22 +541,65 @@ def test_when_all_have_died_the_next_one_tells_of_it(stage: Stage) -> None:
     assert sorted(told) == [(number, "exit code 0") for number in range(3)]
 
 
-def test_a_worker_that_cannot_start_later_is_tried_again_and_not_for_ever(
-    stage: Stage, capsys: pytest.CaptureFixture[str]
+def end_abandoned(stage: Stage) -> None:
+    """Workers whose line was closed end."""
+    for one in stage.alive:
+        if one.is_abandoned:
+            one.die(ProcessDone(0))
+
+
+@pytest.mark.parametrize("at_start", [False, True])
+def test_a_worker_that_cannot_start_is_tried_again_for_ever_while_others_serve(
+    stage: Stage, capsys: pytest.CaptureFixture[str], at_start: bool
 ) -> None:
-    stage.start()
-    stage.reactor.error = "mailgate.toml:1: a list cannot be read"
-    stage.alive[1].die()
-    for _ in range(12):
+    error = "mailgate.toml:1: a list cannot be read\nmailgate.toml:2: the disk is full"
+    if at_start:
+        stage.begin()
+        stage.reactor.error = error
+        stage.reactor.processes[0].line.pump()
+        stage.alive[2].error = ""
+    else:
+        stage.start()
+        stage.reactor.error = error
+        stage.alive[1].die()
         stage.reactor.run_on()
-        for one in stage.alive:
-            if one.hand.number == 1 and one.is_abandoned:
-                one.die(ProcessDone(0))
-        stage.reactor.run_on(35)
-    assert len([one for one in stage.reactor.processes if one.hand.number == 1]) == 11
-    assert [one.hand.number for one in stage.alive] == [0, 2]
-    assert stage.reactor.is_stopped
-    assert "worker 1 cannot start" in capsys.readouterr().err
+    for _ in range(700):
+        end_abandoned(stage)
+        stage.reactor.run_on(1)
+    assert [one.hand.number for one in stage.alive if not one.is_abandoned] == [0, 2]
+    told = "cannot start: mailgate.toml:1: a list cannot be read; mailgate.toml:2: the disk is full"
+    ends = [end for end in stage.alive[0].ends if end == (1, told)]
+    assert 25 < len(ends) < 35
+    stage.reactor.error = ""
+    for _ in range(35):
+        end_abandoned(stage)
+        stage.reactor.run_on(1)
+    assert [one.hand.number for one in stage.alive] == [0, 1, 2]
+    assert all(one.hand.served_from is not None for one in stage.alive)
+    assert not stage.reactor.is_stopped
+    assert capsys.readouterr().err == ""
+
+
+def test_a_worker_that_fails_at_its_start_is_tried_again_once_another_has_served(stage: Stage) -> None:
+    stage.begin()
+    stage.reactor.processes[0].line.pump()
+    stage.alive[1].die(ProcessTerminated(exitCode=1))
+    stage.reactor.run_on()
+    assert [one.hand.number for one in stage.alive] == [0, 1, 2]
+    assert (1, "exit code 1") in stage.alive[0].ends
+
+
+def test_a_worker_that_does_not_end_when_it_is_dismissed_is_killed(stage: Stage) -> None:
+    stage.start()
+    stage.reactor.error = "mailgate: cannot start: the disk is full"
+    stage.alive[1].die()
+    stage.reactor.run_on(1)
+    stuck = stage.alive[1]
+    assert stuck.is_abandoned
+    stage.reactor.error = ""
+    stage.reactor.run_on(11)
+    assert stuck.signals == ["KILL"]
+    assert stage.alive[1] is not stuck
 
 
 def test_patience() -> None:
@@ -482,9 +609,100 @@ def test_patience() -> None:
     assert [patience.after(None) for _ in range(9)] == [0, 0, 0, 1, 2, 4, 8, 16, 30]
     assert patience.after(1.0) == 30
     assert patience.after(3600.0) == 0
-    failed = [patience.after(None) for _ in range(10)]
-    assert failed[-1] is None
-    assert None not in failed[:-1]
+    ends = []
+    for _ in range(12):
+        patience.after(None)
+        ends.append(patience.is_at_end)
+    assert ends == [False] * 9 + [True] * 3
+    assert patience.after(None) == 30
+    for _ in range(5000):
+        patience.after(None)
+    patience.after(1.0)
+    assert not patience.is_at_end
+
+
+# -- a worker hangs
+
+
+def test_a_worker_that_hangs_is_killed_and_replaced(stage: Stage) -> None:
+    stage.start()
+    stuck = stage.alive[1]
+    stuck.line.hangs = True
+    stage.reactor.run_on(28)
+    assert stuck.signals == []
+    stage.reactor.run_on(6)
+    assert stuck.signals == ["KILL"]
+    assert [one.hand.number for one in stage.alive] == [0, 1, 2]
+    assert stage.alive[0].ends == [(1, "has not answered for 30 seconds, and was killed")]
+    stage.reactor.run_on(300)
+    assert len(stage.reactor.processes) == 4
+
+
+def test_a_worker_that_is_busy_for_a_while_is_left_alone(stage: Stage) -> None:
+    stage.start()
+    busy = stage.alive[2]
+    for _ in range(10):
+        busy.line.hangs = True
+        stage.reactor.run_on(25)
+        busy.line.hangs = False
+        stage.reactor.run_on(4)
+    assert busy.signals == []
+    assert len(stage.reactor.processes) == 3
+
+
+def test_a_clock_that_is_put_forward_kills_nobody(stage: Stage) -> None:
+    stage.start()
+    for _ in range(5):
+        stage.reactor.advance(3600)
+    stage.reactor.run_on(20)
+    assert len(stage.reactor.processes) == 3
+
+
+def test_a_worker_that_hangs_at_its_start_is_replaced(stage: Stage) -> None:
+    stage.start()
+    stage.alive[1].die()
+    stage.reactor.advance(0)
+    stuck = stage.alive[1]
+    stuck.line.hangs = True
+    stage.reactor.run_on(590)
+    assert stage.alive[1] is stuck
+    stage.reactor.run_on(12)
+    assert stuck.signals == ["KILL"]
+    assert (1, "has not begun to serve for 600 seconds, and was killed") in stage.alive[0].ends
+    assert stage.alive[1].hand.served_from is not None
+
+
+def test_little_waits_for_a_worker_that_takes_nothing(stage: Stage) -> None:
+    stage.start()
+    first, second, _ = stage.alive
+    second.shared.slots.acquire("mx", 1, lambda: None)
+    stage.reactor.run_on()
+    end = second.hand.end
+    end.pauseProducing()
+    before = len(cast(Any, end.transport).value())
+    for number in range(500):
+        first.shared.tally.add(f"open {number % 5}", 1)
+        first.shared.slots.acquire("mx", 1, lambda: None)
+        first.shared.slots.acquire(f"mx {number}", 1, lambda: None)
+        stage.reactor.run_on(0.02)
+        assert len(end._items) <= 1
+    assert len(cast(Any, end.transport).value()) <= before + 200  # a question whether it is there
+    assert second.shared.tally.total("open 1") == 0
+    end.resumeProducing()
+    stage.reactor.run_on()
+    assert second.shared.tally.total("open 1") == 100
+    assert end._items == []
+
+
+def test_a_line_that_waits_can_be_closed(stage: Stage) -> None:
+    stage.start()
+    hand = stage.alive[1].hand
+    transport = cast(Any, hand.end.transport)
+    assert transport.producer is hand.end
+    hand.end.pauseProducing()
+    hand.dismiss("")
+    assert transport.producer is None
+    assert transport.disconnecting
 
 
 # -- questions to all
@@ -508,7 +726,21 @@ def test_a_question_reaches_the_others_that_serve(stage: Stage) -> None:
     dying.die()
     stage.reactor.run_on()
     silent.addCallback(found.append)
-    assert found[1] == ("[]", "the disk is full")
+    assert found[1] == ("[]", "not all workers have answered: worker 1: the disk is full")
+
+
+@pytest.mark.parametrize(("question", "seconds"), [("sites", 5), ("expand", 60), ("bounce", 600)])
+def test_a_question_that_a_worker_does_not_answer(stage: Stage, question: str, seconds: int) -> None:
+    stage.start()
+    stage.alive[1].stalls = True
+    asked = Deferred.fromCoroutine(stage.alive[0].end.ask_others(question, "null"))
+    stage.reactor.run_on(seconds - 1)
+    assert not asked.called
+    stage.reactor.run_on(2)
+    found: list[object] = []
+    asked.addCallback(found.append)
+    assert found == [("[null]", f"not all workers have answered: worker 1: no answer for {seconds} seconds")]
+    assert len(stage.alive) == 3
 
 
 # -- reload
@@ -568,6 +800,76 @@ def test_a_worker_that_dies_in_a_reload_does_not_hold_it_up(stage: Stage) -> Non
     replaced = stage.alive[1]
     assert replaced is not dying
     assert changed in (replaced.begun or ()) or replaced.prepared == [changed]
+
+
+def test_a_reload_goes_on_without_a_worker_that_hangs(stage: Stage) -> None:
+    stage.start()
+    stuck = stage.alive[1]
+    changed = TEXT + "\n# changed\n"
+    stage.file.write_text(changed)
+    stuck.line.hangs = True
+    stage.supervisor.reload()
+    stage.reactor.run_on(20)
+    assert [stage.alive[number].settled for number in (0, 2)] == [[], []]
+    stage.reactor.run_on(15)
+    assert stuck.signals == ["KILL"]
+    assert [stage.alive[number].settled for number in (0, 2)] == [[""], [""]]
+    assert stage.alive[1].begun == (TEXT, changed) or stage.alive[1].prepared == [changed]
+    stage.supervisor.reload()  # and the next one is as any other
+    stage.reactor.run_on()
+    assert [one.settled[-1:] for one in stage.alive] == [[""]] * 3
+
+
+def test_a_worker_that_hangs_when_it_is_to_settle_is_replaced(stage: Stage) -> None:
+    stage.start()
+    stuck = stage.alive[1]
+    changed = TEXT + "\n# changed\n"
+    stage.file.write_text(changed)
+    stuck.prepare = lambda source: setattr(stuck.line, "hangs", True) or ""  # type: ignore[func-returns-value,method-assign]
+    stage.supervisor.reload()
+    stage.reactor.run_on(40)
+    assert stuck.signals == ["KILL"]
+    assert changed in (stage.alive[1].begun or ())
+    assert [stage.alive[number].settled for number in (0, 2)] == [[""], [""]]
+
+
+@pytest.mark.parametrize("errors", ["", "mailgate.toml:3: a"])
+def test_a_worker_that_begins_to_serve_during_a_reload(stage: Stage, errors: str) -> None:
+    stage.start()
+    old = stage.alive[0], stage.alive[2]
+    stage.alive[1].die()
+    changed = TEXT + "\n# changed\n"
+    stage.file.write_text(changed)
+    for one in old:
+        one.line.hangs = True
+        one.errors = errors
+    stage.supervisor.reload()
+    stage.reactor.run_on()
+    new = stage.alive[1]
+    assert new.hand.served_from is not None
+    assert new.begun == (TEXT, TEXT)
+    for one in old:
+        one.line.hangs = False
+    stage.reactor.run_on()
+    assert [one.settled for one in old] == [[errors]] * 2
+    assert (new.prepared, new.settled) == (([], []) if errors else ([changed], [""]))
+
+
+def test_a_file_that_nobody_could_read_changes_nothing(stage: Stage) -> None:
+    stage.start()
+    stage.file.write_text("nonsense")
+    stage.supervisor.reload()
+    for one in stage.alive:
+        one.die()
+    stage.reactor.run_on()
+    assert [one.begun for one in stage.alive] == [(TEXT, TEXT)] * 3
+
+
+def test_a_file_that_changes_while_it_starts(stage: Stage) -> None:
+    stage.file.write_text(TEXT.replace('"mx"', '"other"'))
+    stage.start()
+    # Workers go by the text whose ports they are given.
+    assert {one.begun for one in stage.alive} == {(TEXT, TEXT)}
 
 
 # -- stop

@@ -51,6 +51,9 @@ class FakeRelay:
     async def apply_suspensions(self) -> None:
         self.told.append("suspensions")
 
+    async def put_back(self, selector: Selector) -> None:
+        self.told.append(("put back", selector))
+
     async def bounce(self, selector: Selector, reason: str = "") -> int:
         if self.error:
             raise SpoolError(self.error)
@@ -60,8 +63,8 @@ class FakeRelay:
     async def waits(self, queue_id: str) -> Mapping[int, str]:
         return self.found if queue_id == "ID" else {}
 
-    def sites(self) -> Sequence[SiteView]:
-        return self.views
+    def sites(self, selector: Selector | None = None) -> Sequence[SiteView]:
+        return [one for one in self.views if selector is None or selector.site in one.site]
 
 
 class FakeSpool:
@@ -83,8 +86,11 @@ class Workers:
     def __init__(self) -> None:
         self.relays = [FakeRelay() for _ in range(3)]
         self.spools = [FakeSpool() for _ in range(3)]
-        self._answers = [Answers(relay, spool) for relay, spool in zip(self.relays, self.spools, strict=True)]
-        self.together = Together(self.relays[0], self.ask_others)
+        self._answers = [
+            Answers(relay, spool, number)
+            for number, (relay, spool) in enumerate(zip(self.relays, self.spools, strict=True))
+        ]
+        self.together = Together(self.relays[0], self.ask_others, 0)
         self.is_alone = False
 
     async def ask_others(self, question: str, argument: str) -> tuple[str, str]:
@@ -131,10 +137,19 @@ def test_a_bounce_counts_what_all_gave_up() -> None:
         done(workers.together.bounce(Selector(sender="<>")))
 
 
+def test_all_put_back() -> None:
+    workers = Workers()
+    done(workers.together.put_back(Selector(sender="<>")))
+    assert [relay.told for relay in workers.relays] == [[("put back", Selector(sender="<>"))]] * 3
+
+
 def test_waits_of_all() -> None:
     workers = Workers()
     workers.relays[0].found, workers.relays[2].found = {0: "1st in line"}, {7: "being delivered"}
-    assert done(workers.together.waits("ID")) == {0: "1st in line", 7: "being delivered"}
+    assert done(workers.together.waits("ID")) == {
+        0: "1st in line, in worker 0",
+        7: "being delivered, in worker 2",
+    }
     assert done(workers.together.waits("OTHER")) == {}
 
 
@@ -149,7 +164,7 @@ def test_waits_of_many_messages_are_asked_in_few_rounds() -> None:
             await first
         return f"[{json.dumps([{'3': queue_id} for queue_id in json.loads(argument)])}]", ""
 
-    together = Together(workers.relays[0], ask_others)
+    together = Together(workers.relays[0], ask_others, 0)
     waits = [Deferred.fromCoroutine(together.waits(str(number))) for number in range(50)]
     first.callback(("", ""))
     assert [done(one) for one in waits] == [{3: str(number)} for number in range(50)]
@@ -166,6 +181,31 @@ def test_a_ready_queue_that_several_have_is_shown_once() -> None:
     assert done(workers.together.sites()) == [merged, other]
 
 
+@pytest.mark.parametrize(
+    ("states", "told"),
+    [
+        (["idle", "delivering"], "delivering"),
+        (["idle", "idle"], "idle"),
+        (["60 messages a minute to mx: in 6 s", "60 messages a minute to mx: in 12 s"], "in 6 s"),
+        (["mx rests for 40 s: refused", "mx rests for 7 s: refused", "idle"], "mx rests for 40 s: refused"),
+    ],
+)
+def test_what_several_say_is_said_once(states: list[str], told: str) -> None:
+    workers = Workers()
+    for number, (relay, state) in enumerate(zip(workers.relays, states, strict=False)):
+        relay.views = [replace(VIEW, state=state, active=9 - number)]
+    (found,) = done(workers.together.sites())
+    assert found.state.endswith(told)
+    assert ";" not in found.state
+
+
+def test_all_are_asked_for_the_sites_that_are_meant() -> None:
+    workers = Workers()
+    for relay in workers.relays:
+        relay.views = [VIEW, replace(VIEW, site="other")]
+    assert [one.site for one in done(workers.together.sites(Selector(site="mx")))] == ["mx.example"]
+
+
 def test_without_the_supervisor_our_own_relay_is_told() -> None:
     workers = Workers()
     workers.is_alone = True
@@ -174,7 +214,7 @@ def test_without_the_supervisor_our_own_relay_is_told() -> None:
 
 
 def test_a_question_that_nobody_knows_is_a_bug() -> None:
-    answers = Answers(FakeRelay(), FakeSpool())
+    answers = Answers(FakeRelay(), FakeSpool(), 0)
     with pytest.raises(AssertionError, match="nonsense"):
         done(answers.answer("nonsense", json.dumps(None)))
 

@@ -8,7 +8,7 @@ from random import Random
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from mailgate.interfaces import IEvents, IRelay, ISpool, Selector, SiteView
+from mailgate.interfaces import IEvents, IRelay, ISpool, Lease, Return, Selector, SiteView
 from mailgate.relay.giving_up import give_up
 from mailgate.relay.outcomes import OutcomeWriter
 
@@ -17,12 +17,16 @@ __all__ = ["ToldRelay", "site_view"]
 
 @implementer(IRelay)
 class ToldRelay:
-    """IRelay. `told` has what it was told, `live` what it says of messages, `at_work` its sites."""
+    """IRelay. `told` has what it was told, `live` what it says of messages, `at_work` its sites,
+    `holding` those of them that hold what is asked for,
+    `waiting` what only waits in its memory."""
 
     def __init__(self, spool: ISpool, events: IEvents, clock: IReactorTime) -> None:
         self.told: list[object] = []
         self.live: dict[str, Mapping[int, str]] = {}
         self.at_work: list[SiteView] = []
+        self.holding: list[SiteView] = []
+        self.waiting: list[Lease] = []
         self._spool = spool
         self._clock = clock
         self._writer = OutcomeWriter(
@@ -46,14 +50,21 @@ class ToldRelay:
     async def apply_suspensions(self) -> None:
         self.told.append("suspensions")
 
+    async def put_back(self, selector: Selector) -> None:
+        """Gives back what is in `waiting`, as far as its message is meant."""
+        self.told.append(("put back", selector))
+        chosen = [one for one in self.waiting if selector.queue_id in ("", one.envelope.queue_id)]
+        self.waiting = [one for one in self.waiting if one not in chosen]
+        await self._spool.release_leases([Return(one, self._clock.seconds() + 5) for one in chosen])
+
     async def bounce(self, selector: Selector, reason: str = "") -> int:
         return await give_up(self._spool, self._writer, selector, reason=reason, clock=self._clock)
 
     def waits(self, queue_id: str) -> Mapping[int, str]:
         return self.live.get(queue_id, {})
 
-    def sites(self) -> Sequence[SiteView]:
-        return self.at_work
+    def sites(self, selector: Selector | None = None) -> Sequence[SiteView]:
+        return self.at_work if selector is None else self.holding
 
 
 def site_view(site: str, **more: object) -> SiteView:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -32,6 +33,7 @@ class FakeWorker:
         self.settled: list[str] = []
         self.ends: list[tuple[int, str]] = []
         self.is_draining = self.is_abandoned = False
+        self.stalls = False  # says nothing to `drain`, and to questions
         self.answers: Callable[[str, str], tuple[str, str]] = lambda question, argument: ("null", "")
 
     def begin(self, started: str, running: str) -> str:
@@ -47,12 +49,16 @@ class FakeWorker:
 
     async def drain(self) -> float:
         self.is_draining = True
+        if self.stalls:
+            await Deferred()
         return 30.0
 
     def ended(self, worker: int, status: str) -> None:
         self.ends.append((worker, status))
 
     async def answer(self, question: str, argument: str) -> tuple[str, str]:
+        if self.stalls:
+            await Deferred()
         return self.answers(question, argument)
 
     def abandoned(self) -> None:
@@ -67,13 +73,14 @@ class Line:
         self._ends = office, worker
         self._wires = StringTransport(), StringTransport()
         self._is_whole = True
+        self.hangs = False  # the worker neither hears nor says anything
         for end, wire in zip(self._ends, self._wires, strict=True):
             end.makeConnection(wire)
 
     def pump(self) -> bool:
         """Move all there is; whether that was anything."""
         moved = False
-        while self._is_whole and self._move():
+        while self._is_whole and not self.hangs and self._move():
             moved = True
         return moved
 

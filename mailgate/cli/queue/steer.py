@@ -13,11 +13,11 @@ from typing import Any, get_args
 import click
 from pydantic import ValidationError
 
-from mailgate.cli.common import config_option, duration, json_option, not_empty, places_of, printable, span, when
+from mailgate.cli.common import config_option, duration, json_option, not_empty, places_of, printable
 from mailgate.cli.desk import open_desk
+from mailgate.cli.entries import suspension_text
 from mailgate.cli.queue.selecting import usage_error
 from mailgate.interfaces import Suspended
-from mailgate.web.models import SuspensionNow
 from mailgate.web.selection import Resume, Suspend
 
 __all__ = ["COMMANDS"]
@@ -43,10 +43,17 @@ def _naming(function: Callable[..., None]) -> Callable[..., None]:
     return named
 
 
+def _lasting(ctx: click.Context, param: click.Parameter, value: str | None) -> float:
+    seconds = duration(ctx, param, value)
+    if value is not None and not seconds:
+        raise click.BadParameter("is no time; without --for it lasts until resume")
+    return seconds
+
+
 @click.command()
 @_naming
 @click.option(
-    "--for", "seconds", callback=duration, metavar="TIME", help="How long, like 2h; if not given: until resume."
+    "--for", "seconds", callback=_lasting, metavar="TIME", help="How long, like 2h; if not given: until resume."
 )
 @click.option("--reason", "--because", "reason", default="", metavar="TEXT", help="Why, for people.")
 @json_option
@@ -64,7 +71,7 @@ def suspend(kind: Suspended, name: str, seconds: float, reason: str, as_json: bo
         raise usage_error(error) from None
     with closing(open_desk(places_of(config), config)) as desk:
         one = desk.suspend(order)
-    click.echo(one.model_dump_json(indent=1, ensure_ascii=True) if as_json else _told(one, time()))
+    click.echo(one.model_dump_json(indent=1, ensure_ascii=True) if as_json else suspension_text(one, time()))
 
 
 @click.command()
@@ -103,15 +110,9 @@ def suspended(as_json: bool, config: Path) -> None:
         return
     now = time()
     for one in found:
-        click.echo(_told(one, now))
+        click.echo(suspension_text(one, now))
     if not found:
         click.echo("Nothing is suspended.")
 
 
 COMMANDS = (suspend, resume, suspended)
-
-
-def _told(one: SuspensionNow, now: float) -> str:
-    ends = f"for {span(one.until - now)}, until {when(one.until)}" if one.until else "until it is resumed"
-    reason = f" ({printable(one.reason)})" if one.reason else ""
-    return f"suspended since {when(one.since)}, {ends}: {one.kind} {printable(one.name)}{reason}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import click
 
@@ -20,14 +20,35 @@ from mailgate.cli.common import (
     span,
 )
 from mailgate.cli.desk import open_desk
+from mailgate.cli.entries import suspension_text
 from mailgate.cli.queue.selecting import conditions, within
-from mailgate.web.models import Groups, SiteNow, Status
+from mailgate.web.models import Groups, SiteNow, Status, SuspensionNow
 from mailgate.web.selection import Grouping, Selection
+from mailgate.web.waits import names
 
 __all__ = ["COMMANDS"]
 
+
+class _Page(NamedTuple):
+    """What `top` shows."""
+
+    groups: Groups
+    sites: Sequence[SiteNow]
+    suspensions: Sequence[SuspensionNow]
+    status: Status | None
+
+
 #: Sites that `top` shows below the groups.
 _SITES = 10
+#: Suspensions that it shows above them.
+_SUSPENSIONS = 5
+#: What entries have in common of which there is nothing to count by; none of it is a name.
+_NO_KEY: Mapping[Grouping, str] = {
+    "site": "(not tried yet)",
+    "source": "(none, or not tried yet)",
+    "category": "(no failure yet)",
+    "sender": "<>",
+}
 _WIDEST = 48
 
 
@@ -52,24 +73,26 @@ def top(selection: Selection, by: Grouping, limit: int, every: float | None, as_
         raise click.UsageError("--watch is for people, and --json for programs")
     places = places_of(config)
 
-    def read() -> tuple[Groups, Sequence[SiteNow], Status | None]:
+    def read() -> _Page:
         with closing(open_desk(places, config)) as desk:
-            return desk.summary(by, limit, selection), desk.sites().sites, desk.status()
+            suspensions = desk.suspensions().suspensions
+            return _Page(desk.summary(by, limit, selection), desk.sites(selection).sites, suspensions, desk.status())
 
     if every:
         with suppress(KeyboardInterrupt):
-            _watch(lambda: "\n".join(_page(*read(), selection)), every)
+            _watch(lambda: "\n".join(_page(read(), selection)), every)
         return
-    groups, sites, status = read()
+    page = read()
     if as_json:
         told = {
-            **groups.model_dump(),
-            "sites": [one.model_dump() for one in sites],
-            "status": status and status.model_dump(),
+            **page.groups.model_dump(),
+            "sites": [one.model_dump() for one in page.sites],
+            "suspensions": [one.model_dump() for one in page.suspensions],
+            "status": page.status and page.status.model_dump(),
         }
         click.echo(json.dumps(told, indent=1))
     else:
-        click.echo("\n".join(_page(groups, sites, status, selection)))
+        click.echo("\n".join(_page(page, selection)))
 
 
 @click.command()
@@ -107,38 +130,61 @@ def _watch(page: Callable[[], str], every: float) -> None:
         time.sleep(every)
 
 
-def _page(groups: Groups, sites: Sequence[SiteNow], status: Status | None, selection: Selection) -> Iterator[str]:
+def _page(page: _Page, selection: Selection) -> Iterator[str]:
     now = time.time()
+    status, groups = page.status, page.groups
     if status is None:
         yield "The gateway does not run."
     else:
         spool = "" if status.spool == "ok" else f"; THE SPOOL CANNOT BE WRITTEN: {printable(status.spool)}"
-        yield f"The gateway {'stops' if status.stopping else 'runs'}, for {span(status.uptime)} now{spool}"
+        runs = (
+            f"has been stopping for {span(status.stopping_for)}"
+            if status.stopping
+            else f"runs, for {span(status.uptime)} now"
+        )
+        yield f"The gateway {runs}{spool}"
+    for one in page.suspensions[:_SUSPENSIONS]:
+        yield suspension_text(one, now)
+    if len(page.suspensions) > _SUSPENSIONS:
+        yield f"and {len(page.suspensions) - _SUSPENSIONS} more: mailgate queue suspended"
     yield ""
     chosen = within(selection)
     if groups.groups:
-        table: list[tuple[str, ...]] = [(groups.by, "recipients", "due", "held", "oldest")]
+        names_of_none = _NO_KEY.get(groups.by, "-")
+        table: list[tuple[str, ...]] = [(groups.by, "recipients", "due", "held", "oldest", "")]
         table += [
-            (_name(one.key), str(one.recipients), str(one.due), str(one.held), span(now - one.oldest))
+            (
+                _name(one.key) if one.key else names_of_none,
+                str(one.recipients),
+                str(one.due),
+                str(one.held),
+                span(now - one.oldest),
+                "suspended" if _is_suspended(groups.by, one.key, page.suspensions) else "",
+            )
             for one in groups.groups
         ]
-        yield from _table(table)
+        yield from _table(table, texts=(0, 5))
     else:
         yield f"No entry fits{printable(chosen)}." if chosen else "Nothing is in the queue."
-    if sites:
+    if page.sites:
         yield ""
-        yield from _site_table(sites[:_SITES])
-        if len(sites) > _SITES:
-            yield f"and {len(sites) - _SITES} more: mailgate queue sites"
+        yield from _site_table(page.sites[:_SITES])
+        if len(page.sites) > _SITES:
+            yield f"and {len(page.sites) - _SITES} more: mailgate queue sites"
+
+
+def _is_suspended(by: Grouping, key: str, suspensions: Sequence[SuspensionNow]) -> bool:
+    """Whether a group is suspended as a whole."""
+    return any(one.kind == by and names(one, key) for one in suspensions)
 
 
 def _site_table(sites: Sequence[SiteNow]) -> Iterator[str]:
-    table = [("site", "route", "source", "waiting", "active", "connections", "")]
+    table = [("site", "route", "source", "waiting", "active", "connections", "state")]
     table += [
         (
             _name(one.site),
             _name(one.route),
-            _name(one.source),
+            _name(one.source) if one.source else "-",
             f"{one.waiting}{'+' if one.backlog else ''}",
             str(one.active),
             f"{one.connections} of {one.most}",
@@ -150,7 +196,7 @@ def _site_table(sites: Sequence[SiteNow]) -> Iterator[str]:
 
 
 def _name(key: str) -> str:
-    name = printable(key) or "-"
+    name = printable(key)
     return name if len(name) <= _WIDEST else name[: _WIDEST - 3] + "..."
 
 

@@ -40,7 +40,9 @@ DROP TABLE recipients;
 ALTER TABLE entries RENAME TO recipients;
 
 CREATE INDEX recipients_due ON recipients (state, due);
-CREATE INDEX recipients_turn ON recipients (route, domain, priority DESC, turn) WHERE state = 'turn';
+-- With source and state, so that those of a source that is full are passed over without a look at their rows.
+CREATE INDEX recipients_turn ON recipients (route, domain, priority DESC, turn, source, state) WHERE state = 'turn';
+CREATE INDEX recipients_turn_by_route ON recipients (route, priority DESC, turn, source, state) WHERE state = 'turn';
 CREATE INDEX recipients_domain ON recipients (domain);
 CREATE INDEX recipients_address ON recipients (address);
 CREATE INDEX recipients_site ON recipients (site) WHERE site != '';
