@@ -34,8 +34,8 @@ from mailgate.interfaces import (
 from mailgate.message import MemoryBudget
 from mailgate.pipeline.build import build_pipelines
 from mailgate.pipeline.registry import Registry
-from mailgate.relay.classify import Bounces
 from mailgate.relay.client.terms import Terms, TermsError, read_terms
+from mailgate.relay.replies.classify import Bounces
 from mailgate.relay.routing import Routing
 from mailgate.smtp.conversation import SessionServices
 from mailgate.smtp.offers import Offers

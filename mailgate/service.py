@@ -41,8 +41,8 @@ from mailgate.observe.recorder import Recorder
 from mailgate.pipeline.registry import Registry
 from mailgate.process import cannot_start, own_directory, own_secret, raise_descriptor_limit
 from mailgate.relay.intake import Intake
-from mailgate.relay.local import LocalQueue
 from mailgate.relay.locate import Locator, OwnAddresses
+from mailgate.relay.ready.local import LocalQueue
 from mailgate.relay.service import Relay
 from mailgate.relay.transports import ITransportReactor, RouteTransports, Transports
 from mailgate.relay.turn import Turns

@@ -23,9 +23,9 @@ from mailgate.observe.history import History
 from mailgate.observe.hub import EventHub
 from mailgate.observe.recorder import Recorder
 from mailgate.pipeline.registry import Registry
-from mailgate.relay.classify import Bounces
 from mailgate.relay.giving_up import give_up
 from mailgate.relay.outcomes import OutcomeWriter
+from mailgate.relay.replies.classify import Bounces
 from mailgate.relay.routing import Routing
 from mailgate.relay.sorting import REPORTS
 from mailgate.spool.disk import SpoolTakenError

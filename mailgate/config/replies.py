@@ -6,7 +6,7 @@ import re
 
 __all__ = ["doubt"]
 
-# The forms of mailgate.relay.patterns, which looks for everything else as for words.
+# The forms of mailgate.relay.replies.patterns, which looks for everything else as for words.
 _CODE = re.compile(r"[245][\dx]{2}")
 _STATUS = re.compile(r"[245x](?:\.(?:\d[\dx]{0,2}|x)){2}")
 #: What somebody means for one of these, and is not.

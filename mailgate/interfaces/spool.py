@@ -82,7 +82,7 @@ class Outcome(Struct, frozen=True):
     with this outcome the sender is told that the recipient's mail is late. `tls` is how the message travelled, for
     people: "TLSv1.3 TLS_AES_256_GCM_SHA384 verified", or "" where in clear text. `site` is the site that it went to, or
     was to go to; `source` the name of our own address that was used, and is to be used again; `category` what kind of
-    deferral or failure it was ("mailbox-full", see mailgate.relay.classify).
+    deferral or failure it was ("mailbox-full", see mailgate.relay.replies.classify).
     """
 
     recipient: EnvelopeRecipient

@@ -10,7 +10,7 @@ from itertools import islice, takewhile
 from mailgate.envelope import EnvelopeRecipient
 from mailgate.interfaces import Destination
 from mailgate.relay.fairness import Tags
-from mailgate.relay.jobs import Job, JobQueue
+from mailgate.relay.ready.jobs import Job, JobQueue
 
 __all__ = ["Backlog", "Backlogs", "Request"]
 

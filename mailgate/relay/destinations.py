@@ -14,16 +14,16 @@ from mailgate.config.schema import LmtpRoute, RetrySection, Route, SmtpRoute
 from mailgate.interfaces import Destination, OutcomeKind, Selector
 from mailgate.interfaces.spool import EVERYTHING
 from mailgate.relay.findings import LOCAL_ERROR
-from mailgate.relay.jobs import Job, JobQueue, QueueOwner
-from mailgate.relay.local import LocalQueue
 from mailgate.relay.locate import Hosts, NoHosts
-from mailgate.relay.overdue import end
+from mailgate.relay.ready.jobs import Job, JobQueue, QueueOwner
+from mailgate.relay.ready.local import LocalQueue
+from mailgate.relay.ready.overdue import end
+from mailgate.relay.ready.site import Site
+from mailgate.relay.ready.tools import SiteTools
+from mailgate.relay.replies.shaping import Shaping
 from mailgate.relay.schedule import expiry, late_at
-from mailgate.relay.shaping import Shaping
-from mailgate.relay.site import Site
 from mailgate.relay.sources import SYSTEM, Capped, Sources
 from mailgate.relay.suspended import Suspensions, ends
-from mailgate.relay.tools import SiteTools
 from mailgate.relay.transports import Transports
 from mailgate.reply import Reply
 

@@ -9,8 +9,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from mailgate.config.schema import RetrySection
 from mailgate.interfaces import ISpool, Lease, OutcomeKind, Return, Selector, SpoolError
-from mailgate.relay.jobs import LEASE_TIME, Job
 from mailgate.relay.outcomes import OutcomeWriter
+from mailgate.relay.ready.jobs import LEASE_TIME, Job
 from mailgate.reply import Reply
 
 __all__ = ["give_up", "given_up", "settle"]

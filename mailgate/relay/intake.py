@@ -18,7 +18,7 @@ from mailgate.events import Discarded, MessageAccepted, Quarantined
 from mailgate.interfaces import IEvents, IIntake, ISpool, Lease, SpoolError
 from mailgate.message import Content, Message
 from mailgate.observe.asked import asked_for
-from mailgate.relay.jobs import LEASE_TIME
+from mailgate.relay.ready.jobs import LEASE_TIME
 from mailgate.reply import Reply
 from mailgate.verdict import Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
 

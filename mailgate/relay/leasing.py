@@ -13,8 +13,8 @@ from twisted.python.failure import Failure
 from mailgate.awaiting import as_deferred
 from mailgate.interfaces import ISpool, Lease, SpoolError
 from mailgate.relay.backlog import Backlogs
-from mailgate.relay.jobs import LEASE_TIME
 from mailgate.relay.memory import Jobs
+from mailgate.relay.ready.jobs import LEASE_TIME
 
 __all__ = ["Leasing"]
 

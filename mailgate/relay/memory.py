@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from mailgate.interfaces import Lease
-from mailgate.relay.jobs import Job
-from mailgate.relay.line import Room
+from mailgate.relay.ready.jobs import Job
+from mailgate.relay.ready.line import Room
 
 __all__ = ["Jobs"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mailgate.events import Bounced, Deferred, Delivered, Discarded, Event
 from mailgate.interfaces import Outcome, OutcomeKind
-from mailgate.relay.jobs import Job
+from mailgate.relay.ready.jobs import Job
 
 __all__ = ["event_of"]
 

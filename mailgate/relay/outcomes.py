@@ -20,13 +20,13 @@ from mailgate.events import Reported
 from mailgate.interfaces import Handover, IEvents, ISpool, Outcome, OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import Result
-from mailgate.relay.classify import Bounces
 from mailgate.relay.counts import Counts
 from mailgate.relay.findings import NOT_YET, TOO_LATE
-from mailgate.relay.jobs import Job
 from mailgate.relay.outcome_events import event_of
-from mailgate.relay.report_fields import Action, action_of
-from mailgate.relay.reports import compose_report
+from mailgate.relay.ready.jobs import Job
+from mailgate.relay.replies.classify import Bounces
+from mailgate.relay.reports.compose import compose_report
+from mailgate.relay.reports.fields import Action, action_of
 from mailgate.relay.schedule import expiry, is_too_late, late_at, next_attempt
 from mailgate.reply import Reply
 

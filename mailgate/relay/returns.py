@@ -14,8 +14,8 @@ from twisted.python.failure import Failure
 from mailgate.interfaces import ISpool, Lease, Return, SpoolError
 from mailgate.interfaces.spool import TURN_LIFE
 from mailgate.relay.backlog import Backlog, Backlogs
-from mailgate.relay.jobs import Job, JobQueue
 from mailgate.relay.memory import Jobs
+from mailgate.relay.ready.jobs import Job, JobQueue
 
 __all__ = ["Returns"]
 

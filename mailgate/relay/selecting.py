@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mailgate.interfaces import Selector
-from mailgate.relay.jobs import Job
+from mailgate.relay.ready.jobs import Job
 
 __all__ = ["may_choose"]
 

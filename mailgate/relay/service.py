@@ -31,23 +31,23 @@ from mailgate.interfaces import (
     SiteView,
 )
 from mailgate.relay.backlog import Backlogs
-from mailgate.relay.classify import Bounces
 from mailgate.relay.destinations import Destinations
 from mailgate.relay.giving_up import give_up
-from mailgate.relay.jobs import Job, JobQueue
 from mailgate.relay.leasing import Leasing
 from mailgate.relay.locate import Locator
 from mailgate.relay.memory import Jobs
 from mailgate.relay.outcomes import OutcomeWriter
-from mailgate.relay.overdue import look_over
+from mailgate.relay.ready.jobs import Job, JobQueue
+from mailgate.relay.ready.overdue import look_over
+from mailgate.relay.ready.tools import SiteTools
+from mailgate.relay.replies.classify import Bounces
+from mailgate.relay.replies.shaping import Shaping
 from mailgate.relay.returns import Returns
 from mailgate.relay.routing import Routing
 from mailgate.relay.selecting import may_choose
-from mailgate.relay.shaping import Shaping
 from mailgate.relay.sorting import REPORT_ROUTE, REPORTS, Sorter
 from mailgate.relay.sources import Sources
 from mailgate.relay.suspended import Suspensions
-from mailgate.relay.tools import SiteTools
 from mailgate.relay.transports import Transports
 from mailgate.relay.view import view, where
 from mailgate.relay.warm_up import WarmUp

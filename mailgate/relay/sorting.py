@@ -17,8 +17,8 @@ from mailgate.interfaces import AttemptContext, Destination, IDeliveryFilter, Le
 from mailgate.relay.attempt import Result
 from mailgate.relay.destinations import Destinations
 from mailgate.relay.findings import LOCAL_ERROR
-from mailgate.relay.jobs import MOST_RECIPIENTS, Job
 from mailgate.relay.memory import Jobs
+from mailgate.relay.ready.jobs import MOST_RECIPIENTS, Job
 from mailgate.relay.routing import Routing
 from mailgate.relay.suspended import Suspensions, ends
 from mailgate.reply import Reply, ReplyError, parse_reply

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mailgate.interfaces import SiteView
-from mailgate.relay.jobs import Job, JobQueue
+from mailgate.relay.ready.jobs import Job, JobQueue
 from mailgate.relay.wording import in_line, seconds
 
 __all__ = ["view", "where"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from time import time
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
 from mailgate.events import OperatorActed
-from mailgate.interfaces import EntryView, Grouping, IEvents, IRelay, ISpool, Selector
+from mailgate.interfaces import EntryView, Grouping, IEvents, IRelay, ISpool, Selector, SpoolError
 from mailgate.message import Content
 from mailgate.observe.asked import asked_for
 from mailgate.web.concern import Concern
@@ -136,7 +136,7 @@ class QueueOperations:
     async def _explained(self, views: Sequence[EntryView]) -> tuple[Entry, ...]:
         """Entries, with why they wait."""
         ids = list(dict.fromkeys(view.queue_id for view in views if view.state == "leased"))[:_MOST_LIVE]
-        live = dict(zip(ids, await _all([answered(self._relay.waits(one)) for one in ids]), strict=True))
+        live = dict(zip(ids, await _all([self._live(one) for one in ids]), strict=True))
         suspensions = await self._spool.suspensions() if views else ()
         now = self._now()
         return tuple(
@@ -144,7 +144,7 @@ class QueueOperations:
                 view,
                 why_it_waits(
                     view,
-                    live.get(view.queue_id, {}).get(view.number, ""),
+                    _said(live.get(view.queue_id, ""), view.number),
                     suspensions,
                     now,
                     is_running=self._is_running,
@@ -153,6 +153,13 @@ class QueueOperations:
             )
             for view in views
         )
+
+    async def _live(self, queue_id: str) -> Mapping[int, str] | str:
+        """What the relay says of a message, or why it says nothing: the spool's own answer is told all the same."""
+        try:
+            return await answered(self._relay.waits(queue_id))
+        except SpoolError as error:
+            return str(error)
 
     # -- changing
 
@@ -313,6 +320,10 @@ async def _all(works: Sequence[Coroutine[Deferred[T], Any, T]]) -> Sequence[T]:
         return await gatherResults([Deferred.fromCoroutine(work) for work in works], consumeErrors=True)
     except FirstError as error:
         raise error.subFailure.value or error from None
+
+
+def _said(live: Mapping[int, str] | str, number: int) -> str:
+    return live if isinstance(live, str) else live.get(number, "")
 
 
 async def _awaited(awaitable: Awaitable[T]) -> T:

@@ -18,8 +18,8 @@ from mailgate.events import Deferred as DeferredEvent
 from mailgate.events import Delivered, Event
 from mailgate.interfaces import IEvents
 from mailgate.message import Content
-from mailgate.relay.jobs import LEASE_TIME
 from mailgate.relay.locate import Locator
+from mailgate.relay.ready.jobs import LEASE_TIME
 from mailgate.testing.simulated import SimulatedSpool
 from tests.simulation.clock import VirtualClock
 from tests.simulation.sites import KINDS, Internet, Kind, Site

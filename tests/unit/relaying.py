@@ -17,8 +17,8 @@ from mailgate.envelope import Envelope, EnvelopeRecipient, Origin, Tls
 from mailgate.interfaces import ISpool, Lease, OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, ITransport, Result, Target
-from mailgate.relay.classify import Bounces
 from mailgate.relay.client.terms import Terms
+from mailgate.relay.replies.classify import Bounces
 from mailgate.relay.routing import Routing
 from mailgate.relay.service import Relay
 from mailgate.relay.sources import SYSTEM, Source

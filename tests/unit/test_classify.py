@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from mailgate.config.categories import CATEGORIES
 from mailgate.config.rules import ReplyRules, read_rules
-from mailgate.relay.classify import Classifier, categories
 from mailgate.relay.giving_up import given_up
+from mailgate.relay.replies.classify import Classifier, categories
 from mailgate.reply import Reply, parse_reply
 
 CLASSIFIER = Classifier()
-DATA = Path(__file__).parents[2] / "mailgate/relay/data"
+DATA = Path(__file__).parents[2] / "mailgate/relay/replies/data"
 
 # What hosts say, each as it was seen or is documented; addresses and ids are made up.
 SAID = [

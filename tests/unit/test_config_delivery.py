@@ -15,7 +15,7 @@ from mailgate.config.locate import locate
 from mailgate.config.problems import Problems
 from mailgate.config.replies import doubt
 from mailgate.config.rules import read_rules
-from mailgate.relay.patterns import Pattern, Said
+from mailgate.relay.replies.patterns import Pattern, Said
 from mailgate.reply import Reply
 from tests.unit.relaying import configuration
 from tests.unit.test_config import GOOD, find

@@ -501,6 +501,16 @@ def test_domains_and_addresses_in_other_spellings(daemon: Daemon) -> None:
         assert daemon.ask("GET", f"/v1/queue?{query}")[1]["entries"], query
 
 
+def test_a_worker_that_does_not_answer_hides_no_entry(daemon: Daemon) -> None:
+    daemon.add("LINE", state="leased")
+    daemon.add("DUE")
+    daemon.relay.silence = "not all workers have answered: worker 1: nothing in 5 s"
+    assert {place: one["waits"] for place, one in daemon.entries().items()} == {
+        "DUE:0": "the relay takes it at its next look",
+        "LINE:0": "not all workers have answered: worker 1: nothing in 5 s",
+    }
+
+
 def test_every_entry_tells_why_it_is_still_here(daemon: Daemon) -> None:
     daemon.add("DEFERRED")
     daemon.defer("DEFERRED", "451 4.7.1 Greylisted", category="greylisted")

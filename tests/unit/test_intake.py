@@ -30,7 +30,7 @@ from mailgate.events import Discarded, MessageAccepted, Quarantined
 from mailgate.interfaces import IIntake, Lease
 from mailgate.message import AddHeader, Content, ContentWriter, MemoryBudget
 from mailgate.relay.intake import Intake, message_id_of, origin_of
-from mailgate.relay.jobs import LEASE_TIME
+from mailgate.relay.ready.jobs import LEASE_TIME
 from mailgate.reply import Reply
 from mailgate.testing import EventRecorder, MemorySpool, session, transaction, wait_for
 from mailgate.verdict import Accept, Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict

@@ -12,9 +12,9 @@ from twisted.internet.task import Clock
 from mailgate.config.schema import RetrySection
 from mailgate.envelope import MailParameters
 from mailgate.interfaces import OutcomeKind
-from mailgate.relay.jobs import LEASE_MARGIN, LEASE_TIME, Job, JobQueue
-from mailgate.relay.line import Room
-from mailgate.relay.local import LocalQueue
+from mailgate.relay.ready.jobs import LEASE_MARGIN, LEASE_TIME, Job, JobQueue
+from mailgate.relay.ready.line import Room
+from mailgate.relay.ready.local import LocalQueue
 from tests.unit.relaying import LATER, OK, LocalHop, NextHop, failures_logged, lease, results
 
 RETRY = RetrySection()

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.envelope import MailParameters
-from mailgate.relay.jobs import Job
-from mailgate.relay.line import Line
+from mailgate.relay.ready.jobs import Job
+from mailgate.relay.ready.line import Line
 from tests.unit.relaying import lease
 
 

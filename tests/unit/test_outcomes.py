@@ -23,9 +23,9 @@ from mailgate.events import Deferred as DeferredEvent
 from mailgate.interfaces import Handover, Lease, Outcome, OutcomeKind, SpoolError
 from mailgate.message import Content
 from mailgate.relay.attempt import Result
-from mailgate.relay.classify import Bounces, Classifier
-from mailgate.relay.jobs import Job
 from mailgate.relay.outcomes import OutcomeWriter
+from mailgate.relay.ready.jobs import Job
+from mailgate.relay.replies.classify import Bounces, Classifier
 from mailgate.reply import Reply
 from mailgate.testing import EventRecorder
 from tests.unit.relaying import LATER, NO, OK, failures_logged, lease, results

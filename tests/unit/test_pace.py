@@ -12,8 +12,8 @@ from zope.interface import implementer
 from mailgate.config.schema import RetrySection
 from mailgate.events import SiteSlowed
 from mailgate.interfaces import ISlots
-from mailgate.relay.limits import Limits, Signal
-from mailgate.relay.pace import Pace
+from mailgate.relay.ready.limits import Limits, Signal
+from mailgate.relay.ready.pace import Pace
 from mailgate.stores.slots import LocalSlots
 from mailgate.testing import EventRecorder
 

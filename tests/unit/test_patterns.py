@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailgate.relay.patterns import Pattern, Said
+from mailgate.relay.replies.patterns import Pattern, Said
 from mailgate.reply import Reply, parse_reply
 
 

@@ -9,8 +9,8 @@ _PROGRAM = """
 import sys
 
 import mailgate.service
-from mailgate.relay.classify import Classifier
-from mailgate.relay.shaping import Shaping
+from mailgate.relay.replies.classify import Classifier
+from mailgate.relay.replies.shaping import Shaping
 from mailgate.reply import Reply
 from types import SimpleNamespace
 

@@ -33,10 +33,10 @@ from mailgate.interfaces import (
 )
 from mailgate.message import Content
 from mailgate.relay.attempt import Result
-from mailgate.relay.classify import Bounces
 from mailgate.relay.destinations import Destinations
-from mailgate.relay.jobs import LEASE_MARGIN, LEASE_TIME, Job
 from mailgate.relay.locate import Locator
+from mailgate.relay.ready.jobs import LEASE_MARGIN, LEASE_TIME, Job
+from mailgate.relay.replies.classify import Bounces
 from mailgate.relay.routing import Routing
 from mailgate.relay.service import REPORTS
 from mailgate.reply import Reply

@@ -16,9 +16,9 @@ from mailgate.envelope import EnvelopeRecipient
 from mailgate.interfaces import Destination, Return, Suspension
 from mailgate.relay.backlog import Backlogs
 from mailgate.relay.fairness import Tags
-from mailgate.relay.job import Job
 from mailgate.relay.leasing import Leasing
 from mailgate.relay.memory import Jobs
+from mailgate.relay.ready.job import Job
 from mailgate.testing import FakeResolver, wait_for
 from tests.unit.relaying import LATER, Connection, lease, results
 from tests.unit.test_relay_orders import SOURCES

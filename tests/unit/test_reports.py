@@ -19,8 +19,8 @@ from mailgate.address import NULL_PATH, Address
 from mailgate.envelope import PLAIN_MAIL, Envelope, EnvelopeRecipient, MailParameters
 from mailgate.interfaces import Handover, Outcome, OutcomeKind
 from mailgate.message import Content
-from mailgate.relay.report_fields import Action, status_of
-from mailgate.relay.reports import compose_report
+from mailgate.relay.reports.compose import compose_report
+from mailgate.relay.reports.fields import Action, status_of
 from mailgate.reply import Reply
 from mailgate.wire.content import stuff
 

@@ -15,13 +15,13 @@ from mailgate.envelope import NO_ORIGIN, PLAIN_MAIL, MailParameters, Origin
 from mailgate.events import SiteSlowed
 from mailgate.interfaces import DnsStatus, OutcomeKind
 from mailgate.relay.attempt import ConnectFailedError, Result, Target
-from mailgate.relay.jobs import LEASE_TIME, Job, JobQueue
-from mailgate.relay.limits import Limits, Signal
-from mailgate.relay.line import Room
 from mailgate.relay.locate import Hosts, Locator
-from mailgate.relay.site import Site
+from mailgate.relay.ready.jobs import LEASE_TIME, Job, JobQueue
+from mailgate.relay.ready.limits import Limits, Signal
+from mailgate.relay.ready.line import Room
+from mailgate.relay.ready.site import Site
+from mailgate.relay.ready.tools import SiteTools
 from mailgate.relay.sources import SYSTEM
-from mailgate.relay.tools import SiteTools
 from mailgate.reply import Reply
 from mailgate.stores.slots import LocalSlots
 from mailgate.testing import EventRecorder, FakeResolver, Silent, wait_for

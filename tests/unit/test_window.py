@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailgate.relay.window import Window
+from mailgate.relay.ready.window import Window
 
 DICE = random.Random(1)
 

@@ -8,7 +8,7 @@ from random import Random
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from mailgate.interfaces import IEvents, IRelay, ISpool, Lease, Return, Selector, SiteView
+from mailgate.interfaces import IEvents, IRelay, ISpool, Lease, Return, Selector, SiteView, SpoolError
 from mailgate.relay.giving_up import give_up
 from mailgate.relay.outcomes import OutcomeWriter
 
@@ -24,6 +24,7 @@ class ToldRelay:
     def __init__(self, spool: ISpool, events: IEvents, clock: IReactorTime) -> None:
         self.told: list[object] = []
         self.live: dict[str, Mapping[int, str]] = {}
+        self.silence = ""  # why it says nothing
         self.at_work: list[SiteView] = []
         self.holding: list[SiteView] = []
         self.waiting: list[Lease] = []
@@ -61,6 +62,8 @@ class ToldRelay:
         return await give_up(self._spool, self._writer, selector, reason=reason, clock=self._clock)
 
     def waits(self, queue_id: str) -> Mapping[int, str]:
+        if self.silence:
+            raise SpoolError(self.silence)
         return self.live.get(queue_id, {})
 
     def sites(self, selector: Selector | None = None) -> Sequence[SiteView]:

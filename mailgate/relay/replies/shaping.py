@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 from mailgate.config.routes import ServerRoute, SmtpRoute
 from mailgate.config.schema import Config, ShapingSection, SlowDownSection
 from mailgate.config.section import Section
-from mailgate.relay.limits import Limits, Signal
-from mailgate.relay.patterns import Pattern, Said
+from mailgate.relay.ready.limits import Limits, Signal
+from mailgate.relay.replies.patterns import Pattern, Said
 from mailgate.reply import Reply
 
 __all__ = ["Shaping"]
@@ -174,7 +174,7 @@ def _rule(section: SlowDownSection, reason: str) -> _Rule:
 
 
 def _built_in() -> _BuiltIn:
-    folder = files("mailgate.relay") / "data"
+    folder = files("mailgate.relay.replies") / "data"
     rules = _BuiltInRules.model_validate(tomllib.loads((folder / "slow_down.toml").read_text("utf-8"))).rules
     published = _Published.model_validate(tomllib.loads((folder / "destinations.toml").read_text("utf-8"))).shaping
     # No section of a configuration can have such a name.

@@ -8,9 +8,9 @@ from random import Random
 from twisted.internet.interfaces import IReactorTime
 
 from mailgate.relay.attempt import ConnectFailedError
+from mailgate.relay.ready.trouble import Trouble
+from mailgate.relay.ready.window import Window
 from mailgate.relay.schedule import HostState
-from mailgate.relay.trouble import Trouble
-from mailgate.relay.window import Window
 from mailgate.relay.wording import seconds
 
 __all__ = ["Health"]

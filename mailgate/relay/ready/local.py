@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from mailgate.config.schema import RetrySection
 from mailgate.relay.attempt import ITransport, Result
-from mailgate.relay.jobs import Job, JobQueue, QueueOwner
+from mailgate.relay.ready.jobs import Job, JobQueue, QueueOwner
 
 __all__ = ["LocalQueue"]
 

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from mailgate.interfaces import IEvents, ISlots
 from mailgate.relay.locate import Locator
-from mailgate.relay.shaping import Shaping
+from mailgate.relay.replies.shaping import Shaping
 
 __all__ = ["SiteTools"]
 

@@ -14,8 +14,8 @@ from mailgate.address import NULL_PATH
 from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters
 from mailgate.interfaces import Outcome
 from mailgate.message import Content, Message
-from mailgate.relay.report_fields import Action, Subject, action_of, delivery_status, to_date, to_fields
-from mailgate.relay.report_text import text_for_people, title
+from mailgate.relay.reports.fields import Action, Subject, action_of, delivery_status, to_date, to_fields
+from mailgate.relay.reports.text import text_for_people, title
 from mailgate.wire.content import MAX_LINE
 
 __all__ = ["compose_report"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mailgate.address import Address
 
 if TYPE_CHECKING:
-    from mailgate.relay.job import Job
+    from mailgate.relay.ready.job import Job
 
 __all__ = ["Line", "Room"]
 

@@ -15,7 +15,7 @@ from mailgate.config.categories import CATEGORIES
 from mailgate.config.rules import ReplyRule, ReplyRules
 from mailgate.config.schema import BouncesSection
 from mailgate.config.section import Section
-from mailgate.relay.patterns import Pattern, Said
+from mailgate.relay.replies.patterns import Pattern, Said
 from mailgate.reply import Reply
 
 __all__ = ["Bounces", "Classifier", "categories"]
@@ -101,7 +101,7 @@ def _compiled(rules: Iterable[ReplyRule]) -> tuple[_Rule, ...]:
 
 
 def _built_in() -> _BuiltIn:
-    folder = files("mailgate.relay") / "data"
+    folder = files("mailgate.relay.replies") / "data"
     rules = ReplyRules.model_validate(tomllib.loads((folder / "replies.toml").read_text("utf-8")))
     codes = _Codes.model_validate(tomllib.loads((folder / "codes.toml").read_text("utf-8")))
     return _BuiltIn(_compiled(rules.rules), codes.codes, codes.ours, codes.basic)

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from mailgate.interfaces import Outcome
-from mailgate.relay.report_fields import Action, Subject, action_of, to_date
+from mailgate.relay.reports.fields import Action, Subject, action_of, to_date
 
 __all__ = ["text_for_people", "title"]
 

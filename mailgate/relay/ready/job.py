@@ -12,7 +12,7 @@ from mailgate.relay.attempt import Result
 from mailgate.reply import Reply
 
 if TYPE_CHECKING:
-    from mailgate.relay.jobs import JobQueue
+    from mailgate.relay.ready.jobs import JobQueue
 
 __all__ = ["Job"]
 

@@ -12,16 +12,16 @@ from mailgate.awaiting import as_deferred
 from mailgate.config.schema import LmtpRoute, SmtpRoute
 from mailgate.interfaces import OutcomeKind
 from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, Result
-from mailgate.relay.berths import Berths
-from mailgate.relay.health import Health
-from mailgate.relay.idle import Idle
-from mailgate.relay.jobs import Job, JobQueue, QueueOwner
-from mailgate.relay.limits import Limits
 from mailgate.relay.locate import Hosts, NoHosts
-from mailgate.relay.pace import Pace
+from mailgate.relay.ready.berths import Berths
+from mailgate.relay.ready.health import Health
+from mailgate.relay.ready.idle import Idle
+from mailgate.relay.ready.jobs import Job, JobQueue, QueueOwner
+from mailgate.relay.ready.limits import Limits
+from mailgate.relay.ready.pace import Pace
+from mailgate.relay.ready.tools import SiteTools
+from mailgate.relay.ready.trouble import Trouble, is_about_client, said, told
 from mailgate.relay.sources import SYSTEM, Source
-from mailgate.relay.tools import SiteTools
-from mailgate.relay.trouble import Trouble, is_about_client, said, told
 from mailgate.reply import Reply
 
 __all__ = ["Site"]

@@ -15,8 +15,8 @@ from twisted.python.failure import Failure
 from mailgate.config.schema import RetrySection
 from mailgate.interfaces import OutcomeKind, Suspension
 from mailgate.relay.findings import LOCAL_ERROR, TOO_LATE
-from mailgate.relay.job import Job
-from mailgate.relay.line import Line, Room
+from mailgate.relay.ready.job import Job
+from mailgate.relay.ready.line import Line, Room
 from mailgate.relay.schedule import is_too_late
 from mailgate.reply import Reply
 

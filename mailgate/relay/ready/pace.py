@@ -9,8 +9,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from mailgate.events import SiteSlowed
 from mailgate.interfaces import IEvents, ISlots
-from mailgate.relay.budget import Budget
-from mailgate.relay.limits import Limits, Signal
+from mailgate.relay.ready.budget import Budget
+from mailgate.relay.ready.limits import Limits, Signal
 from mailgate.relay.wording import per_time, seconds
 
 __all__ = ["Pace"]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from mailgate.config.schema import RetrySection
 from mailgate.interfaces import OutcomeKind
 from mailgate.relay.findings import TOO_LATE
-from mailgate.relay.job import Job
-from mailgate.relay.jobs import JobQueue
+from mailgate.relay.ready.job import Job
+from mailgate.relay.ready.jobs import JobQueue
 from mailgate.relay.schedule import expiry, late_at
 
 __all__ = ["end", "look_over"]

@@ -1,0 +1,1 @@
+"""Reports to senders: composed from fields for programs and text for people."""
