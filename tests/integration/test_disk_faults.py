@@ -140,8 +140,8 @@ def test_a_disk_that_becomes_read_only(base: Path, build: Build) -> None:
         disk.mend()
         missing = ledger.missing(queued(gateway))
         assert missing & before == set()
-        # Of what was taken in the very moment in which the file system gave up, some was gone afterwards though its sync
-        # had succeeded: one message of each client at most.
+        # Of what was taken in the very moment in which the file system gave up, some was gone afterwards, though its
+        # sync had succeeded: one message of each client at most.
         assert len(missing) <= 2 * clients
         for one in missing:
             del ledger.acknowledged[one]
