@@ -159,7 +159,8 @@ def soak(base: Path, minutes: float, rate: str, workers: int) -> list[str]:
     with Sink(base / "sink") as sink, Hop(ledger, slowness=0.2) as hop:
         routes = ROUTES.format(sink=sink.port, hop=hop.port)
         domains = {SINK: "sink", DOMAIN: "hop", HOME: "hop"}
-        text = configuration(port, routes, domains=domains, gateway=f"workers = {workers}" if workers > 1 else "")
+        more = f"workers = {workers}" if workers > 1 else ""
+        text = configuration(port, routes, domains=domains, listener="max_messages = 10000000", gateway=more)
         with Gateway(base / "gateway", text, [port]) as gateway:
             source = Source(port)
             most = calibrate(source, sink)
