@@ -38,7 +38,7 @@ crash: $(READY)
 	MAILGATE_CRASH=$${MAILGATE_CRASH:-long} $(STRICT) $(BIN)/python -m pytest tests/crash tests/integration/test_kill.py \
 	  tests/integration/test_durability.py tests/integration/test_disk_full.py tests/integration/test_disk_faults.py
 
-# The daemon at half of what it can do, for ten minutes: nothing grows, nothing is left. ARGS="--minutes 1" in CI.
+# The daemon at half of what it can do, for ten minutes: nothing grows, nothing is left. ARGS="--minutes 2" in CI.
 soak: $(READY)
 	$(STRICT) $(BIN)/python -m tests.soak $(ARGS)
 

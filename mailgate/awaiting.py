@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 
-__all__ = ["as_deferred"]
+__all__ = ["answered", "as_deferred"]
 
 T = TypeVar("T")
 
@@ -17,6 +17,11 @@ def as_deferred(answer: Awaitable[T]) -> Deferred[T]:
     if isinstance(answer, Deferred):
         return answer
     return Deferred.fromCoroutine(answer if isinstance(answer, Coroutine) else _awaiting(answer))
+
+
+async def answered(answer: T | Awaitable[T]) -> T:
+    """What an answer is that may be there at once or later."""
+    return await answer if isinstance(answer, Awaitable) else answer
 
 
 async def _awaiting(answer: Awaitable[T]) -> T:

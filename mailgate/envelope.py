@@ -36,7 +36,7 @@ __all__ = [
 T = TypeVar("T")
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-#: Random numbers for ids to come, and for how many ids there is room.
+#: Random numbers for ids to come, and how many of them are drawn at a time.
 _bits: list[int] = []
 _IDS = 256
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
@@ -55,6 +55,16 @@ def new_id() -> str:
     )
 
 
+def _random_bits() -> int:
+    """40 random bits; the system is asked for those of many ids at a time."""
+    try:
+        return _bits.pop()
+    except IndexError:
+        octets = os.urandom(5 * _IDS)
+        _bits.extend(int.from_bytes(octets[at : at + 5]) for at in range(5, len(octets), 5))
+        return int.from_bytes(octets[:5])
+
+
 class Evidence(list[object]):
     """What filters found out, as typed values: each is found again by its type."""
 
@@ -71,16 +81,6 @@ class Evidence(list[object]):
     def all(self, kind: type[T]) -> Iterator[T]:
         """Every result of this type, first to last."""
         return (value for value in self if isinstance(value, kind))
-
-
-def _random_bits() -> int:
-    """40 random bits; the system is asked for those of many ids at a time."""
-    try:
-        return _bits.pop()
-    except IndexError:
-        octets = os.urandom(5 * _IDS)
-        _bits.extend(int.from_bytes(octets[at : at + 5]) for at in range(5, len(octets), 5))
-        return int.from_bytes(octets[:5])
 
 
 @functools.lru_cache(maxsize=4096)

@@ -53,7 +53,7 @@ from mailgate.sockets.sessions import open_wide
 from mailgate.spool.sqlite import SqliteSpool
 from mailgate.web.control import Control, StatusBoard
 from mailgate.web.places import Places
-from mailgate.workers.ports import CannotBindError, adopt, bind
+from mailgate.workers.ports import CannotBindError, open_ports
 from mailgate.workers.records import make_sinks
 from mailgate.workers.team import Team, alone
 from mailgate.workers.together import Answers
@@ -167,13 +167,9 @@ class Gateway(Service):
     def privilegedStartService(self) -> None:
         """Bind the ports. SystemExit, with a line that says which, where that cannot be."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's
-        if self._team.sockets is not None:
-            for name, descriptors in self._team.sockets.items():
-                self._ports += [adopt(self.reactor, one, self.listeners[name]) for one in descriptors]
-            return
+        factory = self.listeners.__getitem__
         try:
-            for _, port in bind(self.reactor, self.config.listeners, self.listeners.__getitem__):
-                self._ports.append(port)
+            self._ports += open_ports(self.reactor, self.config.listeners, factory, self._team.sockets)
         except CannotBindError as error:
             self._cannot_start(str(error))
 

@@ -22,6 +22,7 @@ from mailgate.events import WorkerEnded
 from mailgate.pipeline.registry import Registry
 from mailgate.service import Gateway
 from mailgate.workers.ends import WorkerEnd
+from mailgate.workers.hand import LINE, STDERR
 from mailgate.workers.logs import LogWriter
 from mailgate.workers.shared import Shared
 from mailgate.workers.team import Team
@@ -29,8 +30,6 @@ from mailgate.workers.team import Team
 __all__ = ["Worker", "main"]
 
 _log = Logger(namespace="mailgate.worker")
-
-_STDERR, LINE = 2, 3
 
 
 class Worker:
@@ -141,7 +140,7 @@ def main(arguments: Sequence[str]) -> None:
     # A terminal sends these to the supervisor as well, which decides for all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    globalLogBeginner.beginLoggingTo([LogWriter(_STDERR)])
+    globalLogBeginner.beginLoggingTo([LogWriter(STDERR)])
     from twisted.internet import reactor as the_reactor  # noqa: TID251  the composition root
 
     reactor: Any = the_reactor

@@ -86,9 +86,12 @@ def duration(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 
 
 def not_empty(ctx: click.Context, param: click.Parameter, value: T) -> T:
-    """A click callback: the text or texts, which may be left out but not be empty."""
-    if value == "" or (isinstance(value, tuple) and "" in value):
-        raise click.BadParameter("may not be empty")
+    """A click callback: the text or texts, which may be left out but not be empty, nor octets that are no UTF-8."""
+    for text in value if isinstance(value, tuple) else (value,):
+        if text == "":
+            raise click.BadParameter("may not be empty")
+        if isinstance(text, str) and not text.isascii() and any("\ud800" <= one <= "\udfff" for one in text):
+            raise click.BadParameter("is no text in UTF-8")
     return value
 
 

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 from pydantic import BaseModel
 
 from mailgate.cli.common import FailedError
+from mailgate.interfaces import Grouping
 from mailgate.web.models import (
     Changed,
     Groups,
@@ -26,7 +27,7 @@ from mailgate.web.models import (
     Suspensions,
 )
 from mailgate.web.places import Places
-from mailgate.web.selection import EVERYTHING, Action, Change, Grouping, Resume, Selection, Suspend
+from mailgate.web.selection import EVERYTHING, Action, Change, Resume, Selection, Suspend
 
 __all__ = ["Desk", "open_desk"]
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.address import NULL_PATH
+from mailgate.awaiting import as_deferred
 from mailgate.cli.common import BadConfigError, FailedError, route_names
 from mailgate.config.load import ConfigError, load
-from mailgate.interfaces import IEvents, IRelay, ISpool, Selector, SiteView, SpoolError
+from mailgate.interfaces import Grouping, IEvents, IRelay, ISpool, Selector, SiteView, SpoolError
 from mailgate.observe.history import History
 from mailgate.observe.hub import EventHub
 from mailgate.observe.recorder import Recorder
@@ -33,7 +33,7 @@ from mailgate.spool.sqlite import SqliteSpool
 from mailgate.web.models import Changed, Groups, Page, Resumed, Shown, Sites, Status, SuspensionNow, Suspensions
 from mailgate.web.operations import QueueOperations, parse_after
 from mailgate.web.places import Places
-from mailgate.web.selection import EVERYTHING, Action, Change, Grouping, Resume, Selection, Suspend
+from mailgate.web.selection import EVERYTHING, Action, Change, Resume, Selection, Suspend
 from mailgate.web.steering import Steering
 
 __all__ = ["OfflineDesk", "SpoolInUseError"]
@@ -108,7 +108,7 @@ class OfflineDesk:
         return None
 
     def close(self) -> None:
-        self._run(_closed(self._spool))
+        self._run(self._spool.close())
         if self._recorder is not None:
             self._recorder.close()
 
@@ -124,15 +124,15 @@ class OfflineDesk:
         self._recorder = Recorder([history], delay=0.0)
         self._events.add(self._recorder)
         # What a daemon that was killed had under delivery is queued again.
-        self._run(_swept(self._spool))
+        self._run(self._spool.sweep())
 
     def _routes(self) -> Collection[str]:
         return route_names(self._config)
 
-    def _run(self, work: Coroutine[Deferred[Any], Any, T]) -> T:
+    def _run(self, work: Awaitable[T]) -> T:
         """The result; this thread stands in for the reactor's meanwhile."""
         results: list[T | Failure] = []
-        Deferred.fromCoroutine(work).addBoth(results.append)
+        as_deferred(work).addBoth(results.append)
         while not results:
             call, values = self._calls.get()
             call(*values)
@@ -204,11 +204,3 @@ class _WallClock(Clock):
 
     def seconds(self) -> float:
         return time.time()
-
-
-async def _swept(spool: SqliteSpool) -> None:
-    await spool.sweep()
-
-
-async def _closed(spool: SqliteSpool) -> None:
-    await spool.close()

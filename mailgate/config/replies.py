@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["doubt"]
+__all__ = ["CODE", "STATUS", "doubt"]
 
-# The forms of mailgate.relay.replies.patterns, which looks for everything else as for words.
-_CODE = re.compile(r"[245][\dx]{2}")
-_STATUS = re.compile(r"[245x](?:\.(?:\d[\dx]{0,2}|x)){2}")
+#: How a code and an enhanced status are written in a pattern; everything else is words.
+CODE = re.compile(r"[245][\dx]{2}")
+STATUS = re.compile(r"[245x](?:\.(?:\d[\dx]{0,2}|x)){2}")
 #: What somebody means for one of these, and is not.
 _NEARLY = re.compile(r"[\dx.]+|[2-5][\da-z]{2}")
 #: Codes and statuses of all refusals, or of all that are for now, or for good.
@@ -21,7 +21,7 @@ def doubt(pattern: str) -> str:
     if len(words) == 1 and not _is_form(words[0]) and _NEARLY.fullmatch(words[0]):
         return f'"{pattern}" is looked for as a word: a code is like 421 or 45x, an enhanced status like 4.7.1 or 4.7.x'
     forms = []
-    for form in (_CODE, _STATUS):
+    for form in (CODE, STATUS):
         if words and form.fullmatch(words[0]):
             forms.append(words.pop(0))
     if any(form.startswith("2") for form in forms):
@@ -32,4 +32,4 @@ def doubt(pattern: str) -> str:
 
 
 def _is_form(word: str) -> bool:
-    return bool(_CODE.fullmatch(word) or _STATUS.fullmatch(word))
+    return bool(CODE.fullmatch(word) or STATUS.fullmatch(word))

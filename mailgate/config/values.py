@@ -170,9 +170,10 @@ def _reply_pattern(text: str) -> str:
 
 
 def _one_mailbox(text: str) -> str:
-    if parse_mailbox(text).startswith("@"):
+    mailbox = parse_mailbox(text)
+    if mailbox.startswith("@"):
         raise ValueError(f'"{text}" is a domain; an address has something before its @')
-    return parse_mailbox(text)
+    return mailbox
 
 
 def _socket(text: str, info: ValidationInfo) -> str:

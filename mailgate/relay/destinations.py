@@ -20,7 +20,6 @@ from mailgate.relay.ready.local import LocalQueue
 from mailgate.relay.ready.overdue import end
 from mailgate.relay.ready.site import Site
 from mailgate.relay.ready.tools import SiteTools
-from mailgate.relay.replies.shaping import Shaping
 from mailgate.relay.schedule import expiry, late_at
 from mailgate.relay.sources import SYSTEM, Capped, Sources
 from mailgate.relay.suspended import Suspensions, ends
@@ -229,9 +228,8 @@ class Destinations:
         self, job: Job, route: SmtpRoute | LmtpRoute, hosts: Hosts | NoHosts, full: Mapping[str, JobQueue] = _NONE
     ) -> None:
         """`full` are the queues without room, by their sources, that come first in the order of this message."""
-        shaping: Shaping = self._tools.shaping
         if isinstance(hosts, NoHosts):
-            self._end(job, hosts, shaping.limits(job.route, route, job.domain, (), "").retry)
+            self._end(job, hosts, self._schedule(job))
             return
         source, kept = SYSTEM, ""
         if route.pool is not None:
@@ -245,7 +243,8 @@ class Destinations:
                 return
             source = chosen
             job.source = source.name
-        limits = shaping.limits(job.route, route, "" if hosts.is_fixed else job.domain, hosts.names, source.name)
+        domain = "" if hosts.is_fixed else job.domain
+        limits = self._tools.shaping.limits(job.route, route, domain, hosts.names, source.name)
         if len(job.recipients) > limits.recipients_per_message:
             self._split(job, limits.recipients_per_message)
             return
@@ -335,7 +334,7 @@ class Destinations:
         """That of a job of which nobody has asked where it goes."""
         route = self.routes.get(job.route)
         if isinstance(route, SmtpRoute | LmtpRoute):
-            return self._tools.shaping.limits(job.route, route, job.domain, (), "").retry
+            return self._tools.shaping.limits(job.route, route, job.domain, ()).retry
         return _SCHEDULE if route is None else route.retry
 
     def _stumbled(self, failure: Failure, job: Job) -> None:

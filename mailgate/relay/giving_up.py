@@ -9,19 +9,16 @@ from twisted.internet.interfaces import IReactorTime
 
 from mailgate.config.schema import RetrySection
 from mailgate.interfaces import ISpool, Lease, OutcomeKind, Return, Selector, SpoolError
-from mailgate.relay.outcomes import OutcomeWriter
+from mailgate.relay.outcomes import REPORT_RETRY, OutcomeWriter
 from mailgate.relay.ready.jobs import LEASE_TIME, Job
 from mailgate.reply import Reply
 
-__all__ = ["give_up", "given_up", "settle"]
+__all__ = ["give_up", "given_up"]
 
 #: Recipients that are leased in one portion: between two of them the spool serves the mail.
 _PORTION = 500
 #: Characters of an operator's words that are told to senders.
 _MAX_REASON = 300
-
-#: Seconds until those are looked at again whose report could not be made.
-_PUT_OFF = 600.0
 
 _UNREPORTED = "the report of its failure cannot be made"
 _UNWRITTEN = "what was given up cannot be written now"
@@ -33,7 +30,7 @@ def given_up(reason: str) -> Reply:
     return Reply.of(550, "5.0.0", f"Returned by the administrator{f': {said}' if said else ''}")
 
 
-def settle(lease: Lease, reason: str, now: float) -> list[Job]:
+def _settle(lease: Lease, reason: str, now: float) -> list[Job]:
     """Jobs, one for each route, in which every recipient of the lease has failed."""
     reply = given_up(reason)
     jobs = []
@@ -65,13 +62,13 @@ async def give_up(
         is_all = done.issuperset(chosen)
         if is_all:
             # Whose report could not be made has been put off, and would be found again and again.
-            returns += [Return(lease, now + _PUT_OFF, _UNREPORTED) for lease in meant]
+            returns += [Return(lease, now + REPORT_RETRY, _UNREPORTED) for lease in meant]
         if returns:
             await spool.release_leases(returns)
         if is_all:
             return len(done.difference(chosen))
         for lease in meant:
-            for job in settle(lease, reason, now):
+            for job in _settle(lease, reason, now):
                 writer.record(job, RetrySection())
         await writer.when_idle()
         if any(writer.holds(lease.envelope.queue_id) for lease in meant):

@@ -26,7 +26,8 @@ __all__ = ["Intake"]
 
 _log = Logger()
 
-# No part gives back what it has taken: the time for a header section is in proportion to its length, whatever it holds.
+# No repetition gives back what it has taken: the time for a header section is in proportion to its length, whatever it
+# holds.
 _MESSAGE_ID = re.compile(rb"\r\nmessage-id[ \t]*+:[ \t]*+(?:\r\n[ \t]++)?([^\r\n]++)", re.IGNORECASE)
 _NO_ROOM = Reply.of(452, "4.3.1", "Insufficient system storage")
 _OURS = Reply.of(451, "4.3.0", "Local error, try again later")

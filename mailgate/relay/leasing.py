@@ -16,7 +16,7 @@ from mailgate.relay.backlog import Backlogs
 from mailgate.relay.memory import Jobs
 from mailgate.relay.ready.jobs import LEASE_TIME
 
-__all__ = ["Leasing"]
+__all__ = ["AFTER_FAILURE", "Leasing"]
 
 _log = Logger()
 
@@ -25,7 +25,7 @@ _PER_LEASE = 500
 #: Backlogs that are asked at one time.
 _AT_ONCE = 32
 #: Seconds until a spool that has failed is asked again.
-_AFTER_FAILURE = 5.0
+AFTER_FAILURE = 5.0
 
 
 class Leasing:
@@ -124,8 +124,8 @@ class Leasing:
         if isinstance(result, Failure):
             if not result.check(SpoolError):
                 _log.failure("leasing failed", failure=result)
-            self._due = min(self._due, self._clock.seconds() + _AFTER_FAILURE)
-            self._wake(self._clock.seconds() + _AFTER_FAILURE)
+            self._due = min(self._due, self._clock.seconds() + AFTER_FAILURE)
+            self._wake(self._clock.seconds() + AFTER_FAILURE)
             return
         if self._room.free <= 0:
             self._jobs.is_starved = True  # and `look_at` is called when there is room

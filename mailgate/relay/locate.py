@@ -50,7 +50,7 @@ class Hosts:
     @property
     def label(self) -> str:
         """What the site is called where people see it, and can look for any of its hosts."""
-        label = "|".join(",".join(host.host for host in group) for group in self.groups)
+        label = _in_order(self.groups)
         return label if len(label) <= _LONGEST_LABEL else f"{label[:_LONGEST_LABEL]}..."
 
     @property
@@ -204,8 +204,7 @@ class Locator:
         if not groups:
             return _loop(domain, f"{self._hostname} is the best MX of {domain}")
         # Domains with the same hosts in the same order are one site, whatever the numbers of their preferences.
-        order = "|".join(",".join(host.host for host in group) for group in groups)
-        return Hosts(f"{name}:{order}", tuple(groups), is_vouched_for=vouched)
+        return Hosts(f"{name}:{_in_order(groups)}", tuple(groups), is_vouched_for=vouched)
 
     async def _addresses(self, host: str, ipv6: bool) -> tuple[list[Address], str]:
         try:
@@ -221,6 +220,11 @@ class Locator:
             if answer.is_temporary:
                 problem = f"{rdtype} {answer.status.value}"
         return found, problem
+
+
+def _in_order(groups: Iterable[Iterable[HostPort]]) -> str:
+    """The names of hosts: "mx1,mx2|backup"."""
+    return "|".join(",".join(host.host for host in group) for group in groups)
 
 
 def _loop(name: str, reason: str) -> NoHosts:

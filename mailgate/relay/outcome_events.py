@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TypeVar
+
 from mailgate.events import Bounced, Deferred, Delivered, Discarded, Event
 from mailgate.interfaces import Outcome, OutcomeKind
 from mailgate.relay.ready.jobs import Job
 
 __all__ = ["event_of"]
+
+E = TypeVar("E", Delivered, Deferred, Bounced)
 
 
 def event_of(job: Job, outcome: Outcome, now: float, report: str, report_to: str = "") -> Event:
@@ -14,58 +19,35 @@ def event_of(job: Job, outcome: Outcome, now: float, report: str, report_to: str
 
     `report` is the queue id of what its sender is told of that, or ""; `report_to`: whom that goes to, if not to him.
     """
+    envelope, reason = job.lease.envelope, outcome.reason
+    match outcome.kind:
+        case OutcomeKind.DELIVERED:
+            delivered = _attempted(Delivered, job, outcome, now)
+            return delivered(delay=now - envelope.received, tls=outcome.tls)
+        case OutcomeKind.DEFERRED:
+            deferred = _attempted(Deferred, job, outcome, now)
+            return deferred(next_attempt=outcome.next_attempt, reason=reason, category=outcome.category)
+        case OutcomeKind.FAILED:
+            bounced = _attempted(Bounced, job, outcome, now)
+            return bounced(reason=reason, report=report, report_to=report_to, category=outcome.category)
+    sender, recipient = str(envelope.sender), str(outcome.recipient.address)
+    return Discarded(at=now, queue_id=envelope.queue_id, sender=sender, recipients=(recipient,), reason=reason)
+
+
+def _attempted(kind: type[E], job: Job, outcome: Outcome, now: float) -> partial[E]:
+    """What the events of all attempts tell; each has its own fields beside."""
     envelope = job.lease.envelope
-    queue_id, sender, recipient = envelope.queue_id, str(envelope.sender), str(outcome.recipient.address)
-    if outcome.kind is OutcomeKind.DISCARDED:
-        return Discarded(at=now, queue_id=queue_id, sender=sender, recipients=(recipient,), reason=outcome.reason)
-    attempt = job.lease.attempts.get(outcome.recipient.number, 0) + (not job.is_untried)
-    if outcome.kind is OutcomeKind.DELIVERED:
-        return Delivered(
-            at=now,
-            queue_id=queue_id,
-            sender=sender,
-            recipient=recipient,
-            route=job.route,
-            host=outcome.host,
-            reply=str(outcome.reply),
-            attempt=attempt,
-            seconds=now - job.started,
-            site=outcome.site,
-            source=outcome.source,
-            delay=now - envelope.received,
-            tls=outcome.tls,
-        )
-    if outcome.kind is OutcomeKind.DEFERRED:
-        return Deferred(
-            at=now,
-            queue_id=queue_id,
-            sender=sender,
-            recipient=recipient,
-            route=job.route,
-            host=outcome.host,
-            reply=str(outcome.reply),
-            attempt=attempt,
-            seconds=now - job.started,
-            site=outcome.site,
-            source=outcome.source,
-            next_attempt=outcome.next_attempt,
-            reason=outcome.reason,
-            category=outcome.category,
-        )
-    return Bounced(
+    return partial(
+        kind,
         at=now,
-        queue_id=queue_id,
-        sender=sender,
-        recipient=recipient,
+        queue_id=envelope.queue_id,
+        sender=str(envelope.sender),
+        recipient=str(outcome.recipient.address),
         route=job.route,
         host=outcome.host,
         reply=str(outcome.reply),
-        attempt=attempt,
+        attempt=job.lease.attempts.get(outcome.recipient.number, 0) + (not job.is_untried),
         seconds=now - job.started,
         site=outcome.site,
         source=outcome.source,
-        reason=outcome.reason,
-        report=report,
-        report_to=report_to,
-        category=outcome.category,
     )

@@ -30,7 +30,7 @@ from mailgate.relay.reports.fields import Action, action_of
 from mailgate.relay.schedule import expiry, is_too_late, late_at, next_attempt
 from mailgate.reply import Reply
 
-__all__ = ["OutcomeWriter"]
+__all__ = ["REPORT_RETRY", "OutcomeWriter"]
 
 _log = Logger()
 
@@ -38,7 +38,7 @@ _log = Logger()
 #: does not take.
 _RETRY, _SLOW_RETRY = 1.0, 60.0
 #: Seconds until a failure is looked at again whose report could not be made.
-_REPORT_RETRY = 600.0
+REPORT_RETRY = 600.0
 
 
 class _Record(Struct):
@@ -152,18 +152,19 @@ class OutcomeWriter:
         ]
         if not outcomes or not envelope.sender:
             return
-        record = _Record(job, outcomes, outcomes)
         try:
-            record.report = self._report(envelope, job, outcomes, expiry(retry, envelope), now)
+            report = self._report(envelope, job, outcomes, expiry(retry, envelope), now)
         except Exception:
             _log.failure("the report for {queue_id} cannot be made", queue_id=envelope.queue_id)
-        if record.report is None:
             return
+        if report is None:
+            return
+        record = _Record(job, outcomes, outcomes, report)
         job.lease = replace(lease, warned=lease.warned.union(one.recipient.number for one in outcomes))
 
         def done(_: None) -> None:
             self._under_way -= 1
-            self._tell_report(record, record.report[0].queue_id if record.report else "", now)
+            self._tell_report(record, report[0].queue_id, now)
             told()
             self._rest()
 
@@ -178,7 +179,7 @@ class OutcomeWriter:
             self._rest()
 
         # A deferral ends no lease but its own: none of this time.
-        answer = self._spool.record(replace(lease, until=0.0), outcomes, (record.report,))
+        answer = self._spool.record(replace(lease, until=0.0), outcomes, (report,))
         self._under_way += 1
         as_deferred(answer).addCallbacks(done, failed)
 
@@ -380,5 +381,5 @@ def _unreported(outcome: Outcome, now: float) -> Outcome:
     """What is left of an outcome whose report could not be made."""
     if outcome.kind is OutcomeKind.FAILED:
         why = "its report could not be made"
-        return replace(outcome, kind=OutcomeKind.DEFERRED, next_attempt=now + _REPORT_RETRY, reason=why)
+        return replace(outcome, kind=OutcomeKind.DEFERRED, next_attempt=now + REPORT_RETRY, reason=why)
     return replace(outcome, warned=False) if outcome.warned else outcome

@@ -79,10 +79,6 @@ class HostState:
         failures = self.failures + 1
         return HostState(failures, now + _wait(failures, _HOST_FIRST, 2.0, min(longest, _HOST_LONGEST), random))
 
-    def after_success(self) -> HostState:
-        """A session was had: nothing is held against the host any more."""
-        return HostState() if self.failures else self
-
 
 def _begin(envelope: Envelope) -> float:
     """When delivery could begin: at the message's arrival, or at its release if that was to come (RFC 4865)."""

@@ -8,7 +8,6 @@ outcome for each of its recipients, or is given back.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from random import Random
 
 from twisted.internet.defer import Deferred
@@ -18,7 +17,6 @@ from zope.interface import implementer
 
 from mailgate.config.schema import Config, RetrySection
 from mailgate.interfaces import (
-    Destination,
     IDeliveryFilter,
     IEvents,
     IRelay,
@@ -33,9 +31,10 @@ from mailgate.interfaces import (
 from mailgate.relay.backlog import Backlogs
 from mailgate.relay.destinations import Destinations
 from mailgate.relay.giving_up import give_up
-from mailgate.relay.leasing import Leasing
+from mailgate.relay.leasing import AFTER_FAILURE, Leasing
 from mailgate.relay.locate import Locator
 from mailgate.relay.memory import Jobs
+from mailgate.relay.orders import Orders
 from mailgate.relay.outcomes import OutcomeWriter
 from mailgate.relay.ready.jobs import Job, JobQueue
 from mailgate.relay.ready.overdue import look_over
@@ -44,22 +43,15 @@ from mailgate.relay.replies.classify import Bounces
 from mailgate.relay.replies.shaping import Shaping
 from mailgate.relay.returns import Returns
 from mailgate.relay.routing import Routing
-from mailgate.relay.selecting import may_choose
 from mailgate.relay.sorting import REPORT_ROUTE, REPORTS, Sorter
 from mailgate.relay.sources import Sources
-from mailgate.relay.suspended import Suspensions
 from mailgate.relay.transports import Transports
-from mailgate.relay.view import view, where
 from mailgate.relay.warm_up import WarmUp
 
 __all__ = ["REPORTS", "Relay"]
 
 _log = Logger()
 
-#: Seconds until a spool that has failed is asked again.
-_AFTER_FAILURE = 5.0
-#: Seconds until what was put back for a change of the queue may be leased again.
-_PUT_BACK = 5.0
 #: Octets of content in memory from which on a new message waits in the spool, from where it is read piece by piece.
 _MOST_OCTETS = 128 * 1024**2
 #: Seconds between looks for attempts, and waits, that last longer than their lease.
@@ -108,8 +100,6 @@ class Relay:
         self._returns = Returns(spool, clock, self._jobs, self._backlogs, self._returned)
         self._sources = Sources(config, warm_up)
         self._destinations = Destinations(transports, self._tools(config), self._sources, self)
-        self._suspensions = Suspensions()
-        self._suspended: dict[Destination, Sequence[str]] = {}  # the hosts of those that had a backlog
         self._writer = self._make_writer(bounces, self._written, self._pause, self._go_on)
         self._leasing = Leasing(
             spool,
@@ -120,6 +110,17 @@ class Relay:
             take=self._take,
             refuse=self._refuse,
             is_stuck=lambda: self._writer.is_stuck,
+        )
+        self._orders = Orders(
+            spool,
+            clock,
+            jobs=self._jobs,
+            destinations=self._destinations,
+            backlogs=self._backlogs,
+            returns=self._returns,
+            leasing=self._leasing,
+            sorter=lambda: self._sorter,
+            postponed=self.postponed,
         )
         self.reload(config, routing, delivery_filter, bounces)
 
@@ -181,9 +182,9 @@ class Relay:
             jobs=self._jobs,
             finished=self.finished,
         )
-        self._sorter.suspensions = self._suspensions
+        self._sorter.suspensions = self._orders.suspensions
         if self._backlogs.reload():
-            reading = Deferred.fromCoroutine(self._read_suspensions())
+            reading = Deferred.fromCoroutine(self._orders.read_suspensions())
             reading.addErrback(lambda failure: _log.failure("what waits cannot be read anew", failure=failure))
 
     async def stop(self) -> None:
@@ -210,7 +211,7 @@ class Relay:
     async def _prepare(self) -> None:
         """What has to be known before the first message is sorted."""
         await self._warm_up.start()
-        await self._read_suspensions()
+        await self._orders.read_suspensions()
         self._is_ready = True
 
     def _look_at_leases(self) -> None:
@@ -257,92 +258,28 @@ class Relay:
 
     async def apply_suspensions(self) -> None:
         """Suspensions have changed: read them anew. SpoolError."""
-        await self._read_suspensions()
-        for queue in self._destinations:
-            for job in queue.take_where(lambda job, queue=queue: self._is_kept(job, queue)):  # type: ignore[misc]
-                self.postponed(job, 0.0, "")
+        await self._orders.apply_suspensions()
         self.look()
 
-    async def _read_suspensions(self) -> None:
-        now = self._clock.seconds()
-        self._suspensions = suspensions = Suspensions(await self._spool.suspensions())
-        self._sorter.suspensions = suspensions
-        self._destinations.suspend(suspensions)
-        self._suspended = {one: hosts for one, hosts in self._suspended.items() if suspensions.of_site(hosts, now)}
-        if suspensions.exist:
-            # What waits there for its turn is found when that has come, and then told why it waits.
-            self._backlogs.forget(lambda one: suspensions.of_destination(one, now) is not None)
-            for queue in self._destinations:
-                if queue.suspension is not None:
-                    self._suspended.update(dict.fromkeys(self._backlogs.drop_queue(queue), queue.hosts))
-        waiting = await self._spool.waiting()
-        self._backlogs.add(
-            one for one in waiting if one not in self._suspended and suspensions.of_destination(one, now) is None
-        )
-
-    def _is_kept(self, job: Job, queue: JobQueue) -> bool:
-        """Whether a suspension is for a job, or for some of it."""
-        envelope = job.lease.envelope
-        return queue.suspension is not None or any(
-            self._sorter.suspension(envelope, one, job.route) is not None for one in job.recipients
-        )
-
     async def put_back(self, selector: Selector) -> None:
-        """What may be chosen and only waits here goes back to the spool, for an operator to change it; what he has not
-        meant is looked at again some seconds later. SpoolError."""
-        if not self._may_hold(selector):
-            return
-        await self._leasing.pause()
-        try:
-            due = self._clock.seconds() + _PUT_BACK
-            for job in self._take_chosen(selector):
-                self.postponed(job, due, "an administrator changes the queue")
-            await self._returns.flush()
-        finally:
-            self._leasing.go_on()
+        """What may be chosen and only waits here goes back to the spool. SpoolError."""
+        await self._orders.put_back(selector)
 
     async def bounce(self, selector: Selector, reason: str = "") -> int:
         """Give up what is chosen, as an operator wants it, who has said `reason`: reports go out. The number of
         recipients; what is under delivery goes on. SpoolError."""
-        is_here = self._may_hold(selector)
-        if is_here:
-            await self._leasing.pause()
-        try:
-            # The spool knows what is chosen: what waits here, and may be, goes back to it first.
-            for job in self._take_chosen(selector) if is_here else ():
-                self.unbegun(job)
-            await self._returns.flush()
-            writer = self._make_writer(self._bounces, lambda job, due: None, lambda: None, lambda: None)
-            return await give_up(self._spool, writer, selector, reason=reason, clock=self._clock)
-        finally:
-            if is_here:
-                self._leasing.go_on()
-
-    def _may_hold(self, selector: Selector) -> bool:
-        """Whether anything that a selector chooses may be in memory."""
-        return not selector.queue_id or bool(self._jobs.of(selector.queue_id))
-
-    def _take_chosen(self, selector: Selector) -> list[Job]:
-        """What waits here and may be chosen; it waits no more."""
-        queues = {job.queue for job in self._jobs.of(selector.queue_id)} if selector.queue_id else self._destinations
-        chosen = partial(may_choose, selector)
-        return [job for queue in queues if queue is not None for job in queue.take_where(chosen)]
+        writer = self._make_writer(self._bounces, lambda job, due: None, lambda: None, lambda: None)
+        return await self._orders.bounce(
+            selector, lambda: give_up(self._spool, writer, selector, reason=reason, clock=self._clock)
+        )
 
     def waits(self, queue_id: str) -> Mapping[int, str]:
         """Why those recipients of a message wait, or what happens to them, that are in the relay's hands."""
-        found: dict[int, str] = {}
-        for job in self._jobs.of(queue_id):
-            text = where(job, self._clock.seconds())
-            found.update(dict.fromkeys((one.number for one in job.recipients), text))
-        return found
+        return self._orders.waits(queue_id)
 
     def sites(self, selector: Selector | None = None) -> Sequence[SiteView]:
         """Every ready queue there is, or those that hold anything that the selector may choose."""
-        return [
-            view(queue)
-            for queue in self._destinations
-            if selector is None or any(may_choose(selector, job) for job in queue.jobs)
-        ]
+        return self._orders.sites(selector)
 
     # -- from the leasing
 
@@ -442,7 +379,7 @@ class Relay:
 
     def _pause(self) -> None:
         self._destinations.pause()
-        self._leasing.look_at(self._clock.seconds() + _AFTER_FAILURE)
+        self._leasing.look_at(self._clock.seconds() + AFTER_FAILURE)
 
     def _go_on(self) -> None:
         self._destinations.go_on()

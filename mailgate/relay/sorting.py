@@ -79,7 +79,7 @@ class Sorter:
         """The route of a report to this message's sender."""
         return self._routing.next_hop(envelope.sender, NULL_PATH) or REPORTS
 
-    def suspension(self, envelope: Envelope, recipient: EnvelopeRecipient, route: str) -> Suspension | None:
+    def _suspension(self, envelope: Envelope, recipient: EnvelopeRecipient, route: str) -> Suspension | None:
         """The one that keeps back this recipient of a message, as far as it is not about its site."""
         now = self._clock.seconds()
         destination = Destination(route, recipient.address.domain)
@@ -91,7 +91,7 @@ class Sorter:
         kept: dict[tuple[str, str, str], tuple[Suspension, list[EnvelopeRecipient]]] = {}
         for one in lease.recipients:
             name = self._route_for(lease, one)
-            suspension = None if one.refusal else self.suspension(lease.envelope, one, name)
+            suspension = None if one.refusal else self._suspension(lease.envelope, one, name)
             if suspension is None:
                 free.append(one)
             else:

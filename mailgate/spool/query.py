@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from mailgate.interfaces import EntryView, Outcome, Selector
 
-__all__ = ["STATE", "VIEW", "kept_sender", "select_view", "selected", "to_view", "told", "where_clause"]
+__all__ = ["STATE", "VIEW", "kept_sender", "select_view", "selected", "to_view", "told"]
 
 #: What people call a state: a turn is no other than waiting.
 STATE = "CASE r.state WHEN 'turn' THEN 'queued' ELSE r.state END"
@@ -23,7 +23,7 @@ VIEW = (
     f" CAST(r.category AS TEXT), CAST({_WAITS} AS TEXT)"
 )
 
-FIELDS = tuple(EntryView.__dataclass_fields__)
+_FIELDS = tuple(EntryView.__dataclass_fields__)
 
 _BEHIND = "m.queue_id >= :after_id AND (r.queue_id, r.number) > (:after_id, :after_number)"
 
@@ -36,7 +36,7 @@ _SITES = (
 )
 
 
-def where_clause(selector: Selector, now: float) -> tuple[str, dict[str, object]]:
+def _where(selector: Selector, now: float) -> tuple[str, dict[str, object]]:
     """The condition for a selector, and its values."""
     conditions = ["1"]
     values: dict[str, object] = {}
@@ -81,7 +81,7 @@ def selected(
 ) -> tuple[str, dict[str, object]]:
     """A SELECT of the entries that are chosen and for which the condition `also` holds, in the order of queue id and
     number, and its values. It goes by way of what the fewest entries have."""
-    where, values = where_clause(selector, now)
+    where, values = _where(selector, now)
     source = "recipients r CROSS JOIN messages m"
     if not selector.queue_id:
         source, where = _way(database, selector, where, values)
@@ -139,10 +139,7 @@ def select_view(
     database: sqlite3.Connection, selector: Selector, now: float, limit: int, after: tuple[str, int] | None
 ) -> list[EntryView]:
     """Entries that have rows, by queue id and number, from behind `after` on."""
-    behind = (
-        "m.queue_id >= :after_id AND (r.queue_id, r.number) > (:after_id, :after_number)" if after is not None else "1"
-    )
-    select, values = selected(database, selector, now, behind, VIEW)
+    select, values = selected(database, selector, now, "1" if after is None else _BEHIND, VIEW)
     if after is not None:
         values |= {"after_id": after[0], "after_number": after[1]}
     rows = database.execute(f"{select} LIMIT :limit", {**values, "limit": limit}).fetchall()
@@ -151,7 +148,7 @@ def select_view(
 
 def to_view(row: Sequence[object]) -> EntryView:
     """A row of VIEW."""
-    return EntryView(**dict(zip(FIELDS, row, strict=True)))  # type: ignore[arg-type]
+    return EntryView(**dict(zip(_FIELDS, row, strict=True)))  # type: ignore[arg-type]
 
 
 def told(outcome: Outcome) -> str:

@@ -202,7 +202,7 @@ class Store:
         A message that comes takes the row of one that has left, so both are one statement as long as no more leave
         than come: between two statements the interpreter's lock changes hands, and the reactor's thread waits.
         """
-        free = [self._set_fresh(queue_id, None) for queue_id in left]
+        free = [self._set_fresh(queue_id, None) for queue_id in dict.fromkeys(left)]  # one may be told of twice
         values: list[object] = []
         for envelope, text, data, until in rows:
             row = free.pop() if free else self._next_id

@@ -68,10 +68,6 @@ class SimulatedSpool(SqliteSpool):
         if not self._is_durable:
             self._store.database.execute("PRAGMA synchronous = OFF")
 
-    def test_disk(self) -> None:
-        """Look whether the disk is well again, as the spool's thread does now and then while it is not."""
-        self._retest()
-
     def close(self) -> Deferred[None]:
         if not self._is_closed:
             self._is_closed = True

@@ -126,8 +126,9 @@ class MemorySpool:
     ) -> Deferred[None]:
         def run() -> None:
             stored = self._stored.get(lease.envelope.queue_id)
-            for outcome in outcomes if stored is not None else ():
-                self._record(stored.entries, lease, outcome)  # type: ignore[union-attr]  # there are none then
+            entries = stored.entries if stored is not None else {}
+            for outcome in outcomes:
+                self._record(entries, lease, outcome)
             self._forget_finished()
             for report in reports:
                 self._keep(*report, "queued", self._now())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from time import time
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import FirstError, gatherResults
 
+from mailgate.awaiting import answered, as_deferred
 from mailgate.events import OperatorActed
 from mailgate.interfaces import EntryView, Grouping, IEvents, IRelay, ISpool, Selector, SpoolError
 from mailgate.message import Content
@@ -17,7 +18,6 @@ from mailgate.observe.asked import asked_for
 from mailgate.web.concern import Concern
 from mailgate.web.models import Changed, Entry, Group, Groups, Page, Recipient, Shown
 from mailgate.web.selection import Action, Change, Selection
-from mailgate.web.steering import answered
 from mailgate.web.waits import suspension_of, why_it_waits
 from mailgate.web.wakes import Wakes
 from mailgate.web.words import described
@@ -209,10 +209,10 @@ class QueueOperations:
             return messages
         if selector.state == "leased":
             # Those of later chunks are found by their state, and have to keep it until then.
-            await _all([_awaited(self._relay.put_back(replace(selector, queue_id=one))) for one in ids])
+            await _all([self._relay.put_back(replace(selector, queue_id=one)) for one in ids])
         else:
             await self._relay.put_back(selector)
-        found = await _all([_awaited(self._spool.view(Selector(queue_id=one), _MESSAGE)) for one in ids])
+        found = await _all([self._spool.view(Selector(queue_id=one), _MESSAGE) for one in ids])
         now = {(view.queue_id, view.number): view for views in found for view in views}
         places = [[(view.queue_id, view.number) for view in views] for views in messages]
         # What is there no more has been delivered meanwhile.
@@ -314,20 +314,16 @@ def _is_report(view: EntryView, since: float) -> bool:
     return not view.sender and view.received >= since
 
 
-async def _all(works: Sequence[Coroutine[Deferred[T], Any, T]]) -> Sequence[T]:
+async def _all(works: Sequence[Awaitable[T]]) -> Sequence[T]:
     """The results of what goes on at the same time, so that the spool writes them with one sync."""
     try:
-        return await gatherResults([Deferred.fromCoroutine(work) for work in works], consumeErrors=True)
+        return await gatherResults([as_deferred(work) for work in works], consumeErrors=True)
     except FirstError as error:
         raise error.subFailure.value or error from None
 
 
 def _said(live: Mapping[int, str] | str, number: int) -> str:
     return live if isinstance(live, str) else live.get(number, "")
-
-
-async def _awaited(awaitable: Awaitable[T]) -> T:
-    return await awaitable
 
 
 def _beginning(content: Content) -> tuple[str, bool]:

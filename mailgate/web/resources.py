@@ -28,10 +28,10 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from mailgate.interfaces import SpoolError
+from mailgate.interfaces import Grouping, SpoolError
 from mailgate.web.models import Problem, Status
 from mailgate.web.operations import QueueOperations, parse_after
-from mailgate.web.selection import Action, Change, Grouping, Resume, Selection, Suspend
+from mailgate.web.selection import Action, Change, Resume, Selection, Suspend
 from mailgate.web.steering import Steering
 
 __all__ = ["resources"]

@@ -11,10 +11,10 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mailgate.address import Address, AddressError
-from mailgate.interfaces import Grouping, Selector, Suspended
+from mailgate.interfaces import Selector, Suspended
 from mailgate.stores.domains import canonical
 
-__all__ = ["EVERYTHING", "Action", "Change", "Grouping", "Model", "Resume", "Selection", "Suspend", "at_domain"]
+__all__ = ["EVERYTHING", "Action", "Change", "Model", "Resume", "Selection", "Suspend"]
 
 Action = Literal["hold", "release", "retry", "bounce", "reroute", "delete"]
 
@@ -40,7 +40,7 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def at_domain(address: str) -> str:
+def _at_domain(address: str) -> str:
     """An address or a domain in the spelling in which the spool compares it."""
     local_part, at, domain = address.rpartition("@")
     return f"{local_part.lower()}{at}{canonical(domain)}"
@@ -99,8 +99,8 @@ class Selection(Model):
     def selectors(self) -> Sequence[Selector]:
         """The same for the spool, in the order of queue ids."""
         common = Selector(
-            sender=at_domain(self.sender),
-            recipient=at_domain(self.recipient),
+            sender=_at_domain(self.sender),
+            recipient=_at_domain(self.recipient),
             domain=canonical(self.domain),
             site=self.site,
             route=self.route,
@@ -166,7 +166,7 @@ def _spelt(kind: Suspended, name: str) -> str:
     if kind == "site":
         # Sites are told of by all of their hosts, or by the first and how many more there are.
         name = re.split(r"[|,]| and ", name, maxsplit=1)[0].strip("[] ")
-    return at_domain(name)
+    return _at_domain(name)
 
 
 def _check_domain(name: str) -> None:

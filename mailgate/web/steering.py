@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from time import time
-from typing import TypeVar
 
+from mailgate.awaiting import answered
 from mailgate.events import SuspensionChanged
 from mailgate.interfaces import IEvents, IRelay, ISpool, Selector, SiteView, Summary, Suspended, Suspension
 from mailgate.web.models import Resumed, SiteNow, Sites, SuspensionNow, Suspensions
 from mailgate.web.selection import EVERYTHING, Resume, Selection, Suspend
 from mailgate.web.waits import names
 
-__all__ = ["Steering", "answered"]
-
-T = TypeVar("T")
+__all__ = ["Steering"]
 
 #: More groups than there are.
 _EVERY_GROUP = 10_000_000
-
-
-async def answered(answer: T | Awaitable[T]) -> T:
-    """What an answer is that may be there at once or later."""
-    return await answer if isinstance(answer, Awaitable) else answer
 
 
 class Steering:

@@ -20,13 +20,14 @@ from mailgate.workers.logs import LogReader
 from mailgate.workers.ports import Bound
 from mailgate.workers.watch import Watch
 
-__all__ = ["GRACE", "SILENCE", "Hand", "Head", "IHandsReactor"]
+__all__ = ["GRACE", "LINE", "SILENCE", "STDERR", "Hand", "Head", "IHandsReactor"]
 
 #: Seconds without an answer after which a worker that serves is killed: none is busy for so long.
 SILENCE = 30.0
 #: Seconds that a worker has to end, where it has to.
 GRACE = 10.0
-_STDERR, _LINE, _FIRST_SOCKET = 2, 3, 4
+#: What a worker has its log, its line to us and the first of the sockets at.
+STDERR, LINE, _FIRST_SOCKET = 2, 3, 4
 #: What concerns the process that systemd has started, and no other.
 _NOT_INHERITED = frozenset({"LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID"})
 
@@ -75,7 +76,7 @@ class Hand(ProcessProtocol):
         ours, theirs = socket.socketpair()
         with ours, theirs, open(os.devnull) as nothing:
             ours.setblocking(False)
-            descriptors: dict[int, int | str] = {0: nothing.fileno(), 1: 1, _STDERR: "r", _LINE: theirs.fileno()}
+            descriptors: dict[int, int | str] = {0: nothing.fileno(), 1: 1, STDERR: "r", LINE: theirs.fileno()}
             arguments = [sys.executable, "-P", "-m", "mailgate.worker", str(file), str(self.number), str(count)]
             for descriptor, (name, port) in enumerate(ports, _FIRST_SOCKET):
                 descriptors[descriptor] = port.fileno()  # type: ignore[attr-defined]  # as all of Twisted's that listen

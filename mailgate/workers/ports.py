@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from twisted.internet import fdesc, tcp, unix
@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from mailgate.config.endpoints import with_backlog
 from mailgate.config.schema import ListenerSection
 
-__all__ = ["Bound", "CannotBindError", "adopt", "bind"]
+__all__ = ["Bound", "CannotBindError", "adopt", "bind", "open_ports"]
 
 #: Connections that may wait to be accepted.
 _BACKLOG = 1024
@@ -55,6 +55,21 @@ def bind(
             yield from ((section.name, port) for port in bound)
     if failures:
         raise CannotBindError("\n".join(failures))
+
+
+def open_ports(
+    reactor: object,
+    listeners: Iterable[ListenerSection],
+    factory: Callable[[str], ServerFactory],
+    sockets: Mapping[str, Sequence[int]] | None,
+) -> Iterator[IListeningPort]:
+    """Accept for the factory of each listener's name: from `sockets`, as in Team, or from ports that are bound now.
+    CannotBindError as `bind`."""
+    if sockets is None:
+        yield from (port for _, port in bind(reactor, listeners, factory))
+    else:
+        for name, descriptors in sockets.items():
+            yield from (adopt(reactor, one, factory(name)) for one in descriptors)
 
 
 def _is_in_use(failure: Failure) -> bool:

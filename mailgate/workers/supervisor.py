@@ -163,7 +163,7 @@ class Supervisor(Service):
             return
         late = self._reactor.callLater(_BEGIN, self._too_late, hand) if self._has_served else None
         try:
-            hand.source = self._running
+            hand.source = self._reload.running
             error = await hand.end.begin(self._reload.started, hand.source)
             error = error or await self._reload.bring(hand)  # one may have come to an end meanwhile
         except Exception:
@@ -180,10 +180,6 @@ class Supervisor(Service):
             hand.serve()
             self._heard_of()
             self._serves(number)
-
-    @property
-    def _running(self) -> str:
-        return self._reload.running
 
     def _too_late(self, hand: Hand) -> None:
         hand.kill(f"has not begun to serve for {_BEGIN:.0f} seconds, and was killed")

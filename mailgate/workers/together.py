@@ -16,6 +16,7 @@ from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailgate.awaiting import answered
 from mailgate.interfaces import EntryView, IRelay, ISpool, Lease, Selector, SiteView, SpoolError
 
 __all__ = ["Answers", "AskOthers", "OperatorSpool", "Together"]
@@ -67,10 +68,10 @@ class Answers:
             case "bounce":
                 return await relay.bounce(Selector(**argument["selector"]), argument["reason"])
             case "waits":
-                return [_placed(await _answered(relay.waits(queue_id)), self._worker) for queue_id in argument]
+                return [_placed(await answered(relay.waits(queue_id)), self._worker) for queue_id in argument]
             case "sites":
                 selector = None if argument is None else Selector(**argument)
-                return [asdict(one) for one in await _answered(relay.sites(selector))]
+                return [asdict(one) for one in await answered(relay.sites(selector))]
             case "expand":
                 await self._spool.expand_fresh()
             case _:
@@ -114,12 +115,12 @@ class Together:
         return count + sum(map(int, counts))
 
     async def waits(self, queue_id: str) -> Mapping[int, str]:
-        waits = _placed(await _answered(self._relay.waits(queue_id)), self._worker)
+        waits = _placed(await answered(self._relay.waits(queue_id)), self._worker)
         waits.update(await self._waits(queue_id))
         return waits
 
     async def sites(self, selector: Selector | None = None) -> Sequence[SiteView]:
-        views = list(await _answered(self._relay.sites(selector)))
+        views = list(await answered(self._relay.sites(selector)))
         for found in await self._ask("sites", None if selector is None else asdict(selector)):
             views += [SiteView(**one) for one in found]
         views.sort(key=_place)
@@ -251,10 +252,6 @@ def _joined(states: Sequence[str]) -> str:
 def _placed(waits: Mapping[int, str], worker: int) -> dict[int, str]:
     """The same with where it is, for each worker has a line of its own."""
     return {number: f"{text}, in worker {worker}" for number, text in waits.items()}
-
-
-async def _answered(answer: T | Awaitable[T]) -> T:
-    return await answer if isinstance(answer, Awaitable) else answer
 
 
 async def _asked(ask_others: AskOthers, question: str, argument: object) -> list[Any]:

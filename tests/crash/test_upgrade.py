@@ -15,7 +15,7 @@ from tests.crash.disk import CrashError, Disk
 from tests.crash.life import Bench, StoppedError
 from tests.unit.test_spool_versions import V1, old_spool
 
-#: A newer message than `old_spool` has, in a row and in a file, with more recipients, one of them held.
+#: Messages in the database besides those of `old_spool`; one of them is held.
 _MORE = 40
 
 

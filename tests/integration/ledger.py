@@ -217,7 +217,7 @@ class Load:
     """Clients that send until they are told to stop: `words` says whom message `number` is for, and `size` how large
     it is. A connection that breaks, or a 4yz reply, is no promise, and the message is not sent again.
 
-    `pause` are the seconds that each client rests after a message.
+    `pause` are the seconds that each client rests after a message; `domain` is that of all recipients.
     """
 
     def __init__(
@@ -229,13 +229,14 @@ class Load:
         size: Callable[[int], int] = lambda number: 2000,
         words: Callable[[int], Sequence[str]] = lambda number: ("ok",),
         pause: float = 0.0,
+        domain: str = DOMAIN,
     ) -> None:
         self.port = port
         self.failures = 0
         self.refusals: set[bytes] = set()
         self._ledger = ledger
         self._size, self._words = size, words
-        self._pause = pause
+        self._pause, self._domain = pause, domain
         self._next = 0
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
@@ -270,7 +271,7 @@ class Load:
             self._next += 1
             number = self._next
         sender = f"s{number}@{HOME}"
-        recipients = [f"{word}-{number}@{DOMAIN}" for word in self._words(number)]
+        recipients = [f"{word}-{number}@{self._domain}" for word in self._words(number)]
         client.sendmail(sender, recipients, _message(number, sender, self._size(number)))
         with self._ledger.lock:
             self._ledger.acknowledged.update(dict.fromkeys(recipients, sender))

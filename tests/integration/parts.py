@@ -26,10 +26,12 @@ __all__ = [
     "Part",
     "Postfix",
     "Sink",
+    "children_of",
     "end_all_in",
     "folder",
     "free_port",
     "greets",
+    "is_alive",
     "memory_of",
     "missing",
     "program",
@@ -37,7 +39,7 @@ __all__ = [
 ]
 
 #: Where Debian puts daemons that are not on an ordinary user's path.
-_POSTGRESQL = map(str, Path("/usr/lib/postgresql").glob("*/bin"))
+_POSTGRESQL = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
 _PATH = ":".join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin", *_POSTGRESQL])
 
 
@@ -97,6 +99,18 @@ def _processes(mark: bytes) -> list[int]:
             if mark in command.read_bytes():
                 found.append(int(command.parent.name))
     return [pid for pid in found if pid != os.getpid()]
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that it has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; one that is dead and waits for its parent does not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    return False
 
 
 def wait_until(check: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
@@ -225,9 +239,8 @@ class Gateway(Part):
         # A wrapper such as strace keeps signals to itself: the gateway is its only child.
         assert self.process is not None
         if self.wrapper and self.process.poll() is None:
-            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-            for child in children:
-                os.kill(int(child), with_signal)
+            for child in children_of(self.pid):
+                os.kill(child, with_signal)
             return self.process.wait(seconds)
         status = super().stop(with_signal, seconds)
         # When everything is closed, twistd ends by the signal that it was sent.

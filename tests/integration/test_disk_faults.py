@@ -140,9 +140,10 @@ def test_a_disk_that_becomes_read_only(base: Path, build: Build) -> None:
         disk.mend()
         missing = ledger.missing(queued(gateway))
         assert missing & before == set()
-        # Of what was taken in the very moment in which the file system gave up, some was gone afterwards, though its
-        # sync had succeeded: one message of each client at most.
-        assert len(missing) <= 2 * clients
+        # The one sync that is under way while ext4 aborts may be said to have succeeded, and is forgotten all the same:
+        # a loop of pwrite and fdatasync, with nothing of ours, shows it in one run of ten. Its group has one message of
+        # each client at most.
+        assert len({one.partition("-")[2] for one in missing}) <= clients
         for one in missing:
             del ledger.acknowledged[one]
         gateway.start()

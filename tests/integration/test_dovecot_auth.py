@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from configurations import configuration
 from dovecot_parts import Dovecot
-from parts import Gateway, folder, free_port, wait_until
+from parts import Gateway, children_of, folder, free_port, wait_until
 from secured import Trust, listener
 
 pytestmark = pytest.mark.needs("dovecot", "root")
@@ -37,8 +37,7 @@ class Site:
 
     def stop_dovecot(self) -> None:
         """End it, with the process that serves the connections of our gateway and would wait for their end."""
-        children = Path(f"/proc/{self.dovecot.pid}/task/{self.dovecot.pid}/children").read_text().split()
-        (auth,) = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "auth\n"]
+        (auth,) = [pid for pid in children_of(self.dovecot.pid) if Path(f"/proc/{pid}/comm").read_text() == "auth\n"]
         self.dovecot.stop()
         with contextlib.suppress(ProcessLookupError):
             os.kill(auth, signal.SIGTERM)

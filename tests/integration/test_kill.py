@@ -14,12 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from configurations import configuration
 from ledger import DOMAIN, HOME, Hop, Ledger, Load, leftovers, queued
-from parts import Gateway, free_port, wait_until
+from parts import Gateway, children_of, free_port, is_alive, wait_until
 
 IS_LONG = os.environ.get("MAILGATE_CRASH", "short") == "long"
 KILLS = 15 if IS_LONG else 3
@@ -197,24 +196,20 @@ def test_kill_while_it_starts(build: Build) -> None:
             with ledger.down():
                 gateway.stop(signal.SIGKILL)
                 time.sleep(0.1)
+                wait_until(lambda: hop.connections == 0, "the next hop has read what came")
         assert ledger.missing(queued(gateway)) == set()
         gateway.start()
         check(ledger, gateway, kills, kills * AGAIN)
 
 
-def workers_of(gateway: Gateway) -> list[int]:
-    """The processes below it."""
-    return [int(one) for one in Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()]
-
-
 def await_another(gateway: Gateway, workers: Sequence[int]) -> None:
     """Wait until one that is none of these runs."""
-    wait_until(lambda: len(set(workers_of(gateway)) - set(workers)) == 1, "another worker runs")
+    wait_until(lambda: len(set(children_of(gateway.pid)) - set(workers)) == 1, "another worker runs")
 
 
 def await_end(workers: Sequence[int]) -> None:
     """Wait until none of them runs any more."""
-    wait_until(lambda: not any(map(_is_there, workers)), "the workers have ended", 60)
+    wait_until(lambda: not any(map(is_alive, workers)), "the workers have ended", 60)
 
 
 @pytest.mark.timeout(900)
@@ -233,7 +228,7 @@ def test_kill_one_worker_of_two(build: Build) -> None:
             for _ in range(kills):
                 mail_flows(ledger)
                 time.sleep(chance.random())
-                workers = workers_of(gateway)
+                workers = children_of(gateway.pid)
                 victim = chance.choice(workers)
                 with ledger.down():
                     os.kill(victim, signal.SIGKILL)
@@ -255,7 +250,7 @@ def test_kill_the_supervisor_and_its_workers(build: Build) -> None:
         try:
             for number in range(KILLS):
                 mail_flows(ledger)
-                workers = workers_of(gateway)
+                workers = children_of(gateway.pid)
                 with ledger.down():
                     gateway.stop(signal.SIGKILL)
                     for worker in workers if number % 2 else ():
@@ -266,10 +261,3 @@ def test_kill_the_supervisor_and_its_workers(build: Build) -> None:
         finally:
             load.stop()
         check(ledger, gateway, KILLS, KILLS * AGAIN)
-
-
-def _is_there(pid: int) -> bool:
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False

@@ -34,7 +34,7 @@ from mailgate.service import Gateway, IGatewayReactor
 from mailgate.testing import FakeResolver
 from tests.memory.wire import Wire
 
-__all__ = ["Client", "MemoryGateway", "Wire", "World"]
+__all__ = ["Client", "MemoryGateway", "World"]
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)

@@ -7,7 +7,8 @@ from typing import cast
 
 from twisted.internet.protocol import Protocol
 
-from tests.memory.gateway import Wire, World
+from tests.memory.gateway import World
+from tests.memory.wire import Wire
 
 __all__ = ["Mail", "NextHop"]
 

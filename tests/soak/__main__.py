@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 from configurations import configuration
 from ledger import DOMAIN, HOME, Hop, Ledger, Load, leftovers, queued
-from parts import Gateway, Sink, folder, free_port, missing, program, wait_until
+from parts import Gateway, Sink, children_of, folder, free_port, missing, program, wait_until
 
 ROUTES = """
 [routes.sink]
@@ -57,7 +57,7 @@ class Sample:
     @classmethod
     def of(cls, gateway: Gateway, begin: float) -> Sample:
         """Of all its processes together."""
-        pids = [gateway.pid, *_children(gateway.pid)]
+        pids = [gateway.pid, *children_of(gateway.pid)]
         state = gateway.directory / "state"
         return cls(
             time.monotonic() - begin,
@@ -73,10 +73,6 @@ class Sample:
             f"{self.at:6.0f} s  {megabytes:7.1f} MiB  {self.descriptors:4} descriptors  {self.threads:3} threads"
             f"  {self.files:5} files"
         )
-
-
-def _children(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _memory(pid: int) -> int:

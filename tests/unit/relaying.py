@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -14,10 +15,11 @@ from zope.interface import implementer
 from mailgate.address import Address
 from mailgate.config.schema import Config, DiscardRoute, LmtpRoute, MaildirRoute, SmtpRoute
 from mailgate.envelope import Envelope, EnvelopeRecipient, Origin, Tls
-from mailgate.interfaces import ISpool, Lease, OutcomeKind
+from mailgate.interfaces import IEvents, ISpool, Lease, OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, ITransport, Result, Target
 from mailgate.relay.client.terms import Terms
+from mailgate.relay.outcomes import OutcomeWriter
 from mailgate.relay.replies.classify import Bounces
 from mailgate.relay.routing import Routing
 from mailgate.relay.service import Relay
@@ -41,6 +43,7 @@ __all__ = [
     "failures_logged",
     "lease",
     "make_relay",
+    "make_writer",
     "refuse",
     "results",
 ]
@@ -95,6 +98,18 @@ def make_relay(spool: ISpool, config: Config, *, clock: IReactorTime, **more: An
     """A relay of one process; `more` are its other arguments."""
     parts: dict[str, Any] = {"slots": LocalSlots(clock), "warm_up": WarmUp(spool, clock), "bounces": Bounces()}
     return Relay(spool, config, Routing(config), clock=clock, **(parts | more))
+
+
+def make_writer(spool: ISpool, events: IEvents, clock: IReactorTime, **more: Any) -> OutcomeWriter:
+    """A writer of outcomes that tells nobody; `more` are its other arguments."""
+    parts: dict[str, Any] = {
+        "hostname": "gate.test",
+        "route_of": lambda envelope: "reports",
+        "written": lambda job, due: None,
+        "stuck": lambda: None,
+        "unstuck": lambda: None,
+    }
+    return OutcomeWriter(spool, events, clock, Random(1), **(parts | more))
 
 
 def refuse(

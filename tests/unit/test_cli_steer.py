@@ -255,6 +255,7 @@ def test_top(gateway: Machine) -> None:
     text = gateway.run("queue", "top", "--by", "sender", "--limit", "1", "--domain", "down.test").stdout
     assert ["ann@client.test", "2"] in [line.split()[:2] for line in text.splitlines()]
     assert "No entry fits --domain nowhere.test." in gateway.run("queue", "top", "--domain", "nowhere.test").stdout
+    assert "No entry fits --older-than 1d2h." in gateway.run("queue", "top", "--older-than", "26h").stdout
 
 
 def test_top_of_an_empty_queue(gateway: Machine) -> None:

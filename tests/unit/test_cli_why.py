@@ -294,6 +294,7 @@ def test_a_step_that_says_no_verdict_has_gone_on() -> None:
 
 def test_why_nothing(machine: Machine) -> None:
     assert "may not be empty" in machine.run("why", "", code=2).stderr
+    assert "is no text in UTF-8" in machine.run("why", "ann\udcff", code=2).stderr
     assert "Usage" in machine.run("why", FIRST, "--since", "", code=2).stderr
 
 

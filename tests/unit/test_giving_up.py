@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from random import Random
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import fail
 from twisted.internet.task import Clock
 
 from mailgate.address import NULL_PATH, Address
@@ -16,8 +15,8 @@ from mailgate.interfaces import Return, Selector, SpoolError
 from mailgate.message import Content
 from mailgate.relay import outcomes
 from mailgate.relay.giving_up import give_up, given_up
-from mailgate.relay.outcomes import OutcomeWriter
-from mailgate.testing import EventRecorder, MemorySpool
+from mailgate.testing import EventRecorder, MemorySpool, wait_for
+from tests.unit.relaying import make_writer
 
 
 class Stand:
@@ -28,17 +27,7 @@ class Stand:
         self.clock.advance(1000)
         self.spool = MemorySpool(self.clock)
         self.events = EventRecorder()
-        self.writer = OutcomeWriter(
-            self.spool,
-            self.events,
-            self.clock,
-            Random(1),
-            hostname="gate.test",
-            route_of=lambda envelope: "reports",
-            written=lambda job, due: None,
-            stuck=lambda: None,
-            unstuck=lambda: None,
-        )
+        self.writer = make_writer(self.spool, self.events, self.clock)
 
     def add(self, queue_id: str, *recipients: str, **more: Any) -> None:
         envelope = Envelope(
@@ -54,25 +43,17 @@ class Stand:
                 **more,
             }
         )
-        lease = result(self.spool.accept(envelope, Content(b"A: b\r\n\r\nx\r\n"), self.clock.seconds() + 60))
+        lease = wait_for(self.spool.accept(envelope, Content(b"A: b\r\n\r\nx\r\n"), self.clock.seconds() + 60))
         if lease.recipients:
-            result(self.spool.release_leases([Return(lease)]))
+            wait_for(self.spool.release_leases([Return(lease)]))
         self.clock.advance(1)
 
-    def give_up(self, reason: str = "", **selector: Any) -> Any:
-        work = give_up(self.spool, self.writer, Selector(**selector), reason=reason, clock=self.clock)
-        return result(Deferred.fromCoroutine(work))
+    def give_up(self, reason: str = "", **selector: Any) -> int:
+        return wait_for(give_up(self.spool, self.writer, Selector(**selector), reason=reason, clock=self.clock))
 
     def left(self) -> list[tuple[str, str]]:
-        views = result(self.spool.view(Selector(), 100_000))
+        views = wait_for(self.spool.view(Selector(), 100_000))
         return [(view.recipient, view.state) for view in views]
-
-
-def result(deferred: Deferred[Any]) -> Any:
-    """What it has fired with; the exception where it has failed."""
-    results: list[Any] = []
-    deferred.addCallbacks(results.append, lambda failure: results.append(failure.value))
-    return results[0]
 
 
 def test_everything_chosen_is_given_up_and_reported_once() -> None:
@@ -107,9 +88,9 @@ def test_recipients_of_several_routes_are_told_of_by_their_routes() -> None:
 def test_held_ones_and_later_ones_too_but_not_what_is_under_delivery() -> None:
     stand = Stand()
     stand.add("A", "held@x.test")
-    result(stand.spool.hold(Selector(queue_id="A")))
+    wait_for(stand.spool.hold(Selector(queue_id="A")))
     stand.add("B", "leased@x.test")
-    result(stand.spool.lease_selected(Selector(queue_id="B"), 10, stand.clock.seconds() + 600))
+    wait_for(stand.spool.lease_selected(Selector(queue_id="B"), 10, stand.clock.seconds() + 600))
     stand.add("C", "queued@x.test")
     assert stand.give_up() == 2
     assert sorted(stand.left()) == [("ann@client.test", "queued")] * 2 + [("leased@x.test", "leased")]
@@ -136,7 +117,8 @@ def test_a_spool_that_does_not_write_gives_up_later() -> None:
     stand.add("A", "bob@x.test")
     record = stand.spool.record
     stand.spool.record = lambda *_: fail(SpoolError("the disk is full"))  # type: ignore[method-assign]
-    assert isinstance(stand.give_up(), SpoolError)
+    with pytest.raises(SpoolError, match="cannot be written now"):
+        stand.give_up()
     assert stand.events.of(Bounced) == []
     stand.spool.record = record  # type: ignore[method-assign]
     stand.clock.advance(1)
@@ -147,7 +129,8 @@ def test_a_spool_that_does_not_lease_gives_up_nothing() -> None:
     stand = Stand()
     stand.add("A", "bob@x.test")
     stand.spool.error = "no disk"
-    assert isinstance(stand.give_up(), SpoolError)
+    with pytest.raises(SpoolError, match="no disk"):
+        stand.give_up()
 
 
 def test_without_a_report_nobody_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

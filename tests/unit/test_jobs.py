@@ -25,8 +25,6 @@ class Owner:
         self.room = Room(10_000)
         self.done: list[Job] = []
         self.returned: list[Job] = []
-        self.fed: list[JobQueue] = []
-        self.refused: list[Job] = []
         self.empty = 0
 
     def finished(self, job: Job, retry: RetrySection) -> None:
@@ -34,10 +32,10 @@ class Owner:
         self.done.append(job)
 
     def no_room(self, job: Job, queue: JobQueue) -> None:
-        self.refused.append(job)
+        raise AssertionError("there is no backlog here")
 
     def hungry(self, queue: JobQueue) -> None:
-        self.fed.append(queue)
+        raise AssertionError("there is no backlog here")
 
     def unbegun(self, job: Job) -> None:
         self.returned.append(job)

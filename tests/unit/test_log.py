@@ -274,9 +274,8 @@ def test_lines_are_appended_to_a_private_file(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("reason", ["", "lone \udcff surrogate"])
-def test_moments_that_are_none_are_left_out(reason: str) -> None:
-    name = "box" if not reason else f"box {reason}"
+@pytest.mark.parametrize("name", ["box", "box lone \udcff surrogate"])
+def test_moments_that_are_none_are_left_out(name: str) -> None:
     told = SuspensionChanged(at=AT, kind="route", name=name, is_suspended=True, until=AT + 60)
     assert line_of(told)["until"] == "2026-03-01T09:31:00.123Z"
     assert "until" not in line_of(msgspec.structs.replace(told, until=0.0))

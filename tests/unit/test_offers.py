@@ -96,10 +96,9 @@ def test_limits_of_more_than_six_digits() -> None:
 
 def test_the_latest_time_moves_with_the_days() -> None:
     one = offers(role="outbound", max_hold="1d")
-    state = STRANGER
-    today = [one.to(state, now) for now in (0.0, DAY - 1)]
+    today = [one.to(STRANGER, now) for now in (0.0, DAY - 1)]
     assert today[0] is today[1]
-    assert lines_of(one.to(state, DAY))["FUTURERELEASE"].endswith("1970-01-03T00:00:00Z")
+    assert lines_of(one.to(STRANGER, DAY))["FUTURERELEASE"].endswith("1970-01-03T00:00:00Z")
 
 
 def test_who_may_not_hold_mail() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from email import message_from_bytes
@@ -23,12 +22,11 @@ from mailgate.events import Deferred as DeferredEvent
 from mailgate.interfaces import Handover, Lease, Outcome, OutcomeKind, SpoolError
 from mailgate.message import Content
 from mailgate.relay.attempt import Result
-from mailgate.relay.outcomes import OutcomeWriter
 from mailgate.relay.ready.jobs import Job
 from mailgate.relay.replies.classify import Bounces, Classifier
 from mailgate.reply import Reply
 from mailgate.testing import EventRecorder
-from tests.unit.relaying import LATER, NO, OK, failures_logged, lease, results
+from tests.unit.relaying import LATER, NO, OK, failures_logged, lease, make_writer, results
 
 RETRY = RetrySection(first="5m", longest="4h", expire="5d", warn="0s")  # type: ignore[arg-type]  # as in the file
 TELLS = RETRY.model_copy(update={"warn": 4 * 3600.0})
@@ -72,11 +70,10 @@ class Bench:
         self.events = EventRecorder()
         self.written: list[tuple[Job, float | None]] = []
         self.told: list[str] = []
-        self.writer = OutcomeWriter(
+        self.writer = make_writer(
             self.spool,  # type: ignore[arg-type]  # as much of a spool as is asked
             self.events,
             self.clock,
-            random.Random(1),
             hostname="gw.example.org",
             route_of=lambda envelope: f"to {envelope.sender}" if bounces else "back",
             written=lambda job, due: self.written.append((job, due)),

@@ -12,8 +12,8 @@ from zope.interface import implementer
 from mailgate.config.schema import RetrySection
 from mailgate.events import SiteSlowed
 from mailgate.interfaces import ISlots
-from mailgate.relay.ready.limits import Limits, Signal
 from mailgate.relay.ready.pace import Pace
+from mailgate.relay.replies.limits import Limits, Signal
 from mailgate.stores.slots import LocalSlots
 from mailgate.testing import EventRecorder
 
@@ -180,6 +180,13 @@ def test_who_is_slowed_by_what_is_built_in_says_so() -> None:
     assert bench.pace.slowed == "slowed to 1/2 by a rule that is built in, for 60 s yet"
 
 
+def test_a_rest_by_a_built_in_rule_says_so() -> None:
+    bench = Bench()
+    bench.clock.advance(10.0)
+    bench.pace.slow(Signal(300.0, 60.0, "built in"), 9.0)
+    assert bench.pace.hindrance("mx.test") == "mx.test rests for 300 s: a rule that is built in"
+
+
 def test_a_rest_is_kept() -> None:
     bench = Bench()
     bench.clock.advance(10.0)
@@ -195,6 +202,15 @@ def test_a_rest_is_kept() -> None:
     assert bench.changes == changes + 1
     assert bench.pace.may_begin()
     assert bench.pace.hindrance("mx.test") == ""
+
+
+def test_a_rest_that_is_over_is_forgotten_though_nobody_asks() -> None:
+    bench = Bench()
+    bench.clock.advance(10.0)
+    bench.pace.slow(REST, 9.0)
+    bench.clock.advance(REST.rest + REST.recovery)
+    assert (bench.pace.factor, bench.pace.is_slowed, bench.pace.is_held) == (1.0, False, False)
+    assert [event.rests_until for event in bench.events.of(SiteSlowed)] == [310.0, 0.0]
 
 
 def test_an_operator_ends_it() -> None:

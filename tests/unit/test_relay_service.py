@@ -25,6 +25,7 @@ from mailgate.interfaces import (
     DnsStatus,
     EntryView,
     IDeliveryFilter,
+    IResolver,
     Lease,
     MaybeVerdict,
     Return,
@@ -130,7 +131,7 @@ class Bench:
         if start:
             self.start()
 
-    def ask(self, resolver: FakeResolver) -> None:
+    def ask(self, resolver: IResolver) -> None:
         """From now on the relay asks this one."""
         locator = Locator(resolver, "gw.example.org", random.Random(1))
         self.relay._destinations._tools = replace(self.relay._destinations._tools, locator=locator)

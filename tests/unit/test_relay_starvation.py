@@ -131,12 +131,10 @@ def test_a_spool_that_cannot_write_is_not_asked_for_turns_again_and_again(monkey
 
 def test_returns_that_the_spool_refuses_keep_their_turns() -> None:
     bench = Slow(spool={"max_active": 100})
-    for number in range(50):
-        bench.accept(f"u{number}@c.test", route="internet", sender=f"s{number}@client.test")
+    bench.crowd(50)
     bench.run(5)
     bench.spool.refuses = {"give back"}
-    for number in range(250):
-        bench.accept(f"v{number}@c.test", route="internet", sender=f"s{number}@client.test")
+    bench.crowd(250, "v")
     bench.run(1)
     assert bench.relay.room.taken > 90  # they are not forgotten
     bench.spool.refuses = set()
@@ -147,8 +145,7 @@ def test_returns_that_the_spool_refuses_keep_their_turns() -> None:
 
 def test_turns_of_which_nobody_knows_come_by_themselves() -> None:
     bench = Slow(spool={"max_active": 100})
-    for number in range(200):
-        bench.accept(f"u{number}@c.test", route="internet", sender=f"s{number}@client.test")
+    bench.crowd(200)
     bench.pump()
     bench.relay._backlogs.forget(lambda destination: True)
     bench.run(60)
@@ -160,8 +157,7 @@ def test_turns_of_which_nobody_knows_come_by_themselves() -> None:
 
 def test_a_return_that_is_under_way_when_its_backlog_is_forgotten_parks_nothing_for_ever() -> None:
     bench = Slow(spool={"max_active": 100})
-    for number in range(300):
-        bench.accept(f"u{number}@c.test", route="internet", sender=f"s{number}@client.test")
+    bench.crowd(300)
     bench.pump()
     bench.spool.__class__ = SlowWriter
     bench.spool.seconds = 0.03  # type: ignore[attr-defined]
@@ -183,8 +179,7 @@ def test_a_return_that_is_under_way_when_its_backlog_is_forgotten_parks_nothing_
 
 def test_what_a_jump_of_the_clock_has_leased_anew_is_delivered_though_it_was_given_back() -> None:
     bench = Slow(spool={"max_active": 100})
-    for number in range(60):
-        bench.accept(f"u{number}@c.test", route="internet", sender=f"s{number}@client.test")
+    bench.crowd(60)
     bench.run(3)
     bench.spool.__class__ = SlowWriter
     bench.spool.seconds = 0.01  # type: ignore[attr-defined]
@@ -215,8 +210,7 @@ def test_a_lease_of_other_recipients_of_a_message_changes_no_job_of_it() -> None
 
 def test_a_domain_whose_mail_goes_elsewhere_now_does_not_wait_for_its_old_site() -> None:
     bench = Slow(spool={"max_active": 1000})
-    for number in range(900):
-        bench.accept(f"u{number}@c.test", route="internet", sender=f"s{number}@client.test")
+    bench.crowd(900)
     bench.run(5)
     in_spool = [one.recipient for one in bench.view() if one.waits]
     assert len(in_spool) > 100
@@ -309,6 +303,18 @@ def test_retries_that_wait_for_their_source_let_first_attempts_pass() -> None:
     assert bench.relay.room.taken < 200
 
 
+def test_a_deferred_recipient_keeps_its_source_at_its_retry() -> None:
+    bench = Bench(**SOURCES)
+    bench.hop.answer = lambda connection, recipients: results(recipients, LATER)
+    for number in range(20):
+        bench.accept(f"u{number}@c.test", route="internet")
+    bench.pump()
+    first = {one.recipient: one.source for one in bench.view()}
+    bench.pump(700.0)
+    assert {one.recipient: one.source for one in bench.view()} == first
+    assert set(first.values()) == {"one", "two"}
+
+
 # -- what has been fetched, what comes, and what is not known
 
 
@@ -337,8 +343,7 @@ def test_a_domain_with_slow_dns_does_not_take_all_memory() -> None:
 
 def test_a_stream_of_new_senders_takes_no_more_than_half() -> None:
     bench = Slow(spool={"max_active": 500})
-    for number in range(600):
-        bench.accept(f"old{number}@c.test", route="internet", sender=f"s{number}@client.test")
+    bench.crowd(600, "old")
     bench.pump()
     for second in range(1100):
         bench.accept(f"new{second}@c.test", route="internet", sender=f"n{second}@client.test")
@@ -349,8 +354,7 @@ def test_a_stream_of_new_senders_takes_no_more_than_half() -> None:
 
 def test_a_sender_begins_anew_when_nothing_waits_any_more() -> None:
     bench = Slow(spool={"max_active": 100})
-    for number in range(1500):
-        bench.accept(f"u{number}@c.test", route="internet", sender="shop@client.test")
+    bench.crowd(1500, sender="shop@client.test")
     bench.pump()
     bench.hop.answer = lambda connection, recipients: results(recipients)
     bench.run(30)
@@ -472,15 +476,3 @@ def test_what_is_on_its_way_counts_and_is_not_asked_for_twice(backlogs: Any) -> 
     for job in jobs:
         backlogs.arrived(job)
     assert [one.amount for one in backlogs.requests(32, 1000, 0.0)] == [50]
-
-
-def test_a_refused_recipient_of_a_retry_keeps_its_source(backlogs: Any) -> None:
-    bench = Bench(**SOURCES)
-    bench.hop.answer = lambda connection, recipients: results(recipients, LATER)
-    for number in range(20):
-        bench.accept(f"u{number}@c.test", route="internet")
-    bench.pump()
-    first = {one.recipient: one.source for one in bench.view()}
-    bench.pump(700.0)
-    assert {one.recipient: one.source for one in bench.view()} == first
-    assert set(first.values()) == {"one", "two"}

@@ -15,7 +15,7 @@ from mailgate.relay.attempt import Result
 from mailgate.relay.backlog import Backlogs
 from mailgate.relay.fairness import Tags
 from mailgate.reply import Reply
-from mailgate.testing import FakeResolver
+from mailgate.testing import Silent
 from tests.unit.relaying import Connection, refuse, results
 from tests.unit.test_relay_service import ROUTES, Bench
 
@@ -50,14 +50,18 @@ class Slow(Bench):
         self.accept(f"{name}@{domain}", route="internet", sender=sender, **more)
         self.pump()
 
+    def crowd(self, number: int, name: str = "u", *, sender: str = "") -> None:
+        """So many messages at once, from one sender, or each from a sender of its own."""
+        for one in range(number):
+            self.accept(f"{name}{one}@c.test", route="internet", sender=sender or f"s{one}@client.test")
+
     def waited(self, name: str, sent: float, domain: str = "c.test") -> float:
         return self.taken_at[f"{name}@{domain}"] - sent
 
 
 def test_a_single_message_overtakes_a_large_sender() -> None:
     bench = Slow()
-    for number in range(1500):
-        bench.accept(f"u{number}@c.test", route="internet", sender="list@client.test")
+    bench.crowd(1500, sender="list@client.test")
     bench.pump()
     assert bench.relay.sites()[0].backlog
     sent = bench.clock.seconds()
@@ -71,16 +75,14 @@ def test_one_that_comes_back_overtakes_those_who_wait_in_the_spool() -> None:
     bench.accept(
         "again@c.test", route="internet", sender="bob@client.test", parameters=MailParameters(release_at=1_000_020.0)
     )
-    for number in range(1500):
-        bench.accept(f"u{number}@c.test", route="internet", sender="list@client.test")
+    bench.crowd(1500, sender="list@client.test")
     bench.run(80)
     assert bench.waited("again", 1_000_020.0) < 60
 
 
 def test_a_destination_that_stalls_holds_up_no_other() -> None:
     bench = Slow(spool={"max_active": 100})
-    for number in range(500):
-        bench.accept(f"u{number}@c.test", route="internet", sender=f"s{number}@client.test")
+    bench.crowd(500)
     bench.pump()
     for number in range(50):
         bench.send(f"q{number}", domain="a.test")
@@ -101,8 +103,7 @@ def test_all_of_a_backlog_is_delivered_and_nothing_waits_for_nothing() -> None:
 
 def test_what_waited_for_its_turn_at_the_last_stop_has_it_after_the_start() -> None:
     bench = Slow(spool={"max_active": 100})
-    for number in range(300):
-        bench.accept(f"u{number}@c.test", route="internet", sender="list@client.test")
+    bench.crowd(300, sender="list@client.test")
     bench.pump()
     spool, old = bench.spool, bench
     stopped = bench.stop()
@@ -133,12 +134,10 @@ def test_a_message_for_thousands_is_leased_in_pieces_and_singles_go_between() ->
 
 def test_a_higher_priority_comes_first_out_of_the_spool_too() -> None:
     bench = Slow(spool={"max_active": 100})
-    for number in range(400):
-        bench.accept(f"u{number}@c.test", route="internet", sender=f"s{number}@client.test")
+    bench.crowd(400)
     urgent = MailParameters(priority=4)
     bench.pump()
-    for number in range(150):
-        bench.accept(f"low{number}@c.test", route="internet", sender="list@client.test")
+    bench.crowd(150, "low", sender="list@client.test")
     bench.accept("urgent@c.test", route="internet", sender="list@client.test", parameters=urgent)
     sent = bench.clock.seconds()
     bench.run(100)
@@ -147,8 +146,7 @@ def test_a_higher_priority_comes_first_out_of_the_spool_too() -> None:
 
 def test_a_dead_destination_drains_its_backlog_into_deferrals() -> None:
     bench = Slow(spool={"max_active": 100})
-    for number in range(300):
-        bench.accept(f"u{number}@c.test", route="internet", sender=f"s{number}@client.test")
+    bench.crowd(300)
     bench.pump()
     bench.hop.answer = _lost
     bench.hop.connecting = refuse
@@ -177,8 +175,7 @@ def test_a_spool_that_fails_meanwhile_loses_no_turn() -> None:
 
 def test_a_reload_gives_the_backlog_to_the_new_queues() -> None:
     bench = Slow(spool={"max_active": 100})
-    for number in range(300):
-        bench.accept(f"u{number}@c.test", route="internet", sender=f"s{number}@client.test")
+    bench.crowd(300)
     bench.pump()
     bench.reload(routes={"internet": ROUTES["internet"] | {"connections": 5}}, spool={"max_active": 100})
     bench.run(120)
@@ -188,8 +185,7 @@ def test_a_reload_gives_the_backlog_to_the_new_queues() -> None:
 
 def test_each_queue_tells_how_it_stands_and_each_message_why_it_waits() -> None:
     bench = Slow(spool={"max_active": 100})
-    for number in range(200):
-        bench.accept(f"u{number}@c.test", route="internet", sender=f"s{number}@client.test")
+    bench.crowd(200)
     bench.pump(0.5)
     (site,) = bench.relay.sites()
     assert (site.site, site.route, site.active, site.most, site.connections, site.state) == (
@@ -260,12 +256,8 @@ def test_what_comes_back_while_a_backlog_is_asked_is_not_forgotten() -> None:
 
 
 def test_what_is_in_no_queue_has_its_reason_too() -> None:
-    class Late(FakeResolver):
-        def resolve(self, name: str, rdtype: str) -> Any:
-            return Deferred()
-
     bench = Bench()
-    bench.ask(Late())
+    bench.ask(Silent())
     bench.accept("x@c.test", route="internet")
     assert bench.relay.waits("0000Q") == {0: "DNS, or a delivery filter, is asked about it"}
     bench = Bench()

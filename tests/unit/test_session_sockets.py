@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IAddress, IReactorFDSet
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Port
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.logger import LogEvent, capturedLogs
 from twisted.python.failure import Failure
 
 from mailgate.sockets import write_now
@@ -24,15 +24,12 @@ from mailgate.sockets.sessions import SessionTransport, open_wide
 
 
 @pytest.fixture
-def logged() -> Iterator[list[LogEvent]]:
-    events: list[LogEvent] = []
-    observer = cast(ILogObserver, events.append)
-    globalLogPublisher.addObserver(observer)
-    yield events
-    globalLogPublisher.removeObserver(observer)
+def logged() -> Iterator[Sequence[LogEvent]]:
+    with capturedLogs() as events:
+        yield events
 
 
-def failures(events: list[LogEvent]) -> list[str]:
+def failures(events: Sequence[LogEvent]) -> list[str]:
     return [event["log_failure"].getErrorMessage() for event in events if "log_failure" in event]
 
 
@@ -177,7 +174,7 @@ def test_what_is_ready_is_served(reactor: EPollReactor) -> None:
     assert (one.done, quiet.done) == (["read", "write"], [])
 
 
-def test_a_result_or_an_error_disconnects(reactor: EPollReactor, logged: list[LogEvent]) -> None:
+def test_a_result_or_an_error_disconnects(reactor: EPollReactor, logged: Sequence[LogEvent]) -> None:
     done, broken, fine = Selectable(reactor), Selectable(reactor), Selectable(reactor)
     done.act = lambda: ConnectionLost()
     broken.act = lambda: 1 // 0
@@ -190,7 +187,9 @@ def test_a_result_or_an_error_disconnects(reactor: EPollReactor, logged: list[Lo
     assert set(reactor.getReaders()) & {done, broken, fine} == {fine}
 
 
-def test_an_error_at_the_end_is_logged_and_the_others_are_served(reactor: EPollReactor, logged: list[LogEvent]) -> None:
+def test_an_error_at_the_end_is_logged_and_the_others_are_served(
+    reactor: EPollReactor, logged: Sequence[LogEvent]
+) -> None:
     broken, fine = Selectable(reactor), Selectable(reactor)
 
     def lost(reason: Failure) -> None:
@@ -251,7 +250,7 @@ def test_what_a_timer_wants_soon_is_not_kept_waiting_by_a_quiet_network(reactor:
     assert done == ["one", "two"]
 
 
-def test_who_fails_at_the_end_of_a_turn_keeps_nobody_else(reactor: EPollReactor, logged: list[LogEvent]) -> None:
+def test_who_fails_at_the_end_of_a_turn_keeps_nobody_else(reactor: EPollReactor, logged: Sequence[LogEvent]) -> None:
     soon = hasten(reactor)
     done: list[str] = []
 
@@ -320,7 +319,7 @@ def test_a_port_can_take_them_one_by_one() -> None:
     machine.close()
 
 
-def test_one_session_that_fails_is_not_all(machine: Machine, logged: list[LogEvent]) -> None:
+def test_one_session_that_fails_is_not_all(machine: Machine, logged: Sequence[LogEvent]) -> None:
     machine.listener.refuses = 1
     refused, _ = machine.connect(), machine.connect()
     machine.turn()
@@ -450,7 +449,7 @@ def test_an_end_that_comes_from_elsewhere_is_the_ordinary_one(machine: Machine) 
     assert client.recv(100) == b"421 Closing\r\n"
 
 
-def test_a_session_that_fails_is_disconnected(machine: Machine, logged: list[LogEvent]) -> None:
+def test_a_session_that_fails_is_disconnected(machine: Machine, logged: Sequence[LogEvent]) -> None:
     client, talk, transport = machine.session()
 
     def fail(talk: Talk) -> None:

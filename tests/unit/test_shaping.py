@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mailgate.config.schema import LmtpRoute, RetrySection, SmtpRoute
-from mailgate.relay.ready.limits import Limits
+from mailgate.relay.replies.limits import Limits
 from mailgate.relay.replies.shaping import Shaping
 from mailgate.reply import Reply, parse_reply
 from tests.unit.relaying import configuration

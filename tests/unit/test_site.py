@@ -17,10 +17,10 @@ from mailgate.interfaces import DnsStatus, OutcomeKind
 from mailgate.relay.attempt import ConnectFailedError, Result, Target
 from mailgate.relay.locate import Hosts, Locator
 from mailgate.relay.ready.jobs import LEASE_TIME, Job, JobQueue
-from mailgate.relay.ready.limits import Limits, Signal
 from mailgate.relay.ready.line import Room
 from mailgate.relay.ready.site import Site
 from mailgate.relay.ready.tools import SiteTools
+from mailgate.relay.replies.limits import Limits, Signal
 from mailgate.relay.sources import SYSTEM
 from mailgate.reply import Reply
 from mailgate.stores.slots import LocalSlots
@@ -1036,6 +1036,19 @@ def test_a_site_that_wants_a_rest_gets_it_and_nobody_loses_an_attempt() -> None:
     assert bench.site.hindrance() == f"{ONE} rests for 60 s: 421"
     bench.clock.advance(60)
     assert outcome(job).kind is DELIVERED
+
+
+def test_a_site_that_has_rested_is_forgotten_though_nobody_sends() -> None:
+    bench = Bench([ONE])
+    busy = Reply.of(421, "4.7.0", "try again later")
+    bench.signals[busy] = Signal(60.0, 600.0, "421")
+    bench.clock.advance(1.0)
+    bench.hop.answer = lambda connection, recipients: results(recipients, busy)
+    bench.send()
+    bench.clock.advance(659.0)
+    assert (bench.site.is_empty(), bench.empty) == (False, 0)
+    bench.clock.advance(1.0)
+    assert (bench.site.is_empty(), bench.empty) == (True, 1)
 
 
 def test_our_own_findings_say_nothing_about_its_pace() -> None:

@@ -533,3 +533,20 @@ def test_nothing_overtakes_what_came_before_it(tmp_path: Path, what: str) -> Non
     bench.wait(bench.spool.close())
     assert done.called
     bench.end_turn()  # too late for anything, and no harm
+
+
+def test_an_end_that_is_told_twice_at_one_time_makes_room_once(tmp_path: Path) -> None:
+    bench = Gathering(tmp_path / "spool")
+    first = bench.come()
+    bench.end_turn()
+    lease = bench.wait(first)
+    for _ in range(2):
+        bench.spool.record(lease, outcomes(lease, OutcomeKind.DELIVERED))
+    comes = [bench.come() for _ in range(2)]
+    bench.end_turn()
+    accepted = {bench.wait(one).envelope.queue_id for one in comes}
+    bench.wait(bench.spool.close())
+    bench = Gathering(tmp_path / "spool")
+    bench.wait(bench.spool.sweep())
+    assert {one.envelope.queue_id for one in lease_all(bench)} == accepted
+    bench.wait(bench.spool.close())

@@ -7,7 +7,6 @@ import errno
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -19,30 +18,21 @@ from mailgate.message import Content
 from mailgate.spool import disk, query
 from mailgate.spool.disk import WriteTurn
 from mailgate.spool.store import Store
+from tests.unit.spool_stand import (  # noqa: F401  fixtures, too
+    MALFORMED,
+    alone,
+    close,
+    deliver,
+    meanwhile,
+    no_room,
+    once,
+    quick,
+    raises,
+    together,
+    until,
+    worker,
+)
 from tests.unit.test_spool import Bench, accept, envelope, give_back, lease_all
-from tests.unit.test_spool_recovery import MALFORMED, deliver, meanwhile, no_room, once, raises, until
-from tests.unit.test_spool_workers import close, worker
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailgate.spool.sqlite._RETEST", 0.01)
-    monkeypatch.setattr("mailgate.spool.failing.Failing._pause", 0.01)
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path / "spool", min_free=0, inline_limit=1000)
-    yield bench
-    close(bench)
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Bench, Bench]]:
-    benches = worker(tmp_path / "spool", 0), worker(tmp_path / "spool", 1)
-    yield benches
-    close(*benches)
-
 
 # -- another worker has put it in order
 

@@ -7,7 +7,6 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,37 +16,14 @@ from mailgate.interfaces import Lease, OutcomeKind, Selector, SpoolError
 from mailgate.message import Content, ContentWriter
 from mailgate.spool.codec import CodecError, decode_envelope, encode_envelope
 from mailgate.spool.disk import Reserve
+from tests.unit.spool_stand import alone, quick, raises, until  # noqa: F401  fixtures, too
 from tests.unit.test_spool import Bench, accept, envelope, give_back, lease_all, outcomes
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailgate.spool.sqlite._RETEST", 0.01)
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path / "spool", min_free=0, inline_limit=1000)
-    yield bench
-    bench.wait(bench.spool.close())
 
 
 def again(bench: Bench) -> Bench:
     """The spool in its next life."""
     bench.wait(bench.spool.close())
     return Bench(bench.spool.directory, min_free=0, inline_limit=1000)
-
-
-def recover(bench: Bench) -> None:
-    while not any(isinstance(event, SpoolRecovered) for event in bench.events):
-        bench.pump()
-
-
-def raises(error: Exception) -> Callable[..., object]:
-    def call(*_: object, **__: object) -> object:
-        raise error
-
-    return call
 
 
 def read_only() -> OSError:
@@ -77,7 +53,7 @@ def test_a_disk_that_cannot_even_remove_a_file(bench: Bench) -> None:
             accept(bench)
         content.discard()
         assert "Read-only" in bench.spool.refusal(0)
-    recover(bench)
+    until(bench, SpoolRecovered)
     accept(bench)
 
 
@@ -98,7 +74,7 @@ def test_a_reserve_that_cannot_be_given_up(bench: Bench, monkeypatch: pytest.Mon
         patch.setattr(bench.spool._store, "exchange_fresh", raises(OSError(errno.ENOSPC, "No space left")))
         with pytest.raises(SpoolError, match="No space"):
             accept(bench)
-    recover(bench)
+    until(bench, SpoolRecovered)
     accept(bench)
 
 
@@ -112,7 +88,7 @@ def test_no_exception_ends_the_writer(bench: Bench, monkeypatch: pytest.MonkeyPa
         with pytest.raises(SpoolError):
             accept(bench)
         assert once == []
-    recover(bench)
+    until(bench, SpoolRecovered)
     accept(bench)
 
 
@@ -123,7 +99,7 @@ def test_a_test_of_the_disk_that_goes_wrong_is_made_again(bench: Bench, monkeypa
         patch.setattr(bench.spool._store, "exchange_fresh", raises(read_only()))
         with pytest.raises(SpoolError):
             accept(bench)
-    recover(bench)
+    until(bench, SpoolRecovered)
     assert once == []
     accept(bench)
 
@@ -181,7 +157,7 @@ def test_a_give_back_that_failed_strands_nothing(bench: Bench, monkeypatch: pyte
         patch.setattr("mailgate.spool.leasing.give_back", raises(OSError(errno.EIO, "Input/output error")))
         with pytest.raises(SpoolError):
             give_back(bench, lease)
-    recover(bench)
+    until(bench, SpoolRecovered)
     assert [one.envelope for one in lease_all(bench)] == [lease.envelope]
 
 

@@ -5,78 +5,32 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from mailgate.events import EntrySetAside, Event, SpoolFailed, SpoolRecovered
-from mailgate.interfaces import Lease, OutcomeKind, SpoolError
+from mailgate.events import EntrySetAside, SpoolFailed, SpoolRecovered
+from mailgate.interfaces import SpoolError
 from mailgate.spool import database
 from mailgate.spool.disk import Reserve, lock_directory
 from mailgate.spool.store import Store
-from tests.unit.test_spool import Bench, accept, give_back, lease_all, outcomes
-from tests.unit.test_spool_workers import close, worker
-
-MALFORMED = sqlite3.DatabaseError("database disk image is malformed")
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailgate.spool.sqlite._RETEST", 0.01)
-    monkeypatch.setattr("mailgate.spool.failing.Failing._pause", 0.01)
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path / "spool", min_free=0, inline_limit=1000)
-    yield bench
-    close(bench)
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Bench, Bench]]:
-    benches = worker(tmp_path / "spool", 0), worker(tmp_path / "spool", 1)
-    yield benches
-    close(*benches)
-
-
-def until(bench: Bench, kind: type[Event], count: int = 1) -> list[Event]:
-    while len(found := [event for event in bench.events if isinstance(event, kind)]) < count:
-        bench.pump()
-    return found
-
-
-def raises(error: Exception) -> Callable[..., object]:
-    def call(*_: object, **__: object) -> object:
-        raise error
-
-    return call
-
-
-def once(error: Exception, whole: Callable[..., object]) -> Callable[..., object]:
-    left = [error]
-    return lambda *values, **named: raises(left.pop())() if left else whole(*values, **named)
-
-
-def no_room(number: int = errno.ENOSPC) -> OSError:
-    return OSError(number, os.strerror(number))
-
-
-def deliver(bench: Bench, lease: Lease) -> None:
-    bench.wait(bench.spool.record(lease, outcomes(lease, OutcomeKind.DELIVERED)))
-
-
-def meanwhile(bench: Bench, act: Callable[[Store], object]) -> None:
-    """Have the writer do it now, seen from another thread than the reactor's."""
-    done = threading.Event()
-    bench.spool._submit(lambda: act(bench.spool._store), alone=True)
-    bench.spool._submit(done.set, alone=True)
-    assert done.wait(20)
-
+from tests.unit.spool_stand import (  # noqa: F401  fixtures, too
+    MALFORMED,
+    alone,
+    close,
+    deliver,
+    meanwhile,
+    no_room,
+    once,
+    quick,
+    raises,
+    together,
+    until,
+)
+from tests.unit.test_spool import Bench, accept, give_back, lease_all
 
 # -- no room
 

@@ -9,7 +9,6 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -19,40 +18,8 @@ from mailgate.events import EntrySetAside, SpoolFailed, SpoolRecovered
 from mailgate.interfaces import Lease, OutcomeKind, Selector, SpoolError
 from mailgate.message import Content, ContentWriter
 from mailgate.spool.disk import WriteTurn, is_locked, share_directory
+from tests.unit.spool_stand import close, kill, quick, together, until, worker  # noqa: F401  fixtures, too
 from tests.unit.test_spool import Bench, accept, envelope, give_back, lease_all, outcomes
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailgate.spool.sqlite._RETEST", 0.01)
-
-
-def worker(directory: Path, number: int, workers: int = 2) -> Bench:
-    return Bench(directory, min_free=0, inline_limit=1000, worker=number, workers=workers)
-
-
-def close(*benches: Bench) -> None:
-    for bench in benches:
-        bench.wait(bench.spool.close())
-
-
-def kill(bench: Bench) -> None:
-    """What the system does for a process that has died."""
-    spool = bench.spool
-    spool._jobs.put(None)
-    spool._thread.join(20)
-    spool._reader.close()
-    spool._store.database.close()
-    if spool._store._turn is not None:
-        spool._store._turn.close()
-    spool._unlock()
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Bench, Bench]]:
-    benches = worker(tmp_path / "spool", 0), worker(tmp_path / "spool", 1)
-    yield benches
-    close(*benches)
 
 
 def ids(leases: list[Lease]) -> set[str]:
@@ -296,8 +263,7 @@ def test_damage_is_put_in_order_once_and_all_go_on(tmp_path: Path) -> None:
         bench.spool._store.database.execute("PRAGMA shrink_memory")
     with pytest.raises(SpoolError):
         one.wait(one.spool.next_due())
-    while not any(isinstance(event, SpoolRecovered) for event in one.events):
-        one.pump()
+    until(one, SpoolRecovered)
     assert [event.queue_id for event in one.events if isinstance(event, EntrySetAside)] == [""]
     # The other one finds the new file, with what it had in the old one, when it writes next.
     assert ids(lease_all(two)) == {kept.envelope.queue_id}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import inf
-from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.logger import LogEvent, capturedLogs
 
 from mailgate.smtp.vigil import Vigil
 
@@ -56,12 +55,9 @@ def watch() -> Watch:
 
 
 @pytest.fixture
-def logged() -> Iterator[list[LogEvent]]:
-    events: list[LogEvent] = []
-    observer = cast(ILogObserver, events.append)
-    globalLogPublisher.addObserver(observer)
-    yield events
-    globalLogPublisher.removeObserver(observer)
+def logged() -> Iterator[Sequence[LogEvent]]:
+    with capturedLogs() as events:
+        yield events
 
 
 def test_each_is_told_when_its_time_has_come(watch: Watch) -> None:
@@ -119,7 +115,7 @@ def test_with_nobody_there_is_no_timer(watch: Watch) -> None:
     assert watch.timers == [30.0]
 
 
-def test_one_that_fails_does_not_take_the_others_with_it(watch: Watch, logged: list[LogEvent]) -> None:
+def test_one_that_fails_does_not_take_the_others_with_it(watch: Watch, logged: Sequence[LogEvent]) -> None:
     peers = [watch.add(10.0), watch.add(10.0, fails=True), watch.add(10.0)]
     watch.clock.advance(10)
     watch.clock.advance(100)

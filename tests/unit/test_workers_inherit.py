@@ -9,8 +9,8 @@ import pytest
 
 from mailgate.interfaces import Lease
 from mailgate.spool import leasing
+from tests.unit.spool_stand import close, kill, worker
 from tests.unit.test_spool import Bench, accept
-from tests.unit.test_spool_workers import close, kill, worker
 
 
 def leased_at(bench: Bench, seconds: float) -> list[Lease]:

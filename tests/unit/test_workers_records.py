@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, globalLogPublisher
+from twisted.logger import LogEvent, LogLevel, capturedLogs
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from mailgate.config.schema import Config
 from mailgate.events import Event, OperatorActed, Started, WorkerEnded
@@ -121,7 +120,6 @@ def test_lines_of_several_processes_on_one_pipe_are_whole(tmp_path: Path, monkey
     os.dup2(written, 1)
     try:
         found = [sinks(tmp_path, number, 2, log="-") for number in range(2)]
-        lines: list[bytes] = []
         octets = bytearray()
 
         def drain() -> None:
@@ -151,29 +149,13 @@ def test_lines_of_several_processes_on_one_pipe_are_whole(tmp_path: Path, monkey
 # -- the log of the process
 
 
-@implementer(ILogObserver)
-class Told:
+def told(events: Sequence[LogEvent]) -> list[tuple[str, str, str]]:
     """What has got into the log."""
-
-    def __init__(self) -> None:
-        self.events: list[LogEvent] = []
-
-    def __enter__(self) -> Told:
-        globalLogPublisher.addObserver(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        globalLogPublisher.removeObserver(self)
-
-    def __call__(self, event: LogEvent) -> None:
-        self.events.append(event)
-
-    def lines(self) -> list[tuple[str, str, str]]:
-        return [
-            (one["log_level"].name, one["log_namespace"], one["log_format"].format(**one))
-            for one in self.events
-            if one["log_namespace"] != "mailgate.workers.logs"
-        ]
+    return [
+        (one["log_level"].name, one["log_namespace"], one["log_format"].format(**one))
+        for one in events
+        if one["log_namespace"] != "mailgate.workers.logs"
+    ]
 
 
 def written_by(*events: LogEvent) -> bytes:
@@ -193,12 +175,12 @@ def event(level: LogLevel, text: str, **more: object) -> LogEvent:
 @pytest.mark.parametrize("piece", [1, 7, 10_000])
 def test_a_workers_log_goes_into_ours(piece: int) -> None:
     octets = written_by(event(LogLevel.warn, "{mind} the gap"), event(LogLevel.info, "two\nlines"))
-    with Told() as told:
+    with capturedLogs() as events:
         reader = LogReader(3)
         for start in range(0, len(octets), piece):
             reader.feed(octets[start : start + piece])
         reader.end()
-    assert told.lines() == [
+    assert told(events) == [
         ("warn", "mailgate.service", "worker 3: {mind} the gap"),
         ("info", "mailgate.service", "worker 3: two"),
         ("info", "mailgate.service", "worker 3: lines"),
@@ -210,32 +192,31 @@ def test_a_failure_is_told_with_its_traceback() -> None:
         raise ValueError("the cause")
     except ValueError:
         failed = event(LogLevel.critical, "it failed", log_failure=Failure())
-    with Told() as told:
+    with capturedLogs() as events:
         LogReader(0).feed(written_by(failed))
-    texts = [text for _, _, text in told.lines()]
+    texts = [text for _, _, text in told(events)]
     assert texts[0] == "worker 0: it failed"
     assert texts[-1].endswith("ValueError: the cause")
 
 
 @pytest.mark.parametrize("line", [b"Fatal Python error: \xff", b"[1, 2, 3]", b'["loud", "x", "y"]', b"{"])
 def test_what_is_no_entry_is_told_as_it_stands(line: bytes) -> None:
-    with Told() as told:
+    with capturedLogs() as events:
         reader = LogReader(1)
         reader.feed(line)
         reader.end()
-    assert told.lines() == [("error", "stderr", f"worker 1: {line.decode(errors='replace')}")]
+    assert told(events) == [("error", "stderr", f"worker 1: {line.decode(errors='replace')}")]
 
 
 def test_a_line_without_end_is_cut_and_a_reader_that_is_gone_is_no_matter() -> None:
-    with Told() as told:
+    with capturedLogs() as events:
         reader = LogReader(1)
         for _ in range(30):
             reader.feed(b"x" * 10_000)
         assert len(reader._rest) <= 64 * 1024
-    assert told.lines()
+    assert told(events)
     assert len(written_by(event(LogLevel.info, "x" * 10_000_000))) < 64 * 1024
     read, write_to = os.pipe()
     os.close(read)
     LogWriter(write_to)(event(LogLevel.info, "to nobody"))
     os.close(write_to)
-    Logger().info("and we are still here")

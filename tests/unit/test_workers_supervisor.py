@@ -300,8 +300,7 @@ def test_workers_are_given_the_ports_their_line_and_the_text_of_the_file(stage: 
 
 
 def test_the_first_worker_starts_alone(stage: Stage) -> None:
-    stage.supervisor.privilegedStartService()
-    stage.supervisor.startService()
+    stage.begin()
     assert [one.hand.number for one in stage.alive] == [0]
     stage.reactor.run_on()
     assert [one.hand.number for one in stage.alive] == [0, 1, 2]
@@ -311,8 +310,7 @@ def test_whoever_started_us_in_the_background_hears_when_all_serve(stage: Stage)
     read, written = os.pipe()
     stage.twistd["statusPipe"] = written
     os.set_blocking(read, False)
-    stage.supervisor.privilegedStartService()
-    stage.supervisor.startService()
+    stage.begin()
     assert "statusPipe" not in stage.twistd  # twistd would say at once that all is well
     with pytest.raises(BlockingIOError):
         os.read(read, 10)

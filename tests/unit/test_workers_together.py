@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -15,7 +14,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from mailgate.interfaces import IRelay, ISpool, Selector, SiteView, SpoolError
-from mailgate.testing import MemorySpool
+from mailgate.testing import MemorySpool, wait_for
 from mailgate.workers.together import Answers, OperatorSpool, Together
 
 VIEW = SiteView(
@@ -102,17 +101,6 @@ class Workers:
         return f"[{','.join(good)}]", next((error for _, error in said if error), "")
 
 
-def done(answer: Awaitable[Any]) -> Any:
-    """What it comes to, which is there."""
-    found: list[Any] = []
-    deferred = Deferred.fromCoroutine(answer) if isinstance(answer, Coroutine) else answer
-    deferred.addCallbacks(found.append, lambda failure: found.append(failure.value))  # type: ignore[attr-defined]
-    assert found, "nothing has come"
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
-
-
 def test_it_is_a_relay() -> None:
     assert verifyObject(IRelay, Workers().together)
 
@@ -123,34 +111,34 @@ def test_what_one_is_told_all_are_told() -> None:
     workers.together.look()
     workers.together.kick()
     workers.together.kick(selector)
-    done(workers.together.apply_suspensions())
+    wait_for(workers.together.apply_suspensions())
     for relay in workers.relays:
         assert relay.told == ["look", None, selector, "suspensions"]
 
 
 def test_a_bounce_counts_what_all_gave_up() -> None:
     workers = Workers()
-    assert done(workers.together.bounce(Selector(sender="<>"), 'no "such" place')) == 6
+    assert wait_for(workers.together.bounce(Selector(sender="<>"), 'no "such" place')) == 6
     assert workers.relays[2].told == [(Selector(sender="<>"), 'no "such" place')]
     workers.relays[1].error = "the disk is full"
     with pytest.raises(SpoolError, match="the disk is full"):
-        done(workers.together.bounce(Selector(sender="<>")))
+        wait_for(workers.together.bounce(Selector(sender="<>")))
 
 
 def test_all_put_back() -> None:
     workers = Workers()
-    done(workers.together.put_back(Selector(sender="<>")))
+    wait_for(workers.together.put_back(Selector(sender="<>")))
     assert [relay.told for relay in workers.relays] == [[("put back", Selector(sender="<>"))]] * 3
 
 
 def test_waits_of_all() -> None:
     workers = Workers()
     workers.relays[0].found, workers.relays[2].found = {0: "1st in line"}, {7: "being delivered"}
-    assert done(workers.together.waits("ID")) == {
+    assert wait_for(workers.together.waits("ID")) == {
         0: "1st in line, in worker 0",
         7: "being delivered, in worker 2",
     }
-    assert done(workers.together.waits("OTHER")) == {}
+    assert wait_for(workers.together.waits("OTHER")) == {}
 
 
 def test_waits_of_many_messages_are_asked_in_few_rounds() -> None:
@@ -167,7 +155,7 @@ def test_waits_of_many_messages_are_asked_in_few_rounds() -> None:
     together = Together(workers.relays[0], ask_others, 0)
     waits = [Deferred.fromCoroutine(together.waits(str(number))) for number in range(50)]
     first.callback(("", ""))
-    assert [done(one) for one in waits] == [{3: str(number)} for number in range(50)]
+    assert [wait_for(one) for one in waits] == [{3: str(number)} for number in range(50)]
     assert len(asked) == 2
 
 
@@ -178,7 +166,7 @@ def test_a_ready_queue_that_several_have_is_shown_once() -> None:
     for relay, views in zip(workers.relays, ([VIEW, other], [], [rests]), strict=True):
         relay.views = views
     merged = replace(rests, waiting=6, active=5, connections=3, state="rests for 9 s; delivering")
-    assert done(workers.together.sites()) == [merged, other]
+    assert wait_for(workers.together.sites()) == [merged, other]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +182,7 @@ def test_what_several_say_is_said_once(states: list[str], told: str) -> None:
     workers = Workers()
     for number, (relay, state) in enumerate(zip(workers.relays, states, strict=False)):
         relay.views = [replace(VIEW, state=state, active=9 - number)]
-    (found,) = done(workers.together.sites())
+    (found,) = wait_for(workers.together.sites())
     assert found.state.endswith(told)
     assert ";" not in found.state
 
@@ -203,7 +191,7 @@ def test_all_are_asked_for_the_sites_that_are_meant() -> None:
     workers = Workers()
     for relay in workers.relays:
         relay.views = [VIEW, replace(VIEW, site="other")]
-    assert [one.site for one in done(workers.together.sites(Selector(site="mx")))] == ["mx.example"]
+    assert [one.site for one in wait_for(workers.together.sites(Selector(site="mx")))] == ["mx.example"]
 
 
 def test_without_the_supervisor_our_own_relay_is_told() -> None:
@@ -216,7 +204,7 @@ def test_without_the_supervisor_our_own_relay_is_told() -> None:
 def test_a_question_that_nobody_knows_is_a_bug() -> None:
     answers = Answers(FakeRelay(), FakeSpool(), 0)
     with pytest.raises(AssertionError, match="nonsense"):
-        done(answers.answer("nonsense", json.dumps(None)))
+        wait_for(answers.answer("nonsense", json.dumps(None)))
 
 
 CHANGES = ("hold", "release", "retry", "delete", "reroute", "lease_selected")
@@ -228,9 +216,9 @@ def test_before_a_change_every_other_worker_makes_its_messages_reachable(change:
     spool = OperatorSpool(MemorySpool(Clock()), workers.ask_others)
     assert verifyObject(ISpool, spool)
     more = {"reroute": ("other",), "lease_selected": (10, 60.0)}.get(change, ())
-    done(getattr(spool, change)(Selector(domain="example.org"), *more))
+    wait_for(getattr(spool, change)(Selector(domain="example.org"), *more))
     assert [one.expanded for one in workers.spools] == [0, 1, 1]
-    done(spool.view(Selector(), 10))
+    wait_for(spool.view(Selector(), 10))
     assert workers.spools[1].expanded == 1
 
 
@@ -260,4 +248,4 @@ def test_a_change_is_not_made_where_a_worker_cannot_prepare_it() -> None:
 
     workers.spools[2].expand_fresh = fails  # type: ignore[method-assign]
     with pytest.raises(SpoolError, match="the disk is full"):
-        done(spool.hold(Selector(queue_id="1")))
+        wait_for(spool.hold(Selector(queue_id="1")))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from random import Random
 
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from mailgate.interfaces import IEvents, IRelay, ISpool, Lease, Return, Selector, SiteView, SpoolError
 from mailgate.relay.giving_up import give_up
-from mailgate.relay.outcomes import OutcomeWriter
+from tests.unit.relaying import make_writer
 
 __all__ = ["ToldRelay", "site_view"]
 
@@ -30,17 +29,7 @@ class ToldRelay:
         self.waiting: list[Lease] = []
         self._spool = spool
         self._clock = clock
-        self._writer = OutcomeWriter(
-            spool,
-            events,
-            clock,
-            Random(1),
-            hostname="gate.test",
-            route_of=lambda envelope: "reports",
-            written=lambda job, due: None,
-            stuck=lambda: None,
-            unstuck=lambda: None,
-        )
+        self._writer = make_writer(spool, events, clock)
 
     def look(self) -> None:
         self.told.append("look")

@@ -9,12 +9,12 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from mailgate.cli.common import duration, not_empty
+from mailgate.cli.common import duration, not_empty, span
 from mailgate.web.selection import Selection
 
 __all__ = ["conditions", "selecting", "usage_error", "within"]
 
-_CONDITIONS = ("sender", "recipient", "domain", "site", "route", "source", "reason", "state", "older_than")
+_CONDITIONS = [name for name in Selection.model_fields if name not in ("ids", "everything")]
 
 
 def selecting(function: Callable[..., None]) -> Callable[..., None]:
@@ -61,9 +61,11 @@ def conditions(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def within(selection: Selection) -> str:
-    """For a heading: the conditions, as they were given."""
-    given = selection.model_dump(exclude_defaults=True).items()
-    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in given)
+    """The conditions, for people, in the words of the command."""
+    given = selection.model_dump(exclude_defaults=True)
+    if selection.older_than:
+        given["older_than"] = span(selection.older_than).replace(" ", "")
+    return "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items())
 
 
 def _selection(given: dict[str, Any]) -> Selection:

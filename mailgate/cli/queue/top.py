@@ -22,8 +22,9 @@ from mailgate.cli.common import (
 from mailgate.cli.desk import open_desk
 from mailgate.cli.entries import suspension_text
 from mailgate.cli.queue.selecting import conditions, within
+from mailgate.interfaces import Grouping
 from mailgate.web.models import Groups, SiteNow, Status, SuspensionNow
-from mailgate.web.selection import Grouping, Selection
+from mailgate.web.selection import Selection
 from mailgate.web.waits import names
 
 __all__ = ["COMMANDS"]

@@ -1,4 +1,4 @@
-"""Jobs, and ready queues of them: what waits for one destination, and what is under way to it."""
+"""Ready queues of jobs: what waits for one destination, and what is under way to it."""
 
 from __future__ import annotations
 

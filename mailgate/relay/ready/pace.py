@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from mailgate.events import SiteSlowed
 from mailgate.interfaces import IEvents, ISlots
 from mailgate.relay.ready.budget import Budget
-from mailgate.relay.ready.limits import Limits, Signal
+from mailgate.relay.replies.limits import Limits, Signal
 from mailgate.relay.wording import per_time, seconds
 
 __all__ = ["Pace"]
@@ -154,6 +154,8 @@ class Pace:
 
     def _recover(self) -> None:
         self._recovering = None
+        if self.rests_until <= self._clock.seconds():
+            self.rests_until = 0.0
         self.factor = min(self.factor * 2, 1.0)
         if self.factor < 1.0:
             self._recovering = self._clock.callLater(self._recovery, self._recover)
@@ -179,15 +181,18 @@ class Pace:
         """What is left of the limits, why, and how long for; "" where all of them are."""
         if self._recovering is None or self.factor == 1.0:
             return ""
-        rule = "a rule that is built in" if self.reason == "built in" else self.reason
         left = self._recovering.getTime() - self._clock.seconds()
-        return f"slowed to 1/{1 / self.factor:.0f} by {rule}, for {seconds(left)} yet"
+        return f"slowed to 1/{1 / self.factor:.0f} by {self._rule}, for {seconds(left)} yet"
+
+    @property
+    def _rule(self) -> str:
+        return "a rule that is built in" if self.reason == "built in" else self.reason
 
     def hindrance(self, title: str) -> str:
         """Why the next message does not begin now; "" where it may."""
         now = self._clock.seconds()
         if self.rests_until > now:
-            return f"{title} rests for {seconds(self.rests_until - now)}: {self.reason}"
+            return f"{title} rests for {seconds(self.rests_until - now)}: {self._rule}"
         for budget, rate, what in (
             (self._messages, self.rate, "messages"),
             (self._connections, self.connection_rate, "connections"),

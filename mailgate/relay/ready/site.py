@@ -17,10 +17,10 @@ from mailgate.relay.ready.berths import Berths
 from mailgate.relay.ready.health import Health
 from mailgate.relay.ready.idle import Idle
 from mailgate.relay.ready.jobs import Job, JobQueue, QueueOwner
-from mailgate.relay.ready.limits import Limits
 from mailgate.relay.ready.pace import Pace
 from mailgate.relay.ready.tools import SiteTools
 from mailgate.relay.ready.trouble import Trouble, is_about_client, said, told
+from mailgate.relay.replies.limits import Limits
 from mailgate.relay.sources import SYSTEM, Source
 from mailgate.reply import Reply
 

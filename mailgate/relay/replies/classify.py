@@ -11,15 +11,13 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from mailgate.config.categories import CATEGORIES
 from mailgate.config.rules import ReplyRule, ReplyRules
 from mailgate.config.schema import BouncesSection
 from mailgate.config.section import Section
 from mailgate.relay.replies.patterns import Pattern, Said
 from mailgate.reply import Reply
 
-__all__ = ["Bounces", "Classifier", "categories"]
-
+__all__ = ["Bounces", "Classifier"]
 
 #: Replies whose category is remembered.
 _REMEMBERED = 512
@@ -43,11 +41,6 @@ class _BuiltIn(NamedTuple):
     codes: Mapping[str, str]
     ours: Mapping[str, str]
     basic: Mapping[int, str]
-
-
-def categories(rules: ReplyRules | None = None) -> Mapping[str, str]:
-    """The categories that there are, those of a site's own rules too, with what each means, for people."""
-    return CATEGORIES if rules is None else {**CATEGORIES, **rules.categories}
 
 
 class Classifier:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from mailgate.config.replies import CODE, STATUS
 from mailgate.reply import Reply
 
 __all__ = ["Pattern", "Said"]
@@ -19,8 +20,6 @@ __all__ = ["Pattern", "Said"]
 #: Characters of a reply that are looked at.
 _LONGEST = 2000
 
-_CODE = re.compile(r"[245][\dx]{2}")
-_STATUS = re.compile(r"[245x]\.(?:\d[\dx]{0,2}|x)\.(?:\d[\dx]{0,2}|x)")
 _SPACE = str.maketrans("-_", "  ")
 _WORD = re.compile(r"\w+")
 
@@ -46,8 +45,8 @@ class Pattern:
 
     def __init__(self, pattern: str) -> None:
         words = pattern.lower().split()
-        code = words.pop(0) if words and _CODE.fullmatch(words[0]) else ""
-        status = words.pop(0) if words and _STATUS.fullmatch(words[0]) else ""
+        code = words.pop(0) if words and CODE.fullmatch(words[0]) else ""
+        status = words.pop(0) if words and STATUS.fullmatch(words[0]) else ""
         self._code = _digits(code) if code else None
         self._status = re.compile(r"\.".join(map(_number, status.split(".")))) if status else None
         self._parts = [_marked(part) for part in map(str.strip, " ".join(words).split("*")) if part]

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from mailgate.config.routes import ServerRoute, SmtpRoute
 from mailgate.config.schema import Config, ShapingSection, SlowDownSection
 from mailgate.config.section import Section
-from mailgate.relay.ready.limits import Limits, Signal
+from mailgate.relay.replies.limits import Limits, Signal
 from mailgate.relay.replies.patterns import Pattern, Said
 from mailgate.reply import Reply
 

@@ -135,9 +135,9 @@ def _whole(about: Subject, content: Content) -> bytes | None:
 def _message(about: Subject, whole: bytes) -> bytes:
     header = whole.partition(b"\r\n\r\n")[0]
     if header.isascii():
-        return _part("message/rfc822", _described(about), whole, as_it_is=True)
+        return _part("message/rfc822", about.original, whole, as_it_is=True)
     # It may be encoded, as message/rfc822 must not be (RFC 6532 section 3.7).
-    return _part("message/global", _described(about), whole, as_it_is=about.is_utf8)
+    return _part("message/global", about.original, whole, as_it_is=about.is_utf8)
 
 
 def _header(about: Subject, content: Content) -> bytes:
@@ -149,15 +149,11 @@ def _header(about: Subject, content: Content) -> bytes:
     if len(header) > _MAX_HEADER:
         header = header[:_MAX_HEADER]
         header = header[: header.rindex(b"\r\n") + 2] if b"\r\n" in header else b""
-    description = f"Header of {_described(about).lower()}"
+    description = f"Header of {about.original.lower()}"
     if about.is_utf8 and not header.isascii() and _is_utf8(header):
         return _part("message/global-headers", description, header, as_it_is=True)
     header = b"".join(line + b"\r\n" for line in header.splitlines())
     return _part("text/rfc822-headers; charset=utf-8", description, header)
-
-
-def _described(about: Subject) -> str:
-    return "The report" if about.is_report else "Your message"
 
 
 def _message_id(content: Content) -> str:

@@ -76,6 +76,11 @@ class Subject:
     is_report: bool = False
 
     @property
+    def original(self) -> str:
+        """The message, as its report calls it at the beginning of a sentence."""
+        return "The report" if self.is_report else "Your message"
+
+    @property
     def is_overdue(self) -> bool:
         """Whether it was to be delivered by now, or the sender to be told (RFC 2852)."""
         parameters = self.envelope.parameters

@@ -76,8 +76,7 @@ def text_for_people(about: Subject, *, is_whole: bool) -> str:
         outcomes = [one for one in about.outcomes if action_of(one) is action]
         if outcomes:
             lines += _section(about, action, outcomes)
-    message = "the report" if about.is_report else "your message"
-    attached = f"{message[0].upper()}{message[1:]}" if is_whole else f"The header of {message}"
+    attached = about.original if is_whole else f"The header of {about.original.lower()}"
     lines += ["", f"{attached} is attached.", f"Its id here was {about.envelope.queue_id}.", ""]
     return "\r\n".join(lines)
 
