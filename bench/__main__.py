@@ -15,6 +15,7 @@ import sys
 
 from parts import Sink, folder, missing
 
+from bench.inbound import measure
 from bench.systems import start
 from bench.tables import as_markdown, as_text, detail, summary
 from bench.works import Row, Wanted, chosen
@@ -36,6 +37,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="of a second mailgate; 1: none")
     parser.add_argument("--tls", action="store_true", help="the same under TLS too, for mailgate and Postfix")
     parser.add_argument("--only", action="append", help="mailgate, workers, postfix, haraka or sink")
+    parser.add_argument("--inbound", action="store_true", help="only what judging inbound mail costs, with slow DNS")
     parser.add_argument("--markdown", action="store_true", help="print the figures for a page, too")
     return parser.parse_args()
 
@@ -53,6 +55,9 @@ def main() -> int:
     with folder("bench") as base, contextlib.ExitStack() as stack:
         sink = Sink(base / "sink")
         stack.enter_context(sink)
+        if options.inbound:
+            print(measure(base, sink, messages=min(options.messages, 1000), connections=options.connections))
+            return 0
         systems = start(
             base,
             sink,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
+from typing import cast
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -17,6 +18,7 @@ from mailgate.auth.checker import IAuthReactor
 from mailgate.auth.file import warnings as users_warnings
 from mailgate.auth.guesses import Guesses
 from mailgate.auth.portal import Authenticator, make_authenticator
+from mailgate.backends.questions import IBackendReactor
 from mailgate.config.auth import FileAuth
 from mailgate.config.load import ConfigError, Loaded
 from mailgate.config.schema import AuthSection, Config, ListenerSection
@@ -29,24 +31,32 @@ from mailgate.interfaces import (
     IEvents,
     IIntake,
     IPipeline,
+    IProber,
     IResolver,
 )
 from mailgate.message import MemoryBudget
 from mailgate.pipeline.build import build_pipelines
 from mailgate.pipeline.registry import Registry
+from mailgate.recipients.build import DirectoryError, Source, make_sources
+from mailgate.recipients.directory import Directory
+from mailgate.recipients.keeper import SourceKeeper
+from mailgate.recipients.source import SourceTools
 from mailgate.relay.client.terms import Terms, TermsError, read_terms
+from mailgate.relay.probing import NoProber
 from mailgate.relay.replies.classify import Bounces
 from mailgate.relay.routing import Routing
+from mailgate.reporting.compose import make_signer
+from mailgate.reporting.office import Reporting
+from mailgate.rewriting.build import AliasError, make_aliases
 from mailgate.smtp.conversation import SessionServices
 from mailgate.smtp.offers import Offers
 from mailgate.smtp.postmaster import postmaster_domain
-from mailgate.stores.directory import Directory, DirectoryError
 from mailgate.stores.lists import FileError
 from mailgate.tls.client import ClientContexts
 from mailgate.tls.pem import TlsError
 from mailgate.tls.store import CertificateStore
 
-__all__ = ["Assembly", "assemble", "make_certificates", "make_users"]
+__all__ = ["Assembler", "Assembly", "assemble", "make_certificates", "make_recipients", "make_users"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +69,12 @@ class Assembly:
     observers: Sequence[IEventObserver]
     routing: Routing
     directory: Directory
+    sources: Mapping[str, Source]
     users: Mapping[str, Authenticator]
     certificates: CertificateStore | None
     terms: Mapping[str, Terms]
     bounces: Bounces
+    reporting: Reporting | None
 
     def warnings(self) -> list[str]:
         """What is no error, but should be seen to: of files of users, and of our certificates."""
@@ -127,19 +139,32 @@ def assemble(
     events: IEvents,
     random: Random,
     users: Mapping[str, Authenticator] = MappingProxyType({}),
+    sources: Mapping[str, Source] | None = None,
 ) -> Assembly:
-    """Build it, with the `users` of make_users. ConfigError where a filter, a list, a table or a certificate cannot be
-    made of what the file says."""
+    """Build it, with the `users` of make_users and the `sources` of make_recipients; without those it makes some that
+    follow what a gateway has saved, and ask no next hop. ConfigError where a filter, a list, a table or a certificate
+    cannot be made of what the file says."""
     config = loaded.config
     try:
         certificates = make_certificates(config, clock)
     except TlsError as error:
         raise ConfigError(tuple(loaded.error(("tls", "certificate"), text) for text in error.errors)) from error
     try:
-        directory = Directory(config, clock)
-        routing = Routing(config)
+        if sources is None:
+            tools = SourceTools(
+                reactor=cast(IBackendReactor, clock),
+                events=events,
+                counters=counters,
+                prober=NoProber("no next hop is asked here"),
+                state_dir=config.gateway.state_dir,
+                leads=False,
+            )
+            sources = make_recipients(loaded, tools)
+        directory = Directory(config, {name: one.source for name, one in sources.items()})
+        aliases = make_aliases(config, directory=directory, is_local=directory.is_local, clock=clock)
+        routing = Routing(config, aliases)
         terms = read_terms(config.routes, ClientContexts(clock))
-    except (DirectoryError, TermsError) as error:
+    except (AliasError, TermsError) as error:
         raise ConfigError(tuple(loaded.error(key, text) for key, text in error.errors)) from error
     except ValueError as error:
         raise ConfigError((f"{loaded.path}: {error}",)) from error
@@ -162,11 +187,91 @@ def assemble(
         observers=built.observers,
         routing=routing,
         directory=directory,
+        sources=sources,
         users=users,
         certificates=certificates,
         terms=terms,
         bounces=Bounces.of(config.bounces, loaded.rules),
+        reporting=_reporting(loaded),
     )
+
+
+def _reporting(loaded: Loaded) -> Reporting | None:
+    """How reports about mail in others' name are made; None where there are none. They go by the standard of the first
+    filter of kind dmarc."""
+    section = loaded.config.reports
+    if not section.enabled:
+        return None
+    try:
+        sign = make_signer(section.dkim)
+    except ValueError as error:
+        raise ConfigError((loaded.error(("reports", "dkim", "key"), str(error)),)) from error
+    judges = [one for name, one in loaded.options.items() if (loaded.config.filter(name).kind or name) == "dmarc"]
+    standard = getattr(judges[0], "standard", "") if judges else ""
+    return Reporting(section, sign, "rfc7489" if standard == "rfc7489" else "rfc9989")
+
+
+class Assembler:
+    """Builds the configurations of one gateway, one after another, with the same parts."""
+
+    def __init__(
+        self,
+        *,
+        reactor: IBackendReactor,
+        resolver: IResolver,
+        counters: ICounters,
+        events: IEvents,
+        random: Random,
+        prober: IProber,
+        leads: bool,
+    ) -> None:
+        """`leads`: whether this process, of several, reads what one is enough to read."""
+        self._reactor = reactor
+        self._resolver = resolver
+        self._counters = counters
+        self._events = events
+        self._random = random
+        self._prober = prober
+        self._leads = leads
+
+    def build(
+        self, loaded: Loaded, registry: Registry, users: Mapping[str, Authenticator], keeper: SourceKeeper
+    ) -> Assembly:
+        """See `assemble`; sources of recipients that `keeper` has go on. ConfigError."""
+        tools = SourceTools(
+            reactor=self._reactor,
+            events=self._events,
+            counters=self._counters,
+            prober=self._prober,
+            state_dir=loaded.config.gateway.state_dir,
+            leads=self._leads,
+        )
+        sources = make_recipients(loaded, tools, keeper.current)
+        try:
+            return assemble(
+                loaded,
+                registry,
+                clock=self._reactor,
+                resolver=self._resolver,
+                counters=self._counters,
+                events=self._events,
+                random=self._random,
+                users=users,
+                sources=sources,
+            )
+        except ConfigError:
+            keeper.drop(sources)
+            raise
+
+
+def make_recipients(
+    loaded: Loaded, tools: SourceTools, known: Mapping[str, Source] = MappingProxyType({})
+) -> dict[str, Source]:
+    """See `make_sources`; ConfigError where one cannot be made."""
+    try:
+        return make_sources(loaded.config, tools, known)
+    except DirectoryError as error:
+        raise ConfigError(tuple(loaded.error(key, text) for key, text in error.errors)) from error
 
 
 def make_certificates(config: Config, clock: IReactorTime) -> CertificateStore | None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine
-from typing import TypeVar
+from collections.abc import Awaitable, Coroutine, Generator
+from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, FirstError
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
-__all__ = ["answered", "as_deferred"]
+__all__ = ["answered", "as_deferred", "run", "surely", "within"]
 
 T = TypeVar("T")
+
+_log = Logger()
 
 
 def as_deferred(answer: Awaitable[T]) -> Deferred[T]:
@@ -22,6 +27,43 @@ def as_deferred(answer: Awaitable[T]) -> Deferred[T]:
 async def answered(answer: T | Awaitable[T]) -> T:
     """What an answer is that may be there at once or later."""
     return await answer if isinstance(answer, Awaitable) else answer
+
+
+def run(steps: Generator[Awaitable[Any], Any, T]) -> T | Deferred[T]:
+    """Run steps that yield what they must wait for: the result at once where they wait for nothing."""
+    try:
+        awaited = next(steps)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # StopIteration does not carry the generator's type
+    return Deferred.fromCoroutine(_finish(steps, awaited))
+
+
+async def within(clock: IReactorTime, end: float, work: Deferred[Any]) -> bool:
+    """Whether the work was done by then; it is cancelled otherwise."""
+    return await surely(work.addTimeout(max(end - clock.seconds(), 0.1), clock))
+
+
+async def surely(work: Deferred[Any]) -> bool:
+    """Whether the work was done. Whatever it fails with, who asks goes on."""
+    try:
+        await work
+    except (DeferredTimeout, CancelledError, FirstError):  # the last where one of several was cancelled
+        return False
+    except Exception:
+        _log.failure("a part of the gateway cannot stop as it should")
+        return False
+    return True
+
+
+async def _finish(steps: Generator[Awaitable[Any], Any, T], awaited: Awaitable[Any]) -> T:
+    try:
+        while True:
+            result = await awaited
+            awaited = steps.send(result)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # StopIteration does not carry the generator's type
+    finally:
+        steps.close()
 
 
 async def _awaiting(answer: Awaitable[T]) -> T:

@@ -27,6 +27,7 @@ __all__ = [
     "Origin",
     "Recipient",
     "Session",
+    "Target",
     "Tls",
     "TraceStep",
     "Transaction",
@@ -178,7 +179,7 @@ class TraceStep(Struct, frozen=True, omit_defaults=True):
     """One filter at one stage: what it said, why, and how long it took (seconds).
 
     `verdict` is the verdict's word in lower case ("continue", "reject", ...); `enforced` is False in shadow
-    mode, where the verdict was recorded and not acted on.
+    mode, where the verdict was recorded and not acted on. `found` is the evidence, in words.
     """
 
     stage: str
@@ -188,6 +189,7 @@ class TraceStep(Struct, frozen=True, omit_defaults=True):
     seconds: float = 0.0
     enforced: bool = True
     recipient: str = ""
+    found: str = ""
 
 
 class Session(Struct, kw_only=True):
@@ -216,17 +218,28 @@ class Session(Struct, kw_only=True):
     evidence: Evidence = field(default_factory=Evidence)
 
 
+class Target(Struct, frozen=True):
+    """An address that mail for a recipient goes to in its place. `return_path` is the reverse-path of that mail, None
+    for the sender itself."""
+
+    address: Address
+    route: str
+    return_path: Address | None = None
+
+
 class Recipient(Struct, kw_only=True):
     """One accepted forward-path. `route` is the next hop's route, once it has been chosen.
 
     `notify` holds the words of NOTIFY= in upper case, `orcpt` the value of ORCPT= as it stands (RFC 3461); both are
-    empty where not given.
+    empty where not given. Where the address stands for others, `targets` are those, each with its own route, and
+    `route` is empty unless a filter names one for all of them.
     """
 
     address: Address
     route: str = ""
     notify: tuple[str, ...] = ()
     orcpt: str = ""
+    targets: tuple[Target, ...] = ()
 
 
 class Transaction(Struct, kw_only=True):
@@ -252,7 +265,8 @@ class EnvelopeRecipient(Struct, frozen=True):
 
     `quarantine` is the reason why it is kept back, or "" where it may be delivered. `refusal` is the reply (as text)
     with which a policy refuses it where the message was taken for others; a report is owed for it, and no attempt.
-    `notify` and `orcpt` as in Recipient.
+    `notify` and `orcpt` as in Recipient; `return_path` is the reverse-path that the next hop is told for this
+    recipient, None for the sender, who gets the reports in any case.
     """
 
     number: int
@@ -262,6 +276,7 @@ class EnvelopeRecipient(Struct, frozen=True):
     refusal: str = ""
     notify: tuple[str, ...] = ()
     orcpt: str = ""
+    return_path: Address | None = None
 
 
 class Envelope(Struct, frozen=True, kw_only=True):

@@ -18,12 +18,14 @@ __all__ = [
     "Deferred",
     "Delivered",
     "Discarded",
+    "DmarcEvaluated",
     "EntrySetAside",
     "Event",
     "FilterFailed",
     "MessageAccepted",
     "OperatorActed",
     "Quarantined",
+    "RecipientsChanged",
     "Refused",
     "Reported",
     "SessionClosed",
@@ -89,7 +91,7 @@ class MessageAccepted(Event, frozen=True, kw_only=True):
 
     `protocol` is how it came (RFC 3848), `identity` as whom, `tls` the version and cipher ("" in clear text), and
     `proxy` who told us of the client, where that was not the client itself. `asked` is what its sender asked for with
-    the envelope, in words.
+    the envelope, in words. `recipients` are those that the client named; `aliases` tells which stood for others.
     """
 
     queue_id: str
@@ -106,6 +108,7 @@ class MessageAccepted(Event, frozen=True, kw_only=True):
     tls: str = ""
     proxy: str = ""
     asked: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     trace: tuple[TraceStep, ...] = ()
 
 
@@ -245,6 +248,38 @@ class SpoolRecovered(Event, frozen=True, kw_only=True):
     """The spool writes again."""
 
 
+class DmarcEvaluated(Event, frozen=True, kw_only=True):
+    """DMARC was evaluated for a message whose author's domain publishes a policy: what aggregate reports are made of.
+
+    `domain` is the one whose record was found, with its p, sp, np, adkim, aspf, t and rua; `envelope_to` are the
+    domains of the recipients. `disposition` ("none", "quarantine" or "reject") is what was done, `override` why that is
+    not what was asked ("local_policy", "mailing_list", "trusted_forwarder"; by the record itself "policy_test_mode" and
+    "sampled_out"), `comment` in words. `dkim` holds domain, selector and result of each signature, `spf` domain, scope
+    ("mfrom" or "helo") and result; `aligned` which of "dkim" and "spf" passed in alignment.
+    """
+
+    queue_id: str
+    source: str
+    domain: str
+    policy: str
+    subdomain_policy: str
+    missing_policy: str
+    header_from: str
+    envelope_from: str
+    envelope_to: tuple[str, ...]
+    disposition: str
+    result: str
+    strict_dkim: bool = False
+    strict_spf: bool = False
+    is_testing: bool = False
+    rua: tuple[str, ...] = ()
+    override: str = ""
+    comment: str = ""
+    aligned: tuple[str, ...] = ()
+    dkim: tuple[tuple[str, str, str], ...] = ()
+    spf: tuple[str, str, str] = ("", "", "")
+
+
 class FilterFailed(Event, frozen=True, kw_only=True):
     """A filter raised, or passed its deadline; `on_failure` says what was done instead of its verdict."""
 
@@ -261,6 +296,19 @@ class BreakerChanged(Event, frozen=True, kw_only=True):
 
     filter: str
     is_open: bool
+
+
+class RecipientsChanged(Event, frozen=True, kw_only=True):
+    """Something has changed about what a `[recipients.NAME]` can tell.
+
+    `state` is "unavailable" (it cannot be asked; `reason` is the private cause) and then "available"; "holding" (so
+    many addresses would vanish at once that they stay) and "not holding"; "accepts all" (a server that is asked by
+    callouts knows no recipients in that stage: all of the domain that `reason` names are known) and "not accepts all".
+    """
+
+    source: str
+    state: str
+    reason: str = ""
 
 
 class ConfigReloaded(Event, frozen=True, kw_only=True):

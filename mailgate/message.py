@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
@@ -290,17 +291,23 @@ def apply_edits(header: bytes, edits: Sequence[Edit]) -> bytes:
     """The header section after the edits, in their order. Fields that no edit names keep their octets."""
     top = b""
     fields: list[HeaderField] | None = None
-    for edit in edits:
-        if isinstance(edit, AddHeader):
-            raw = edit.raw
-            if not edit.at_end and fields is None:
-                top = raw + top
-                continue
+    # Removals that follow one another are made in one go: there may be as many as the message has fields.
+    for removes, group in groupby(edits, _is_removal):
+        if removes:
             fields = split_header(top + header) if fields is None else fields
-            fields.insert(len(fields) if edit.at_end else 0, HeaderField(raw))
+            fields = list(_without(fields, group))
             continue
-        fields = split_header(top + header) if fields is None else fields
-        fields = list(_edited(fields, edit))
+        for edit in group:
+            if isinstance(edit, AddHeader):
+                raw = edit.raw
+                if not edit.at_end and fields is None:
+                    top = raw + top
+                    continue
+                fields = split_header(top + header) if fields is None else fields
+                fields.insert(len(fields) if edit.at_end else 0, HeaderField(raw))
+            elif isinstance(edit, RenameHeader):
+                fields = split_header(top + header) if fields is None else fields
+                fields = list(_renamed(fields, edit))
     return top + header if fields is None else b"".join(field.raw for field in fields)
 
 
@@ -324,15 +331,33 @@ def behind_header(content: Content) -> Iterator[bytes]:
         skip = max(0, skip - len(chunk))
 
 
-def _edited(fields: Iterable[HeaderField], edit: RemoveHeader | RenameHeader) -> Iterator[HeaderField]:
+def _is_removal(edit: Edit) -> bool:
+    return isinstance(edit, RemoveHeader)
+
+
+def _without(fields: Iterable[HeaderField], edits: Iterable[Edit]) -> Iterator[HeaderField]:
+    """The fields that none of these removals is about."""
+    whole: set[str] = set()
+    some: dict[str, set[str]] = {}
+    for edit in edits:
+        if isinstance(edit, RemoveHeader):
+            if edit.value is None:
+                whole.add(edit.name.lower())
+            else:
+                some.setdefault(edit.name.lower(), set()).add(edit.value)
+    for field in fields:
+        name = field.name.lower()
+        if name not in whole and (name not in some or field.value not in some[name]):
+            yield field
+
+
+def _renamed(fields: Iterable[HeaderField], edit: RenameHeader) -> Iterator[HeaderField]:
     name = edit.name.lower()
     for field in fields:
         if field.name.lower() != name:
             yield field
-        elif isinstance(edit, RenameHeader):
+        else:
             yield HeaderField(edit.to.encode("ascii") + b":" + field.raw.partition(b":")[2])
-        elif edit.value is not None and field.value != edit.value:
-            yield field
 
 
 def _header_of(start: bytes) -> bytes:

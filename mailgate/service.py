@@ -7,55 +7,45 @@ from __future__ import annotations
 
 import gc
 import os
-import random
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
-from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults, maybeDeferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IReactorUDP
+from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
-from mailgate.assembly import Assembly, assemble, make_users
-from mailgate.auth.checker import IAuthReactor
+from mailgate.assembly import Assembler, Assembly, make_users
 from mailgate.auth.portal import Authenticator
 from mailgate.auth.retired import Retired, close_all
-from mailgate.config.hosts import parse_server
+from mailgate.awaiting import surely, within
 from mailgate.config.load import ConfigError, Loaded, load
 from mailgate.config.reload import as_running, needs_restart
-from mailgate.config.schema import Config
-from mailgate.dns.resolver import Resolver
 from mailgate.events import ConfigRefused, ConfigReloaded, Started, Stopped, Stopping
 from mailgate.interfaces import IEventObserver, SpoolError, SweepReport
 from mailgate.message import MemoryBudget
 from mailgate.observe.hub import EventHub
-from mailgate.observe.log import JsonLog
-from mailgate.observe.recorder import Recorder
+from mailgate.outside import IGatewayReactor, Outside
 from mailgate.pipeline.registry import Registry
 from mailgate.process import cannot_start, own_directory, own_secret, raise_descriptor_limit
+from mailgate.recipients.keeper import SourceKeeper
 from mailgate.relay.intake import Intake
 from mailgate.relay.locate import Locator, OwnAddresses
-from mailgate.relay.ready.local import LocalQueue
+from mailgate.relay.own_mail import OwnMail
+from mailgate.relay.probing import Prober
 from mailgate.relay.service import Relay
-from mailgate.relay.transports import ITransportReactor, RouteTransports, Transports
 from mailgate.relay.turn import Turns
 from mailgate.relay.warm_up import WarmUp
+from mailgate.reporting.office import ReportingOffice
 from mailgate.smtp.factory import Listener
-from mailgate.sockets.reactor import hasten
 from mailgate.sockets.sessions import open_wide
-from mailgate.spool.sqlite import SqliteSpool
 from mailgate.web.control import Control, StatusBoard
-from mailgate.web.places import Places
 from mailgate.workers.ports import CannotBindError, open_ports
-from mailgate.workers.records import make_sinks
-from mailgate.workers.team import Team, alone
+from mailgate.workers.team import Team, alone, make_counters
 from mailgate.workers.together import Answers
 
 __all__ = ["Gateway", "IGatewayReactor"]
@@ -64,10 +54,6 @@ _log = Logger()
 
 #: The collector's thresholds: a message leaves hundreds of objects and hardly a cycle.
 _GARBAGE = (20_000, 20, 20)
-
-
-class IGatewayReactor(ITransportReactor, IAuthReactor, IReactorUDP):
-    """What the gateway needs of the reactor."""
 
 
 class _Prepared(NamedTuple):
@@ -79,11 +65,10 @@ class _Prepared(NamedTuple):
     assembly: Assembly
 
 
-class Gateway(Service):
+class Gateway(Outside):
     """One process: accepts, judges, keeps, delivers. Of several that share all that, each is one.
 
-    The methods `open_spool`, `make_resolver`, `make_transports`, `make_pool` and `make_recorder` make the parts that
-    touch the outside; a test in memory has its own.
+    The parts that touch the outside are made by methods of `Outside`; a test in memory has its own.
     """
 
     name = "mailgate"
@@ -96,71 +81,20 @@ class Gateway(Service):
         team: Team | None = None,
     ) -> None:
         """`twistd` are the options of the command that runs it; `team` is what it shares with other processes."""
+        team = team or alone(reactor, make_counters(loaded.config, reactor))
+        self.board = StatusBoard(pid=team.pid)
+        super().__init__(loaded, reactor, team, EventHub([self.board]))
         self._twistd = twistd
-        self._team = team or alone(reactor, loaded.config.counters.max_keys)
-        self.loaded = loaded
         self._started = loaded.config
-        self.reactor = reactor
         self.registry = Registry()
-        self.random = random.SystemRandom()
-        self.board = StatusBoard(pid=self._team.pid)
-        self.events = EventHub([self.board])
         self.listeners = {section.name: Listener(section, self._team.tally) for section in loaded.config.listeners}
         self._ports: list[IListeningPort] = []
         self._filter_observers: Sequence[IEventObserver] = ()
-        self._pools: list[ThreadPool] = []
         self._users: dict[str, Authenticator] = {}
         self._retired = Retired(reactor, lambda: [it.services.authenticator for it in self.listeners.values()])
+        self._sources = SourceKeeper(reactor)
         self._budget = MemoryBudget(loaded.config.gateway.memory_ceiling)
         self._prepared: _Prepared | None = None
-
-    @property
-    def config(self) -> Config:
-        """The configuration that new sessions go by."""
-        return self.loaded.config
-
-    @property
-    def places(self) -> Places:
-        """Where its state lies."""
-        return Places(self.config.gateway.state_dir)
-
-    # -- parts that touch the outside
-
-    def open_spool(self) -> SqliteSpool:
-        """The spool; SpoolError where it cannot be used."""
-        section = self.config.spool
-        return SqliteSpool(
-            self.places.spool,
-            events=self.events,
-            call_from_thread=self.reactor.callFromThread,
-            inline_limit=section.inline_limit,
-            min_free=section.min_free,
-            soon=hasten(self.reactor),
-            worker=self._team.worker,
-            workers=self._team.workers,
-        )
-
-    def make_resolver(self) -> Resolver:
-        """DNS."""
-        section = self.config.dns
-        servers = [parse_server(server) for server in section.servers]
-        return Resolver(self.reactor, servers, section.timeout, section.cache_size, self.random)
-
-    def make_transports(self) -> Transports:
-        """What delivers."""
-        return RouteTransports(self.reactor, self.make_pool, self.config.gateway.hostname)
-
-    def make_pool(self) -> ThreadPool:
-        """Threads that wait for a disk."""
-        pool = ThreadPool(0, LocalQueue.LIMIT, name="delivery")
-        pool.start()
-        self._pools.append(pool)
-        return pool
-
-    def make_recorder(self) -> Recorder:
-        """The log and the history; OSError where they cannot be written."""
-        self.json_log = JsonLog(self.config.log.path, self.places.state_dir)
-        return Recorder(make_sinks(self._team, self.config, self.json_log, self.places.history))
 
     # -- start
 
@@ -186,7 +120,23 @@ class Gateway(Service):
             self.recorder = self.make_recorder()
             self.events.add(self.recorder)
             self.spool = self.open_spool()
+            if self._team.kept is not None:
+                self._team.kept.open()
             self.resolver = self.make_resolver()
+            self.transports = self.make_transports()
+            locator = Locator(
+                self.resolver, self.config.gateway.hostname, self.random, OwnAddresses(self.reactor.seconds)
+            )
+            self._prober = Prober(self.transports, locator, self.reactor)
+            self._assembler = Assembler(
+                reactor=self.reactor,
+                resolver=self.resolver,
+                counters=self._team.counters,
+                events=self.events,
+                random=self.random,
+                prober=self._prober,
+                leads=not self._team.worker,
+            )
             self._users = make_users(self.loaded, self.reactor)
             assembly = self._assemble(self.loaded, self._users)
         except ConfigError as error:
@@ -195,16 +145,13 @@ class Gateway(Service):
             self._cannot_start(f"mailgate: cannot start: {error}")
         self._warn(self.loaded, assembly)
         swept = self.spool.sweep()  # before anything else that the spool is asked
-        self.transports = self.make_transports()
-        self.transports.use(assembly.terms)
+        self._deliver_by(assembly)
         self.relay = Relay(
             self.spool,
             self.config,
             assembly.routing,
             transports=self.transports,
-            locator=Locator(
-                self.resolver, self.config.gateway.hostname, self.random, OwnAddresses(self.reactor.seconds)
-            ),
+            locator=locator,
             events=self.events,
             clock=self.reactor,
             random=self.random,
@@ -222,6 +169,22 @@ class Gateway(Service):
             deliver=self.relay.deliver,
             events=self.events,
             clock=self.reactor,
+        )
+        own_mail = OwnMail(
+            self.spool,
+            route=self.relay.route_of,
+            deliver=self.relay.deliver,
+            events=self.events,
+            clock=self.reactor,
+            hostname=self.config.gateway.hostname,
+        )
+        self._office = ReportingOffice(
+            self.places.reports,
+            reactor=self.reactor,
+            events=self.events,
+            resolver=self.resolver,
+            random=self.random,
+            send=own_mail.send,
         )
         self._listen_for_operators()
         self._serve(assembly)
@@ -251,18 +214,16 @@ class Gateway(Service):
             self.spool.sweep().addCallbacks(self._swept, self._unswept)
 
     def _assemble(self, loaded: Loaded, users: Mapping[str, Authenticator]) -> Assembly:
-        return assemble(
-            loaded,
-            self.registry,
-            clock=self.reactor,
-            resolver=self.resolver,
-            counters=self._team.counters,
-            events=self.events,
-            random=self.random,
-            users=users,
-        )
+        return self._assembler.build(loaded, self.registry, users, self._sources)
+
+    def _deliver_by(self, assembly: Assembly) -> None:
+        """From now on, next hops are met, and recipients looked up, by this configuration."""
+        self.transports.use(assembly.terms)
+        self._prober.use(assembly.config, assembly.bounces.classifier)
+        self._sources.use(assembly.sources)
 
     def _serve(self, assembly: Assembly) -> None:
+        self._office.use(assembly.config.gateway.hostname, assembly.reporting)
         for observer in self._filter_observers:
             self.events.remove(observer)
         self._filter_observers = assembly.observers
@@ -327,6 +288,7 @@ class Gateway(Service):
         if errors or prepared is None:
             if prepared is not None:
                 self._retired.replace(prepared.users, self._users)
+                self._sources.drop(prepared.assembly.sources)
             self.events.publish(ConfigRefused(at=self.reactor.seconds(), path=path, errors=tuple(errors)))
             if not self._team.worker:
                 _log.error("the configuration was refused, the old one stays: {errors}", errors="; ".join(errors))
@@ -338,7 +300,7 @@ class Gateway(Service):
         self._serve(assembly)
         self._retired.replace(self._users, users)
         self._users = users
-        self.transports.use(assembly.terms)
+        self._deliver_by(assembly)
         self.relay.reload(loaded.config, assembly.routing, assembly.delivery_filter, assembly.bounces)
         if tells:
             self._warn(read, assembly)
@@ -360,20 +322,26 @@ class Gateway(Service):
         self.events.publish(Stopping(at=self.reactor.seconds()))
         await self.stop_accepting()
         listeners = list(self.listeners.values())
-        if not await self._within(end, gatherResults([listener.drain() for listener in listeners], consumeErrors=True)):
+        if not await within(
+            self.reactor, end, gatherResults([listener.drain() for listener in listeners], consumeErrors=True)
+        ):
             for listener in listeners:
                 listener.cut()
-        if not await self._within(end, Deferred.fromCoroutine(self.relay.stop())):
+        if not await within(self.reactor, end, Deferred.fromCoroutine(self.relay.stop())):
             self.relay.cut()
-            await self._within(self.reactor.seconds() + 2.0, Deferred.fromCoroutine(self.relay.stop()))
+            await within(self.reactor, self.reactor.seconds() + 2.0, Deferred.fromCoroutine(self.relay.stop()))
+        await within(self.reactor, self.reactor.seconds() + 5.0, Deferred.fromCoroutine(self._office.close()))
         if not self._team.worker:
-            await self._surely(self.control.close())
+            await surely(self.control.close())
         users = close_all([*self._users.values(), *self._retired.take()])
-        await self._within(self.reactor.seconds() + 2.0, users)
-        await self._surely(maybeDeferred(self.resolver.close))
-        await self._surely(self.spool.close())
+        await within(self.reactor, self.reactor.seconds() + 2.0, users)
+        await within(self.reactor, self.reactor.seconds() + 2.0, self._sources.close())
+        await surely(maybeDeferred(self.resolver.close))
+        await surely(self.spool.close())
+        if self._team.kept is not None:
+            self._team.kept.close()
         for pool in self._pools:
-            await self._surely(maybeDeferred(pool.stop))
+            await surely(maybeDeferred(pool.stop))
         self.events.publish(Stopped(at=self.reactor.seconds()))
         self.recorder.close()
 
@@ -381,19 +349,4 @@ class Gateway(Service):
         """Close the ports."""
         ports, self._ports = self._ports, []
         for port in ports:
-            await self._surely(maybeDeferred(port.stopListening))
-
-    async def _within(self, end: float, work: Deferred[Any]) -> bool:
-        """Whether the work was done by then; it is cancelled otherwise."""
-        return await self._surely(work.addTimeout(max(end - self.reactor.seconds(), 0.1), self.reactor))
-
-    async def _surely(self, work: Deferred[Any]) -> bool:
-        """Whether the work was done. Whatever it fails with, the stop goes on."""
-        try:
-            await work
-        except (DeferredTimeout, CancelledError, FirstError):  # the last where one of several was cancelled
-            return False
-        except Exception:
-            _log.failure("a part of the gateway cannot stop as it should")
-            return False
-        return True
+            await surely(maybeDeferred(port.stopListening))

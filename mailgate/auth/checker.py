@@ -14,16 +14,10 @@ from typing import Any
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import ICredentials
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IReactorFromThreads,
-    IReactorPluggableNameResolver,
-    IReactorTCP,
-    IReactorTime,
-    IReactorUNIX,
-)
 from zope.interface import Attribute, Interface
 
 from mailgate.auth.secrets import SecretVerifier
+from mailgate.backends.questions import IBackendReactor
 from mailgate.envelope import Session
 from mailgate.wire.scram_secret import ScramSecret
 
@@ -128,7 +122,7 @@ class IScramSecrets(Interface):
         """The user's secret; None for an unknown user, or one without. Fails with AuthUnavailable."""
 
 
-class IAuthReactor(IReactorTime, IReactorTCP, IReactorUNIX, IReactorFromThreads, IReactorPluggableNameResolver):
+class IAuthReactor(IBackendReactor):
     """What checkers need of the reactor."""
 
 

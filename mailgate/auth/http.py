@@ -24,8 +24,9 @@ from mailgate.auth.checker import (
     IChecker,
     session_of,
 )
-from mailgate.auth.fetch import Fetched, Fetcher
-from mailgate.auth.remote import Questions, octets_of, read_secret, text_of
+from mailgate.auth.remote import Questions, octets_of, text_of
+from mailgate.backends.http import Fetched, Fetcher
+from mailgate.backends.questions import read_secret
 from mailgate.config.auth import HttpAuth
 
 __all__ = ["HttpChecker", "build"]

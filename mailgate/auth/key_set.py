@@ -15,8 +15,8 @@ from jwt import PyJWK, PyJWTError
 from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
-from mailgate.auth.checker import AuthUnavailable
-from mailgate.auth.fetch import Fetcher
+from mailgate.backends.http import Fetcher
+from mailgate.backends.questions import BackendError
 
 __all__ = ["ALGORITHMS", "KeySet", "PublicKey"]
 
@@ -55,13 +55,13 @@ class KeySet:
     async def find(self, identity: str | None, algorithm: str) -> PublicKey | None:
         """The key by its id (`kid`), for signatures of this algorithm; without an id, the only one for it.
 
-        None where there is no such key; AuthUnavailable where there are no keys at all.
+        None where there is no such key; BackendError where there are no keys at all.
         """
         age = self._clock.seconds() - self._fetched
         if age >= _FRESH:
             try:
                 await self._fetch()
-            except AuthUnavailable:
+            except BackendError:
                 if age >= _STALE:
                     raise
         key = self._find(identity, algorithm)
@@ -81,14 +81,14 @@ class KeySet:
             if self._count != count:
                 return  # another has done it meanwhile
             if self._clock.seconds() - self._failed < _FAILED:
-                raise AuthUnavailable(f"{self._whom} could not be fetched a moment ago")
+                raise BackendError(f"{self._whom} could not be fetched a moment ago")
             self._tried = self._failed = self._clock.seconds()
             answer = await self._fetcher.fetch("GET", self._url, {"Accept": "application/json"})
             if answer.status != 200:
-                raise AuthUnavailable(f"{self._whom} answers {answer.status}")
+                raise BackendError(f"{self._whom} answers {answer.status}")
             keys = _parse(answer.body)
             if not keys:
-                raise AuthUnavailable(f"{self._whom} holds no key that can be used")
+                raise BackendError(f"{self._whom} holds no key that can be used")
             self._keys = keys
             self._fetched = self._clock.seconds()
             self._failed = float("-inf")

@@ -7,7 +7,6 @@ clear answer is the answer, and whatever else leads to the next one.
 from __future__ import annotations
 
 import math
-from typing import NoReturn
 
 from ldaptor.protocols import pureldap  # type: ignore[import-untyped]  # ldaptor has no types
 from twisted.cred.credentials import IUsernamePassword
@@ -16,10 +15,11 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from mailgate.auth.checker import PASSWORD_MECHANISMS, AuthTools, AuthUnavailable, AvatarId, IAuthReactor, IChecker
-from mailgate.auth.ldap_connection import SUCCESS, DirectoryConnection, DirectoryError, DirectoryGoneError
-from mailgate.auth.ldap_names import USERNAME, UserFilter, fill_dn
-from mailgate.auth.ldap_server import DirectoryServer
-from mailgate.auth.remote import Questions, octets_of, read_secret, text_of, verifying
+from mailgate.auth.remote import Questions, octets_of, text_of
+from mailgate.backends.ldap_connection import SUCCESS, DirectoryConnection, DirectoryError
+from mailgate.backends.ldap_names import USERNAME, FilterTemplate, fill_dn
+from mailgate.backends.ldap_servers import DirectoryServers
+from mailgate.backends.questions import read_secret, verifying
 from mailgate.config.auth import LdapAuth
 from mailgate.wire.sasl_text import SaslError, prepare
 
@@ -49,9 +49,9 @@ class LdapChecker:
     depends_on_client = False
 
     def __init__(self, section: LdapAuth, reactor: IAuthReactor) -> None:
-        self._filter: UserFilter | None = None
+        self._filter: FilterTemplate | None = None
         if not section.user_dn:
-            self._filter = UserFilter(section.filter)
+            self._filter = FilterTemplate(section.filter)
         elif USERNAME not in section.user_dn:
             raise ValueError(f"user_dn: {USERNAME} must stand in it")
         elif section.bind_dn or section.name_attribute:
@@ -62,9 +62,7 @@ class LdapChecker:
         creators = verifying(reactor, section.ca)
         self._section = section
         self._reactor = reactor
-        self._servers = [
-            DirectoryServer(url, starttls=section.starttls, creators=creators, reactor=reactor) for url in section.urls
-        ]
+        self._servers = DirectoryServers(section.urls, starttls=section.starttls, creators=creators, reactor=reactor)
         self._questions = Questions(reactor, "the directory", limit=section.connections, timeout=section.timeout)
 
     def requestAvatarId(self, credentials: IUsernamePassword) -> Deferred[AvatarId]:  # noqa: N802 (twisted.cred's)
@@ -75,8 +73,7 @@ class LdapChecker:
     def close(self) -> None:
         """End what is asked, and the connections."""
         self._questions.close()
-        for server in self._servers:
-            server.close()
+        self._servers.close()
 
     async def _check(self, credentials: IUsernamePassword, deadline: float) -> AvatarId:
         # A bind with a name and without a password counts as anonymous, and succeeds (RFC 4513 section 5.1.2).
@@ -87,40 +84,11 @@ class LdapChecker:
             name = ""
         if not name:
             raise UnauthorizedLogin("a name that no directory can have")
-        causes = []
-        servers = sorted(self._servers, key=lambda server: server.is_resting)
-        for number, server in enumerate(servers):
-            share = max(0.0, deadline - self._reactor.seconds()) / (len(servers) - number)
-            try:
-                asked = Deferred.fromCoroutine(self._ask(server, name, password))
-                return await asked.addTimeout(share, self._reactor, onTimeoutCancel=_late)
-            except DirectoryError as error:
-                server.rest()
-                causes.append(f"{server.name}: {error}")
-        raise AuthUnavailable("; ".join(causes))
-
-    async def _ask(self, server: DirectoryServer, name: str, password: str) -> bytes:
-        kept = server.take()
-        if kept is not None:
-            try:
-                return await self._ask_over(server, kept, name, password, is_new=False)
-            except DirectoryGoneError:
-                pass  # the server has closed it meanwhile, which says nothing about the server
-        return await self._ask_over(server, await server.connect(), name, password, is_new=True)
-
-    async def _ask_over(
-        self, server: DirectoryServer, connection: DirectoryConnection, name: str, password: str, *, is_new: bool
-    ) -> bytes:
-        try:
-            answer = await self._login(connection, name, password, is_new=is_new)
-        except UnauthorizedLogin:
-            server.keep(connection)
-            raise
-        except Exception:
-            connection.abort()
-            raise
-        server.keep(connection)
-        return answer
+        return await self._servers.ask(
+            lambda connection, is_new: self._login(connection, name, password, is_new=is_new),
+            deadline,
+            answers=(UnauthorizedLogin,),
+        )
 
     async def _login(self, connection: DirectoryConnection, name: str, password: str, *, is_new: bool) -> bytes:
         if self._filter is None:
@@ -139,7 +107,9 @@ class LdapChecker:
             raise DirectoryError(f"the bind as the user fails with result {code}")
         return told
 
-    async def _search(self, connection: DirectoryConnection, user_filter: UserFilter, name: str) -> tuple[str, bytes]:
+    async def _search(
+        self, connection: DirectoryConnection, user_filter: FilterTemplate, name: str
+    ) -> tuple[str, bytes]:
         """The DN of the one entry, and the user's name."""
         attribute = self._section.name_attribute
         answer = await connection.ask(
@@ -149,7 +119,7 @@ class LdapChecker:
                 derefAliases=pureldap.LDAP_DEREF_neverDerefAliases,
                 sizeLimit=2,
                 timeLimit=math.ceil(self._section.timeout),
-                filter=user_filter.fill(name),
+                filter=user_filter.fill({"username": name}),
                 attributes=[attribute or _NO_ATTRIBUTES],
             )
         )
@@ -169,7 +139,3 @@ class LdapChecker:
                 raise AuthUnavailable(f"the entry has {len(values)} values of {attribute}, and one is needed")
             told = octets_of(values[0], "the directory")
         return dn.decode("utf-8", "surrogateescape"), told
-
-
-def _late(_outcome: object, seconds: float) -> NoReturn:
-    raise DirectoryError(f"no answer within {seconds:g} s")

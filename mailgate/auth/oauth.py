@@ -27,9 +27,10 @@ from mailgate.auth.checker import (
     IBearerToken,
     IChecker,
 )
-from mailgate.auth.fetch import Fetcher
 from mailgate.auth.key_set import ALGORITHMS, KeySet
-from mailgate.auth.remote import Questions, octets_of, read_secret
+from mailgate.auth.remote import Questions, octets_of
+from mailgate.backends.http import Fetcher
+from mailgate.backends.questions import read_secret
 from mailgate.config.auth import OAuthAuth
 
 __all__ = ["OAuthChecker", "build"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from twisted.cred.credentials import IUsernamePassword
@@ -14,16 +13,17 @@ from mailgate.auth.checker import (
     PASSWORD_MECHANISMS,
     SCRAM_MECHANISMS,
     AuthTools,
-    AuthUnavailable,
     AvatarId,
     IAuthReactor,
     IChecker,
     IProven,
     IScramSecrets,
 )
-from mailgate.auth.database import DatabaseError, Row, open_database
-from mailgate.auth.remote import Questions, octets_of, read_secret, text_of
+from mailgate.auth.remote import Questions, octets_of, text_of
 from mailgate.auth.secrets import SecretVerifier, StoredSecret
+from mailgate.backends.database import open_database
+from mailgate.backends.queries import Queries
+from mailgate.backends.questions import read_secret
 from mailgate.config.auth import SqlAuth
 from mailgate.wire.scram_secret import DEFAULT_ITERATIONS, ScramSecret
 
@@ -52,13 +52,12 @@ class SqlChecker:
         password = read_secret(section.password_file) if section.password_file else None
         self.mechanisms = PASSWORD_MECHANISMS | (SCRAM_MECHANISMS if section.scram else set())
         self.scram_iterations = DEFAULT_ITERATIONS
-        self._reactor = reactor
         self._verifier = verifier
         # for an unknown user, the last secret that was seen is tried, so that the answer takes as long
         self._decoy: StoredSecret | None = None
-        self._database = open_database(section.url, password, section.query, section.timeout)
+        database = open_database(section.url, password, section.query, section.timeout)
+        self._queries = Queries(database, reactor, connections=section.connections)
         self._questions = Questions(reactor, "the database", limit=section.connections, timeout=section.timeout)
-        self._threads = ThreadPoolExecutor(section.connections, "auth-sql")
 
     def requestAvatarId(self, credentials: IUsernamePassword | IProven) -> Deferred[AvatarId]:  # noqa: N802 (twisted.cred's)
         """The name in the second column, or else the one that the client gave."""
@@ -71,8 +70,7 @@ class SqlChecker:
     def close(self) -> None:
         """End what is asked, the threads and the connections; it does not wait for a query that still runs."""
         self._questions.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._database.close()
+        self._queries.close()
 
     async def _check(self, credentials: IUsernamePassword | IProven) -> AvatarId:
         user = await self._find(text_of(credentials.username))
@@ -93,10 +91,7 @@ class SqlChecker:
 
     async def _find(self, username: str) -> _User | None:
         """The one user of this name, with a secret that we can read; None for all others."""
-        try:
-            rows = await self._rows(username)
-        except DatabaseError as error:
-            raise AuthUnavailable(str(error)) from None
+        rows = await self._queries.rows({"username": username})
         if len(rows) != 1:
             return None
         stored, *more = rows[0]
@@ -110,27 +105,3 @@ class SqlChecker:
         self._decoy = secret
         name = more[0] if more and more[0] is not None else username
         return _User(octets_of(name, "the database"), secret)
-
-    def _rows(self, username: str) -> Deferred[list[Row]]:
-        future = self._threads.submit(lambda: list(self._database.rows(username)))
-
-        def cancel(_: Deferred[list[Row]]) -> None:
-            future.cancel()
-
-        answered: Deferred[list[Row]] = Deferred(cancel)
-
-        def answer() -> None:
-            if answered.called:
-                return
-            error = future.exception()
-            if error is None:
-                answered.callback(future.result())
-            else:
-                answered.errback(error)
-
-        def done(_: Future[list[Row]]) -> None:
-            if not future.cancelled():
-                self._reactor.callFromThread(answer)
-
-        future.add_done_callback(done)
-        return answered

@@ -192,7 +192,7 @@ def trace_table(steps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         verdict = step.get("verdict", "continue")
         acted_on = step.get("enforced", True) or verdict == "continue"
         shadow = "" if acted_on else " (shadow mode: not acted on)"
-        about = "  ".join(printable(step[key]) for key in ("recipient", "reason") if step.get(key))
+        about = "  ".join(printable(step[key]) for key in ("recipient", "reason", "found") if step.get(key))
         ms = step.get("seconds", 0.0) * 1000
         name = f"{printable(step['filter']):{width}}"
         yield f"{step['stage']:8} {name}  {verdict + shadow:10} {ms:7.1f} ms  {about}".rstrip()

@@ -16,6 +16,7 @@ __all__ = ["main"]
 #: Where each command is; the text behind it stands in the list of commands.
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("mailgate.cli.check", "Read the configuration and say everything that is wrong with it."),
+    "dmarc-report": ("mailgate.cli.dmarc_report", "What DMARC reports that we got say of mail in our domains' name."),
     "filters": ("mailgate.cli.filters", "Installed filters, their stages and options."),
     "password": ("mailgate.cli.password", "A line with a user's password, hashed, for the file of [auth.NAME]."),
     "queue": ("mailgate.cli.queue", "Look at what waits for delivery, and change it."),

@@ -30,6 +30,7 @@ from mailgate.envelope import Client, Identity, Session, TraceStep, Transaction,
 from mailgate.message import Content, MemoryBudget
 from mailgate.observe.hub import EventHub
 from mailgate.pipeline.registry import Registry
+from mailgate.recipients.build import Source, close_sources
 from mailgate.smtp.receiving import ContentReceiver
 from mailgate.smtp.replies import ENDLESS, TOO_LARGE
 from mailgate.stores.counters import MemoryCounters
@@ -166,6 +167,7 @@ async def _rehearse(reactor: Any, loaded: Loaded, registry: Registry, mail: _Mai
     chance = random.SystemRandom()
     servers = [parse_server(server) for server in config.dns.servers]
     resolver = Resolver(reactor, servers, config.dns.timeout, config.dns.cache_size, chance)
+    sources: list[Source] = []
     try:
         assembly = assemble(
             loaded,
@@ -176,6 +178,9 @@ async def _rehearse(reactor: Any, loaded: Loaded, registry: Registry, mail: _Mai
             events=EventHub(),
             random=chance,
         )
+        sources.extend(assembly.sources.values())
+        for one in sources:
+            one.source.start()
         name = mail.name
         if name is None:
             asked = listener.resolve_clients and not mail.address.is_loopback
@@ -207,6 +212,7 @@ async def _rehearse(reactor: Any, loaded: Loaded, registry: Registry, mail: _Mai
             _fault(mail.content, most),
         )
     finally:
+        await close_sources(sources)
         resolver.close()
     return session, rehearsal
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mailgate.address import Address
 from mailgate.envelope import Recipient, Session, TraceStep, Transaction
-from mailgate.interfaces import IPipeline, IRouting
+from mailgate.interfaces import IPipeline, IRouting, Placed
 from mailgate.message import Content, Message
 from mailgate.verdict import Accept, Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
 from mailgate.web.words import described
@@ -73,11 +73,16 @@ async def rehearse(
     fates: dict[int, RecipientFate] = {}
     taken: list[int] = []
     for number, address in enumerate(recipients):
-        route = routing.route(session, transaction, address)
-        if isinstance(route, Reject):
-            fates[number] = _fate(address, route)
+        found = routing.route(session, transaction, address)
+        placed: Placed = await found if isinstance(found, Awaitable) else found
+        if isinstance(placed, Reject | Defer):
+            fates[number] = _fate(address, placed)
             continue
-        recipient = Recipient(address=address, route=route)
+        recipient = Recipient(address=address)
+        if isinstance(placed, str):
+            recipient.route = placed
+        else:
+            recipient.targets = placed
         verdict = await _now(pipeline.rcpt(session, transaction, recipient))
         if _stops(verdict):
             fates[number] = _fate(address, verdict)
@@ -87,7 +92,7 @@ async def rehearse(
     if taken:
         verdicts = await _verdicts(pipeline, session, transaction, content, fault)
         for number, recipient, verdict in zip(taken, transaction.recipients, verdicts, strict=True):
-            fates[number] = _fate(recipient.address, verdict, recipient.route)
+            fates[number] = _fate(recipient.address, verdict, _routes_of(recipient))
     rehearsal.recipients = [fates[number] for number in range(len(recipients))]
     return _closed(rehearsal, session, transaction)
 
@@ -101,6 +106,13 @@ async def _verdicts(
         votes = pipeline.message(session, transaction, Message(content))
         return await votes if isinstance(votes, Awaitable) else votes
     return [fault if fault is not None and not _stops(verdict) else verdict] * len(transaction.recipients)
+
+
+def _routes_of(recipient: Recipient) -> str:
+    """Where its mail goes: the route, or whom the address stands for, and the route of each."""
+    if not recipient.targets:
+        return recipient.route
+    return ", ".join(f"{one.address} by {recipient.route or one.route}" for one in recipient.targets)
 
 
 async def _now(verdict: Verdict | Awaitable[Verdict]) -> Verdict:

@@ -111,6 +111,8 @@ def _event(fields: Fields) -> Iterator[str]:
             yield f"from {text('sender') or '<>'} to {_list(fields)}, {size(fields.get('size', 0))}{message_id}"
             for wish in fields.get("asked", ()):
                 yield f"asked for: {printable(wish)}"
+            for alias in fields.get("aliases", ()):
+                yield f"stands for others: {printable(alias)}"
             yield from trace_table(fields.get("trace", ()))
         case "refused":
             whom = text("recipient") or _list(fields)

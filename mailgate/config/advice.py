@@ -15,10 +15,12 @@ from mailgate.config.machine import holds_a_line
 from mailgate.config.ports import advise_on_ports
 from mailgate.config.problems import Problems
 from mailgate.config.public import public_space
+from mailgate.config.recipients_check import advise_on_recipients
 from mailgate.config.schema import (
     Config,
     DiscardRoute,
     ListenerSection,
+    ListRecipients,
     LmtpRoute,
     MaildirRoute,
     RetrySection,
@@ -53,6 +55,7 @@ def advise(config: Config, document: Document, problems: Problems) -> None:
     _loops(config, problems)
     _unused(config, document, problems)
     advise_on_identities(config, problems)
+    advise_on_recipients(config, problems)
     advise_on_ports(config, problems)
     advise_on_delivery(config, problems)
 
@@ -88,7 +91,7 @@ def _domains(config: Config, document: Document, problems: Problems) -> None:
         if isinstance(route, SmtpRoute) and not route.hosts:
             text = f"{section.route} delivers by MX, which may lead back here, in a loop: give the route hosts"
             problems.warn((*path, "route"), text)
-        if section.recipients == "any" and isinstance(route, SmtpRoute | LmtpRoute):
+        if section.recipients == ["any"] and isinstance(route, SmtpRoute | LmtpRoute):
             problems.warn(
                 (*path, "recipients"),
                 "any: what the next hop refuses has to be bounced, mostly to forged senders (backscatter); "
@@ -102,7 +105,7 @@ def _domains(config: Config, document: Document, problems: Problems) -> None:
 
 
 def _directories(config: Config, document: Document, problems: Problems) -> None:
-    if all(section.recipients == "any" for section in config.domains.values()):
+    if all(section.recipients == ["any"] for section in config.domains.values()):
         return
     kinds: dict[str, set[str]] = {name: set() for name in config.pipelines}
     for name, path in document.pipeline_filters():
@@ -149,7 +152,9 @@ def _at_least(path: Path, value: float, least: float, why: str, problems: Proble
 
 def _lists(config: Config, problems: Problems) -> None:
     for name, section in config.recipients.items():
-        if section.path is not None and not section.addresses and not holds_a_line(section.path):
+        if not isinstance(section, ListRecipients) or section.path is None:
+            continue
+        if not section.addresses and not holds_a_line(section.path):
             problems.warn(("recipients", name, "path"), f"{section.path} has no address: every recipient is refused")
 
 
@@ -218,9 +223,9 @@ def _has_local_part(route: MaildirRoute) -> bool:
 
 def _has_many(config: Config, domain: str) -> bool:
     """Whether more than one recipient of the domain may exist: certain but for a list of its own addresses."""
-    name = config.domains[domain].recipients
-    section = config.recipients.get(name)
-    if section is None or section.path is not None:
+    names = config.domains[domain].recipients
+    section = config.recipients.get(names[0])
+    if len(names) > 1 or not isinstance(section, ListRecipients) or section.path is not None:
         return True
     if domain.startswith("*."):
         return True

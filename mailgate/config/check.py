@@ -15,6 +15,7 @@ from mailgate.config.document import Document
 from mailgate.config.hosts import parse_domain_pattern, parse_routing_pattern
 from mailgate.config.locate import Path
 from mailgate.config.problems import Problems, choices
+from mailgate.config.recipients_check import check_recipients, check_sources
 from mailgate.config.schema import FilterCommon
 from mailgate.config.wording import field_types, reworded
 from mailgate.interfaces import IFilterFactory
@@ -33,11 +34,13 @@ def check(document: Document, problems: Problems) -> None:
         (("routing", "senders"), parse_routing_pattern),
     ):
         _twice(path, document.table(*path), normal, problems)
-    for name, section in document.tables("recipients").items():
-        if name == "any":
-            problems.error(("recipients", name), 'no section can have this name: "any" stands for every recipient')
-        if section.get("kind") == "list" and not section.get("addresses") and "path" not in section:
-            problems.error(("recipients", name), "knows no address: it needs addresses or a path")
+    for name, section in document.tables("aliases").items():
+        if section.get("kind") == "map" and not section.get("entries") and "path" not in section:
+            problems.error(("aliases", name), "knows no alias: it needs entries or a path")
+    forwarding = document.table("forwarding")
+    if ("srs_domain" in forwarding) != ("srs_secrets" in forwarding):
+        problems.error(("forwarding",), "srs_domain and srs_secrets go together")
+    check_recipients(document, problems)
     seen: set[tuple[object, str]] = set()
     for name, place in document.pipeline_filters():
         if (place[1], name) in seen:
@@ -87,8 +90,9 @@ def _references(document: Document, problems: Problems) -> None:
         known(("listeners", number, "auth"), listener.get("auth"), "auth section", document.names("auth"))
     for domain, section in document.tables("domains").items():
         known(("domains", domain, "route"), section.get("route"), "route", routes)
-        sources = ["any", *document.names("recipients")]
-        known(("domains", domain, "recipients"), section.get("recipients"), "recipients section", sources)
+        for number, name in enumerate(_list(section.get("aliases"))):
+            known(("domains", domain, "aliases", number), name, "aliases section", document.names("aliases"))
+        check_sources(document, domain, section.get("recipients"), problems)
     known(("routing", "default"), document.table("routing").get("default"), "route", routes)
     for key in ("recipients", "senders"):
         for pattern, route in document.table("routing", key).items():
@@ -144,3 +148,7 @@ def _twice(path: Path, keys: Mapping[str, object], normal: Callable[[str], str],
         if meant in seen:
             problems.error((*path, key), f"is the same as {seen[meant]} in line {problems.line((*path, seen[meant]))}")
         seen.setdefault(meant, key)
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []

@@ -118,7 +118,7 @@ def _section(heading: str, model: type[BaseModel], level: int = 2) -> str:
 
 def _table(model: type) -> str:
     rows = [
-        f"| `{key}` | {_cell(_words(field.annotation, field.metadata))} | {_cell(_default(field))} "
+        f"| `{field.alias or key}` | {_cell(_words(field.annotation, field.metadata))} | {_cell(_default(field))} "
         f"| {_cell(field.description or '')} |"
         for key, field in _fields(model).items()
         if not any(_is_section(inner) for inner in unwrapped(field.annotation))

@@ -10,7 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from mailgate.config.aliases import AliasSection, ForwardingSection, MapAliases, PatternAliases
 from mailgate.config.auth import AuthSection
+from mailgate.config.recipients import ListRecipients, RecipientsSection, Sources
+from mailgate.config.reports import ReportsSection
 from mailgate.config.routes import DiscardRoute, LmtpRoute, MaildirRoute, RetrySection, Route, SmtpRoute
 from mailgate.config.section import Section
 from mailgate.config.shaping import (
@@ -31,15 +34,16 @@ from mailgate.config.values import (
     Flag,
     Hostname,
     Keyword,
-    Mailbox,
     Mechanism,
     Name,
     Network,
+    OneMailbox,
     Pattern,
     Server,
 )
 
 __all__ = [
+    "AliasSection",
     "AuthSection",
     "BouncesSection",
     "Config",
@@ -49,6 +53,7 @@ __all__ = [
     "DomainSection",
     "FilterCommon",
     "FilterSection",
+    "ForwardingSection",
     "GatewaySection",
     "HistorySection",
     "ListRecipients",
@@ -56,9 +61,13 @@ __all__ = [
     "LmtpRoute",
     "LogSection",
     "MaildirRoute",
+    "MapAliases",
     "Network",
+    "PatternAliases",
     "PipelineSection",
     "PoolSection",
+    "RecipientsSection",
+    "ReportsSection",
     "RetrySection",
     "Route",
     "RoutingSection",
@@ -199,21 +208,15 @@ class DomainSection(Section):
 
     route: Name
     """the [routes.NAME] that its mail takes"""
-    recipients: Name = "any"
-    """the [recipients.NAME] that knows its addresses; "any" takes all, and what the server behind refuses has to be
-    bounced, mostly to people who never sent it"""
-
-
-class ListRecipients(Section):
-    """`[recipients.NAME]` of kind list: the addresses stand in the configuration or in a file."""
-
-    kind: Literal["list"]
-    """where the addresses come from; list: `addresses` and the file at `path` together"""
-    addresses: list[Mailbox] = []
-    """addresses that exist; `@example.org` stands for every address there. Case does not matter, user+tag exists where
-    user does, and postmaster always"""
-    path: ConfigPath | None = None
-    """a file with one address a line, in the same forms, and # for comments; read again when it changes"""
+    recipients: Sources = ["any"]
+    """the [recipients.NAME] that knows its addresses, or several: the first in the order that knows one decides; "any"
+    takes all, and what the server behind refuses has to be bounced, mostly to people who never sent it"""
+    aliases: list[Name] = []
+    """the [aliases.NAME] that are asked which addresses stand for others, in their order"""
+    catch_all: OneMailbox | None = None
+    """who gets the mail for addresses that neither `aliases` nor `recipients` know; it is an invitation to spam"""
+    delimiter: Annotated[str, Field(pattern=r"^[+=_#/~.-]?$")] = "+"
+    """user+tag is user's address: what begins the tag; "" where addresses have none"""
 
 
 class RoutingSection(Section):
@@ -285,12 +288,15 @@ class SpoolSection(Section):
 
 
 class CountersSection(Section):
-    """`[counters]`: where rates are counted."""
+    """`[counters]`: what filters remember: rates, who has been greylisted, reputations."""
 
-    url: Literal["memory:"] = "memory:"
-    """memory: counts in this process and forgets at its end"""
+    url: Literal["memory:", "sqlite:"] = "sqlite:"
+    """sqlite: counts in memory, and writes what has changed to counters.db in the state directory every second, so that
+    a restart forgets nothing, and a crash the last second or two; memory: forgets all when the process ends"""
     max_keys: Annotated[int, Field(strict=True, ge=1000)] = 100_000
-    """counters that are kept at one time; the least recently used go first"""
+    """counters that are kept at one time, and as many buckets and values; the least recently used go first"""
+    max_size: Annotated[Size, at_least(1024**2, format_size)] = 32 * 1024**2
+    """what the values may take, with their keys"""
 
 
 class HistorySection(Section):
@@ -315,13 +321,16 @@ class Config(Section):
     gateway: GatewaySection
     listeners: list[ListenerSection] = Field(min_length=1)
     domains: dict[Domain, DomainSection] = {}
-    recipients: dict[Name, ListRecipients] = {}
+    recipients: dict[Name, RecipientsSection] = {}
+    aliases: dict[Name, AliasSection] = {}
+    forwarding: ForwardingSection = ForwardingSection()
     routes: dict[Name, Route] = {}
     routing: RoutingSection = RoutingSection()
     sources: dict[Name, SourceSection] = {}
     pools: dict[Name, PoolSection] = {}
     shaping: dict[Name, ShapingSection] = {}
     bounces: BouncesSection = BouncesSection()
+    reports: ReportsSection = ReportsSection()
     pipelines: dict[Name, PipelineSection]
     filters: dict[Name, FilterSection] = {}
     dns: DnsSection = DnsSection()

@@ -81,7 +81,7 @@ def reworded(root: type, data: object, error: ValidationError) -> Iterator[tuple
 def field_types(model: object) -> Mapping[str, object]:
     """The fields of a section with their types; none for anything else."""
     if isinstance(model, type) and issubclass(model, BaseModel):
-        return {name: field.annotation for name, field in model.model_fields.items()}
+        return {field.alias or name: field.annotation for name, field in model.model_fields.items()}
     return {}
 
 

@@ -42,12 +42,17 @@ def read_answer(response: dns.message.QueryMessage) -> Answer | None:
     secure = bool(response.flags & dns.flags.AD)
     if chain.answer is not None:
         return Answer(DnsStatus.FOUND, _records(chain.answer), float(min(chain.minimum_ttl, _LONGEST)), secure)
-    ttl = float(min(chain.minimum_ttl, _LONGEST_NEGATIVE))
+    ttl = float(min(chain.minimum_ttl, _LONGEST_NEGATIVE)) if _has_soa(response, chain.canonical_name) else 0.0
     if response.rcode() == dns.rcode.NXDOMAIN:
         return Answer(DnsStatus.NXDOMAIN, ttl=ttl, secure=secure)
     if _is_referral(response):
         return None
     return Answer(DnsStatus.NODATA, ttl=ttl, secure=secure)
+
+
+def _has_soa(response: dns.message.QueryMessage, name: dns.name.Name) -> bool:
+    """Whether it says for how long a name has nothing: else that is not to be kept (RFC 2308 section 5)."""
+    return any(one.rdtype == dns.rdatatype.SOA and name.is_subdomain(one.name) for one in response.authority)
 
 
 def _is_referral(response: dns.message.QueryMessage) -> bool:

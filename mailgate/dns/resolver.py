@@ -23,6 +23,8 @@ __all__ = ["Resolver", "system_servers"]
 
 #: Questions that servers are asked at one time, and those that wait for their turn; what is beyond gets TIMEOUT.
 _RUNNING, _WAITING = 500, 2000
+#: Records of one answer, and octets of their text, up to which it takes one place in the cache.
+_RECORDS, _OCTETS = 16, 1024
 #: Seconds for which a temporary failure is remembered, so that dead servers are not asked by every session.
 _FAILURE_TTL = 2.0
 
@@ -48,9 +50,10 @@ class Resolver:
     """Asks `servers` (pairs of address and port; none: the system's), which have to be resolvers, for everybody.
 
     `reactor` provides UDP, TCP and time. `timeout` is for one question, all servers and retries together, and the
-    wait for its turn. `cache_size` is in answers; 0 keeps none. `random` chooses ids and sockets: give a
-    SystemRandom. `secure` of an answer is the server's word for it (the AD flag), which is worth as much as the way
-    to the server. Records of types that `Answer` does not name are text as in a zone file.
+    wait for its turn. `cache_size` is in answers, of which a big one counts as several; 0 keeps none. `random`
+    chooses ids and sockets: give a SystemRandom. `secure` of an answer is the server's word for it (the AD flag),
+    which is worth as much as the way to the server. Records of types that `Answer` does not name are text as in a zone
+    file; an answer of more than 500 records is as good as none (SERVFAIL).
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Resolver:
         self._servers = Servers(chosen, self._clock)
         self._cache_size = cache_size
         self._cache: TLRUCache[_Key, tuple[float, Answer], float] = TLRUCache(
-            cache_size, lambda _, kept, now: kept[0], self._clock.seconds
+            cache_size, lambda _, kept, now: kept[0], self._clock.seconds, lambda kept: _places(kept[1])
         )
         self._lookups: dict[_Key, Lookup] = {}
         self._running = 0
@@ -126,6 +129,8 @@ class Resolver:
         if lookup.is_running:
             self._running -= 1
             self._start_queued()
+        elif lookup in self._queue:
+            self._queue.remove(lookup)
 
     def _start_queued(self) -> None:
         while self._queue and self._running < _RUNNING and not self._is_closed:
@@ -136,5 +141,11 @@ class Resolver:
 
     def _keep(self, key: _Key, answer: Answer) -> None:
         ttl = _FAILURE_TTL if answer.is_temporary else answer.ttl
-        if self._cache_size and ttl > 0:
+        if ttl > 0 and _places(answer) <= self._cache_size:
             self._cache[key] = self._clock.seconds() + ttl, answer
+
+
+def _places(answer: Answer) -> int:
+    """How many places it takes in the cache, so that the cache's size bounds its memory, too."""
+    octets = sum(len(record) for record in answer.records if isinstance(record, bytes | str))
+    return 1 + max(len(answer.records) // _RECORDS, octets // _OCTETS)

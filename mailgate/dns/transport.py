@@ -6,6 +6,7 @@ question that were sent (RFC 5452). Whatever else arrives is ignored.
 
 from __future__ import annotations
 
+import struct
 from ipaddress import ip_address
 from random import Random
 from typing import NoReturn
@@ -14,6 +15,7 @@ import dns.exception
 import dns.flags
 import dns.message
 import dns.name
+import dns.rcode
 import dns.rdatatype
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
@@ -40,8 +42,12 @@ _PAYLOAD = 1232
 _SOCKETS, _USES, _AGE = 4, 1000, 120.0
 #: Room for servers that send more than they were asked to.
 _MAX_PACKET = 4096
-#: QR, opcode, AA, TC and RD are in the third octet of the header.
+#: QR, opcode, AA, TC and RD are in the third octet of the header; its last six count the records.
 _HEADER, _TRUNCATED = 12, 0x02
+#: Records of a message that are read: more of them would keep everybody waiting, and nobody has use for them.
+_MOST_RECORDS = 500
+#: Messages on one connection that are no answer to what was asked, after which it is closed.
+_MOST_STRAYS = 5
 
 
 class NoAnswerError(Exception):
@@ -71,14 +77,17 @@ class Query:
     def read(self, wire: bytes) -> dns.message.QueryMessage | None:
         """The response that `wire` is to this question, whatever its id; None for anything else.
 
-        Of a truncated one only the question is read.
+        Of a truncated one only the question is read, and of one with too many records, which then is a SERVFAIL.
         """
         if len(wire) < _HEADER:
             return None
+        is_huge = sum(struct.unpack("!3H", wire[6:_HEADER])) > _MOST_RECORDS
         try:
-            message = dns.message.from_wire(wire, question_only=bool(wire[2] & _TRUNCATED))
+            message = dns.message.from_wire(wire, question_only=is_huge or bool(wire[2] & _TRUNCATED))
         except dns.exception.DNSException:
             return None
+        if is_huge:
+            message.set_rcode(dns.rcode.SERVFAIL)
         if not isinstance(message, dns.message.QueryMessage) or not message.flags & dns.flags.QR:
             return None
         return message if message.question == self._question else None
@@ -241,13 +250,19 @@ class _Stream(Int16StringReceiver):
         self.response: Deferred[dns.message.QueryMessage] = Deferred(lambda _: self._abort())
         self._query = query
         self._number = number
+        self._strays = 0
 
     def connectionMade(self) -> None:
         self.sendString(self._query.wire(self._number))  # type: ignore[no-untyped-call]  # Twisted's
 
     def stringReceived(self, string: bytes) -> None:  # noqa: N802 (Twisted's)
         response = self._query.read(string) if string[:2] == self._number.to_bytes(2, "big") else None
-        if response is None or self.response.called:
+        if self.response.called:
+            return
+        if response is None:
+            self._strays += 1
+            if self._strays > _MOST_STRAYS:
+                self._abort()
             return
         # A stream has room for everything: one that is truncated all the same holds no answer.
         if response.flags & dns.flags.TC:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from mailgate.config.schema import Network
 
-__all__ = ["LOCAL_NETWORKS", "NetworkSet", "NetworkTable", "block_of", "client_of"]
+__all__ = ["LOCAL_NETWORKS", "NetworkSet", "NetworkTable", "block_of", "client_of", "prefix_of"]
 
 T = TypeVar("T")
 
@@ -82,15 +82,17 @@ class NetworkSet:
 
 def client_of(address: IPv4Address | IPv6Address) -> str:
     """What counts as one client: an IPv4 address, or the /64 that one host of IPv6 may have to itself."""
-    return _prefix(address, 32, 64)
+    return prefix_of(address, 32, 64)
 
 
 def block_of(address: IPv4Address | IPv6Address) -> str:
     """The neighbourhood of a client: its /24 of IPv4, or its /48 of IPv6."""
-    return _prefix(address, 24, 48)
+    return prefix_of(address, 24, 48)
 
 
-def _prefix(address: IPv4Address | IPv6Address, v4: int, v6: int) -> str:
+def prefix_of(address: IPv4Address | IPv6Address, v4: int, v6: int) -> str:
+    """The network that an address is in, by the length of its prefix for IPv4 and for IPv6; the address itself where
+    that is all of it."""
     if isinstance(address, IPv6Address):
         address = address.ipv4_mapped or address
     length = v4 if isinstance(address, IPv4Address) else v6

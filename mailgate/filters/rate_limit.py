@@ -1,67 +1,45 @@
-"""Limits how many connections, messages and recipients come from one client, sender or user in a time."""
+"""Limits how much comes from one client, network, sender or user in a time, and how much of it may go wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Literal
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 
-from pydantic import Field, model_validator
+from pydantic import Field
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import directlyProvides
 from zope.interface.interface import InterfaceClass
 
+from mailgate.address import NULL_PATH, Address, AddressError
+from mailgate.awaiting import as_deferred, run
 from mailgate.config.schema import Network, Section
-from mailgate.config.units import Duration, at_least, format_duration
 from mailgate.envelope import Recipient, Session, Transaction
-from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet, block_of, client_of
-from mailgate.interfaces import FilterServices, IConnectFilter, ICounters, IMailFilter, IRecipientFilter
-from mailgate.reply import Reply
-from mailgate.verdict import Defer, Disconnect, Verdict
+from mailgate.events import Event, Refused
+from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet
+from mailgate.filters.open_sessions import OpenSessions
+from mailgate.filters.rate_limit_rules import COUNTED_EVENTS, Limit, Rule, counted_event
+from mailgate.filters.steps import Steps, ready
+from mailgate.findings import Finding
+from mailgate.interfaces import (
+    FilterServices,
+    IConnectFilter,
+    IEventObserver,
+    IMailFilter,
+    IMessageFilter,
+    IRecipientFilter,
+)
+from mailgate.message import Message
+from mailgate.verdict import Continue, Verdict
 
-__all__ = ["Options", "RateLimit", "Rule", "build"]
+__all__ = ["Options", "RateLimit", "Rule", "SlowedResult", "build"]
 
-Counted = Literal["connections", "messages", "recipients"]
-Subject = Literal[
-    "client", "network", "listener", "identity", "sender", "sender-domain", "recipient", "recipient-domain"
-]
 Answered = Verdict | None | Awaitable[Verdict | None]
+_Due = Sequence[tuple[Limit, str]]
 
-_OF_CONNECTION = frozenset({"client", "network", "listener"})
-_OF_RECIPIENT = frozenset({"recipient", "recipient-domain"})
-
-
-class Rule(Section):
-    """One limit, such as `{ count = "messages", per = "client", limit = 100, window = "1m" }`."""
-
-    count: Counted
-    """what is counted: connections, messages (at MAIL) or recipients (at RCPT)"""
-    per: Subject = "client"
-    """whose count it is. client: an IPv4 address or an IPv6 /64; network: a /24 or a /48; listener: all its clients
-    together; identity: who the client has proved to be, which in trusted_networks is its address; sender and
-    sender-domain (not the null sender); recipient and recipient-domain (count = "recipients" only)"""
-    limit: Annotated[int, Field(strict=True, ge=1)]
-    """how many are let through in any `window`"""
-    window: Annotated[Duration, at_least(1.0, format_duration)]
-    """the time that is looked back on"""
-    only: list[Network] = Field(default=[])
-    """clients that the rule is for; all, if not given"""
-    exempt: list[Network] = Field(default=[])
-    """clients that the rule is not for, beside the filter's own `exempt`"""
-    text: str = ""
-    """what is replied to what is over the limit; "Too many messages, try again later" or the like, if not given"""
-    name: str = ""
-    """how traces call the rule; "messages per client" or the like, if not given. Rules that count the same over the
-    same window share their counts, unless they have different names"""
-
-    @model_validator(mode="after")
-    def _countable(self) -> Rule:
-        if self.count == "connections" and self.per not in _OF_CONNECTION:
-            raise ValueError(
-                f'connections are not counted per {self.per} (valid values are: "client", "network", "listener")'
-            )
-        if self.count == "messages" and self.per in _OF_RECIPIENT:
-            raise ValueError(f'messages are not counted per {self.per}: write count = "recipients"')
-        return self
-
+_log = Logger()
 
 _DEFAULT_RULES = tuple(
     Rule.model_validate({"count": count, "limit": limit, "window": "1m"})
@@ -70,7 +48,11 @@ _DEFAULT_RULES = tuple(
 
 
 class Options(Section):
-    """`[filters.rate-limit]`: what is over a limit gets 450 (before the banner 421) and may come again later."""
+    """`[filters.rate-limit]`: what is over a limit gets 450 (before the banner 421) and may come again later.
+
+    What goes wrong (refusals, unknown-recipients, auth-failures) is counted in sessions of the listeners whose
+    pipelines name this filter, whichever filter, or mailgate itself, said no.
+    """
 
     rules: list[Rule] = Field(default=list(_DEFAULT_RULES))
     """the limits; all that apply must have room. Rules of your own take the place of the default ones, which only a
@@ -80,177 +62,158 @@ class Options(Section):
     """clients that are never limited; if not given, those of loopback and private networks"""
 
 
+@dataclass(frozen=True, slots=True)
+class SlowedResult(Finding):
+    """An answer waited for so many `seconds`, because of the rule that `reason` tells of."""
+
+    seconds: float
+    reason: str
+
+    def summary(self) -> str:
+        return f"held back for {self.seconds:g} s: {self.reason}"
+
+    def facts(self) -> Sequence[str]:
+        return ("rate-limit.slow",)
+
+
 def build(options: Options, services: FilterServices) -> object:
-    """The filter; it provides only the stages at which its rules count."""
-    return RateLimit(options, services.counters)
+    """The filter; it provides only the stages at which its rules count or limit."""
+    return RateLimit(options, services)
 
 
 class RateLimit:
     """Counts what it lets through: a refusal does not count, so whoever keeps trying is let in at the limit's pace.
 
-    What a later filter refuses has been counted, and so has a message that never gets past MAIL.
+    What a later filter refuses has been counted, and so has a message that never gets past MAIL; octets count when they
+    have come. With counters that answer later, a few that ask at the same time may pass together.
     """
 
-    def __init__(self, options: Options, counters: ICounters) -> None:
+    def __init__(self, options: Options, services: FilterServices) -> None:
+        self._clock = services.clock
+        self._counters = services.counters
         self._exempt = NetworkSet(options.exempt)
-        self._connections = _limits(options.rules, "connections", counters)
-        self._messages = _limits(options.rules, "messages", counters)
-        self._recipients = _limits(options.rules, "recipients", counters)
+        limits = [Limit(rule) for rule in options.rules]
+        self._events = [one for one in limits if one.rule.count in COUNTED_EVENTS]
+        self._connections = [one for one in limits if one.rule.count == "connections"]
+        self._messages = [one for one in limits if one.rule.count == "messages"]
+        self._recipients = [one for one in limits if one.rule.count == "recipients"]
+        self._octets = [one for one in limits if one.rule.count == "bytes"]
+        self._bad_clients = [one for one in self._events if one.is_at_connect]
+        self._bad_senders = [one for one in self._events if not one.is_at_connect]
+        self._full = [one for one in self._octets if not one.is_bucket and not one.is_slow]
+        self._own = tuple(f"{one.title}: " for one in limits)
+        self._sessions = OpenSessions()
         stages: list[InterfaceClass] = [
             stage
-            for stage, limits in (
-                (IConnectFilter, self._connections),
-                (IMailFilter, self._messages),
+            for stage, found in (
+                (IConnectFilter, self._connections or self._events),
+                (IMailFilter, self._messages or self._bad_senders or self._full),
                 (IRecipientFilter, self._recipients),
+                (IMessageFilter, self._octets),
+                (IEventObserver, self._events),
             )
-            if limits
+            if found
         ]
         directlyProvides(self, *(stages or [IConnectFilter]))
 
     def on_connect(self, session: Session) -> Answered:
-        """Disconnect with 421 a client that connects too often."""
-        if not self._connections or session.client.address in self._exempt:
+        """Disconnect with 421 a client that connects too often, or with which too much went wrong."""
+        if session.client.address in self._exempt:
             return None
-        return self._connections.ask(session)
+        if self._events:
+            self._sessions.note(session)
+        return self._ask(_due(self._connections, session), _due(self._bad_clients, session))
 
     def on_mail(self, session: Session, transaction: Transaction) -> Answered:
-        """Defer a message too many."""
-        if not self._messages or session.client.address in self._exempt:
+        """Defer a message too many, and any where there is no room for its octets."""
+        if session.client.address in self._exempt:
             return None
-        return self._messages.ask(session, transaction)
+        peeked = _due(self._bad_senders, session, transaction)
+        size = transaction.declared_size or 0
+        return self._ask(
+            _due(self._messages, session, transaction), peeked, _due(self._full, session, transaction), size
+        )
 
     def on_rcpt(self, session: Session, transaction: Transaction, recipient: Recipient) -> Answered:
         """Defer a recipient too many."""
-        if not self._recipients or session.client.address in self._exempt:
+        if session.client.address in self._exempt:
             return None
-        return self._recipients.ask(session, transaction, recipient)
+        return self._ask(_due(self._recipients, session, transaction, recipient))
 
+    def on_message(self, session: Session, transaction: Transaction, message: Message) -> Answered:
+        """Defer a message whose octets are too many; one alone may be as large as it likes."""
+        if session.client.address in self._exempt:
+            return None
+        due = _due(self._octets, session, transaction)
+        return run(self._judge(due, (), (), message.content.size)) if due else None
 
-class _Limit:
-    """One rule made ready: whom it is for, under which key it counts, and how it refuses."""
+    def observe(self, event: Event) -> None:
+        """Count what went wrong."""
+        known = self._sessions.find(event)
+        if known is None or not isinstance(event, Refused) or event.reason.startswith(self._own):
+            return
+        words = counted_event(event)
+        limits = [one for one in self._events if one.rule.count in words]
+        due = _due(limits, known.session, _transaction_of(event)) if limits else ()
+        for key, window in dict.fromkeys((key, limit.window) for limit, key in due):
+            counted = self._counters.hit(key, window)
+            if isinstance(counted, Awaitable):
+                as_deferred(counted).addErrback(_uncounted)
 
-    def __init__(self, rule: Rule) -> None:
-        title = rule.name or f"{rule.count} per {rule.per}"
-        only = f" only {','.join(map(str, rule.only))}" if rule.only else ""
-        self.limit = rule.limit
-        self.window = rule.window
-        self._only = NetworkSet(rule.only)
-        self._exempt = NetworkSet(rule.exempt)
-        self._prefix = f"rate-limit {title}{only} {rule.window:g} "
-        self._subject = _SUBJECTS[rule.per]
-        self._title = title
-        self._limit = f"in {format_duration(rule.window)}, the limit is {rule.limit}"
-        text = rule.text or f"Too many {rule.count}, try again later"
-        # A greeting carries no enhanced status code (RFC 2034 section 3).
-        connecting = rule.count == "connections"
-        self._refusal = Reply.of(421, "", text) if connecting else Reply.of(450, "4.7.1", text)
-        self._verdict = Disconnect if connecting else Defer
+    def _ask(self, counted: _Due, peeked: _Due = (), full: _Due = (), size: int = 0) -> Answered:
+        return run(self._judge(counted, peeked, full, 1, size)) if counted or peeked or full else None
 
-    def key(self, session: Session, transaction: Transaction | None, recipient: Recipient | None) -> str:
-        """Where this is counted; "" where the rule is not about it."""
-        address = session.client.address
-        if (self._only and address not in self._only) or (self._exempt and address in self._exempt):
-            return ""
-        subject = self._subject(session, transaction, recipient)
-        return self._prefix + subject if subject else ""
-
-    def refuse(self, key: str, count: int) -> Verdict:
-        """The verdict at a count that leaves no room."""
-        subject = key.removeprefix(self._prefix)
-        return self._verdict(self._refusal, f"{self._title}: {subject} has had {count} {self._limit}")
-
-
-class _Limits:
-    """The limits of one stage: all must have room before any of them counts."""
-
-    def __init__(self, limits: Sequence[_Limit], counters: ICounters) -> None:
-        self._limits = limits
-        self._counters = counters
-
-    def __bool__(self) -> bool:
-        return bool(self._limits)
-
-    def ask(
-        self, session: Session, transaction: Transaction | None = None, recipient: Recipient | None = None
-    ) -> Answered:
-        """Count, or refuse. With counters that answer later, a few that ask at the same time may pass together."""
-        due = [(limit, key) for limit in self._limits if (key := limit.key(session, transaction, recipient))]
-        counts: list[int] = []
-        for limit, key in due:
-            count = self._counters.peek(key, limit.window)
-            if not isinstance(count, int):
-                return self._ask_later(due, counts, count)
-            counts.append(count)
-        return self._decide(due, counts)
-
-    async def _ask_later(
-        self, due: Sequence[tuple[_Limit, str]], counts: list[int], pending: Awaitable[int]
-    ) -> Verdict | None:
-        counts.append(await pending)
-        for limit, key in due[len(counts) :]:
-            count = self._counters.peek(key, limit.window)
-            counts.append(count if isinstance(count, int) else await count)
-        decision = self._decide(due, counts)
-        return await decision if isinstance(decision, Awaitable) else decision
-
-    def _decide(self, due: Sequence[tuple[_Limit, str]], counts: Sequence[int]) -> Answered:
-        for (limit, key), count in zip(due, counts, strict=True):
-            if count >= limit.limit:
-                return limit.refuse(key, count)
+    def _judge(self, counted: _Due, peeked: _Due, full: _Due, amount: int, size: int = 0) -> Steps[Verdict | None]:
+        """All must have room before any counts `amount`; `full` must have room for `size` octets."""
+        waits: list[tuple[float, str]] = []
+        buckets = [one for one in counted if one[0].is_bucket]
+        windows = [one for one in counted if not one[0].is_bucket]
+        for due, more in ((windows, amount), (peeked, 1), (full, size)):
+            for limit, key in due:
+                count = yield from ready(self._counters.peek(key, limit.window))
+                # Whatever is larger than the limit passes alone, or it would never.
+                if count < limit.limit and (not count or count + more <= limit.limit):
+                    continue
+                if not limit.is_slow:
+                    return limit.refuse(key, count)
+                waits.append((limit.rule.delay, limit.reason(key, count)))
+        for limit, key in buckets:
+            wait = yield from ready(self._counters.take(key, limit.rate, limit.burst, min(float(amount), limit.burst)))
+            if wait and not limit.is_slow:
+                return limit.refuse(key, None)
+            if wait:
+                waits.append((min(wait, limit.rule.delay), limit.reason(key, None)))
         # Rules that share a count add to it once.
-        places = dict.fromkeys((key, limit.window) for limit, key in due)
-        counted = [self._counters.hit(key, window) for key, window in places]
-        pending = [count for count in counted if not isinstance(count, int)]
-        return self._settle(pending) if pending else None
-
-    async def _settle(self, pending: Sequence[Awaitable[int]]) -> None:
-        for count in pending:
-            await count
-
-
-def _limits(rules: Sequence[Rule], counted: Counted, counters: ICounters) -> _Limits:
-    return _Limits([_Limit(rule) for rule in rules if rule.count == counted], counters)
+        places = dict.fromkeys((key, limit.window) for limit, key in windows)
+        hits = [self._counters.hit(key, window, amount) for key, window in places]
+        for hit in hits:
+            yield from ready(hit)
+        if not waits:
+            return None
+        seconds, reason = max(waits)
+        pause: Deferred[None] = deferLater(self._clock, seconds)
+        yield pause
+        return Continue((SlowedResult(seconds, reason),))
 
 
-def _client(session: Session, _transaction: Transaction | None, _recipient: Recipient | None) -> str:
-    return client_of(session.client.address) if session.client.address is not None else ""
+def _due(
+    limits: Sequence[Limit],
+    session: Session,
+    transaction: Transaction | None = None,
+    recipient: Recipient | None = None,
+) -> _Due:
+    """The limits that are about this, each with its key."""
+    return [(limit, key) for limit in limits if (key := limit.key(session, transaction, recipient))]
 
 
-def _network(session: Session, _transaction: Transaction | None, _recipient: Recipient | None) -> str:
-    return block_of(session.client.address) if session.client.address is not None else ""
+def _transaction_of(event: Refused) -> Transaction:
+    """A transaction with the sender that a refusal tells of; without one where that is no address."""
+    try:
+        sender = Address.parse(event.sender) if event.sender else NULL_PATH
+    except AddressError:
+        sender = NULL_PATH
+    return Transaction(id=event.queue_id, sender=sender)
 
 
-def _listener(session: Session, _transaction: Transaction | None, _recipient: Recipient | None) -> str:
-    return session.listener
-
-
-def _identity(session: Session, _transaction: Transaction | None, _recipient: Recipient | None) -> str:
-    return session.identity.name if session.identity is not None else ""
-
-
-def _sender(_session: Session, transaction: Transaction | None, _recipient: Recipient | None) -> str:
-    return str(transaction.sender).lower() if transaction is not None else ""
-
-
-def _sender_domain(_session: Session, transaction: Transaction | None, _recipient: Recipient | None) -> str:
-    return transaction.sender.domain if transaction is not None else ""
-
-
-def _recipient(_session: Session, _transaction: Transaction | None, recipient: Recipient | None) -> str:
-    return str(recipient.address).lower() if recipient is not None else ""
-
-
-def _recipient_domain(_session: Session, _transaction: Transaction | None, recipient: Recipient | None) -> str:
-    return recipient.address.domain if recipient is not None else ""
-
-
-_SUBJECTS: dict[Subject, Callable[[Session, Transaction | None, Recipient | None], str]] = {
-    "client": _client,
-    "network": _network,
-    "listener": _listener,
-    "identity": _identity,
-    "sender": _sender,
-    "sender-domain": _sender_domain,
-    "recipient": _recipient,
-    "recipient-domain": _recipient_domain,
-}
+def _uncounted(failure: Failure) -> None:
+    _log.warn("a refusal cannot be counted: {error}", error=failure.getErrorMessage())

@@ -12,7 +12,7 @@ from pathlib import Path
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import Interface
 
-from mailgate.address import Address
+from mailgate.address import NULL_PATH, Address
 from mailgate.events import Event
 
 __all__ = [
@@ -21,8 +21,10 @@ __all__ = [
     "FilterServices",
     "ICounters",
     "IEvents",
+    "IProber",
     "IRecipientDirectory",
     "IResolver",
+    "ProbeResult",
     "RecipientStatus",
 ]
 
@@ -68,13 +70,35 @@ class IResolver(Interface):
 
 
 class ICounters(Interface):
-    """Counts over sliding windows."""
+    """What filters remember: counts over sliding windows, buckets, and small values. All workers share it.
+
+    A store that cannot answer fails with an exception of its own kind, which is the filter's failure; what it forgets
+    under pressure (too many keys) counts as never seen.
+    """
 
     def hit(key: str, window: float, amount: int = 1) -> int | Awaitable[int]:
         """Add `amount` and return the count of the last `window` seconds, this one included."""
 
     def peek(key: str, window: float) -> int | Awaitable[int]:
         """The count of the last `window` seconds."""
+
+    def take(key: str, rate: float, burst: float, amount: float = 1.0) -> float | Awaitable[float]:
+        """Take `amount` out of a bucket that holds `burst` at most and fills by `rate` a second; it is full at first.
+
+        0.0 where there was enough, else the seconds after which there will be, and nothing was taken.
+        """
+
+    def get(key: str) -> bytes | Awaitable[bytes | None] | None:
+        """The value that was put; None where there is none, or its time is over."""
+
+    def put(key: str, value: bytes, ttl: float) -> Awaitable[None] | None:
+        """Keep a value (at most 4096 octets) for `ttl` seconds, in the place of the one before."""
+
+    def add(key: str, value: bytes, ttl: float) -> bytes | Awaitable[bytes | None] | None:
+        """Put a value where there is none: None then, and otherwise the one that is there, which stays."""
+
+    def forget(key: str) -> Awaitable[None] | None:
+        """Remove a value."""
 
 
 class RecipientStatus(enum.Enum):
@@ -83,6 +107,8 @@ class RecipientStatus(enum.Enum):
     KNOWN = "known"
     UNKNOWN = "unknown"
     UNAVAILABLE = "unavailable"
+    RESTRICTED = "restricted"
+    """it exists, for mail from clients that may relay"""
 
 
 class IRecipientDirectory(Interface):
@@ -93,6 +119,28 @@ class IRecipientDirectory(Interface):
 
         KNOWN for domains that take any recipient, and for those that are not ours.
         """
+
+
+class IProber(Interface):
+    """Asks a next hop whether it would take mail for an address, without sending any."""
+
+    def probe(route: str, address: Address, *, stage: str, sender: Address = NULL_PATH) -> Awaitable[ProbeResult]:
+        """Ask the hosts of a route up to the end of `stage`, "rcpt" or "data" (DATA is then not gone on with).
+
+        Nothing raises but CancelledError: what cannot be told is UNAVAILABLE.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What a next hop said of an address; `reply` as text, "" where there was none.
+
+    `reason` says why nobody could be asked at all; "" where somebody has answered about the address.
+    """
+
+    status: RecipientStatus
+    reply: str = ""
+    reason: str = ""
 
 
 class IEvents(Interface):

@@ -7,12 +7,18 @@ from collections.abc import Awaitable, Sequence
 from zope.interface import Interface
 
 from mailgate.address import Address
-from mailgate.envelope import Identity, Recipient, Session, Transaction
+from mailgate.envelope import Identity, Recipient, Session, Target, Transaction
 from mailgate.message import Content, Message
 from mailgate.reply import Reply
-from mailgate.verdict import Reject, Verdict
+from mailgate.verdict import Defer, Reject, Verdict
 
-__all__ = ["IIntake", "IPipeline", "IRouting"]
+__all__ = ["Expanded", "IAliases", "IIntake", "IPipeline", "IRouting", "Placed"]
+
+Placed = str | tuple[Target, ...] | Reject | Defer
+"""Where mail for an address goes: a route, or the addresses that it stands for, each with its own; or why nowhere."""
+
+Expanded = Sequence[Address] | Reject | Defer | None
+"""The addresses that another stands for; why there are none; or None where it stands for itself."""
 
 
 class IPipeline(Interface):
@@ -48,8 +54,22 @@ class IPipeline(Interface):
 class IRouting(Interface):
     """Decides by configuration where a recipient's mail goes, and whether this session may send it there."""
 
-    def route(session: Session, transaction: Transaction, address: Address) -> str | Reject:
-        """The route's name; a Reject where the session may not relay to this address."""
+    def route(session: Session, transaction: Transaction, address: Address) -> Placed | Awaitable[Placed]:
+        """The route's name, or the targets where the address stands for others; a Reject where the session may not
+        relay to this address, or it leads nowhere; a Defer where that cannot be told now. Nothing raises."""
+
+
+class IAliases(Interface):
+    """Knows which addresses stand for others."""
+
+    def expand(address: Address) -> Expanded | Awaitable[Expanded]:
+        """The addresses that this one stands for, to the last; None where it stands for itself alone.
+
+        A Reject where it stands for nothing that can be, a Defer where the source cannot be asked now.
+        """
+
+    def return_path(sender: Address, target: Address) -> Address | None:
+        """The reverse-path of mail from `sender` that is forwarded to `target`; None for the sender's own."""
 
 
 class IIntake(Interface):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, Envelope
+from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, Envelope, EnvelopeRecipient, Recipient
 
 __all__ = ["asked_for"]
 
@@ -13,14 +13,19 @@ __all__ = ["asked_for"]
 _MOST_RECIPIENTS = 50
 
 
-def asked_for(envelope: Envelope) -> tuple[str, ...]:
-    """What MAIL and RCPT asked for beside the body's form, a text each; empty for most mail, at no cost."""
+def asked_for(
+    envelope: Envelope, recipients: Sequence[Recipient] | Sequence[EnvelopeRecipient] | None = None
+) -> tuple[str, ...]:
+    """What MAIL and RCPT asked for beside the body's form, a text each; empty for most mail, at no cost.
+
+    `recipients` are those that the client named, where the envelope has others in their place.
+    """
     asked = envelope.parameters
     wishes: list[str] = []
     if asked is not PLAIN_MAIL and asked is not EIGHT_BIT_MAIL:
         wishes += _of_mail(envelope)
     # What is asked for one recipient, mostly nothing.
-    told = [one for one in envelope.recipients if one.notify or one.orcpt]
+    told = [one for one in recipients or envelope.recipients if one.notify or one.orcpt]
     for one in told[:_MOST_RECIPIENTS]:
         words = [f"NOTIFY={','.join(one.notify)}"] * bool(one.notify) + [f"ORCPT={one.orcpt}"] * bool(one.orcpt)
         wishes.append(f"reports about {one.address}: {' '.join(words)} (DSN)")

@@ -5,7 +5,7 @@ Whatever a filter does, there is a result to act on. An answer that is at hand c
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Generator, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from msgspec import Struct
@@ -17,13 +17,14 @@ from twisted.python.failure import Failure
 from mailgate.awaiting import as_deferred
 from mailgate.envelope import Evidence, TraceStep
 from mailgate.events import BreakerChanged, FilterFailed
+from mailgate.findings import Finding
 from mailgate.interfaces import IEvents
 from mailgate.pipeline.breaker import Admission
 from mailgate.pipeline.member import Asked, Member, R, stand_in
 from mailgate.pipeline.votes import CONTINUE
 from mailgate.verdict import Defer, PermanentFailure, Reject, TemporaryFailure
 
-__all__ = ["MAX_STEPS", "Asker", "Scene", "join", "run"]
+__all__ = ["MAX_STEPS", "Asker", "Scene", "join"]
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ _ORDINARY = Admission.ORDINARY  # an enum's attribute is no plain one
 MAX_STEPS = 500
 _MAX_ERROR = 500
 _MAX_NAMED = 10
+_MAX_FOUND = 10
 
 
 class Scene(Struct):
@@ -87,7 +89,7 @@ class Asker:
         try:
             word, reason, result = asked.question.read(answer)
             plain = result is asked.question.neutral or type(result) is tuple  # edits
-            evidence, named = ((), "") if plain else _details(result)
+            evidence, named, found = ((), "", "") if plain else _details(result)
         except Exception as error:  # an answer may be anything, and looking at it may do anything
             return self._failed(asked, scene, started, admission, f"{type(error).__name__}: {error}")
         member = asked.member
@@ -98,7 +100,14 @@ class Asker:
             seconds = now - started
             scene.trace.append(
                 TraceStep(
-                    asked.question.stage, member.name, word, reason, seconds, asked.enforced, scene.recipient or named
+                    asked.question.stage,
+                    member.name,
+                    word,
+                    reason,
+                    seconds,
+                    asked.enforced,
+                    scene.recipient or named,
+                    found,
                 )
             )
         return result if asked.enforced else asked.question.neutral
@@ -234,26 +243,6 @@ class _Waiting(Generic[R]):
             _log.failure("the filter {filter} failed when it was cancelled", filter=self._about[0].member.name)
 
 
-def run(steps: Generator[Deferred[Any], Any, T]) -> T | Deferred[T]:
-    """Run steps that yield what they must wait for: the result at once where they wait for nothing."""
-    try:
-        awaited = next(steps)
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]  # StopIteration does not carry the generator's type
-    return Deferred.fromCoroutine(_finish(steps, awaited))
-
-
-async def _finish(steps: Generator[Deferred[Any], Any, T], awaited: Deferred[Any]) -> T:
-    try:
-        while True:
-            result = await awaited
-            awaited = steps.send(result)
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]  # StopIteration does not carry the generator's type
-    finally:
-        steps.close()
-
-
 async def join(answers: Sequence[T | Deferred[T]]) -> list[T]:
     """The results of questions that were asked together, once all are there; cancelled together, too."""
     try:
@@ -275,11 +264,15 @@ def _text(failure: Failure) -> str:
     return f"{name}: {failure.getErrorMessage()}"
 
 
-def _details(result: object) -> tuple[tuple[object, ...], str]:
-    """The evidence that comes with a result, and the recipients that it names, for the trace."""
+def _details(result: object) -> tuple[tuple[object, ...], str, str]:
+    """The evidence that comes with a result; the recipients that it names, and the evidence in words, for the trace."""
     evidence = tuple(getattr(result, "evidence", ()))
+    told = [text for one in evidence[:_MAX_FOUND] if isinstance(one, Finding) and (text := one.summary())]
+    if len(evidence) > _MAX_FOUND:
+        told.append(f"{len(evidence) - _MAX_FOUND} more")
+    found = "; ".join(told)[:_MAX_ERROR]
     named = getattr(result, "recipients", ())
     if not named:
-        return evidence, ""
+        return evidence, "", found
     more = f" and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
-    return evidence, ", ".join(map(str, named[:_MAX_NAMED])) + more
+    return evidence, ", ".join(map(str, named[:_MAX_NAMED])) + more, found

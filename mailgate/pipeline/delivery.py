@@ -9,9 +9,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from mailgate.awaiting import run
 from mailgate.envelope import Evidence
 from mailgate.interfaces import AttemptContext, IDeliveryFilter, IEvents
-from mailgate.pipeline.ask import Asker, Scene, run
+from mailgate.pipeline.ask import Asker, Scene
 from mailgate.pipeline.member import ATTEMPT, Member, asked_of
 from mailgate.pipeline.votes import CONTINUE
 from mailgate.verdict import Accept, Defer, Reject, Verdict

@@ -18,10 +18,11 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from mailgate.address import Address
+from mailgate.awaiting import run
 from mailgate.envelope import Identity, Recipient, Session, Transaction
 from mailgate.interfaces import IEvents, IPipeline
 from mailgate.message import Message
-from mailgate.pipeline.ask import MAX_STEPS, Asker, Scene, join, run
+from mailgate.pipeline.ask import MAX_STEPS, Asker, Scene, join
 from mailgate.pipeline.member import (
     AUTH,
     CONNECT,

@@ -4,10 +4,51 @@ from __future__ import annotations
 
 from mailgate.pipeline.registry import FilterMaker
 
-__all__ = ["access", "early_talker", "headers", "rate_limit", "recipients"]
+__all__ = [
+    "access",
+    "arc",
+    "authentication_results",
+    "dkim",
+    "dmarc",
+    "dnsbl",
+    "early_talker",
+    "fcrdns",
+    "geo",
+    "greylist",
+    "headers",
+    "helo",
+    "rate_limit",
+    "recipients",
+    "reputation",
+    "resolvable",
+    "score",
+    "spf",
+    "tarpit",
+]
 
+# the connection
 access = FilterMaker("access", "mailgate.filters.access", "allows and refuses clients, names, senders and recipients")
+dnsbl = FilterMaker("dnsbl", "mailgate.filters.dnsbl", "asks block and allow lists in DNS about clients and domains")
 early_talker = FilterMaker("early-talker", "mailgate.filters.early_talker", "refuses clients that talk before we do")
+fcrdns = FilterMaker("fcrdns", "mailgate.filters.fcrdns", "judges the client's name in DNS")
+geo = FilterMaker("geo", "mailgate.filters.geo", "tells the client's country and network, and refuses by them")
+helo = FilterMaker("helo", "mailgate.filters.helo", "judges the name that a client gives itself")
 rate_limit = FilterMaker("rate-limit", "mailgate.filters.rate_limit", "limits how much a client or sender may send")
+reputation = FilterMaker(
+    "reputation", "mailgate.filters.reputation", "remembers how mail of networks and domains fared"
+)
+tarpit = FilterMaker("tarpit", "mailgate.filters.tarpit", "lets those wait who have something against them")
+# the envelope
+greylist = FilterMaker("greylist", "mailgate.filters.greylist", "has strangers come back a little later")
 recipients = FilterMaker("recipients", "mailgate.filters.recipients", "refuses recipients that do not exist")
+resolvable = FilterMaker("resolvable", "mailgate.filters.resolvable", "refuses senders whose domain takes no answers")
+spf = FilterMaker("spf", "mailgate.filters.spf", "asks whether the client may send mail for the sender's domain")
+# the message
+arc = FilterMaker("arc", "mailgate.filters.arc", "verifies the chain of those that handed a message on")
+authentication_results = FilterMaker(
+    "authentication-results", "mailgate.filters.authentication_results", "tells what was found out about a message"
+)
+dkim = FilterMaker("dkim", "mailgate.filters.dkim", "verifies the DKIM signatures of messages")
+dmarc = FilterMaker("dmarc", "mailgate.filters.dmarc", "does with forged mail what the owner of its domain asks")
 headers = FilterMaker("headers", "mailgate.filters.headers", "adds the Received field, and what a message lacks")
+score = FilterMaker("score", "mailgate.filters.score", "weighs what all filters have found; tags, quarantines, refuses")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
@@ -12,8 +12,18 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailgate.address import Address
 from mailgate.awaiting import as_deferred
-from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters, Origin, Session, Transaction
+from mailgate.envelope import (
+    Envelope,
+    EnvelopeRecipient,
+    MailParameters,
+    Origin,
+    Recipient,
+    Session,
+    Target,
+    Transaction,
+)
 from mailgate.events import Discarded, MessageAccepted, Quarantined
 from mailgate.interfaces import IEvents, IIntake, ISpool, Lease, SpoolError
 from mailgate.message import Content, Message
@@ -21,6 +31,7 @@ from mailgate.observe.asked import asked_for
 from mailgate.relay.ready.jobs import LEASE_TIME
 from mailgate.reply import Reply
 from mailgate.verdict import Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
+from mailgate.wire.xtext import xtext_encode
 
 __all__ = ["Intake"]
 
@@ -67,7 +78,7 @@ class Intake:
         taken = Reply(250, "2.0.0", (f"queued as {transaction.id}",))
         replies = [taken] * len(verdicts)
         recipients: list[EnvelopeRecipient] = []
-        has_fates = False
+        has_fates = has_aliases = False
         for number, (recipient, verdict) in enumerate(zip(transaction.recipients, verdicts, strict=True)):
             quarantine = refusal = ""
             if type(verdict) is Continue:
@@ -83,6 +94,10 @@ class Intake:
                     replies[number] = verdict.reply  # its own tells it
                     continue
                 refusal = str(verdict.reply)
+            if recipient.targets:
+                has_aliases = True
+                recipients += _targets_of(recipient, len(transaction.recipients) + len(recipients), quarantine, refusal)
+                continue
             recipients.append(
                 EnvelopeRecipient(
                     number, recipient.address, recipient.route, quarantine, refusal, recipient.notify, recipient.orcpt
@@ -93,6 +108,8 @@ class Intake:
             content.give_back()
             self._tell_fates(transaction, verdicts)
             return succeed(replies)
+        if has_aliases:
+            recipients = _without_doubles(recipients)
         envelope = Envelope(
             queue_id=transaction.id,
             sender=transaction.sender,
@@ -127,6 +144,8 @@ class Intake:
 
     def _tell_accepted(self, session: Session, transaction: Transaction, envelope: Envelope, message_id: str) -> None:
         identity, tls, proxy = session.identity, session.tls, session.proxy
+        aliases = tuple([one for one in transaction.recipients if one.targets])
+        addresses = [one.address for one in envelope.recipients]
         self._events.publish(
             MessageAccepted(
                 at=self._clock.seconds(),
@@ -136,14 +155,15 @@ class Intake:
                 listener=session.listener,
                 helo=session.helo,
                 sender=str(envelope.sender),
-                recipients=tuple([str(one.address) for one in envelope.recipients]),
+                recipients=tuple(map(str, _as_written(aliases, addresses) if aliases else addresses)),
                 size=envelope.size,
                 message_id=message_id,
                 protocol=session.protocol,
                 identity="" if identity is None else f"{identity.name} by {identity.mechanism}",
                 tls="" if tls is None else f"{tls.version} {tls.cipher}",
                 proxy="" if proxy is None else str(proxy),
-                asked=asked_for(envelope),
+                asked=asked_for(envelope, transaction.recipients if aliases else None),
+                aliases=tuple(map(_told, aliases)),
                 trace=(*session.trace, *transaction.trace),
             )
         )
@@ -165,6 +185,57 @@ class Intake:
                         reason=reason,
                     )
                 )
+
+
+def _as_written(aliases: Sequence[Recipient], addresses: Sequence[Address]) -> Iterable[Address]:
+    """The addresses that the client has named, without those of whose targets none is left."""
+    targets = {target.address for one in aliases for target in one.targets}
+    taken = set(addresses)
+    named = [one.address for one in aliases if any(target.address in taken for target in one.targets)]
+    return dict.fromkeys([*named, *(one for one in addresses if one not in targets)])
+
+
+def _told(alias: Recipient) -> str:
+    """What an address stood for, in words: "info@example.org: ann@example.org, bob@example.net"."""
+    return f"{alias.address}: {', '.join(map(_told_target, alias.targets))}"
+
+
+def _told_target(target: Target) -> str:
+    return str(target.address) if target.return_path is None else f"{target.address} from {target.return_path}"
+
+
+def _targets_of(recipient: Recipient, number: int, quarantine: str, refusal: str) -> Iterator[EnvelopeRecipient]:
+    """A recipient for each target. Reports name the address that the sender wrote to (RFC 3461 section 5.2.7.2)."""
+    orcpt = recipient.orcpt or _original(recipient.address)
+    for place, target in enumerate(recipient.targets):
+        yield EnvelopeRecipient(
+            number + place,
+            target.address,
+            recipient.route or target.route,
+            quarantine,
+            refusal,
+            recipient.notify,
+            orcpt,
+            target.return_path,
+        )
+
+
+def _original(address: Address) -> str:
+    text = str(address)
+    return f"rfc822;{xtext_encode(text)}" if text.isascii() else f"utf-8;{text}"
+
+
+def _without_doubles(recipients: Sequence[EnvelopeRecipient]) -> list[EnvelopeRecipient]:
+    """One for each address: where several recipients stand for it, or it is one itself, the first that lets it through.
+
+    Of those that are kept back or refused, the first.
+    """
+    found: dict[Address, EnvelopeRecipient] = {}
+    for one in recipients:
+        before = found.get(one.address)
+        if before is None or ((before.quarantine or before.refusal) and not (one.quarantine or one.refusal)):
+            found[one.address] = one
+    return list(found.values())
 
 
 def origin_of(session: Session) -> Origin:

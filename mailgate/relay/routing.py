@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 
 from zope.interface import implementer
 
 from mailgate.address import Address
 from mailgate.config.schema import Config
-from mailgate.envelope import Session, Transaction
-from mailgate.interfaces import IRouting
+from mailgate.envelope import Session, Target, Transaction
+from mailgate.interfaces import Expanded, IAliases, IRouting, Placed
 from mailgate.reply import Reply
 from mailgate.stores.domains import DomainTable, canonical
-from mailgate.verdict import Reject
+from mailgate.verdict import Defer, Reject
 
 __all__ = ["Routing"]
 
@@ -45,18 +45,62 @@ class Routing:
     entry names takes the sender's route, then the default.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, aliases: IAliases | None = None) -> None:
+        """`aliases` is None where no address stands for others."""
+        self._aliases = aliases
         self._domains = DomainTable({name: section.route for name, section in config.domains.items()})
         self._recipients = _Table(config.routing.recipients)
         self._senders = _Table(config.routing.senders)
         self._default = config.routing.default
 
-    def route(self, session: Session, transaction: Transaction, address: Address) -> str | Reject:
+    def route(self, session: Session, transaction: Transaction, address: Address) -> Placed | Awaitable[Placed]:
+        if self._aliases is not None:
+            expanded = self._aliases.expand(address)
+            if isinstance(expanded, Awaitable):
+                return self._later(self._aliases, session, transaction, address, expanded)
+            if expanded is not None:
+                return self._of_targets(self._aliases, session, transaction, address, expanded)
+        return self._of_address(session, transaction, address)
+
+    async def _later(
+        self,
+        aliases: IAliases,
+        session: Session,
+        transaction: Transaction,
+        address: Address,
+        expanding: Awaitable[Expanded],
+    ) -> Placed:
+        expanded = await expanding
+        if expanded is None:
+            return self._of_address(session, transaction, address)
+        return self._of_targets(aliases, session, transaction, address, expanded)
+
+    def _of_targets(
+        self,
+        aliases: IAliases,
+        session: Session,
+        transaction: Transaction,
+        address: Address,
+        expanded: Sequence[Address] | Reject | Defer,
+    ) -> Placed:
+        """A route for each address that another stands for. Whoever may send to that one may send to these."""
+        if isinstance(expanded, Reject | Defer):
+            return expanded
+        if session.role == "outbound" and session.identity is None:
+            return _for_nobody(session)
+        targets = []
+        for target in expanded:
+            route = self.next_hop(target, transaction.sender)
+            if route is None:
+                reason = f"{address} stands for {target}, and no [domains] or [routing] entry is for that"
+                return Reject(_NO_ROUTE, reason)
+            targets.append(Target(target, route, aliases.return_path(transaction.sender, target)))
+        return tuple(targets)
+
+    def _of_address(self, session: Session, transaction: Transaction, address: Address) -> str | Reject:
         may_relay = session.identity is not None and session.role != "inbound"
         if not may_relay and session.role == "outbound":
-            return Reject(
-                _NO_RELAY, f"listener {session.listener} relays for clients that it trusts, and for no others"
-            )
+            return _for_nobody(session)
         if not may_relay and not self.is_local(address.domain):
             reason = f"{address.domain} is none of our [domains], and this client may not relay by {session.listener}"
             return Reject(_NO_RELAY, reason)
@@ -76,3 +120,7 @@ class Routing:
     def is_local(self, domain: str) -> bool:
         """Whether mail for a domain is ours to take from anyone."""
         return self._domains.match(domain) is not None
+
+
+def _for_nobody(session: Session) -> Reject:
+    return Reject(_NO_RELAY, f"listener {session.listener} relays for clients that it trusts, and for no others")

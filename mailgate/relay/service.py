@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from mailgate.address import Address
 from mailgate.config.schema import Config, RetrySection
 from mailgate.interfaces import (
     IDeliveryFilter,
@@ -223,6 +224,10 @@ class Relay:
             look_over(queue, self.late)
 
     # -- from the intake
+
+    def route_of(self, recipient: Address, sender: Address) -> str:
+        """The route of mail of our own to this recipient."""
+        return self._sorter.own_route(recipient, sender)
 
     def deliver(self, lease: Lease) -> None:
         """Take a message with its lease: at once, or, where there is no room or no running, later from the spool.

@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mailgate.address import NULL_PATH
+from mailgate.address import NULL_PATH, Address
 from mailgate.awaiting import as_deferred
 from mailgate.config.schema import RetrySection, SmtpRoute
 from mailgate.envelope import Envelope, EnvelopeRecipient
@@ -77,7 +77,11 @@ class Sorter:
 
     def report_route(self, envelope: Envelope) -> str:
         """The route of a report to this message's sender."""
-        return self._routing.next_hop(envelope.sender, NULL_PATH) or REPORTS
+        return self.own_route(envelope.sender, NULL_PATH)
+
+    def own_route(self, recipient: Address, sender: Address) -> str:
+        """The route of mail that we send: where no route is for it, by MX."""
+        return self._routing.next_hop(recipient, sender) or REPORTS
 
     def _suspension(self, envelope: Envelope, recipient: EnvelopeRecipient, route: str) -> Suspension | None:
         """The one that keeps back this recipient of a message, as far as it is not about its site."""
@@ -105,17 +109,17 @@ class Sorter:
 
     def _sort_many(self, lease: Lease, in_turn: bool) -> None:
         refused: list[EnvelopeRecipient] = []
-        by_destination: dict[tuple[str, str], list[EnvelopeRecipient]] = {}
+        by_destination: dict[tuple[str, str, Address | None], list[EnvelopeRecipient]] = {}
         for one in lease.recipients:
             if one.refusal:
                 refused.append(one)
                 continue
             name = self._route_for(lease, one)
             domain = one.address.domain if self._destinations.by_domain(name) else ""
-            by_destination.setdefault((name, domain), []).append(one)
+            by_destination.setdefault((name, domain, one.return_path), []).append(one)
         if refused:
             self._refuse(Job(lease, tuple(refused), refused[0].route))
-        for (name, domain), recipients in by_destination.items():
+        for (name, domain, _), recipients in by_destination.items():
             for at in range(0, len(recipients), MOST_RECIPIENTS):
                 part = tuple(recipients[at : at + MOST_RECIPIENTS])
                 self._judge(Job(lease, part, name, domain=domain, in_turn=in_turn))

@@ -26,10 +26,10 @@ from mailgate.smtp.waiting import Gate
 from mailgate.verdict import Continue, Defer, Disconnect, Reject, Verdict
 from mailgate.wire.xclient import NOTHING_TOLD
 
-__all__ = ["Conversation", "SessionServices"]
+__all__ = ["NO_VERDICT", "Conversation", "SessionServices"]
 
 #: Stands in for a verdict that the pipeline failed to give.
-_NO_VERDICT = Defer(replies.LOCAL_ERROR, "the pipeline failed")
+NO_VERDICT = Defer(replies.LOCAL_ERROR, "the pipeline failed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,7 +310,7 @@ class Conversation:
         if type(verdict) is Continue:
             then(verdict)
         else:
-            self.gate.when(verdict, cast("Callable[[object], None]", then), lambda: then(_NO_VERDICT))
+            self.gate.when(verdict, cast("Callable[[object], None]", then), lambda: then(NO_VERDICT))
 
     def objects(
         self,

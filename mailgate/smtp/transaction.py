@@ -6,17 +6,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mailgate.address import Address
-from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, Recipient, Transaction, new_id
+from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, Transaction, new_id
 from mailgate.message import Content, Message
 from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.answers import answers_to, of_a_stranger, tell_refusals
 from mailgate.smtp.conversation import Conversation
 from mailgate.smtp.receiving import ContentReceiver, RefusedChunk
-from mailgate.verdict import Disconnect, Reject, Verdict
-from mailgate.wire.commands import BdatCommand, parse_bdat, parse_mail, parse_rcpt
+from mailgate.smtp.recipients import Recipients
+from mailgate.verdict import Disconnect, Verdict
+from mailgate.wire.commands import BdatCommand, parse_bdat, parse_mail
 from mailgate.wire.fault import CommandError
-from mailgate.wire.parameters import merge_notify
 
 __all__ = ["MailTransaction"]
 
@@ -25,13 +25,11 @@ class MailTransaction:
     """The session's transaction, if one is under way. Each command raises CommandError for the peer's mistakes."""
 
     __slots__ = (
-        "_answers",
         "_chunk",
         "_content",
-        "_places",
         "_receiver",
+        "_recipients",
         "_refused",
-        "_surplus",
         "_talk",
         "_transaction",
     )
@@ -41,9 +39,7 @@ class MailTransaction:
         self._transaction: Transaction | None = None
         self._receiver: ContentReceiver | None = None
         self._content: Content | None = None  # from its end until the intake has it
-        self._places: dict[Address, int] = {}
-        self._answers: list[int] = []  # for each RCPT that got 250, its place among the recipients
-        self._surplus = 0  # RCPTs that were too many
+        self._recipients = Recipients(talk)
         self._chunk: BdatCommand | None = None  # the one whose octets come now
         self._refused: RefusedChunk | None = None  # whose octets come now
 
@@ -108,60 +104,11 @@ class MailTransaction:
 
     def rcpt(self, argument: str) -> None:
         """RCPT: add a recipient that routing and the pipeline allow. The same one again is no second recipient."""
-        talk = self._talk
-        transaction = self._transaction
-        if transaction is None:
+        if self._transaction is None:
             raise CommandError(replies.NO_MAIL)
         if self._receiver is not None:
             raise CommandError(replies.CHUNKS_BEGUN)
-        try:
-            asked = parse_rcpt(
-                argument,
-                talk.services.postmaster_domain or talk.services.hostname,
-                talk.offer.keywords,
-                is_utf8=transaction.parameters.smtputf8,
-            )
-            address = asked.recipient
-        except CommandError as error:
-            self._tell("rcpt", error.reply, f"RCPT {argument[:300]}", recipients=())
-            raise
-        if len(self._answers) >= talk.settings.max_recipients:
-            self._too_many(address)
-            return
-        known = self._places.get(address)
-        if known is not None:
-            self._answers.append(known)
-            again = transaction.recipients[known]
-            again.notify, again.orcpt = merge_notify(again.notify, asked.notify), again.orcpt or asked.orcpt
-            talk.say(replies.RECIPIENT_OK)
-            return
-        route = talk.services.routing.route(talk.session, transaction, address)
-        if isinstance(route, Reject):
-            self._tell("rcpt", route.reply, route.reason, recipients=[address])
-            raise CommandError(route.reply)
-        recipient = Recipient(address=address, route=route, notify=asked.notify, orcpt=asked.orcpt)
-
-        def answer(verdict: Verdict) -> None:
-            if not talk.objects("rcpt", verdict, transaction.trace, transaction, address):
-                self._places[address] = len(transaction.recipients)
-                self._answers.append(len(transaction.recipients))
-                transaction.recipients.append(recipient)
-                talk.say(replies.RECIPIENT_OK)
-
-        talk.ask(talk.pipeline.rcpt(talk.session, transaction, recipient), answer)
-
-    def _too_many(self, address: Address) -> None:
-        # No mistake of the peer: it sends the others in a transaction of their own (RFC 5321 section 4.5.3.1.10), and
-        # the first event tells of them all. As many again are no list any more.
-        talk = self._talk
-        self._surplus += 1
-        if self._surplus == 1:
-            reason = f"max_recipients of the listener is {talk.settings.max_recipients}"
-            self._tell("rcpt", replies.TOO_MANY_RECIPIENTS, reason, recipients=[address])
-        if self._surplus <= talk.settings.max_recipients:
-            talk.reply(replies.TOO_MANY_RECIPIENTS)
-        else:
-            talk.mistake(replies.TOO_MANY_RECIPIENTS)
+        self._recipients.rcpt(self._transaction, argument)
 
     def data(self, argument: str) -> None:
         """DATA: ask for the content."""
@@ -261,7 +208,7 @@ class MailTransaction:
     def _refuse_chunk(self, chunk: BdatCommand, reply: Reply) -> None:
         """Read the chunk, then say no: it must not be taken for commands. LMTP's last chunk has an answer for each RCPT
         that was accepted (RFC 2033 section 4.3)."""
-        count = len(self._answers) if self._talk.is_lmtp and chunk.is_last else 1
+        count = len(self._recipients.answers) if self._talk.is_lmtp and chunk.is_last else 1
         self.forget()
         if chunk.size > RefusedChunk.MAX_SIZE:
             self._talk.end(reply, "errors")
@@ -359,7 +306,7 @@ class MailTransaction:
 
     def _conclude(self, answers: Sequence[Reply], *, leave: bool = False, is_single: bool = False) -> None:
         """End the transaction with one reply, or for LMTP with one for each RCPT that was accepted."""
-        places = self._answers if self._talk.is_lmtp and not is_single else [0]
+        places = self._recipients.answers if self._talk.is_lmtp and not is_single else [0]
         self.forget()
         self._talk.session.messages += 1
         self._talk.commands = 0
@@ -389,9 +336,7 @@ class MailTransaction:
             self.abandon()
         self._transaction = None
         self._talk.forwarded = None
-        self._places.clear()
-        self._answers = []
-        self._surplus = 0
+        self._recipients.forget()
 
     @property
     def _current(self) -> Transaction:

@@ -1,7 +1,8 @@
 """Envelopes and edits as JSON, messages as rows and files. Every version ever written can be read.
 
 Version 1 has the one parameter "body", and tells nothing of the origin. Version 2 has "mail", the parameters that are
-not as in plain mail, which have none; the origin without the empty end of it; and for a recipient what RCPT asked.
+not as in plain mail, which have none; the origin without the empty end of it; and for a recipient what RCPT asked, and
+behind it, where it is not the sender's own, the reverse-path.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def decode_envelope(text: str) -> Envelope:
             origin=_to_origin(found.get("origin", ())),
             edits=tuple(_to_edit(edit) for edit in found["edits"]),
         )
-        for one in (envelope.sender, *(recipient.address for recipient in envelope.recipients)):
+        returns = (one.return_path for one in envelope.recipients if one.return_path is not None)
+        for one in (envelope.sender, *(recipient.address for recipient in envelope.recipients), *returns):
             str(one).encode()  # an escape of half a character can be in no column
     except CodecError:
         raise
@@ -152,6 +154,8 @@ def _address(address: Address) -> tuple[str, str]:
 def _recipient(one: EnvelopeRecipient) -> tuple[object, ...]:
     address = one.address
     plain = (one.number, address.local_part, address.domain, one.route, one.quarantine, one.refusal)
+    if one.return_path is not None:
+        return (*plain, one.notify, one.orcpt, _address(one.return_path))
     return (*plain, one.notify, one.orcpt) if one.notify or one.orcpt else plain
 
 
@@ -164,9 +168,18 @@ def _to_recipient(
     refusal: str,
     notify: list[str] | None = None,
     orcpt: str = "",
+    return_path: list[str] | None = None,
 ) -> EnvelopeRecipient:
-    address = Address(local_part, domain)
-    return EnvelopeRecipient(int(number), address, route, quarantine, refusal, tuple(notify or ()), orcpt)
+    return EnvelopeRecipient(
+        int(number),
+        Address(local_part, domain),
+        route,
+        quarantine,
+        refusal,
+        tuple(notify or ()),
+        orcpt,
+        None if return_path is None else Address(*return_path),
+    )
 
 
 def _origin(origin: Origin) -> tuple[object, ...]:

@@ -1,93 +1,100 @@
-"""Counts over sliding windows, in the memory of this process or of another one."""
+"""What filters remember, in the memory of this process or of another one."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from mailgate.interfaces import ICounters
+from mailgate.stores.buckets import Buckets
+from mailgate.stores.values import Values, checked
+from mailgate.stores.windows import Windows
 
 __all__ = ["AskedCounters", "MemoryCounters"]
 
-#: Parts of a window that are forgotten as one.
-_PARTS = 8
-#: Those parts, and the one that has only begun.
-_SLOTS = _PARTS + 1
-
-
-class _Ring:
-    """One key's hits by the part of the window in which they came; `latest` is the number of the newest part."""
-
-    __slots__ = ("latest", "slots", "total")
-
-    def __init__(self, latest: int) -> None:
-        self.latest = latest
-        self.slots = [0] * _SLOTS
-        self.total = 0
-
-    def move_to(self, part: int) -> None:
-        """Forget the parts that have left the window when `part` is the newest."""
-        for passed in range(self.latest + 1, min(part, self.latest + _SLOTS) + 1):
-            self.total -= self.slots[passed % _SLOTS]
-            self.slots[passed % _SLOTS] = 0
-        self.latest = part
+#: Octets of values, and of their keys, where nobody says how many.
+_OCTETS = 32 * 1024 * 1024
 
 
 @implementer(ICounters)
 class MemoryCounters:
-    """Counts by key and window, each in a ring of an eighth of its window a slot.
+    """Windows, buckets and values, as the classes of these names keep them: at most `max_keys` of each, and
+    `max_octets` of values with their keys.
 
-    The count is exact but for age: hits are forgotten an eighth of a window at a time, so it is never less than the
-    hits of the last `window` seconds and never more than those of the last 9/8 of it. At most `max_keys` are kept;
-    the least recently hit go first, and begin at 0 when they return. A hit costs about a microsecond, whatever
-    the numbers. The same key under another window is another counter.
+    Whatever is asked takes about a microsecond, whatever the numbers.
     """
 
-    def __init__(self, clock: IReactorTime, max_keys: int) -> None:
-        self._seconds = clock.seconds
-        self._max_keys = max_keys
-        self._rings: OrderedDict[tuple[str, float], _Ring] = OrderedDict()
+    def __init__(self, clock: IReactorTime, max_keys: int, max_octets: int = _OCTETS) -> None:
+        self._windows = Windows(clock.seconds, max_keys, lambda place: self._changed("window", place))
+        self._buckets = Buckets(clock.seconds, max_keys, lambda key: self._changed("bucket", key))
+        self._values = Values(clock.seconds, max_keys, max_octets, lambda key: self._changed("value", key))
 
     def hit(self, key: str, window: float, amount: int = 1) -> int:
-        part = int(self._seconds() * _PARTS / window)
-        rings = self._rings
-        place = key, window
-        ring = rings.get(place)
-        if ring is None:
-            if len(rings) >= self._max_keys:
-                rings.popitem(last=False)
-            ring = rings[place] = _Ring(part)
-        else:
-            rings.move_to_end(place)
-            if part > ring.latest:
-                ring.move_to(part)
-        ring.slots[ring.latest % _SLOTS] += amount
-        ring.total += amount
-        return ring.total
+        return self._windows.hit(key, window, amount)
 
     def peek(self, key: str, window: float) -> int:
-        ring = self._rings.get((key, window))
-        if ring is None:
-            return 0
-        part = int(self._seconds() * _PARTS / window)
-        if part > ring.latest:
-            ring.move_to(part)
-        return ring.total
+        return self._windows.peek(key, window)
+
+    def take(self, key: str, rate: float, burst: float, amount: float = 1.0) -> float:
+        return self._buckets.take(key, rate, burst, amount)
+
+    def get(self, key: str) -> bytes | None:
+        return self._values.get(key)
+
+    def put(self, key: str, value: bytes, ttl: float) -> None:
+        self._values.put(key, value, ttl)
+
+    def add(self, key: str, value: bytes, ttl: float) -> bytes | None:
+        return self._values.add(key, value, ttl)
+
+    def forget(self, key: str) -> None:
+        self._values.forget(key)
+
+    def open(self) -> None:
+        """Begin: once, before anything is asked."""
+
+    def close(self) -> None:
+        """End: nothing is asked any more."""
+
+    def _changed(self, kind: str, key: object) -> None:
+        """What was kept under a key is gone."""
 
 
 @implementer(ICounters)
 class AskedCounters:
-    """Counts that another process keeps for several: `ask` takes "hit", a key, a window and an amount, or "peek", a key
-    and a window, and brings the count."""
+    """What another process keeps for several: `ask` takes the word of a method and its arguments and brings the answer,
+    `tell` takes the same and brings nothing; the order is kept. Values go as text of one character for each octet, for
+    whatever lies between carries no octets."""
 
-    def __init__(self, ask: Callable[..., Awaitable[int]]) -> None:
+    def __init__(self, ask: Callable[..., Deferred[Any]], tell: Callable[..., object]) -> None:
         self._ask = ask
+        self._tell = tell
 
     def hit(self, key: str, window: float, amount: int = 1) -> Awaitable[int]:
         return self._ask("hit", key, window, amount)
 
     def peek(self, key: str, window: float) -> Awaitable[int]:
         return self._ask("peek", key, window)
+
+    def take(self, key: str, rate: float, burst: float, amount: float = 1.0) -> Awaitable[float]:
+        return self._ask("take", key, rate, burst, amount)
+
+    def get(self, key: str) -> Awaitable[bytes | None]:
+        return self._ask("get", key).addCallback(_octets)
+
+    def put(self, key: str, value: bytes, ttl: float) -> None:
+        self._tell("put", key, checked(value).decode("latin-1"), ttl)
+
+    def add(self, key: str, value: bytes, ttl: float) -> Awaitable[bytes | None]:
+        return self._ask("put-new", key, checked(value).decode("latin-1"), ttl).addCallback(_octets)
+
+    def forget(self, key: str) -> None:
+        self._tell("forget", key)
+
+
+def _octets(text: str | None) -> bytes | None:
+    return None if text is None else text.encode("latin-1")

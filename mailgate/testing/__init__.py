@@ -10,12 +10,14 @@ from mailgate.testing.builders import message, recipient, services, session, tra
 from mailgate.testing.contract import FilterContract, Occasion
 from mailgate.testing.fakes import EventRecorder, FakeDirectory, FakeResolver, Silent
 from mailgate.testing.spool import MemorySpool
+from mailgate.testing.zone import MemoryResolver
 
 __all__ = [
     "EventRecorder",
     "FakeDirectory",
     "FakeResolver",
     "FilterContract",
+    "MemoryResolver",
     "MemorySpool",
     "Occasion",
     "Silent",

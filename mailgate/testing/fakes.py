@@ -119,6 +119,21 @@ class Silent:
     def peek(self, key: str, window: float) -> Deferred[int]:
         return self._never()
 
+    def take(self, key: str, rate: float, burst: float, amount: float = 1.0) -> Deferred[float]:
+        return self._never()
+
+    def get(self, key: str) -> Deferred[bytes | None]:
+        return self._never()
+
+    def put(self, key: str, value: bytes, ttl: float) -> Deferred[None]:
+        return self._never()
+
+    def add(self, key: str, value: bytes, ttl: float) -> Deferred[bytes | None]:
+        return self._never()
+
+    def forget(self, key: str) -> Deferred[None]:
+        return self._never()
+
     def lookup(self, address: Address) -> Deferred[RecipientStatus]:
         return self._never()
 

@@ -25,6 +25,16 @@ class Places:
         return self.state_dir / "history"
 
     @property
+    def counters(self) -> Path:
+        """What filters remember."""
+        return self.state_dir / "counters.db"
+
+    @property
+    def reports(self) -> Path:
+        """What is to be reported of mail in others' name."""
+        return self.state_dir / "dmarc.db"
+
+    @property
     def control(self) -> Path:
         """The socket on which a running daemon answers."""
         return self.state_dir / "control"

@@ -1,23 +1,28 @@
 """What the supervisor and a worker say to each other, in Twisted's AMP over a socket pair.
 
 What is said often (slots, budgets, counters, numbers) goes as items in one `Items` for each turn of the reactor: lists
-in JSON, whose first element is one of the words below.
+in JSON, whose first element is one of the words below. The octets of a value are the characters of a text.
 
-=========== ============================ =================================================================
-word        behind it                    meaning
-=========== ============================ =================================================================
-acquire     ticket, key, limit           a worker wants a slot
-withdraw    ticket, key                  it does not want it any more
-release     key                          it gives one back
-spend       ticket, key, rate, amount    it takes of a budget
-hit         ticket, key, window, amount  it counts
-peek        ticket, key, window          it asks for a count
-add         key, amount                  it adds to a number
-granted     ticket, key                  to the worker: the slot is yours
-wanted      key                          to the worker: somebody else waits for a slot that you hold
-answer      ticket, number               to the worker: what `spend`, `hit` or `peek` comes to
-others      key, number                  to the worker: what the others have added to a number, all together
-=========== ============================ =================================================================
+=========== ================================ =============================================================
+word        behind it                        meaning
+=========== ================================ =============================================================
+acquire     ticket, key, limit               a worker wants a slot
+withdraw    ticket, key                      it does not want it any more
+release     key                              it gives one back
+spend       ticket, key, rate, amount        it takes of a budget
+hit         ticket, key, window, amount      it counts
+peek        ticket, key, window              it asks for a count
+take        ticket, key, rate, burst, amount it takes out of a bucket
+get         ticket, key                      it asks for a value
+put-new     ticket, key, value, ttl          it keeps a value, unless there is one, which it asks for
+put         key, value, ttl                  it keeps a value
+forget      key                              it removes one
+add         key, amount                      it adds to a number
+granted     ticket, key                      to the worker: the slot is yours
+wanted      key                              to the worker: somebody else waits for a slot that you hold
+answer      ticket, value                    to the worker: what it asked for
+others      key, number                      to the worker: what the others have added to a number, together
+=========== ================================ =============================================================
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -31,10 +32,9 @@ class Ledger:
     others have changed are told when `publish` is called, each once, however often it changed.
     """
 
-    def __init__(self, clock: IReactorTime, max_keys: int, tell: Callable[[int, Item], None]) -> None:
-        """`max_keys` as in MemoryCounters."""
+    def __init__(self, clock: IReactorTime, counters: MemoryCounters, tell: Callable[[int, Item], None]) -> None:
         self._tell = tell
-        self._counters = MemoryCounters(clock, max_keys)
+        self._counters = counters
         self._budgets = LocalSlots(clock)
         self._slots: dict[str, _Slots] = {}
         self._numbers: dict[str, dict[int, int]] = {}
@@ -71,10 +71,12 @@ class Ledger:
                 self._withdraw(worker, ticket, key)
             case ["add", key, amount]:
                 self._add(worker, key, amount)
-            case ["hit", ticket, key, window, amount]:
-                self._tell(worker, ["answer", ticket, self._counters.hit(key, window, amount)])
-            case ["peek", ticket, key, window]:
-                self._tell(worker, ["answer", ticket, self._counters.peek(key, window)])
+            case ["hit" | "peek" | "take" | "get" | "put-new" as word, ticket, *values]:
+                self._tell(worker, ["answer", ticket, self._count(word, values)])
+            case ["put", key, value, ttl]:
+                self._counters.put(key, value.encode("latin-1"), ttl)
+            case ["forget", key]:
+                self._counters.forget(key)
             case ["spend", ticket, key, rate, amount]:
                 self._tell(worker, ["answer", ticket, self._budgets.spend(key, rate, amount)])
             case _:
@@ -90,6 +92,25 @@ class Ledger:
                 amounts = self._numbers.get(key, {})
                 tell(["others", key, sum(amounts.values()) - amounts.get(worker, 0)])
             keys.clear()
+
+    # -- counters
+
+    def _count(self, word: str, values: Sequence[Any]) -> float | str | None:
+        counters = self._counters
+        match word, *values:
+            case "hit", key, window, amount:
+                return counters.hit(key, window, amount)
+            case "peek", key, window:
+                return counters.peek(key, window)
+            case "take", key, rate, burst, amount:
+                return counters.take(key, rate, burst, amount)
+            case "get", key:
+                found = counters.get(key)
+            case _, key, value, ttl:
+                found = counters.add(key, value.encode("latin-1"), ttl)
+            case _:
+                raise AssertionError(f"a worker says {word} with {values!r}")
+        return None if found is None else found.decode("latin-1")
 
     # -- slots
 

@@ -26,7 +26,7 @@ class Shared:
         self._questions = _Questions(send)
         self.slots = SharedSlots(send, self._questions)
         self.tally = SharedTally(send)
-        self.counters = AskedCounters(self._questions.ask)
+        self.counters = AskedCounters(self._questions.ask, lambda *words: send(list(words)))
 
     def hear(self, item: Item) -> None:
         """Take an item of the supervisor's."""
@@ -35,8 +35,8 @@ class Shared:
                 self.slots.granted(ticket, key)
             case ["wanted", key]:
                 self.slots.wanted(key)
-            case ["answer", ticket, number]:
-                self._questions.answer(ticket, number)
+            case ["answer", ticket, value]:
+                self._questions.answer(ticket, value)
             case ["others", key, number]:
                 self.tally.set_others(key, number)
             case _:
@@ -48,7 +48,7 @@ class Shared:
 
 
 class _Questions:
-    """Questions to which a number is the answer."""
+    """Questions, each with one answer."""
 
     def __init__(self, send: Callable[[Item], None]) -> None:
         self._send = send
@@ -82,10 +82,10 @@ class _Questions:
         for answer in waiting.values():
             answer.errback(ConnectionDone())
 
-    def answer(self, ticket: int, number: float) -> None:
+    def answer(self, ticket: int, value: float | str | None) -> None:
         """It has come."""
         if (waiting := self._open.pop(ticket, None)) is not None:
-            waiting.callback(number)
+            waiting.callback(value)
 
 
 @implementer(ISlots)

@@ -37,6 +37,7 @@ from mailgate.workers.ledger import Ledger
 from mailgate.workers.patience import Patience
 from mailgate.workers.ports import Bound, CannotBindError, bind
 from mailgate.workers.reload import Reload
+from mailgate.workers.team import make_counters
 
 __all__ = ["Supervisor"]
 
@@ -88,7 +89,8 @@ class Supervisor(Service):
         self._hands: dict[int, Hand] = {}
         self._patience = [Patience() for _ in range(self._count)]
         self._pending: dict[int, IDelayedCall] = {}
-        self._ledger = Ledger(reactor, config.counters.max_keys, self._tell)
+        self._counters = make_counters(config, reactor)
+        self._ledger = Ledger(reactor, self._counters, self._tell)
         self._news: IDelayedCall | None = None
         self._untold: deque[tuple[int, str]] = deque(maxlen=_UNTOLD)  # ends that no worker was there to tell of
         self._pipe: int | None = None
@@ -133,6 +135,7 @@ class Supervisor(Service):
             own_directory(self._places.state_dir)
             make_directory(self._places.spool)
             self._locks = share_directory(self._places.spool, "supervisor")
+            self._counters.open()
         except (OSError, SpoolError) as error:
             cannot_start(self._twistd, f"mailgate: cannot start: {error}")
         # Whoever started us in the background hears of it when the workers have started.
@@ -366,6 +369,7 @@ class Supervisor(Service):
             await self._gone
             if late.active():
                 late.cancel()
+        self._counters.close()
         for descriptor in getattr(self, "_locks", ()):
             os.close(descriptor)
 

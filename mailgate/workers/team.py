@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 
 from twisted.internet.interfaces import IReactorTime
 
+from mailgate.config.schema import Config
 from mailgate.interfaces import ICounters, IRelay, ISlots, ISpool, ITally
 from mailgate.stores.counters import MemoryCounters
+from mailgate.stores.counters_sqlite import SqliteCounters
 from mailgate.stores.slots import LocalSlots, LocalTally
+from mailgate.web.places import Places
 from mailgate.workers.together import AskOthers, OperatorSpool, Together
 
-__all__ = ["Team", "alone"]
+__all__ = ["Team", "alone", "make_counters"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,12 +25,13 @@ class Team:
 
     `sockets` are descriptors of listening sockets by listener, which pass into the gateway's hands; None where it has
     to bind its ports itself. `ask_others` reaches the other processes, if there are any. `pid` is the process that is
-    told to reload and to stop.
+    told to reload and to stop. `kept` are the counters where this process keeps them: it opens and closes them.
     """
 
     slots: ISlots
     tally: ITally
     counters: ICounters
+    kept: MemoryCounters | None = None
     worker: int = 0
     workers: int = 1
     sockets: Mapping[str, Sequence[int]] | None = None
@@ -43,6 +47,14 @@ class Team:
         return spool if self.ask_others is None else OperatorSpool(spool, self.ask_others)
 
 
-def alone(clock: IReactorTime, max_keys: int) -> Team:
-    """Of one process: all that is shared is its own. `max_keys` as in MemoryCounters."""
-    return Team(slots=LocalSlots(clock), tally=LocalTally(), counters=MemoryCounters(clock, max_keys))
+def alone(clock: IReactorTime, counters: MemoryCounters) -> Team:
+    """Of one process: all that is shared is its own."""
+    return Team(slots=LocalSlots(clock), tally=LocalTally(), counters=counters, kept=counters)
+
+
+def make_counters(config: Config, clock: IReactorTime) -> MemoryCounters:
+    """The counters that `[counters]` asks for, not yet opened."""
+    section = config.counters
+    if section.url == "memory:":
+        return MemoryCounters(clock, section.max_keys, section.max_size)
+    return SqliteCounters(clock, section.max_keys, section.max_size, Places(config.gateway.state_dir).counters)

@@ -63,13 +63,20 @@ class Wild:
         self.folder = folder
         self.chance = chance
         self.workers = workers
-        self.model = self._after = Model()
+        # What may be: that a message is held does not show while somebody has a lease of it.
+        self._models = [Model()]
+        self._after: list[Model] = []
         self.contents: dict[str, bytes] = {}
         self.done: list[str] = []
         self._patch = patch
         self._disk: Disk | None = None
         self._benches: list[Bench] = []
         self._leases: list[list[Lease]] = [[] for _ in range(workers)]
+
+    @property
+    def model(self) -> Model:
+        """What there must be, but for what does not show."""
+        return self._models[0]
 
     # -- lives
 
@@ -145,9 +152,11 @@ class Wild:
             assert (one.state == "leased") == (key in leased), key
         found.suspensions = {f"{one.kind} {one.name}": one.reason for one in bench.wait(spool.suspensions())}
         found.counts = bench.wait(spool.counts("20"))
-        fits = [model for model in (self.model, self._after) if _shown(model, leased) == found]
-        assert fits, (self.done[-1:], _differences(_shown(self.model, leased), _shown(self._after, leased), found))
-        self.model = self._after = fits[0]
+        may_be = [*self._models, *self._after]
+        fits = [model for model in may_be if _shown(model, leased) == found]
+        assert fits, (self.done[-1:], _differences(_shown(may_be[0], leased), _shown(may_be[-1], leased), found))
+        self._models = [model for number, model in enumerate(fits) if model not in fits[:number]]
+        self._after = []
         here = {queue_id for queue_id, _ in found.rows}
         in_files = set()
         for queue_id in here:
@@ -175,10 +184,11 @@ class Wild:
     def _ask(self, number: int, name: str, ask: Callable[[Any], Deferred[Any]], change: Callable[[Model], None]) -> Any:
         """Ask a worker's spool, and change the model when it has answered."""
         self.done.append(name)
-        self._after = deepcopy(self.model)
-        change(self._after)
+        self._after = deepcopy(self._models)
+        for model in self._after:
+            change(model)
         answer = self._benches[number].wait(ask(self._benches[number].spool))
-        self.model = self._after
+        self._models, self._after = self._after, []
         return answer
 
     def _message(self, recipients: int, size: int, **more: Any) -> tuple[Envelope, Content]:

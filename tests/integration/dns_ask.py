@@ -22,14 +22,14 @@ from mailgate.interfaces import Answer
 
 
 async def answer_to(resolver: Resolver, name: str, rdtype: str) -> object:
-    """Status, records and ttl, in what JSON can say."""
+    """Status, records, ttl and whether it is secure, in what JSON can say."""
     if rdtype == "NAME":
         confirmed = confirmed_name(resolver, ip_address(name))
-        return ["found", [confirmed if isinstance(confirmed, str) else await confirmed], 0.0]
+        return ["found", [confirmed if isinstance(confirmed, str) else await confirmed], 0.0, False]
     asked: Answer | Awaitable[Answer]
     asked = resolver.reverse(ip_address(name)) if rdtype == "PTR" else resolver.resolve(name, rdtype)
     answer = asked if isinstance(asked, Answer) else await asked
-    return [answer.status.value, list(answer.records), answer.ttl]
+    return [answer.status.value, list(answer.records), answer.ttl, answer.secure]
 
 
 async def main(reactor: IReactorUDP, text: str) -> None:

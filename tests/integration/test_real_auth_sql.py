@@ -2,69 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from auth_ask import NO, UNAVAILABLE, ask
-from parts import Part, folder, free_port, program
+from databases import PASSWORD, Postgresql
+from parts import folder, free_port
 
-from mailgate.auth.database import DatabaseError, open_database
+from mailgate.backends.database import DatabaseError, open_database
 from mailgate.wire.scram_secret import ScramSecret
 
 pytestmark = pytest.mark.needs("postgres", "initdb", "setpriv", "root")
-
-PASSWORD = "of the gateway"  # noqa: S105  nobody's
-
-
-class Postgresql(Part):
-    """PostgreSQL on a loopback port, with the superuser `postgres`, who has PASSWORD."""
-
-    name = "postgres"
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self.port = free_port()
-
-    @property
-    def url(self) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
-
-    def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
-        return psycopg.connect(self.url, password=PASSWORD, autocommit=True, connect_timeout=2)
-
-    def prepare(self) -> Sequence[str]:
-        data, word = self.directory / "data", self.directory / "word"
-        word.write_text(PASSWORD)
-        for path in (self.directory, word):
-            shutil.chown(path, "postgres")
-        arguments = [
-            "-D",
-            str(data),
-            "-A",
-            "scram-sha-256",
-            "-U",
-            "postgres",
-            f"--pwfile={word}",
-            "--no-sync",
-            "-E",
-            "UTF8",
-        ]
-        subprocess.run([program("initdb"), *arguments], user="postgres", check=True, capture_output=True)  # noqa: S603
-        settings = ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-k", str(self.directory)]
-        server = [program("postgres"), "-D", str(data), "-p", str(self.port), *settings]
-        return [program("setpriv"), "--reuid=postgres", "--regid=postgres", "--clear-groups", *server]
-
-    def is_ready(self) -> bool:
-        try:
-            self.connect().close()
-        except psycopg.Error:
-            return False
-        return True
 
 
 @pytest.fixture(scope="module")
@@ -118,19 +68,19 @@ def test_a_password_of_ours_that_is_wrong_is_no_answer(database: Postgresql, tmp
 
 def test_a_connection_that_was_lost_is_replaced(database: Postgresql) -> None:
     asked = open_database(database.url, PASSWORD, "SELECT secret FROM users WHERE name = :username", 5.0)
-    assert [list(row) for row in asked.rows("ann")] == [["{PLAIN}annpw"]]
+    assert [list(row) for row in asked.rows({"username": "ann"})] == [["{PLAIN}annpw"]]
     with database.connect() as connection:
         ours = connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'mailgate'"
         ).fetchall()
     assert len(ours) == 1
-    assert [list(row) for row in asked.rows("ann")] == [["{PLAIN}annpw"]]
-    assert asked.rows("nobody") == []
+    assert [list(row) for row in asked.rows({"username": "ann"})] == [["{PLAIN}annpw"]]
+    assert asked.rows({"username": "nobody"}) == []
     asked.close()
 
 
 def test_a_server_that_is_away_is_no_answer_and_tells_no_secret() -> None:
     asked = open_database(f"postgresql://mail@127.0.0.1:{free_port()}/users", PASSWORD, "SELECT :username", 2.0)
     with pytest.raises(DatabaseError) as caught:
-        asked.rows("ann")
+        asked.rows({"username": "ann"})
     assert not any(word in f"{caught.value} {asked!r}" for word in (PASSWORD, "ann"))

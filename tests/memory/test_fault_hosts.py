@@ -21,7 +21,7 @@ from tests.memory.configured import configuration
 from tests.memory.faulty import FaultyHop
 from tests.memory.gateway import MemoryGateway, World
 from tests.memory.hop import NextHop
-from tests.unit.test_dns import Network
+from tests.unit.dns_stand import Network
 
 Zone = dict[tuple[str, str], Any]
 

@@ -93,6 +93,21 @@ def test_a_spool_in_use_is_a_reason_not_to_start(world: World, tmp_path: Path) -
         second.startService()
 
 
+@pytest.mark.parametrize("url", ["sqlite:", "memory:"])
+def test_what_filters_remember_outlives_a_restart_where_it_is_to(world: World, tmp_path: Path, url: str) -> None:
+    text = f'{configuration()}\n[counters]\nurl = "{url}"\n'
+    gateway = start(world, tmp_path, text)
+    kept = gateway._team.kept
+    assert kept is not None
+    kept.put("key", b"value", 86400.0)
+    kept.hit("key", 86400.0)
+    gateway.stop()
+    assert (tmp_path / "gw" / "state" / "counters.db").exists() == (url == "sqlite:")
+    again = start(world, tmp_path, text)._team.kept
+    assert again is not None
+    assert (again.get("key"), again.peek("key", 86400.0)) == ((b"value", 1) if url == "sqlite:" else (None, 0))
+
+
 def test_a_list_that_cannot_be_read_is_a_reason_not_to_start(world: World, tmp_path: Path) -> None:
     text = configuration('\n[recipients.people]\nkind = "list"\npath = "people"\n').replace(
         'route = "inside"\n', 'route = "inside"\nrecipients = "people"\n', 1

@@ -1,4 +1,4 @@
-"""Services that checkers of AUTH ask, in memory: a reactor, and the other end of what they connect to."""
+"""Services that are asked about users and recipients, in memory: a reactor, and the other end of connections."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from zope.interface.verify import verifyObject
 
 from mailgate.auth.checker import AuthUnavailable, AvatarId, IChecker
 from mailgate.auth.credentials import PasswordLogin
-from mailgate.auth.fetch import MAX_BODY
 from mailgate.auth.http import HttpChecker
+from mailgate.backends.http import MAX_BODY
 from mailgate.config.auth import HttpAuth
 from mailgate.testing import session
 from tests.unit.remote_peer import Asked, Net, failure_of, is_waiting, outcome

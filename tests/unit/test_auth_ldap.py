@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 
 from mailgate.auth.checker import AuthUnavailable, AvatarId, IChecker
 from mailgate.auth.ldap import LdapChecker
-from mailgate.auth.ldap_names import UserFilter, fill_dn
+from mailgate.backends.ldap_names import FilterTemplate, fill_dn
 from mailgate.config.auth import LdapAuth
 from tests.unit.remote_peer import Asked, Net, failure_of, is_waiting, outcome
 
@@ -506,7 +506,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 
 @given(NAMES)
 def test_no_name_changes_the_structure_of_a_filter(name: str) -> None:
-    template = UserFilter(
+    template = FilterTemplate(
         "(&(objectClass=a\\2ab)(|(mail={username})(mail=x{username}*{username}@*))(!(cn:dn:2.5.13.2:={username})))"
     )
     value = name.encode()
@@ -536,8 +536,8 @@ def test_no_name_changes_the_structure_of_a_filter(name: str) -> None:
             ),
         ]
     )
-    assert template.fill("another").toWire() != b""
-    assert template.fill(name).toWire() == expected.toWire()
+    assert template.fill({"username": "another"}).toWire() != b""
+    assert template.fill({"username": name}).toWire() == expected.toWire()
 
 
 @given(NAMES)

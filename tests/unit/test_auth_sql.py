@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from zope.interface.verify import verifyObject
 
 from mailgate.auth.checker import AuthUnavailable, IChecker, IScramSecrets
 from mailgate.auth.credentials import ProvenLogin
-from mailgate.auth.database import Database, DatabaseError, _for_psycopg, open_database
 from mailgate.auth.secrets import SecretVerifier, StoredSecret
 from mailgate.auth.sql import SqlChecker
 from mailgate.config.auth import SqlAuth
@@ -211,106 +210,6 @@ def test_the_end_of_the_checker_is_the_end_of_its_questions(stand: Stand) -> Non
     asked.append(stand.checker.requestAvatarId(UsernamePassword(b"ann", b"x")))
     assert all(isinstance(failure_of(one), AuthUnavailable) for one in asked)
     assert not stand.net.memory.getDelayedCalls()
-
-
-class Rows(Database[list[str]]):
-    """Connections that are lists, of what was asked over them; those in `lost` fail."""
-
-    errors = (OSError,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.opened: list[list[str]] = []
-        self.ended: list[list[str]] = []
-        self.is_away = False
-
-    def _connect(self) -> list[str]:
-        if self.is_away:
-            raise OSError("away")
-        self.opened.append([])
-        return self.opened[-1]
-
-    def _ask(self, connection: list[str], username: str) -> Sequence[Sequence[object]]:
-        if "lost" in connection:
-            raise OSError(username)
-        connection.append(username)
-        return [[username]]
-
-    def _end(self, connection: list[str]) -> None:
-        self.ended.append(connection)
-
-    def _told(self, error: Exception) -> str:
-        return type(error).__name__
-
-
-def test_a_connection_serves_again_and_a_lost_one_is_replaced() -> None:
-    rows = Rows()
-    assert rows.rows("ann") == [["ann"]]
-    assert rows.rows("bob") == [["bob"]]
-    assert rows.opened == [["ann", "bob"]]
-    rows.opened[0].append("lost")
-    assert rows.rows("carl") == [["carl"]]
-    assert rows.opened[1:] == [["carl"]]
-    assert rows.ended == rows.opened[:1]
-
-
-def test_a_new_connection_that_fails_is_not_replaced() -> None:
-    rows = Rows()
-    rows.rows("ann")
-    rows.opened[0].append("lost")
-    rows.is_away = True
-    with pytest.raises(DatabaseError, match="away"):
-        rows.rows("bob")
-    rows.is_away = False
-    assert rows.rows("bob") == [["bob"]]
-
-
-def test_closing_ends_what_is_kept_and_what_comes_back() -> None:
-    rows = Rows()
-    rows.rows("ann")
-    rows.close()
-    rows.rows("bob")
-    assert rows.ended == [["ann"], ["bob"]]
-
-
-@pytest.mark.parametrize(
-    ("query", "written"),
-    [
-        ("SELECT s FROM u WHERE n = :username", "SELECT s FROM u WHERE n = %(username)s"),
-        ("n = lower(:username) OR m=:username", "n = lower(%(username)s) OR m=%(username)s"),
-        ("n LIKE '%:username' AND n = :username", "n LIKE '%%:username' AND n = %(username)s"),
-        ("n = :username::citext AND x::username = 1", "n = %(username)s::citext AND x::username = 1"),
-        ('n = :username -- :username\nAND ":username" = 1', 'n = %(username)s -- :username\nAND ":username" = 1'),
-        ("n = :username2 OR n = :username /* :username */", "n = :username2 OR n = %(username)s /* :username */"),
-        ("'it''s :username' = :username", "'it''s :username' = %(username)s"),
-    ],
-)
-def test_the_name_has_its_place_in_psycopgs_style(query: str, written: str) -> None:
-    assert _for_psycopg(query) == written
-
-
-@pytest.mark.parametrize(
-    ("url", "query", "word"),
-    [
-        ("sqlite:users.db", None, "sqlite:/path"),
-        ("sqlite:", None, "sqlite:/path"),
-        ("mysql://localhost/x", None, "expected"),
-        ("/var/users.db", None, "expected"),
-        ("postgresql://ann:secret@localhost/x", None, "password_file"),
-        ("postgresql://localhost/x?nonsense=1", None, "no address"),
-        ("sqlite:/users.db", "SELECT secret FROM users", ":username"),
-        ("sqlite:/users.db", "SELECT ':username'", ":username"),
-    ],
-)
-def test_a_section_that_cannot_work_is_refused(url: str, query: str | None, word: str) -> None:
-    with pytest.raises(ValueError, match=word) as caught:
-        open_database(url, None, query or "SELECT :username", 1.0)
-    assert "secret@" not in str(caught.value)
-
-
-def test_sqlite_has_no_password() -> None:
-    with pytest.raises(ValueError, match="password_file"):
-        open_database("sqlite:/users.db", "x", "SELECT :username", 1.0)
 
 
 def test_no_failure_holds_a_secret(stand: Stand) -> None:

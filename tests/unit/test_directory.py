@@ -14,8 +14,10 @@ from zope.interface.verify import verifyObject
 from mailgate.address import Address
 from mailgate.config.schema import Config
 from mailgate.interfaces import IRecipientDirectory, RecipientStatus
-from mailgate.stores.directory import Directory, DirectoryError
+from mailgate.recipients.build import DirectoryError, make_sources
+from mailgate.recipients.directory import Directory
 from mailgate.stores.domains import DomainTable
+from tests.unit.recipients_stand import source_tools
 
 KNOWN, UNKNOWN = RecipientStatus.KNOWN, RecipientStatus.UNKNOWN
 
@@ -36,7 +38,8 @@ def directory(
         },
         context={"base": Path()},
     )
-    return Directory(config, clock or Clock())
+    tools = source_tools(clock)
+    return Directory(config, {name: one.source for name, one in make_sources(config, tools).items()})
 
 
 LISTED = ["Ann@example.org", "bob+lists@example.org", "jörg@example.org", "eve@a.sub.example.org", "@b.sub.example.org"]

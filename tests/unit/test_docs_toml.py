@@ -7,7 +7,7 @@ import random
 import re
 import textwrap
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +31,8 @@ from mailgate.pipeline.registry import FilterNotFoundError, Registry
 from mailgate.stores.counters import MemoryCounters
 from mailgate.testing import FakeResolver
 from tests.unit.certificates import authority, issue
+from tests.unit.dkim_parts import pem
+from tests.unit.geo_parts import write_database
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -160,13 +162,13 @@ def built(path: Path) -> Loaded:
     """The configuration, of which everything has been built that a start would build."""
     registry = Shelf()
     loaded = load(path, registry.find)
-    files = [section.path for section in loaded.config.recipients.values()]
+    files = [getattr(section, "path", None) for section in loaded.config.recipients.values()]
     files += [file for options in loaded.options.values() for file in getattr(options, "files", ())]
     for file in files:
         if file is not None:
             file.parent.mkdir(exist_ok=True)
             file.touch()
-    _lay_out(loaded.config)
+    _lay_out(loaded.config, loaded.options.values())
     clock = Clock()
     users = make_users(loaded, cast(IAuthReactor, clock))  # nobody logs in here
     assemble(
@@ -182,9 +184,11 @@ def built(path: Path) -> Loaded:
     return loaded
 
 
-def _lay_out(config: Config) -> None:
-    """Put the files there that the sections of TLS, users and routes name."""
-    sections = [config.tls, *config.auth.values(), *config.routes.values()]
+def _lay_out(config: Config, options: Iterable[object]) -> None:
+    """Put the files there that sections and filters name."""
+    sections: list[Any] = [config.tls, *config.auth.values(), *config.recipients.values(), *config.routes.values()]
+    sections += [*config.aliases.values(), config.forwarding, config.reports.dkim]
+    sections += [one for one in options if isinstance(one, Section)]
     files = {
         (key, value)
         for section in (*sections, *(getattr(section, "auth", None) for section in sections))
@@ -201,8 +205,15 @@ def _lay_out(config: Config) -> None:
             authority().write_certificate(path)
         elif key == "path":
             path.touch()
+        elif key == "country":
+            write_database(path, {"192.0.2.0/24": {"country": {"iso_code": "AT"}}})
+        elif key == "asn":
+            write_database(path, {"192.0.2.0/24": {"autonomous_system_number": 64496}}, "GeoLite2-ASN")
+        elif key == "key":
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(pem(2048))
         else:
-            path.write_text("secret\n")
+            path.write_text("a secret that nobody guesses\n")
 
 
 def is_rules(text: str) -> bool:

@@ -7,31 +7,28 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from mailgate.envelope import Client, Identity
-from mailgate.filters.rate_limit import Options, RateLimit, build
-from mailgate.interfaces import IConnectFilter, ICounters, IMailFilter, IRecipientFilter
+from mailgate.events import Refused, SessionClosed
+from mailgate.filters.geo import GeoResult
+from mailgate.filters.rate_limit import Options, RateLimit, SlowedResult, build
+from mailgate.interfaces import (
+    IConnectFilter,
+    IEventObserver,
+    IMailFilter,
+    IMessageFilter,
+    IRecipientFilter,
+)
 from mailgate.plugins import builtin
 from mailgate.stores.counters import MemoryCounters
-from mailgate.testing import FilterContract, recipient, services, session, transaction, wait_for
-from mailgate.verdict import Defer, Disconnect, Verdict
+from mailgate.testing import FilterContract, message, recipient, services, session, transaction, wait_for
+from mailgate.verdict import Continue, Defer, Disconnect, Reject, Verdict
+from tests.unit.later import LaterCounters
 
 ANN, EVE = "192.0.2.1", "203.0.113.9"
-
-
-@implementer(ICounters)
-class Later(MemoryCounters):
-    """Counters that answer with a Deferred, as those of another machine do."""
-
-    def hit(self, key: str, window: float, amount: int = 1) -> Deferred[int]:  # type: ignore[override]  # so may any
-        return succeed(super().hit(key, window, amount))
-
-    def peek(self, key: str, window: float) -> Deferred[int]:  # type: ignore[override]  # as above
-        return succeed(super().peek(key, window))
 
 
 class Gate:
@@ -39,7 +36,7 @@ class Gate:
 
     def __init__(self, *rules: Mapping[str, object], later: bool = False, **options: Any) -> None:
         self.clock = Clock()
-        self.counters = (Later if later else MemoryCounters)(self.clock, 1000)
+        self.counters = LaterCounters(self.clock) if later else MemoryCounters(self.clock, 1000)
         built = build(
             Options.model_validate({"rules": rules, **options}), services(clock=self.clock, counters=self.counters)
         )
@@ -47,18 +44,42 @@ class Gate:
         self.filter = built
         self.last: Verdict | None = None
 
-    def connects(self, client: Client | str = ANN, listener: str = "mx") -> bool:
-        return self._passes(self.filter.on_connect(session(client, listener=listener)))
+    def connects(
+        self, client: Client | str = ANN, listener: str = "mx", geo: GeoResult | None = None, number: str = "S1"
+    ) -> bool:
+        one = session(client, listener=listener, id=number)
+        if geo is not None:
+            one.evidence.add(geo)
+        return self._passes(self.filter.on_connect(one))
 
-    def sends(self, sender: str = "ann@client.example", client: Client | str = ANN, user: str = "") -> bool:
+    def sends(
+        self,
+        sender: str = "ann@client.example",
+        client: Client | str = ANN,
+        user: str = "",
+        size: int | None = None,
+        **more: Any,
+    ) -> bool:
         identity = Identity(user, "PLAIN") if user else None
-        return self._passes(self.filter.on_mail(session(client, identity=identity), transaction(sender)))
+        geo = more.pop("geo", None)
+        one = session(client, identity=identity, **more)
+        if geo is not None:
+            one.evidence.add(geo)
+        return self._passes(self.filter.on_mail(one, transaction(sender, declared_size=size)))
 
     def writes_to(self, address: str = "bob@example.org", client: Client | str = ANN) -> bool:
         return self._passes(self.filter.on_rcpt(session(client), transaction(), recipient(address)))
 
+    def brings(self, octets: int, client: Client | str = ANN) -> bool:
+        return self._passes(self.filter.on_message(session(client), transaction(), message(bytes(octets))))
+
+    def refuses(self, reply: str, stage: str = "rcpt", number: str = "S1", **more: Any) -> None:
+        """An event of a session that has connected."""
+        fields = {"client": "x", "listener": "mx", "helo": "x", "filter": "other", "reason": "a reason", **more}
+        self.filter.observe(Refused(at=0.0, session=number, stage=stage, reply=reply, **fields))
+
     def _passes(self, answer: Verdict | Awaitable[Verdict | None] | None) -> bool:
-        self.last = wait_for(answer)
+        self.last = wait_for(answer, self.clock)
         return self.last is None
 
 
@@ -121,7 +142,7 @@ def test_what_one_rule_refuses_does_not_count_for_another(later: bool) -> None:
         ("identity", {"user": "ann", "client": EVE}, {"user": "eve"}),
     ],
 )
-def test_whose_count_it_is(per: str, same: dict[str, str], other: dict[str, str] | None) -> None:
+def test_whose_count_it_is(per: str, same: dict[str, Any], other: dict[str, Any] | None) -> None:
     gate = Gate({"count": "messages", "per": per, "limit": 1, "window": "1h"})
     assert gate.sends(user="ann")
     assert not gate.sends(**same)
@@ -201,11 +222,13 @@ def test_the_default_rules_let_a_busy_client_through_and_stop_a_flood() -> None:
         ([], {IConnectFilter}),
         (["messages"], {IMailFilter}),
         (["connections", "recipients"], {IConnectFilter, IRecipientFilter}),
+        (["bytes"], {IMailFilter, IMessageFilter}),
+        (["auth-failures"], {IConnectFilter, IEventObserver}),
     ],
 )
 def test_only_the_stages_that_rules_need_are_provided(counts: list[str], stages: set[object]) -> None:
     built = Gate(*({"count": count, "limit": 1, "window": "1m"} for count in counts)).filter
-    every = (IConnectFilter, IMailFilter, IRecipientFilter)
+    every = (IConnectFilter, IMailFilter, IRecipientFilter, IMessageFilter, IEventObserver)
     assert {stage for stage in every if stage.providedBy(built)} == stages
     for stage in every:
         assert verifyObject(stage, built, tentative=True)
@@ -226,6 +249,16 @@ def test_no_rules_no_limits() -> None:
         ({"count": "messages", "window": "10ms"}, "at least 1s"),
         ({"count": "messages", "per": "moon"}, "per"),
         ({"count": "messages", "every": "1m"}, "every"),
+        ({"count": "messages", "limit": "1MB"}, "limit is a number"),
+        ({"count": "messages", "burst": 5}, "burst is for"),
+        ({"count": "messages", "per": "client+moon"}, '"moon" is nothing'),
+        ({"count": "messages", "per": "client+client"}, "one thing twice"),
+        ({"count": "messages", "per": ""}, '"" is nothing'),
+        ({"count": "connections", "per": "client+helo"}, "not counted per helo"),
+        ({"count": "bytes", "per": "recipient"}, 'write count = "recipients"'),
+        ({"count": "auth-failures", "per": "sender"}, "not counted per sender"),
+        ({"count": "refusals", "algorithm": "bucket"}, "counted in a window"),
+        ({"count": "messages", "verdict": "slow", "delay": "1m"}, "at most 9s"),
     ],
 )
 def test_rules_that_cannot_be_counted_are_refused(rule: dict[str, object], what: str) -> None:
@@ -233,10 +266,232 @@ def test_rules_that_cannot_be_counted_are_refused(rule: dict[str, object], what:
         Options.model_validate({"rules": [{"limit": 1, "window": "1m", **rule}]})
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_a_bucket_lets_a_burst_through_and_then_its_rate(later: bool) -> None:
+    rule = {"count": "messages", "algorithm": "bucket", "limit": 60, "window": "1m", "burst": 3}
+    gate = Gate(rule, later=later)
+    assert [gate.sends() for _ in range(4)] == [True, True, True, False]
+    assert isinstance(gate.last, Defer)
+    assert gate.last.reason == "messages per client: 192.0.2.1 has had too many in 1m, the limit is 60"
+    passed = 0
+    for _ in range(100):
+        gate.clock.advance(0.5)
+        passed += gate.sends()
+    assert passed == 50
+    gate.clock.advance(1000)
+    assert [gate.sends() for _ in range(4)] == [True, True, True, False]
+
+
+def test_a_bucket_without_a_burst_holds_the_limit() -> None:
+    gate = Gate({"count": "recipients", "algorithm": "bucket", "limit": 5, "window": "1h"})
+    assert [gate.writes_to() for _ in range(6)] == [True] * 5 + [False]
+
+
+def test_a_window_that_refuses_takes_nothing_out_of_a_bucket() -> None:
+    gate = Gate(
+        {"count": "messages", "algorithm": "bucket", "limit": 3, "window": "1h"},
+        {"count": "messages", "per": "sender", "limit": 1, "window": "1h"},
+    )
+    assert gate.sends("a@client.example")
+    assert not any(gate.sends("a@client.example") for _ in range(5))
+    assert [gate.sends(f"{name}@client.example") for name in "bcd"] == [True, True, False]
+
+
+DE, FR = GeoResult("DE", 64496), GeoResult("FR", 64497)
+
+
+@pytest.mark.parametrize(
+    ("per", "same", "other"),
+    [
+        ("asn", {"client": EVE, "geo": GeoResult("FR", 64496)}, {"geo": FR}),
+        ("country", {"client": EVE, "geo": GeoResult("DE", 64497)}, {"geo": FR}),
+        ("helo", {"client": EVE, "helo": "CLIENT.example"}, {"helo": "other.example"}),
+        ("identity-domain", {"user": "bob@Example.org", "client": EVE}, {"user": "bob@example.net"}),
+        ("client+sender-domain", {"sender": "bob@client.example"}, {"client": EVE}),
+        ("client+sender-domain", {"sender": "bob@client.example"}, {"sender": "ann@client.test"}),
+        ("country+helo+listener", {"client": EVE}, {"listener": "other"}),
+    ],
+)
+def test_further_subjects(per: str, same: dict[str, Any], other: dict[str, Any]) -> None:
+    gate = Gate({"count": "messages", "per": per, "limit": 1, "window": "1h"})
+    first: dict[str, Any] = {"geo": DE, "user": "ann@example.org"}
+    assert gate.sends(**first)
+    assert not gate.sends(**{**first, **same})
+    assert gate.sends(**{**first, **other})
+
+
+@pytest.mark.parametrize("per", ["asn", "country", "client+asn"])
+def test_a_rule_is_not_about_what_lacks_its_subject(per: str) -> None:
+    gate = Gate({"count": "connections", "per": per, "limit": 1, "window": "1h"})
+    assert all(gate.connects() and gate.connects(geo=GeoResult()) for _ in range(3))
+    assert [gate.connects(geo=DE) for _ in range(2)] == [True, False]
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_octets_are_counted_when_they_have_come(later: bool) -> None:
+    gate = Gate({"count": "bytes", "limit": "10kB", "window": "1h"}, later=later)
+    assert gate.brings(6000)
+    assert not gate.brings(6000)
+    assert isinstance(gate.last, Defer)
+    assert str(gate.last.reply) == "450 4.7.1 Too many octets, try again later"
+    assert gate.last.reason.endswith("192.0.2.1 has had 6000 in 1h, the limit is 10000B")
+    assert not gate.sends(size=4001)
+    assert gate.sends(size=4000)
+    assert gate.brings(4000)
+    assert not gate.sends()
+    assert gate.sends(client=EVE)
+    gate.clock.advance(2 * 3600)
+    assert gate.sends()
+
+
+@pytest.mark.parametrize("algorithm", ["window", "bucket"])
+def test_a_message_larger_than_the_limit_passes_alone(algorithm: str) -> None:
+    gate = Gate({"count": "bytes", "limit": "10kB", "window": "1h", "algorithm": algorithm})
+    assert gate.sends(size=50_000)
+    assert gate.brings(50_000)
+    assert not gate.brings(1)
+    gate.clock.advance(2 * 3600)
+    assert gate.brings(50_000)
+
+
+@pytest.mark.parametrize(
+    ("count", "verdict", "reply"),
+    [
+        ("messages", "reject", "550 5.7.1 Too many messages"),
+        ("messages", "disconnect", "421 4.7.0 Too many messages, try again later"),
+        ("connections", "reject", "554 Too many connections"),
+        ("connections", "disconnect", "421 Too many connections, try again later"),
+    ],
+)
+def test_verdicts(count: str, verdict: str, reply: str) -> None:
+    gate = Gate({"count": count, "limit": 1, "window": "1h", "verdict": verdict})
+    ask = gate.sends if count == "messages" else gate.connects
+    assert [ask(), ask()] == [True, False]
+    assert isinstance(gate.last, Reject if reply.startswith("550") else Disconnect)
+    assert str(gate.last.reply) == reply
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_who_is_slowed_gets_through_later(later: bool) -> None:
+    gate = Gate({"count": "messages", "limit": 2, "window": "1h", "verdict": "slow", "delay": "3s"}, later=later)
+    assert [gate.sends(), gate.sends()] == [True, True]
+    before = gate.clock.seconds()
+    assert not gate.sends()
+    assert isinstance(gate.last, Continue)
+    assert gate.clock.seconds() - before == pytest.approx(3.0, abs=0.2)
+    (found,) = gate.last.evidence
+    assert found == SlowedResult(3.0, "messages per client: 192.0.2.1 has had 2 in 1h, the limit is 2")
+    assert isinstance(found, SlowedResult)
+    assert found.summary().startswith("held back for 3 s: messages per client")
+    assert not gate.sends()
+    assert isinstance(gate.last, Continue)
+    assert "has had 3" in str(gate.last.evidence)
+
+
+def test_a_bucket_slows_only_until_it_has_enough() -> None:
+    rule = {"count": "messages", "algorithm": "bucket", "limit": 60, "window": "1m", "burst": 1}
+    gate = Gate({**rule, "verdict": "slow", "delay": "5s"})
+    assert gate.sends()
+    before = gate.clock.seconds()
+    assert not gate.sends()
+    assert gate.clock.seconds() - before == pytest.approx(1.0, abs=0.2)
+
+
+UNKNOWN, REFUSED, LATER_PLEASE = "550 5.1.1 No such recipient here", "550 5.7.1 Refused", "450 4.7.1 Later"
+WRONG = "535 5.7.8 Authentication credentials invalid"
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize(
+    ("count", "counted", "not_counted"),
+    [
+        ("refusals", [(UNKNOWN, "rcpt"), (REFUSED, "message"), ("554 No", "connect")], [(LATER_PLEASE, "rcpt")]),
+        ("unknown-recipients", [(UNKNOWN, "rcpt")] * 3, [(REFUSED, "rcpt"), ("550 5.1.10 x", "rcpt")]),
+        (
+            "auth-failures",
+            [(WRONG, "auth"), ("", "auth"), (WRONG, "auth")],
+            [("454 4.7.0 x", "auth"), (WRONG, "mail"), ("", "rcpt")],
+        ),
+    ],
+)
+def test_what_goes_wrong_limits_later_connections(
+    later: bool, count: str, counted: list[tuple[str, str]], not_counted: list[tuple[str, str]]
+) -> None:
+    gate = Gate({"count": count, "limit": 3, "window": "1h"}, later=later)
+    assert gate.connects()
+    for reply, stage in (*not_counted * 3, *counted[:2]):
+        gate.refuses(reply, stage, user="ann")
+    assert gate.connects()
+    gate.refuses(*counted[2], user="ann")
+    assert not gate.connects()
+    assert isinstance(gate.last, Disconnect)
+    assert gate.last.reply.code == 421
+    assert f"{count} per client: 192.0.2.1 has had 3 in 1h" in gate.last.reason
+    assert gate.connects(EVE, number="S2")
+    gate.clock.advance(2 * 3600)
+    assert gate.connects()
+
+
+def test_what_goes_wrong_with_a_sender_limits_its_later_messages() -> None:
+    gate = Gate({"count": "refusals", "per": "sender-domain", "limit": 2, "window": "1h"})
+    assert gate.connects()
+    for sender in ("ann@client.example", "bob@client.example", "", "no address", "eve@client.test"):
+        gate.refuses(REFUSED, sender=sender)
+    assert gate.connects()
+    assert [gate.sends("eve@client.example"), gate.sends("eve@client.test")] == [False, True]
+
+
+def test_what_goes_wrong_elsewhere_or_with_friends_does_not_count() -> None:
+    gate = Gate({"count": "refusals", "limit": 1, "window": "1h"})
+    gate.refuses(REFUSED, number="of another pipeline")
+    assert gate.connects()
+    assert gate.connects("10.1.2.3", number="S2")
+    gate.refuses(REFUSED, number="S2")
+    gate.filter.observe(
+        SessionClosed(at=0.0, session="S1", client="x", listener="mx", helo="x", messages=0, seconds=1.0, cause="quit")
+    )
+    gate.refuses(REFUSED)
+    assert gate.connects()
+
+
+def test_its_own_refusals_do_not_keep_a_client_out_for_ever() -> None:
+    gate = Gate({"count": "refusals", "limit": 1, "window": "1h", "verdict": "reject"})
+    assert gate.connects()
+    gate.refuses(REFUSED)
+    for _ in range(45):
+        gate.clock.advance(100)
+        if not gate.connects():
+            assert isinstance(gate.last, Disconnect)
+            gate.refuses(str(gate.last.reply), "connect", reason=gate.last.reason)
+    assert gate.connects()
+
+
+def test_counters_that_fail_while_events_are_counted_disturb_nobody() -> None:
+    class Failing(MemoryCounters):
+        def hit(self, key: str, window: float, amount: int = 1) -> Deferred[int]:  # type: ignore[override]  # as above
+            return fail(ConnectionError("away"))
+
+    clock = Clock()
+    options = Options.model_validate({"rules": [{"count": "refusals", "limit": 1, "window": "1h"}]})
+    built = build(options, services(clock=clock, counters=Failing(clock, 10)))
+    assert isinstance(built, RateLimit)
+    assert built.on_connect(session(id="S1")) is None
+    built.observe(
+        Refused(
+            at=0.0, session="S1", client="x", listener="mx", helo="x", stage="rcpt", filter="", reason="", reply=REFUSED
+        )
+    )
+
+
 class TestContract(FilterContract):
     factory = builtin.rate_limit
     settings: Mapping[str, object] = {
-        "rules": [{"count": count, "limit": 2, "window": "1h"} for count in ("connections", "messages", "recipients")]
+        "rules": [
+            *({"count": count, "limit": 2, "window": "1h"} for count in ("connections", "messages", "recipients")),
+            {"count": "bytes", "limit": 10, "window": "1h", "verdict": "slow"},
+            {"count": "messages", "algorithm": "bucket", "limit": 1, "window": "1h", "verdict": "reject"},
+            {"count": "refusals", "limit": 10, "window": "1h"},
+        ]
     }
     varies = "it counts"
 

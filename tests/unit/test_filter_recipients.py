@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Iterable, Mapping
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from mailgate.address import Address
+from mailgate.envelope import Identity
 from mailgate.filters.recipients import Options, Recipients, build
-from mailgate.interfaces import ICounters, IRecipientDirectory, RecipientStatus
+from mailgate.interfaces import IRecipientDirectory, RecipientStatus
 from mailgate.plugins import builtin
 from mailgate.testing import (
     FakeDirectory,
@@ -23,32 +25,28 @@ from mailgate.testing import (
     wait_for,
 )
 from mailgate.verdict import Defer, Disconnect, Reject, Verdict
+from tests.unit.later import LaterCounters
 
 DIRECTORY = FakeDirectory(
-    ["bob@example.org"], {"eve@example.org": RecipientStatus.UNAVAILABLE, "any@example.com": RecipientStatus.KNOWN}
+    ["bob@example.org"],
+    {
+        "eve@example.org": RecipientStatus.UNAVAILABLE,
+        "any@example.com": RecipientStatus.KNOWN,
+        "all@example.org": RecipientStatus.RESTRICTED,
+    },
 )
 
 
-@implementer(IRecipientDirectory, ICounters)
+@implementer(IRecipientDirectory)
 class Later:
-    """A directory and counters that answer with a Deferred."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
+    """A directory that answers with a Deferred."""
 
     def lookup(self, address: Address) -> Deferred[RecipientStatus]:
         return succeed(DIRECTORY.lookup(address))
 
-    def hit(self, key: str, window: float, amount: int = 1) -> Deferred[int]:
-        self.counts[key] = self.counts.get(key, 0) + amount
-        return succeed(self.counts[key])
-
-    def peek(self, key: str, window: float) -> Deferred[int]:
-        return succeed(self.counts.get(key, 0))
-
 
 def made(*, later: bool = False, **options: object) -> Recipients:
-    given = services(directory=Later(), counters=Later()) if later else services(directory=DIRECTORY)
+    given = services(directory=Later(), counters=LaterCounters(Clock())) if later else services(directory=DIRECTORY)
     built = build(Options.model_validate(options), given)
     assert isinstance(built, Recipients)
     return built
@@ -78,6 +76,22 @@ def test_what_cannot_be_looked_up_may_come_again(later: bool) -> None:
     verdict = ask(made(later=later), "eve@example.org")
     assert isinstance(verdict, Defer)
     assert (verdict.reply.code, verdict.reply.status) == (451, "4.4.3")
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_group_for_internal_mail_is_there_for_who_may_relay(later: bool) -> None:
+    verdict = ask(made(later=later, restricted_text="Inside only"), "all@example.org")
+    assert isinstance(verdict, Reject)
+    assert str(verdict.reply) == "550 5.7.1 Inside only"
+    assert verdict.reason == "all@example.org is for internal mail only"
+    known = session(identity=Identity("10.0.0.1", "network"))
+    answer = made(later=later).on_rcpt(known, transaction(recipients=()), recipient("all@example.org"))
+    assert wait_for(answer) is None
+
+
+def test_a_group_for_internal_mail_is_no_guess() -> None:
+    built = made(max_unknown=2)
+    assert [type(ask(built, "all@example.org")) for _ in range(4)] == [Reject] * 4
 
 
 @pytest.mark.parametrize("later", [False, True])

@@ -97,3 +97,34 @@ def test_splitting_a_header_loses_nothing(lines: list[str]) -> None:
 def test_a_field_that_is_not_one_cannot_be_added(name: str, value: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  the text is for the author of a filter
         AddHeader(name, value)
+
+
+@given(
+    st.lists(st.sampled_from(["A: 1\r\n", "a : 1\r\n", "A: 2\r\n", "B: 1\r\n", "B:\r\n", "no field\r\n"])),
+    st.lists(st.builds(RemoveHeader, st.sampled_from("aABc"), st.sampled_from([None, "1", "2", ""])), max_size=4),
+)
+def test_removals_together_are_the_removals_one_by_one(lines: list[str], edits: list[RemoveHeader]) -> None:
+    header = "".join(lines).encode()
+    one_by_one = header
+    for edit in edits:
+        one_by_one = apply_edits(one_by_one, [edit])
+    assert apply_edits(header, edits) == one_by_one
+
+
+def test_many_removals_look_at_each_field_once() -> None:
+    looks = 0
+
+    class Value(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal looks
+            looks += 1
+            return super().__eq__(other)
+
+        __hash__ = str.__hash__
+
+    header = b"".join(b"A: %d\r\n" % number for number in range(1000))
+    edits = [RemoveHeader("A", Value(number)) for number in range(1, 1000)]
+    assert apply_edits(header, edits) == b"A: 0\r\n"
+    assert looks <= 4000

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
+from mailgate.stores.counters import MemoryCounters
 from mailgate.workers.commands import Item
 from mailgate.workers.ledger import Ledger
 
@@ -20,7 +21,9 @@ class Book:
     def __init__(self, workers: int = 3) -> None:
         self.clock = Clock()
         self.told: list[tuple[int, Item]] = []
-        self.ledger = Ledger(self.clock, 1000, lambda worker, item: self.told.append((worker, item)))
+        self.ledger = Ledger(
+            self.clock, MemoryCounters(self.clock, 1000), lambda worker, item: self.told.append((worker, item))
+        )
         for worker in range(workers):
             self.ledger.join(worker)
 

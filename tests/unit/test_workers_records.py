@@ -19,6 +19,7 @@ from mailgate.observe.log import JsonLog
 from mailgate.observe.recorder import Sink, Written
 from mailgate.observe.render import Renderer
 from mailgate.observe.search import directories, read_history
+from mailgate.stores.counters import MemoryCounters
 from mailgate.workers.logs import LogReader, LogWriter
 from mailgate.workers.records import make_sinks
 from mailgate.workers.team import Team, alone
@@ -39,7 +40,8 @@ def config(tmp_path: Path, log: str = "mailgate.log", keep: str = "14d") -> Conf
 
 
 def sinks(tmp_path: Path, worker: int, workers: int, **more: str) -> Sequence[Sink]:
-    whole = alone(Clock(), 10)
+    clock = Clock()
+    whole = alone(clock, MemoryCounters(clock, 10))
     team = Team(slots=whole.slots, tally=whole.tally, counters=whole.counters, worker=worker, workers=workers)
     settings = config(tmp_path, **more)
     return make_sinks(team, settings, JsonLog(settings.log.path, tmp_path), tmp_path / "history")

@@ -915,3 +915,23 @@ def test_a_worker_that_waits_for_its_next_start_is_not_started(stage: Stage) -> 
     stage.reactor.run_on(60)
     assert over == [None]
     assert len(stage.reactor.processes) == started
+
+
+def test_what_filters_remember_outlives_a_restart_and_is_common(tmp_path: Path) -> None:
+    stage = Stage(tmp_path).start()
+    stage.alive[0].shared.counters.put("key", bytes(range(256)), 1e9)
+    stage.alive[1].shared.counters.hit("key", 1e6, 5)
+    stage.reactor.run_on(0.1)
+    for one in stage.alive:
+        one.die(ProcessDone(0))
+    assert stage.stop() == [None]
+    again = Stage(tmp_path).start()
+    found = again.alive[2].shared.counters.get("key"), again.alive[2].shared.counters.peek("key", 1e6)
+    again.reactor.run_on(0.1)
+    results: list[object] = []
+    for answer in found:
+        cast("Deferred[object]", answer).addCallback(results.append)
+    assert results == [bytes(range(256)), 5]
+    for process in again.alive:
+        process.die(ProcessDone(0))
+    again.stop()

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from mailgate.stores.counters import MemoryCounters
 from mailgate.workers.commands import Item
 from mailgate.workers.ends import Office, SupervisorEnd, WorkerEnd
 from mailgate.workers.ledger import Ledger
@@ -129,7 +130,9 @@ class Room:
     def __init__(self, count: int = 2) -> None:
         self.clock = Clock()
         self.ends: dict[int, SupervisorEnd] = {}
-        self.ledger = Ledger(self.clock, 1000, lambda number, item: self.ends[number].send(item))
+        self.ledger = Ledger(
+            self.clock, MemoryCounters(self.clock, 1000), lambda number, item: self.ends[number].send(item)
+        )
         self.workers = [FakeWorker(self.clock) for _ in range(count)]
         self._lines: dict[int, Line] = {}
         for number in range(count):

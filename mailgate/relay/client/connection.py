@@ -18,6 +18,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailgate.address import Address
 from mailgate.envelope import Envelope, EnvelopeRecipient, Tls
 from mailgate.interfaces import OutcomeKind
 from mailgate.message import Content
@@ -26,6 +27,7 @@ from mailgate.relay.client.carriage import Carriage, Hop, carriage_of
 from mailgate.relay.client.deadline import Deadline
 from mailgate.relay.client.handshake import look_at, told_for_people, why_lost
 from mailgate.relay.client.opening import Action, Opening
+from mailgate.relay.client.probe import Probe
 from mailgate.relay.client.seams import IOutlet, Timeouts, Work
 from mailgate.relay.client.sending import ContentSender, Payload, UnsendableError, convert, prepare
 from mailgate.relay.client.transaction import Step, Transaction, begin
@@ -129,6 +131,19 @@ class SmtpConnection(Protocol):
             return succeed(transaction.results)
         done = self._done = Deferred(self._cancelled)
         self._begin(transaction, payload, commands)
+        return done
+
+    def probe(self, sender: Address, address: Address, *, through_data: bool) -> Deferred[Sequence[Result]]:
+        """One result: whether the server would take mail for the address (see Probe). Nothing raises but
+        CancelledError; cancelling drops the connection."""
+        probe = Probe(self._hop, sender, address, through_data=through_data)
+        commands = probe.start()
+        if not commands:
+            return succeed(probe.results)
+        done = self._done = Deferred(self._cancelled)
+        self.messages += 1
+        self._transaction = probe
+        self._write(commands, self._timeouts.command)
         return done
 
     def close(self) -> None:

@@ -121,7 +121,7 @@ class Transaction:
         self._later: list[int] = []  # positions of those over the server's limits
         self._domains = set() if domains is None else domains
         self.is_full = False
-        sender = str(envelope.sender)
+        sender = str(_reverse_path(envelope, recipients))
         utf8 = carriage.utf8 or not sender.isascii()
         limits = extensions.limits
         lines: list[str] = []
@@ -378,9 +378,9 @@ def begin(
     if 0 < max_size < size:
         text = f"The message has {size} octets; the next hop takes {max_size}"
         raise UnsendableError(Reply.of(552, "5.3.4", text), f"{hop.target} was not asked")
-    sender = str(envelope.sender)
-    if not _is_plain(sender):
-        fault = _fault_of(envelope.sender, utf8=extensions.utf8)
+    reverse_path = _reverse_path(envelope, recipients)
+    if not _is_plain(str(reverse_path)):
+        fault = _fault_of(reverse_path, utf8=extensions.utf8)
         if fault is not None:
             raise UnsendableError(fault, f"{hop.target} was not asked", next_host=fault is NO_SMTPUTF8)
     xforward: Sequence[bytes] = ()
@@ -400,3 +400,9 @@ def begin(
         reused=reused,
         is_fallback=hop.is_fallback,
     )
+
+
+def _reverse_path(envelope: Envelope, recipients: Sequence[EnvelopeRecipient]) -> Address:
+    """Whom MAIL names: the recipients of a job have one in common."""
+    return_path = recipients[0].return_path if recipients else None
+    return envelope.sender if return_path is None else return_path

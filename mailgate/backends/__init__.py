@@ -1,0 +1,1 @@
+"""Clients of the systems that know users and recipients: directories (LDAP), databases (SQL), services (HTTP)."""

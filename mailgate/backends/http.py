@@ -1,0 +1,165 @@
+"""Requests of HTTP to a service that is asked: verified TLS, no redirects, answers of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionClosed
+from twisted.internet.interfaces import IConsumer, IOpenSSLClientConnectionCreator
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import (
+    Agent,
+    HTTPConnectionPool,
+    RequestTransmissionFailed,
+    ResponseDone,
+    ResponseFailed,
+    ResponseNeverReceived,
+)
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
+from zope.interface import implementer
+
+from mailgate.backends.questions import BackendError, Creators, IBackendReactor, verifying
+
+__all__ = ["MAX_BODY", "Fetched", "Fetcher"]
+
+#: The largest answer that is read, in octets.
+MAX_BODY = 64 * 1024
+#: Connections that are kept open, and for how long (seconds).
+_KEPT, _KEPT_FOR = 4, 60
+
+_LOST = (RequestTransmissionFailed, ResponseNeverReceived)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A response: its status and all of its body."""
+
+    status: int
+    body: bytes = field(repr=False)
+
+
+class Fetcher:
+    """An HTTP client with kept connections. Time-outs are its callers', who cancel."""
+
+    def __init__(self, reactor: IBackendReactor, *, connect_timeout: float, ca: Path | None = None) -> None:
+        """`ca` is a file of authorities in PEM, in the place of the system's; ValueError where it has none."""
+        self._pool = HTTPConnectionPool(reactor)
+        self._pool.maxPersistentPerHost = _KEPT
+        self._pool.cachedConnectionTimeout = _KEPT_FOR
+        # what is sent twice is decided below, for POST too
+        self._pool.retryAutomatically = False
+        policy = _Verified(verifying(reactor, ca))
+        self._agent: IAgent = Agent(reactor, policy, connectTimeout=connect_timeout, pool=self._pool)
+
+    async def fetch(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Fetched:
+        """The response, whatever its status; BackendError where none came or it is too large.
+
+        A request may be sent twice: a kept connection may have been closed at the other end meanwhile.
+        """
+        try:
+            try:
+                return await self._fetch(method, url, headers, body)
+            except _LOST as error:
+                if not _is_lost(error):
+                    raise
+            return await self._fetch(method, url, headers, body)
+        except (ResponseFailed, RequestTransmissionFailed, ConnectError, ConnectionClosed, OSError) as error:
+            raise BackendError(f"no answer over HTTP: {_cause(error)}") from None
+
+    def close(self) -> Deferred[None]:
+        """Close the kept connections."""
+        return self._pool.closeCachedConnections()  # type: ignore[no-any-return]  # Twisted is typed in part
+
+    async def _fetch(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Fetched:
+        producer = None if body is None else _Body(body)
+        fields = Headers({name: [value] for name, value in headers.items()})
+        response = await self._agent.request(method.encode(), url.encode(), fields, producer)
+        return Fetched(response.code, await _body(response))
+
+
+def _body(response: IResponse) -> Deferred[bytes]:
+    collector = _Collector()
+    response.deliverBody(collector)
+    return collector.whole
+
+
+@implementer(IPolicyForHTTPS)
+class _Verified:
+    """The service is the one that the URL names."""
+
+    def __init__(self, creators: Creators) -> None:
+        self._creators = creators
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:  # noqa: N802 (Twisted's)
+        return self._creators(hostname.decode("ascii"))
+
+
+@implementer(IBodyProducer)
+class _Body:
+    """Octets that are written at once."""
+
+    def __init__(self, octets: bytes) -> None:
+        self.length = len(octets)
+        self._octets = octets
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802 (Twisted's)
+        consumer.write(self._octets)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """Everything has been written."""
+
+    def resumeProducing(self) -> None:
+        """Everything has been written."""
+
+    def stopProducing(self) -> None:
+        """Everything has been written."""
+
+
+class _Collector(Protocol):
+    """Takes a body up to its bound."""
+
+    def __init__(self) -> None:
+        self.whole: Deferred[bytes] = Deferred(lambda _: self._abort())
+        self._octets = bytearray()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.whole.called:
+            return
+        self._octets += data
+        if len(self._octets) > MAX_BODY:
+            self._abort()
+            self.whole.errback(BackendError("the answer over HTTP is too large"))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.whole.called:
+            return
+        # without a length, the end of the connection is the end of the body
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.whole.callback(bytes(self._octets))
+        else:
+            self.whole.errback(BackendError(f"half an answer over HTTP: {reason.getErrorMessage()}"))
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+
+def _reasons(error: BaseException) -> list[Failure]:
+    return list(getattr(error, "reasons", ()))
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether the other end has closed; what was cancelled is aborted."""
+    return any(reason.check(ConnectionClosed) and not reason.check(ConnectionAborted) for reason in _reasons(error))
+
+
+def _cause(error: BaseException) -> str:
+    told = [f"{reason.type.__name__}: {reason.getErrorMessage()}" for reason in _reasons(error) if reason.type]
+    return "; ".join(told) or f"{type(error).__name__}: {error}"

@@ -1,0 +1,36 @@
+"""Evidence that explains itself: what a filter found out, in words for the trace and for rules that weigh it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Finding", "Points"]
+
+
+class Finding:
+    """Base of typed evidence. Anything may be evidence; what derives from this appears in the trace and in scores."""
+
+    __slots__ = ()
+
+    def summary(self) -> str:
+        """One line for people, as the trace shows it: "spf=fail smtp.mailfrom=example.org". "" says nothing there."""
+        return ""
+
+    def facts(self) -> Sequence[str]:
+        """What is so, as words that a score may weigh, the general before the special: "spf.fail".
+
+        Words are lower case, of letters, digits, dots, hyphens and underscores; the first part names the filter's kind.
+        """
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Points(Finding):
+    """Points that a filter gives by itself, beside all facts: positive against the mail, negative for it."""
+
+    points: float
+    reason: str
+
+    def summary(self) -> str:
+        return f"{self.points:+g} points: {self.reason}"

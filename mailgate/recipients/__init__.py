@@ -1,0 +1,1 @@
+"""Which of our recipients exist: lists, and the systems that are asked."""

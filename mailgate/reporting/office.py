@@ -1,0 +1,100 @@
+"""Reports of one gateway: begun, changed on a reload, and ended with it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.logger import Logger
+
+from mailgate.config.reports import ReportsSection
+from mailgate.interfaces import IResolver
+from mailgate.mailauth.dmarc.record import Mode
+from mailgate.observe.hub import EventHub
+from mailgate.reporting.compose import Signer
+from mailgate.reporting.gathering import wanted
+from mailgate.reporting.service import DmarcReports, Send
+from mailgate.stores.aggregates import Aggregates
+
+__all__ = ["IOfficeReactor", "Reporting", "ReportingOffice"]
+
+_log = Logger()
+
+
+class IOfficeReactor(IReactorTime, IReactorFromThreads):
+    """What it needs of a reactor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """How reports are made; `mode` is the standard by which mail is judged."""
+
+    section: ReportsSection
+    sign: Signer | None
+    mode: Mode
+
+
+class ReportingOffice:
+    """Gathers and sends. `path` is where what was gathered lies."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        reactor: IOfficeReactor,
+        events: EventHub,
+        resolver: IResolver,
+        random: random.Random,
+        send: Send,
+    ) -> None:
+        self._path = path
+        self._reactor = reactor
+        self._events = events
+        self._resolver = resolver
+        self._random = random
+        self._send = send
+        self._aggregates: Aggregates | None = None
+        self._reports: DmarcReports | None = None
+        self._changes: Deferred[None] = succeed(None)
+
+    def use(self, hostname: str, reporting: Reporting | None) -> None:
+        """From now on go by this; with None there are no reports."""
+        self._changes.addCallback(lambda _: Deferred.fromCoroutine(self._change(hostname, reporting)))
+        self._changes.addErrback(lambda failure: _log.failure("reports cannot be begun", failure=failure))
+
+    async def close(self) -> None:
+        """End: what was gathered is on disk."""
+        self.use("", None)
+        await self._changes
+
+    async def _change(self, hostname: str, reporting: Reporting | None) -> None:
+        reports, self._reports = self._reports, None
+        if reports is not None:
+            await reports.stop()
+        if reporting is None:
+            aggregates, self._aggregates = self._aggregates, None
+            if aggregates is not None:
+                self._events.remove(aggregates)
+                aggregates.close()
+            return
+        if self._aggregates is None:
+            self._aggregates = Aggregates(
+                self._path, wants=wanted(reporting.section), call_from_thread=self._reactor.callFromThread
+            )
+            self._events.add(self._aggregates)
+        self._aggregates.wants = wanted(reporting.section)
+        self._reports = DmarcReports(
+            self._aggregates,
+            reporting.section,
+            hostname=hostname,
+            resolver=self._resolver,
+            clock=self._reactor,
+            random=self._random,
+            send=self._send,
+            sign=reporting.sign,
+            mode=reporting.mode,
+        )
+        self._reports.start()

@@ -1,0 +1,110 @@
+"""The recipients of a transaction: RCPT, and what each was told (RFC 5321 section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from mailgate.address import Address
+from mailgate.envelope import Recipient, Transaction
+from mailgate.interfaces import Placed
+from mailgate.reply import Reply
+from mailgate.smtp import replies
+from mailgate.smtp.conversation import NO_VERDICT, Conversation
+from mailgate.verdict import Defer, Reject, Verdict
+from mailgate.wire.commands import parse_rcpt
+from mailgate.wire.fault import CommandError
+from mailgate.wire.parameters import merge_notify
+
+__all__ = ["Recipients"]
+
+
+class Recipients:
+    """Adds recipients to a transaction. `answers` holds, for each RCPT that got 250, its place among the recipients."""
+
+    __slots__ = ("_places", "_surplus", "_talk", "answers")
+
+    def __init__(self, talk: Conversation) -> None:
+        self._talk = talk
+        self._places: dict[Address, int] = {}
+        self._surplus = 0  # RCPTs that were too many
+        self.answers: list[int] = []
+
+    def forget(self) -> None:
+        """The transaction is over."""
+        self._places.clear()
+        self.answers = []
+        self._surplus = 0
+
+    def rcpt(self, transaction: Transaction, argument: str) -> None:
+        """Add a recipient that routing and the pipeline allow. The same one again is no second recipient."""
+        talk = self._talk
+        try:
+            asked = parse_rcpt(
+                argument,
+                talk.services.postmaster_domain or talk.services.hostname,
+                talk.offer.keywords,
+                is_utf8=transaction.parameters.smtputf8,
+            )
+            address = asked.recipient
+        except CommandError as error:
+            self._tell(transaction, error.reply, f"RCPT {argument[:300]}", recipients=())
+            raise
+        if len(self.answers) >= talk.settings.max_recipients:
+            self._too_many(transaction, address)
+            return
+        known = self._places.get(address)
+        if known is not None:
+            self.answers.append(known)
+            again = transaction.recipients[known]
+            again.notify, again.orcpt = merge_notify(again.notify, asked.notify), again.orcpt or asked.orcpt
+            talk.say(replies.RECIPIENT_OK)
+            return
+        placed = talk.services.routing.route(talk.session, transaction, address)
+        if isinstance(placed, str):  # most are
+            self._add(transaction, Recipient(address=address, route=placed, notify=asked.notify, orcpt=asked.orcpt))
+            return
+
+        def add(placed: Placed) -> None:
+            if isinstance(placed, Reject | Defer):
+                self._tell(transaction, placed.reply, placed.reason, recipients=[address])
+                (talk.mistake if isinstance(placed, Reject) else talk.reply)(placed.reply)
+                return
+            recipient = Recipient(address=address, notify=asked.notify, orcpt=asked.orcpt)
+            if isinstance(placed, str):
+                recipient.route = placed
+            else:
+                recipient.targets = placed
+            self._add(transaction, recipient)
+
+        talk.gate.when(placed, cast("Callable[[object], None]", add), lambda: add(NO_VERDICT))
+
+    def _add(self, transaction: Transaction, recipient: Recipient) -> None:
+        """Add a recipient, where the pipeline lets it."""
+        talk, address = self._talk, recipient.address
+
+        def answer(verdict: Verdict) -> None:
+            if not talk.objects("rcpt", verdict, transaction.trace, transaction, address):
+                self._places[address] = len(transaction.recipients)
+                self.answers.append(len(transaction.recipients))
+                transaction.recipients.append(recipient)
+                talk.say(replies.RECIPIENT_OK)
+
+        talk.ask(talk.pipeline.rcpt(talk.session, transaction, recipient), answer)
+
+    def _too_many(self, transaction: Transaction, address: Address) -> None:
+        # No mistake of the peer: it sends the others in a transaction of their own (RFC 5321 section 4.5.3.1.10), and
+        # the first event tells of them all. As many again are no list any more.
+        talk = self._talk
+        self._surplus += 1
+        if self._surplus == 1:
+            reason = f"max_recipients of the listener is {talk.settings.max_recipients}"
+            self._tell(transaction, replies.TOO_MANY_RECIPIENTS, reason, recipients=[address])
+        if self._surplus <= talk.settings.max_recipients:
+            talk.reply(replies.TOO_MANY_RECIPIENTS)
+        else:
+            talk.mistake(replies.TOO_MANY_RECIPIENTS)
+
+    def _tell(self, transaction: Transaction, reply: Reply, reason: str, *, recipients: Sequence[Address]) -> None:
+        """Tell of a refusal of our own."""
+        self._talk.teller.tell("rcpt", reply, reason, transaction=transaction, recipients=recipients)

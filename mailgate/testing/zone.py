@@ -1,0 +1,107 @@
+"""DNS from a zone that is written as in JSON or YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from zope.interface import implementer
+
+from mailgate.dns.names import unmapped
+from mailgate.interfaces import Answer, DnsStatus, IResolver
+
+__all__ = ["MemoryResolver"]
+
+_STATUSES = {one.name: one for one in DnsStatus if one is not DnsStatus.FOUND}
+_MOST_CNAMES = 16
+
+
+@implementer(IResolver)
+class MemoryResolver:
+    """Answers at once from `{name: {"TXT": ["text"], "A": ["192.0.2.1"], "MX": [[10, "mx.example"]], ...}}`.
+
+    A record set, or a whole name, may be "NXDOMAIN", "NODATA", "SERVFAIL" or "TIMEOUT". A TXT given as a list is one
+    record in several strings; a CNAME is followed. Names compare without case and final dot; what is absent is
+    NXDOMAIN, a type that a name lacks NODATA, and so is a name that only has others below it. ValueError for a record
+    that cannot be one. `asked` holds every question, in order; `secure` is what every answer says of DNSSEC.
+    """
+
+    def __init__(self, zone: Mapping[str, Any], *, ttl: float = 300.0, secure: bool = False) -> None:
+        self._ttl = ttl
+        self._secure = secure
+        self._names: dict[str, dict[str, Answer] | Answer] = {}
+        self._above: set[str] = set()
+        for name, sets in zone.items():
+            owner = _plain(name)
+            if isinstance(sets, str):
+                self._names[owner] = self._status(sets)
+            else:
+                self._names[owner] = {rdtype.upper(): self._set(rdtype.upper(), one) for rdtype, one in sets.items()}
+            _, _, above = owner.partition(".")
+            while above and above not in self._above:
+                self._above.add(above)
+                _, _, above = above.partition(".")
+        self.asked: list[tuple[str, str]] = []
+
+    def resolve(self, name: str, rdtype: str) -> Answer:
+        owner, rdtype = _plain(name), rdtype.upper()
+        self.asked.append((owner, rdtype))
+        for _ in range(_MOST_CNAMES):
+            found = self._names.get(owner)
+            if isinstance(found, Answer):
+                return found
+            if found is None:
+                status = DnsStatus.NODATA if owner in self._above else DnsStatus.NXDOMAIN
+                return Answer(status, ttl=self._ttl, secure=self._secure)
+            if rdtype in found:
+                return found[rdtype]
+            alias = found.get("CNAME")
+            if alias is None or alias.status is not DnsStatus.FOUND:
+                return alias or Answer(DnsStatus.NODATA, ttl=self._ttl, secure=self._secure)
+            owner = str(alias.records[0])
+        return Answer(DnsStatus.SERVFAIL)
+
+    def reverse(self, address: IPv4Address | IPv6Address) -> Answer:
+        return self.resolve(unmapped(address).reverse_pointer, "PTR")
+
+    def _status(self, word: str) -> Answer:
+        if word not in _STATUSES:
+            raise ValueError(f"{word!r} is no way in which a question ends ({', '.join(_STATUSES)})")
+        answer = Answer(_STATUSES[word], ttl=self._ttl)
+        return Answer(answer.status) if answer.is_temporary else answer
+
+    def _set(self, rdtype: str, records: object) -> Answer:
+        if isinstance(records, str) and records in _STATUSES:
+            return self._status(records)
+        rows = [records] if isinstance(records, str) else records
+        if not isinstance(rows, Sequence):
+            raise ValueError(f"{records!r} is no set of records")
+        read: list[Any] = [_record(rdtype, one) for one in rows]
+        if rdtype == "MX":
+            read.sort()
+        status = DnsStatus.FOUND if read else DnsStatus.NODATA
+        return Answer(status, tuple(read), self._ttl, self._secure)
+
+
+def _record(rdtype: str, value: Any) -> object:
+    if rdtype == "A":
+        return IPv4Address(value)
+    if rdtype == "AAAA":
+        return IPv6Address(value)
+    if rdtype == "MX":
+        preference, host = value
+        return int(preference), _plain(host)
+    if rdtype in ("TXT", "SPF"):
+        return b"".join(map(_octets, [value] if isinstance(value, str | bytes) else value))
+    if rdtype in ("PTR", "CNAME", "NS"):
+        return _plain(value)
+    return str(value)
+
+
+def _octets(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode()
+
+
+def _plain(name: str) -> str:
+    return name.lower().removesuffix(".")
