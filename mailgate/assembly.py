@@ -18,6 +18,7 @@ from mailgate.auth.checker import IAuthReactor
 from mailgate.auth.file import warnings as users_warnings
 from mailgate.auth.guesses import Guesses
 from mailgate.auth.portal import Authenticator, make_authenticator
+from mailgate.backends.keeping import Source, SourceKeeper, Sources, close_sources
 from mailgate.backends.questions import IBackendReactor
 from mailgate.config.auth import FileAuth
 from mailgate.config.load import ConfigError, Loaded
@@ -37,17 +38,17 @@ from mailgate.interfaces import (
 from mailgate.message import MemoryBudget
 from mailgate.pipeline.build import build_pipelines
 from mailgate.pipeline.registry import Registry
-from mailgate.recipients.build import DirectoryError, Source, make_sources
+from mailgate.recipients.build import DirectoryError, make_sources
 from mailgate.recipients.directory import Directory
-from mailgate.recipients.keeper import SourceKeeper
-from mailgate.recipients.source import SourceTools
+from mailgate.recipients.source import ISource, SourceTools
 from mailgate.relay.client.terms import Terms, TermsError, read_terms
 from mailgate.relay.probing import NoProber
 from mailgate.relay.replies.classify import Bounces
 from mailgate.relay.routing import Routing
 from mailgate.reporting.compose import make_signer
 from mailgate.reporting.office import Reporting
-from mailgate.rewriting.build import AliasError, make_aliases
+from mailgate.rewriting.build import AliasError, make_alias_sources, make_aliases
+from mailgate.rewriting.source import AliasSource, AliasTools
 from mailgate.smtp.conversation import SessionServices
 from mailgate.smtp.offers import Offers
 from mailgate.smtp.postmaster import postmaster_domain
@@ -56,7 +57,7 @@ from mailgate.tls.client import ClientContexts
 from mailgate.tls.pem import TlsError
 from mailgate.tls.store import CertificateStore
 
-__all__ = ["Assembler", "Assembly", "assemble", "make_certificates", "make_recipients", "make_users"]
+__all__ = ["Assembler", "Assembly", "assemble", "make_addressing", "make_certificates", "make_users"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,7 @@ class Assembly:
     observers: Sequence[IEventObserver]
     routing: Routing
     directory: Directory
-    sources: Mapping[str, Source]
+    sources: Sources
     users: Mapping[str, Authenticator]
     certificates: CertificateStore | None
     terms: Mapping[str, Terms]
@@ -139,9 +140,9 @@ def assemble(
     events: IEvents,
     random: Random,
     users: Mapping[str, Authenticator] = MappingProxyType({}),
-    sources: Mapping[str, Source] | None = None,
+    sources: Sources | None = None,
 ) -> Assembly:
-    """Build it, with the `users` of make_users and the `sources` of make_recipients; without those it makes some that
+    """Build it, with the `users` of make_users and the `sources` of make_addressing; without those it makes some that
     follow what a gateway has saved, and ask no next hop. ConfigError where a filter, a list, a table or a certificate
     cannot be made of what the file says."""
     config = loaded.config
@@ -159,9 +160,10 @@ def assemble(
                 state_dir=config.gateway.state_dir,
                 leads=False,
             )
-            sources = make_recipients(loaded, tools)
-        directory = Directory(config, {name: one.source for name, one in sources.items()})
-        aliases = make_aliases(config, directory=directory, is_local=directory.is_local, clock=clock)
+            sources = make_addressing(loaded, tools)
+        directory = Directory(config, {name: one.source for name, one in _recipients_of(sources).items()})
+        known = {name: one.source for name, one in _aliases_of(sources).items()}
+        aliases = make_aliases(config, known, directory=directory, is_local=directory.is_local, clock=clock)
         routing = Routing(config, aliases)
         terms = read_terms(config.routes, ClientContexts(clock))
     except (AliasError, TermsError) as error:
@@ -237,7 +239,7 @@ class Assembler:
     def build(
         self, loaded: Loaded, registry: Registry, users: Mapping[str, Authenticator], keeper: SourceKeeper
     ) -> Assembly:
-        """See `assemble`; sources of recipients that `keeper` has go on. ConfigError."""
+        """See `assemble`; sources of addresses that `keeper` has go on. ConfigError."""
         tools = SourceTools(
             reactor=self._reactor,
             events=self._events,
@@ -246,7 +248,7 @@ class Assembler:
             state_dir=loaded.config.gateway.state_dir,
             leads=self._leads,
         )
-        sources = make_recipients(loaded, tools, keeper.current)
+        sources = make_addressing(loaded, tools, keeper.current)
         try:
             return assemble(
                 loaded,
@@ -264,14 +266,36 @@ class Assembler:
             raise
 
 
-def make_recipients(
-    loaded: Loaded, tools: SourceTools, known: Mapping[str, Source] = MappingProxyType({})
-) -> dict[str, Source]:
-    """See `make_sources`; ConfigError where one cannot be made."""
+def make_addressing(loaded: Loaded, tools: SourceTools, known: Sources = MappingProxyType({})) -> Sources:
+    """What `[recipients.NAME]` and `[aliases.NAME]` are made to, by ("recipients", NAME) and ("aliases", NAME); see
+    `make_sources` and `make_alias_sources`. ConfigError where one cannot be made."""
+    errors: list[str] = []
+    recipients: Mapping[str, Source[ISource]] = {}
+    aliases: Mapping[str, Source[AliasSource]] = {}
     try:
-        return make_sources(loaded.config, tools, known)
+        recipients = make_sources(loaded.config, tools, _recipients_of(known))
     except DirectoryError as error:
-        raise ConfigError(tuple(loaded.error(key, text) for key, text in error.errors)) from error
+        errors += [loaded.error(key, text) for key, text in error.errors]
+    try:
+        aliases = make_alias_sources(loaded.config, AliasTools(tools.reactor, tools.events), _aliases_of(known))
+    except AliasError as error:
+        errors += [loaded.error(key, text) for key, text in error.errors]
+    made: Sources = {
+        **{("recipients", name): one for name, one in recipients.items()},
+        **{("aliases", name): one for name, one in aliases.items()},
+    }
+    if errors:
+        close_sources(one for key, one in made.items() if known.get(key) is not one)
+        raise ConfigError(tuple(errors))
+    return made
+
+
+def _recipients_of(sources: Sources) -> dict[str, Source[ISource]]:
+    return {name: cast("Source[ISource]", one) for (kind, name), one in sources.items() if kind == "recipients"}
+
+
+def _aliases_of(sources: Sources) -> dict[str, Source[AliasSource]]:
+    return {name: cast("Source[AliasSource]", one) for (kind, name), one in sources.items() if kind == "aliases"}
 
 
 def make_certificates(config: Config, clock: IReactorTime) -> CertificateStore | None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from msgspec import Struct, field
 
 from mailgate.address import Address
-from mailgate.message import Edit
+from mailgate.message import Edit, HeaderEdit
 
 __all__ = [
     "EIGHT_BIT_MAIL",
@@ -245,8 +245,9 @@ class Recipient(Struct, kw_only=True):
 class Transaction(Struct, kw_only=True):
     """One mail transaction, from MAIL to its end.
 
-    `id` becomes the queue id; `declared_size` is SIZE= in octets, or None; `edits` are applied, in their order, when
-    the message is sent on. `origin` is what XFORWARD told of this message, None where nothing.
+    `id` becomes the queue id; `declared_size` is SIZE= in octets, or None; `edits` are carried out in their order:
+    those of the body and of the envelope before the message is accepted, those of the header when it is sent on.
+    `origin` is what XFORWARD told of this message, None where nothing.
     """
 
     id: str
@@ -293,4 +294,4 @@ class Envelope(Struct, frozen=True, kw_only=True):
     parameters: MailParameters = PLAIN_MAIL
     client: str = ""
     origin: Origin = NO_ORIGIN
-    edits: tuple[Edit, ...] = ()
+    edits: tuple[HeaderEdit, ...] = ()

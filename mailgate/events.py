@@ -299,7 +299,7 @@ class BreakerChanged(Event, frozen=True, kw_only=True):
 
 
 class RecipientsChanged(Event, frozen=True, kw_only=True):
-    """Something has changed about what a `[recipients.NAME]` can tell.
+    """Something has changed about what a `[recipients.NAME]`, or an `[aliases.NAME]` (as "aliases.NAME"), can tell.
 
     `state` is "unavailable" (it cannot be asked; `reason` is the private cause) and then "available"; "holding" (so
     many addresses would vanish at once that they stay) and "not holding"; "accepts all" (a server that is asked by

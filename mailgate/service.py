@@ -23,6 +23,7 @@ from mailgate.assembly import Assembler, Assembly, make_users
 from mailgate.auth.portal import Authenticator
 from mailgate.auth.retired import Retired, close_all
 from mailgate.awaiting import surely, within
+from mailgate.backends.keeping import SourceKeeper
 from mailgate.config.load import ConfigError, Loaded, load
 from mailgate.config.reload import as_running, needs_restart
 from mailgate.events import ConfigRefused, ConfigReloaded, Started, Stopped, Stopping
@@ -32,7 +33,7 @@ from mailgate.observe.hub import EventHub
 from mailgate.outside import IGatewayReactor, Outside
 from mailgate.pipeline.registry import Registry
 from mailgate.process import cannot_start, own_directory, own_secret, raise_descriptor_limit
-from mailgate.recipients.keeper import SourceKeeper
+from mailgate.relay.editing import ContentEditor
 from mailgate.relay.intake import Intake
 from mailgate.relay.locate import Locator, OwnAddresses
 from mailgate.relay.own_mail import OwnMail
@@ -169,6 +170,8 @@ class Gateway(Outside):
             deliver=self.relay.deliver,
             events=self.events,
             clock=self.reactor,
+            editor=ContentEditor(self.spool.incoming, self.reactor, self._budget),
+            next_hop=self.relay.next_hop,
         )
         own_mail = OwnMail(
             self.spool,

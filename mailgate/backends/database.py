@@ -43,7 +43,7 @@ class Database(ABC, Generic[C]):
         self._is_closed = False
 
     def rows(self, values: Mapping[str, str]) -> Sequence[Row]:
-        """The rows that the query gives with these values in its places, two at most; DatabaseError.
+        """The rows that the query gives with these values in its places, up to `most`; DatabaseError.
 
         A connection that was kept may have been lost: it is tried, and then a new one.
         """
@@ -95,8 +95,9 @@ class Database(ABC, Generic[C]):
 class _Sqlite(Database[sqlite3.Connection]):
     errors = (sqlite3.Error,)
 
-    def __init__(self, path: str, query: str, timeout: float) -> None:
+    def __init__(self, path: str, query: str, timeout: float, most: int) -> None:
         super().__init__()
+        self._most = most
         self._uri = f"file:{quote(path)}?mode=ro"
         self._query = query
         self._timeout = timeout
@@ -112,7 +113,7 @@ class _Sqlite(Database[sqlite3.Connection]):
         connection.set_progress_handler(lambda: time.monotonic() > end, _LOOK_EVERY)
         cursor = connection.execute(self._query, values)
         try:
-            return cast(Sequence[Row], cursor.fetchmany(2))
+            return cast(Sequence[Row], cursor.fetchmany(self._most))
         finally:
             cursor.close()
 
@@ -124,11 +125,12 @@ class _Sqlite(Database[sqlite3.Connection]):
 
 
 class _Postgresql(Database["psycopg.Connection[tuple[object, ...]]"]):
-    def __init__(self, url: str, password: str | None, query: str, timeout: float) -> None:
+    def __init__(self, url: str, password: str | None, query: str, timeout: float, most: int) -> None:
         import psycopg
         from psycopg import conninfo
 
         super().__init__()
+        self._most = most
         self.errors = (psycopg.Error,)
         self._connector = psycopg.connect
         self._query = query
@@ -155,7 +157,7 @@ class _Postgresql(Database["psycopg.Connection[tuple[object, ...]]"]):
     def _ask(self, connection: psycopg.Connection[tuple[object, ...]], values: Mapping[str, str]) -> Sequence[Row]:
         with connection.transaction():
             connection.execute("SELECT set_config('statement_timeout', %s, true)", [str(self._milliseconds)])
-            return connection.execute(self._query, values).fetchmany(2)
+            return connection.execute(self._query, values).fetchmany(self._most)
 
     def _end(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
         connection.close()
@@ -166,11 +168,18 @@ class _Postgresql(Database["psycopg.Connection[tuple[object, ...]]"]):
 
 
 def open_database(
-    url: str, password: str | None, query: str, timeout: float, places: Collection[str] = ("username",)
+    url: str,
+    password: str | None,
+    query: str,
+    timeout: float,
+    places: Collection[str] = ("username",),
+    *,
+    most: int = 2,
 ) -> Database[object]:
     """The database of a URL; nothing is connected yet. `timeout` (seconds) bounds a connection and a query each.
 
-    `places` are the names of the values, of which one at least must stand in the query, with a colon before it.
+    `places` are the names of the values, of which one at least must stand in the query, with a colon before it,
+    and `most` how many rows are read of an answer.
     ValueError, for an administrator, where the URL or the query cannot be used.
     """
     pattern = _pattern(places)
@@ -182,9 +191,9 @@ def open_database(
             raise ValueError('url: a database of SQLite is written "sqlite:/path"')
         if password is not None:
             raise ValueError("password_file: SQLite has no password")
-        return cast(Database[object], _Sqlite(str(Path(path)), query, timeout))
+        return cast(Database[object], _Sqlite(str(Path(path)), query, timeout, most))
     if scheme in ("postgresql", "postgres"):
-        return cast(Database[object], _Postgresql(url, password, _for_psycopg(query, pattern), timeout))
+        return cast(Database[object], _Postgresql(url, password, _for_psycopg(query, pattern), timeout, most))
     raise ValueError('url: "sqlite:/path" or "postgresql://user@host/database" is expected')
 
 

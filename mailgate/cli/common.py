@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -19,6 +22,7 @@ from mailgate.web.places import Places
 __all__ = [
     "BadConfigError",
     "FailedError",
+    "columns",
     "config_option",
     "denied",
     "duration",
@@ -32,6 +36,9 @@ __all__ = [
     "trace_table",
     "when",
 ]
+
+#: In a column that is narrower nothing is broken into lines.
+_LEAST_COLUMNS = 24
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -185,14 +192,35 @@ def size(octets: float) -> str:
     return f"{octets:.1f} GiB"
 
 
-def trace_table(steps: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The steps of a trace, one a line; those fields of a TraceStep that have their default may be missing."""
-    width = max((len(step["filter"]) for step in steps), default=0)
+def columns() -> int:
+    """How wide the terminal is that reads standard output; 0 where there is none: other programs get whole lines."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
+def trace_table(steps: Sequence[Mapping[str, Any]], width: int = 0) -> Iterator[str]:
+    """The steps of a trace: stage, filter, verdict, time, and what is told about it.
+
+    Those fields of a TraceStep that have their default may be missing. A line that is wider than `width` goes on below,
+    under the column of what is told; 0 is no limit.
+    """
+    names = max((len(step["filter"]) for step in steps), default=0)
     for step in steps:
         verdict = step.get("verdict", "continue")
         acted_on = step.get("enforced", True) or verdict == "continue"
         shadow = "" if acted_on else " (shadow mode: not acted on)"
-        about = "  ".join(printable(step[key]) for key in ("recipient", "reason", "found") if step.get(key))
-        ms = step.get("seconds", 0.0) * 1000
-        name = f"{printable(step['filter']):{width}}"
-        yield f"{step['stage']:8} {name}  {verdict + shadow:10} {ms:7.1f} ms  {about}".rstrip()
+        name = f"{printable(step['filter']):{names}}"
+        fixed = f"{step['stage']:8} {name}  {verdict + shadow:10} {step.get('seconds', 0.0) * 1000:7.1f} ms  "
+        first, *others = _told(step, width - len(fixed) if width else 0)
+        yield f"{fixed}{first}".rstrip()
+        # Under the column of an ordinary verdict: a shadow's is long.
+        yield from (f"{'':{len(fixed) - len(shadow)}}{line}" for line in others)
+
+
+def _told(step: Mapping[str, Any], width: int) -> Sequence[str]:
+    """Whom a step is about and why; below that what was found out, where the reason does not say it."""
+    reason, found = step.get("reason", ""), step.get("found", "")
+    about = "  ".join(printable(one) for one in (step.get("recipient", ""), reason or found) if one)
+    lines = [about, printable(found)] if reason and found and found not in reason else [about]
+    if width < _LEAST_COLUMNS:
+        return lines
+    return [piece for line in lines for piece in textwrap.wrap(line, width, break_on_hyphens=False) or [""]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
+import textwrap
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, get_type_hints
@@ -12,12 +14,12 @@ import click
 from zope.interface.interface import InterfaceClass
 
 from mailgate import interfaces
-from mailgate.cli.common import FailedError, config_option, json_option
+from mailgate.cli.common import FailedError, columns, config_option, json_option
 from mailgate.config.reference import reference
 from mailgate.interfaces import IFilterFactory
 from mailgate.pipeline.registry import FilterMaker, Registry
 
-__all__ = ["Stages", "command", "stages_of"]
+__all__ = ["Stages", "command", "for_terminal", "stages_of"]
 
 #: The stages in the order in which a mail passes them.
 _STAGES = {
@@ -51,7 +53,8 @@ def command(name: str | None, as_json: bool, config: object) -> None:
         return
     if name:
         text = reference(factories)
-        click.echo(f"stages: {_told(factories[0])}\n\n{text[text.index('### ') :].rstrip()}")
+        text = text[text.index("### ") :].rstrip()
+        click.echo(f"stages: {_told(factories[0])}\n\n{for_terminal(text, width) if (width := columns()) else text}")
         return
     width = max((len(factory.name) for factory in factories), default=0)
     for factory in factories:
@@ -77,6 +80,22 @@ def _told(factory: IFilterFactory) -> str:
     except ImportError as error:
         return f"unknown: {error}"
     return ", ".join(stages.names or ["unknown"]) + (" (as its options ask)" if stages.by_options else "")
+
+
+def for_terminal(text: str, width: int) -> str:
+    """The reference of a filter, which is Markdown, in lines of this width: each row of a table is a paragraph."""
+    paragraphs: list[list[str]] = []
+    for part in text.split("\n\n"):
+        if not part.startswith("|"):
+            paragraphs.append(textwrap.wrap(" ".join(part.split()), width))
+            continue
+        for row in part.splitlines()[2:]:
+            cells = re.split(r"(?<!\\) \| ", row.removeprefix("| ").removesuffix(" |"), maxsplit=3)
+            key, kind, default, meaning = (cell.replace("\\", "") for cell in cells)
+            head = textwrap.wrap(f"{key}: {kind}; default {default}", width, subsequent_indent="    ")
+            body = textwrap.wrap(meaning, width, initial_indent="    ", subsequent_indent="    ")
+            paragraphs.append([*head, *body])
+    return "\n\n".join("\n".join(lines) for lines in paragraphs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,17 @@ from twisted.internet.task import react
 
 from mailgate.address import NULL_PATH, Address, AddressError
 from mailgate.assembly import assemble
-from mailgate.cli.common import BadConfigError, FailedError, config_option, json_option, printable, size, trace_table
+from mailgate.backends.keeping import IRuns, Source, close_sources
+from mailgate.cli.common import (
+    BadConfigError,
+    FailedError,
+    columns,
+    config_option,
+    json_option,
+    printable,
+    size,
+    trace_table,
+)
 from mailgate.cli.rehearse import RecipientFate, Rehearsal, rehearse
 from mailgate.config.hosts import parse_server
 from mailgate.config.load import ConfigError, Loaded, load
@@ -30,7 +40,6 @@ from mailgate.envelope import Client, Identity, Session, TraceStep, Transaction,
 from mailgate.message import Content, MemoryBudget
 from mailgate.observe.hub import EventHub
 from mailgate.pipeline.registry import Registry
-from mailgate.recipients.build import Source, close_sources
 from mailgate.smtp.receiving import ContentReceiver
 from mailgate.smtp.replies import ENDLESS, TOO_LARGE
 from mailgate.stores.counters import MemoryCounters
@@ -54,6 +63,7 @@ class _Mail:
     recipients: tuple[Address, ...]
     identity: str
     content: Content
+    go_on: bool
 
 
 def _address(ctx: click.Context, param: click.Parameter, value: str) -> Address:
@@ -85,6 +95,7 @@ def _ip(ctx: click.Context, param: click.Parameter, value: str) -> IPv4Address |
 @click.option("--to", "recipients", required=True, multiple=True, callback=_recipients, help="A recipient.")
 @click.option("--identity", default="", help="Who it has proved to be.")
 @click.option("--listener", "listener_name", help="The listener that it comes to; the first, if not given.")
+@click.option("--go-on", is_flag=True, help="Ask the stages behind a refusal, too: what comes after greylisting?")
 @click.argument("message", type=click.File("rb"))
 @json_option
 @config_option
@@ -167,7 +178,7 @@ async def _rehearse(reactor: Any, loaded: Loaded, registry: Registry, mail: _Mai
     chance = random.SystemRandom()
     servers = [parse_server(server) for server in config.dns.servers]
     resolver = Resolver(reactor, servers, config.dns.timeout, config.dns.cache_size, chance)
-    sources: list[Source] = []
+    sources: list[Source[IRuns]] = []
     try:
         assembly = assemble(
             loaded,
@@ -210,6 +221,7 @@ async def _rehearse(reactor: Any, loaded: Loaded, registry: Registry, mail: _Mai
             mail.recipients,
             mail.content,
             _fault(mail.content, most),
+            mail.go_on,
         )
     finally:
         await close_sources(sources)
@@ -252,17 +264,26 @@ def _account(session: Session, mail: _Mail, rehearsal: Rehearsal) -> Iterator[st
     who = f", known as {printable(session.identity.name)}" if session.identity else ""
     yield f"from {session.client}{who} to listener {session.listener}, {size(mail.content.size)}"
     yield ""
-    yield from trace_table(_fields_of(rehearsal.steps))
+    yield from trace_table(_fields_of(rehearsal.steps), columns())
     yield ""
     for fate in rehearsal.recipients:
-        route = f", by route {fate.route}" if fate.route else ""
-        yield f"{printable(fate.address)}: {fate.outcome}{route}"
-        if fate.reply:
-            yield f"    the client is told: {printable(fate.reply)}"
-        if fate.reason:
-            yield f"    because: {printable(fate.reason)}"
+        yield from _told(fate, f"{printable(fate.address)}: ")
+        if fate.then is not None:
+            yield from _told(fate.then, "    but for that: ")
     for edit in rehearsal.edits:
         yield f"change: {printable(edit)}"
+    if rehearsal.steps and not rehearsal.all_taken and not any(one.stage == "message" for one in rehearsal.steps):
+        yield "The content was not judged: --go-on asks the stages behind a refusal, too."
+
+
+def _told(fate: RecipientFate, begin: str) -> Iterator[str]:
+    route = f", by route {fate.route}" if fate.route else ""
+    targets = f", for {', '.join(map(printable, fate.targets))}" if fate.targets else ""
+    yield f"{begin}{fate.outcome}{route}{targets}"
+    if fate.reply:
+        yield f"    the client is told: {printable(fate.reply)}"
+    if fate.reason:
+        yield f"    because: {printable(fate.reason)}"
 
 
 def _fields_of(steps: Sequence[TraceStep]) -> list[dict[str, Any]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mailgate.address import Address
 from mailgate.envelope import Recipient, Session, TraceStep, Transaction
 from mailgate.interfaces import IPipeline, IRouting, Placed
-from mailgate.message import Content, Message
+from mailgate.message import Content, Message, release
 from mailgate.verdict import Accept, Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
 from mailgate.web.words import described
 
@@ -17,13 +17,19 @@ __all__ = ["RecipientFate", "Rehearsal", "rehearse"]
 
 @dataclass(frozen=True, slots=True)
 class RecipientFate:
-    """What would become of one recipient: `outcome` is taken, refused, deferred, quarantined or discarded."""
+    """What would become of one recipient: `outcome` is taken, refused, deferred, quarantined or discarded.
+
+    `targets` are those that the address stands for, each with its route; `route` is then "".
+    `then` is what would become of it but for this refusal.
+    """
 
     address: str
     outcome: str
     route: str = ""
+    targets: tuple[str, ...] = ()
     reply: str = ""
     reason: str = ""
+    then: RecipientFate | None = None
 
 
 @dataclass(slots=True)
@@ -49,34 +55,46 @@ async def rehearse(
     recipients: Sequence[Address],
     content: Content,
     fault: Reject | Disconnect | None = None,
+    go_on: bool = False,
 ) -> Rehearsal:
     """Play the mail through; a refusal at a stage ends it there, as it would in a session.
 
-    `fault` is what the session itself says to the content, once it has come.
+    `fault` is what the session itself says to the content, once it has come. With `go_on` the later stages are asked
+    all the same; the first refusal is what counts, and what comes `then` is told with it.
     """
-    rehearsal = Rehearsal()
-
-    def end(verdict: Verdict) -> Rehearsal:
-        rehearsal.recipients += [_fate(address, verdict) for address in recipients]
-        return _closed(rehearsal, session, transaction)
-
-    verdict = await _now(pipeline.connect(session))
-    if _stops(verdict):
-        return end(verdict)
-    session.helo = helo
-    verdict = await _now(pipeline.helo(session))
-    if _stops(verdict):
-        return end(verdict)
-    verdict = await _now(pipeline.mail(session, transaction))
-    if _stops(verdict):
-        return end(verdict)
     fates: dict[int, RecipientFate] = {}
-    taken: list[int] = []
+
+    def connect() -> Verdict | Awaitable[Verdict]:
+        return pipeline.connect(session)
+
+    def greet() -> Verdict | Awaitable[Verdict]:
+        session.helo = helo
+        return pipeline.helo(session)
+
+    def mail() -> Verdict | Awaitable[Verdict]:
+        return pipeline.mail(session, transaction)
+
+    def end() -> Rehearsal:
+        edits = [described(edit) for edit in transaction.edits]
+        release(transaction.edits)
+        return Rehearsal(
+            steps=[*session.trace, *transaction.trace],
+            recipients=[fates[number] for number in range(len(recipients))],
+            edits=edits,
+        )
+
+    for ask in (connect, greet, mail):
+        verdict = await _now(ask())
+        if _stops(verdict) and not fates:
+            fates = {number: _fate(address, verdict) for number, address in enumerate(recipients)}
+            if not go_on:
+                return end()
+    asked: list[int] = []
     for number, address in enumerate(recipients):
         found = routing.route(session, transaction, address)
         placed: Placed = await found if isinstance(found, Awaitable) else found
         if isinstance(placed, Reject | Defer):
-            fates[number] = _fate(address, placed)
+            fates.setdefault(number, _fate(address, placed))
             continue
         recipient = Recipient(address=address)
         if isinstance(placed, str):
@@ -85,34 +103,35 @@ async def rehearse(
             recipient.targets = placed
         verdict = await _now(pipeline.rcpt(session, transaction, recipient))
         if _stops(verdict):
-            fates[number] = _fate(address, verdict)
-        else:
+            fates.setdefault(number, _fate(address, verdict))
+        if not _stops(verdict) or go_on:
             transaction.recipients.append(recipient)
-            taken.append(number)
-    if taken:
-        verdicts = await _verdicts(pipeline, session, transaction, content, fault)
-        for number, recipient, verdict in zip(taken, transaction.recipients, verdicts, strict=True):
-            fates[number] = _fate(recipient.address, verdict, _routes_of(recipient))
-    rehearsal.recipients = [fates[number] for number in range(len(recipients))]
-    return _closed(rehearsal, session, transaction)
+            asked.append(number)
+    if asked:
+        verdicts = await _verdicts(pipeline, session, transaction, content, fault, go_on)
+        for number, recipient, verdict in zip(asked, transaction.recipients, verdicts, strict=True):
+            fate = _fate(recipient.address, verdict, recipient)
+            fates[number] = replace(fates[number], then=fate) if number in fates else fate
+    return end()
 
 
 async def _verdicts(
-    pipeline: IPipeline, session: Session, transaction: Transaction, content: Content, fault: Reject | Disconnect | None
+    pipeline: IPipeline,
+    session: Session,
+    transaction: Transaction,
+    content: Content,
+    fault: Reject | Disconnect | None,
+    go_on: bool,
 ) -> Sequence[Verdict]:
     """For each recipient, from DATA on."""
     verdict = await _now(pipeline.data(session, transaction))
-    if not _stops(verdict) and fault is None:
+    refusal = verdict if _stops(verdict) else fault
+    if refusal is None or go_on:
         votes = pipeline.message(session, transaction, Message(content))
-        return await votes if isinstance(votes, Awaitable) else votes
-    return [fault if fault is not None and not _stops(verdict) else verdict] * len(transaction.recipients)
-
-
-def _routes_of(recipient: Recipient) -> str:
-    """Where its mail goes: the route, or whom the address stands for, and the route of each."""
-    if not recipient.targets:
-        return recipient.route
-    return ", ".join(f"{one.address} by {recipient.route or one.route}" for one in recipient.targets)
+        verdicts = await votes if isinstance(votes, Awaitable) else votes
+        if refusal is None:
+            return verdicts
+    return [refusal] * len(transaction.recipients)
 
 
 async def _now(verdict: Verdict | Awaitable[Verdict]) -> Verdict:
@@ -123,20 +142,21 @@ def _stops(verdict: Verdict) -> bool:
     return isinstance(verdict, Reject | Defer | Disconnect)
 
 
-def _fate(address: Address, verdict: Verdict, route: str = "") -> RecipientFate:
+def _targets_of(recipient: Recipient) -> tuple[str, ...]:
+    """Those that it stands for; a filter that names a route names it for all of them."""
+    return tuple(f"{one.address} by route {recipient.route or one.route}" for one in recipient.targets)
+
+
+def _fate(address: Address, verdict: Verdict, recipient: Recipient | None = None) -> RecipientFate:
+    targets = _targets_of(recipient) if recipient is not None else ()
+    route = recipient.route if recipient is not None and not targets else ""
     match verdict:
         case Continue() | Accept():
-            return RecipientFate(str(address), "taken", route)
+            return RecipientFate(str(address), "taken", route, targets)
         case Quarantine(reason):
-            return RecipientFate(str(address), "quarantined", route, reason=reason)
+            return RecipientFate(str(address), "quarantined", route, targets, reason=reason)
         case Discard(reason):
-            return RecipientFate(str(address), "discarded", route, reason=reason)
+            return RecipientFate(str(address), "discarded", route, targets, reason=reason)
         case Reject(reply, reason) | Disconnect(reply, reason) | Defer(reply, reason):
             outcome = "deferred" if reply.code // 100 == 4 else "refused"
-            return RecipientFate(str(address), outcome, route, str(reply), reason)
-
-
-def _closed(rehearsal: Rehearsal, session: Session, transaction: Transaction) -> Rehearsal:
-    rehearsal.steps = [*session.trace, *transaction.trace]
-    rehearsal.edits = [described(edit) for edit in transaction.edits]
-    return rehearsal
+            return RecipientFate(str(address), outcome, route, targets, str(reply), reason)

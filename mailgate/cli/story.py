@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mailgate.cli.common import printable, size, span, trace_table, when
+from mailgate.cli.common import columns, printable, size, span, trace_table, when
 from mailgate.cli.entries import last_reply, state_of
 from mailgate.observe.history import Story
 from mailgate.observe.render import from_stamp
@@ -14,6 +14,9 @@ from mailgate.web.models import Entry
 __all__ = ["tell"]
 
 Fields = Mapping[str, Any]
+
+#: How far what belongs to an event stands to the right.
+_INDENT = 6
 
 
 def tell(story: Story, waiting: Sequence[Entry], now: float) -> Iterator[str]:
@@ -24,7 +27,7 @@ def tell(story: Story, waiting: Sequence[Entry], now: float) -> Iterator[str]:
     for fields in story.entries:
         first, *others = _event(fields)
         yield f"  {when(from_stamp(fields['at']))}  {first}"
-        yield from (f"      {line}" for line in others)
+        yield from (f"{'':{_INDENT}}{line}" for line in others)
     for entry in waiting:
         said = f" ({last_reply(entry)})" if entry.last_reply else ""
         yield f"  still in the queue   {printable(entry.recipient)}: {state_of(entry, now)}{said}"
@@ -43,6 +46,10 @@ def _summary(story: Story, waiting: Sequence[Entry]) -> str:
                 names.setdefault(key, recipient)
                 fates[key] = fate
     fates = {entry.recipient: entry.state for entry in waiting if entry.recipient not in fates} | fates
+    for alias in (text for fields in story.entries for text in fields.get("aliases", ())):
+        # Its mail goes on as that of those whom it stands for.
+        if len(fates) > 1 and fates.get(key := alias.partition(": ")[0].lower()) == "accepted":
+            del fates[key]
     told = [f"{printable(names.get(one, one))} {fate}" for one, fate in fates.items()]
     told += dict.fromkeys(_refusal(fields) for fields in story.entries if _is_about_nobody(fields))
     more = f" and {len(told) - 5} more" if len(told) > 5 else ""
@@ -113,7 +120,7 @@ def _event(fields: Fields) -> Iterator[str]:
                 yield f"asked for: {printable(wish)}"
             for alias in fields.get("aliases", ()):
                 yield f"stands for others: {printable(alias)}"
-            yield from trace_table(fields.get("trace", ()))
+            yield from _trace(fields)
         case "refused":
             whom = text("recipient") or _list(fields)
             by = f"filter {text('filter')}" if text("filter") else "the gateway itself"
@@ -125,7 +132,7 @@ def _event(fields: Fields) -> Iterator[str]:
             yield f"the client was told: {text('reply') or 'nothing'}"
             if text.cause:
                 yield f"because: {text.cause}"
-            yield from trace_table(fields.get("trace", ()))
+            yield from _trace(fields)
         case "delivered":
             yield f"delivered to {text('recipient')}{_attempt(fields)}"
             yield f"{_host(fields)}{text('reply')}, {_seconds(fields.get('delay', 0.0))} after it came"
@@ -162,6 +169,10 @@ def _event(fields: Fields) -> Iterator[str]:
             yield f"instead of its verdict: {text('on_failure')}"
         case other:
             yield printable(str(other))
+
+
+def _trace(fields: Fields) -> Iterator[str]:
+    yield from trace_table(fields.get("trace", ()), max(0, columns() - _INDENT))
 
 
 class _Texts:

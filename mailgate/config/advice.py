@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from string import Formatter
 
+from mailgate.config.aliases_check import advise_on_aliases
 from mailgate.config.delivery import advise_on_delivery
 from mailgate.config.document import Document
 from mailgate.config.endpoints import listening
@@ -12,6 +13,7 @@ from mailgate.config.hosts import parse_domain_pattern, parse_host
 from mailgate.config.identities import advise_on_identities
 from mailgate.config.locate import Path
 from mailgate.config.machine import holds_a_line
+from mailgate.config.order import advise_on_order
 from mailgate.config.ports import advise_on_ports
 from mailgate.config.problems import Problems
 from mailgate.config.public import public_space
@@ -56,6 +58,8 @@ def advise(config: Config, document: Document, problems: Problems) -> None:
     _unused(config, document, problems)
     advise_on_identities(config, problems)
     advise_on_recipients(config, problems)
+    advise_on_aliases(config, document, problems)
+    advise_on_order(config, document, problems)
     advise_on_ports(config, problems)
     advise_on_delivery(config, problems)
 
@@ -97,6 +101,9 @@ def _domains(config: Config, document: Document, problems: Problems) -> None:
                 "any: what the next hop refuses has to be bounced, mostly to forged senders (backscatter); "
                 "name a [recipients.NAME]",
             )
+        if section.catch_all is not None and "any" in section.recipients:
+            text = "has no effect: with recipients = any, every address exists"
+            problems.warn((*path, "catch_all"), text)
         if isinstance(route, DiscardRoute):
             problems.warn((*path, "route"), f"{section.route} throws the mail of this domain away")
         if isinstance(route, MaildirRoute) and not _has_local_part(route) and _has_many(config, domain):
@@ -239,6 +246,10 @@ def _unused(config: Config, document: Document, problems: Problems) -> None:
     for name in config.routes:
         if name not in used:
             problems.warn(("routes", name), "no entry of [domains] or [routing] names this route")
+    asked = {name for domain in config.domains.values() for name in domain.aliases}
+    for name in config.aliases:
+        if name not in asked:
+            problems.warn(("aliases", name), "no entry of [domains] names these aliases")
     named = {name for name, _ in document.pipeline_filters()}
     for name in config.filters:
         if name not in named:

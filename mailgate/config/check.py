@@ -10,6 +10,7 @@ from pathlib import Path as FilePath
 
 from pydantic import TypeAdapter, ValidationError
 
+from mailgate.config.aliases_check import check_aliases
 from mailgate.config.delivery import check_delivery
 from mailgate.config.document import Document
 from mailgate.config.hosts import parse_domain_pattern, parse_routing_pattern
@@ -34,12 +35,7 @@ def check(document: Document, problems: Problems) -> None:
         (("routing", "senders"), parse_routing_pattern),
     ):
         _twice(path, document.table(*path), normal, problems)
-    for name, section in document.tables("aliases").items():
-        if section.get("kind") == "map" and not section.get("entries") and "path" not in section:
-            problems.error(("aliases", name), "knows no alias: it needs entries or a path")
-    forwarding = document.table("forwarding")
-    if ("srs_domain" in forwarding) != ("srs_secrets" in forwarding):
-        problems.error(("forwarding",), "srs_domain and srs_secrets go together")
+    check_aliases(document, problems)
     check_recipients(document, problems)
     seen: set[tuple[object, str]] = set()
     for name, place in document.pipeline_filters():
@@ -90,8 +86,6 @@ def _references(document: Document, problems: Problems) -> None:
         known(("listeners", number, "auth"), listener.get("auth"), "auth section", document.names("auth"))
     for domain, section in document.tables("domains").items():
         known(("domains", domain, "route"), section.get("route"), "route", routes)
-        for number, name in enumerate(_list(section.get("aliases"))):
-            known(("domains", domain, "aliases", number), name, "aliases section", document.names("aliases"))
         check_sources(document, domain, section.get("recipients"), problems)
     known(("routing", "default"), document.table("routing").get("default"), "route", routes)
     for key in ("recipients", "senders"):
@@ -148,7 +142,3 @@ def _twice(path: Path, keys: Mapping[str, object], normal: Callable[[str], str],
         if meant in seen:
             problems.error((*path, key), f"is the same as {seen[meant]} in line {problems.line((*path, seen[meant]))}")
         seen.setdefault(meant, key)
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from mailgate.config.aliases import AliasSection, ForwardingSection, MapAliases, PatternAliases
+from mailgate.config.aliases import AliasSection, ForwardingSection
 from mailgate.config.auth import AuthSection
 from mailgate.config.recipients import ListRecipients, RecipientsSection, Sources
 from mailgate.config.reports import ReportsSection
@@ -61,9 +61,7 @@ __all__ = [
     "LmtpRoute",
     "LogSection",
     "MaildirRoute",
-    "MapAliases",
     "Network",
-    "PatternAliases",
     "PipelineSection",
     "PoolSection",
     "RecipientsSection",

@@ -2,87 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address
-
-import dns.exception
-import dns.flags
-import dns.message
-import dns.name
 import dns.rcode
-import dns.rdata
 import dns.rdatatype
-from dns.rdtypes.ANY.CNAME import CNAME
-from dns.rdtypes.ANY.MX import MX
-from dns.rdtypes.ANY.PTR import PTR
-from dns.rdtypes.ANY.TXT import TXT
-from dns.rdtypes.IN.A import A
-from dns.rdtypes.IN.AAAA import AAAA
 
+from mailgate.dns.messages import Owner, RecordSet, Response
 from mailgate.interfaces import Answer, DnsStatus
 
 __all__ = ["read_answer"]
 
 #: Seconds for which a positive and a negative answer (RFC 2308 section 5) hold at most.
 _LONGEST, _LONGEST_NEGATIVE = 86400, 3600
+#: CNAMEs that are followed, one less.
+_MOST_ALIASES = 16
+
+_NOERROR, _NXDOMAIN, _CNAME = int(dns.rcode.NOERROR), int(dns.rcode.NXDOMAIN), int(dns.rdatatype.CNAME)
 
 
-def read_answer(response: dns.message.QueryMessage) -> Answer | None:
+def read_answer(response: Response) -> Answer | None:
     """What the response says; None where the server has no answer for us (SERVFAIL, REFUSED, a referral, nonsense).
 
-    A chain of CNAMEs within the response is followed, up to 16 of them. Records of types that `Answer` does not name
-    are their text as in a zone file.
+    A chain of CNAMEs within the response is followed, up to 15 of them.
     """
-    if response.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+    if response.rcode not in (_NOERROR, _NXDOMAIN):
         return None
-    try:
-        chain = response.resolve_chaining()
-    except dns.exception.DNSException:
+    owner, ttl = response.owner, _LONGEST
+    for _ in range(_MOST_ALIASES):
+        found = response.answers.get((owner, response.rdtype))
+        alias = None if found is not None else response.answers.get((owner, _CNAME))
+        if found is not None:
+            ttl = min(ttl, found.ttl)
+            break
+        if alias is None or alias.target is None:
+            break
+        owner, ttl = alias.target, min(ttl, alias.ttl)
+    else:
         return None
-    secure = bool(response.flags & dns.flags.AD)
-    if chain.answer is not None:
-        return Answer(DnsStatus.FOUND, _records(chain.answer), float(min(chain.minimum_ttl, _LONGEST)), secure)
-    ttl = float(min(chain.minimum_ttl, _LONGEST_NEGATIVE)) if _has_soa(response, chain.canonical_name) else 0.0
-    if response.rcode() == dns.rcode.NXDOMAIN:
-        return Answer(DnsStatus.NXDOMAIN, ttl=ttl, secure=secure)
-    if _is_referral(response):
-        return None
-    return Answer(DnsStatus.NODATA, ttl=ttl, secure=secure)
+    if found is not None:
+        return None if response.rcode == _NXDOMAIN else _positive(found, ttl, is_secure=response.is_secure)
+    negative = _negative_ttl(response, owner)
+    kept = 0.0 if negative is None else float(min(ttl, negative, _LONGEST_NEGATIVE))
+    if response.rcode == _NXDOMAIN:
+        return Answer(DnsStatus.NXDOMAIN, ttl=kept, secure=response.is_secure)
+    if response.names_servers and not response.soas:
+        return None  # it does not recurse and points elsewhere, which looks like NODATA (RFC 2308 section 2.2)
+    return Answer(DnsStatus.NODATA, ttl=kept, secure=response.is_secure)
 
 
-def _has_soa(response: dns.message.QueryMessage, name: dns.name.Name) -> bool:
-    """Whether it says for how long a name has nothing: else that is not to be kept (RFC 2308 section 5)."""
-    return any(one.rdtype == dns.rdatatype.SOA and name.is_subdomain(one.name) for one in response.authority)
+def _positive(found: RecordSet, ttl: int, *, is_secure: bool) -> Answer:
+    records = tuple(found.records)
+    if len(records) > 1 and isinstance(records[0], tuple):  # of MX
+        records = tuple(sorted(records))  # type: ignore[type-var]  # pairs of a number and a name
+    return Answer(DnsStatus.FOUND, records, float(ttl), is_secure)
 
 
-def _is_referral(response: dns.message.QueryMessage) -> bool:
-    """Whether a server that does not recurse points elsewhere, which looks like NODATA (RFC 2308 section 2.2)."""
-    types = {rrset.rdtype for rrset in response.authority}
-    return dns.rdatatype.NS in types and dns.rdatatype.SOA not in types
-
-
-def _records(rdatas: Iterable[dns.rdata.Rdata]) -> tuple[object, ...]:
-    exchanges, others = [], []
-    for rdata in rdatas:
-        if isinstance(rdata, MX):
-            exchanges.append((rdata.preference, _text(rdata.exchange)))
-        else:
-            others.append(_record(rdata))
-    return (*sorted(exchanges), *others)
-
-
-def _record(rdata: dns.rdata.Rdata) -> object:
-    if isinstance(rdata, A):
-        return IPv4Address(rdata.address)
-    if isinstance(rdata, AAAA):
-        return IPv6Address(rdata.address)
-    if isinstance(rdata, PTR | CNAME):
-        return _text(rdata.target)
-    if isinstance(rdata, TXT):
-        return b"".join(rdata.strings)
-    return rdata.to_text()
-
-
-def _text(name: dns.name.Name) -> str:
-    """In lower case without the final dot, "" for the root; odd octets are escaped as in a zone file."""
-    return "" if name == dns.name.root else name.to_text(omit_final_dot=True).lower()
+def _negative_ttl(response: Response, owner: Owner) -> int | None:
+    """For how long a name has nothing; None where nobody says so: then that is not to be kept (RFC 2308 section 5)."""
+    for at in range(len(owner)):
+        seconds = response.soas.get(owner[at:])
+        if seconds is not None:
+            return seconds
+    return None

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import dns.message
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from mailgate.dns.answers import read_answer
-from mailgate.dns.transport import NoAnswerError, Query, Server, Transport
+from mailgate.dns.messages import Query, Response
+from mailgate.dns.transport import NoAnswerError, Server, Transport
 from mailgate.interfaces import Answer, DnsStatus
 
 __all__ = ["Lookup", "Servers"]
@@ -72,7 +72,7 @@ class Lookup:
         self._turns: deque[Server] = deque()
         self._slice = 0.0
         self._asked = 0
-        self._tries: dict[Deferred[dns.message.QueryMessage], Server] = {}
+        self._tries: dict[Deferred[Response], Server] = {}
         self._has_refusal = False
         self._next: IDelayedCall | None = None
         self._end = clock.callLater(timeout, self._time_is_up)
@@ -132,7 +132,7 @@ class Lookup:
             self._servers.was_silent(server)
         self._ask_next()
 
-    def _answered(self, response: dns.message.QueryMessage, attempt: Deferred[dns.message.QueryMessage]) -> None:
+    def _answered(self, response: Response, attempt: Deferred[Response]) -> None:
         server = self._tries.pop(attempt, None)
         if server is None:
             return
@@ -149,7 +149,7 @@ class Lookup:
         elif not self._tries:
             self._ask_at_once()
 
-    def _not_answered(self, failure: Failure, attempt: Deferred[dns.message.QueryMessage]) -> None:
+    def _not_answered(self, failure: Failure, attempt: Deferred[Response]) -> None:
         server = self._tries.pop(attempt, None)
         if server is None:
             return

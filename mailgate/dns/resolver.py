@@ -15,8 +15,9 @@ from twisted.internet.interfaces import IReactorTime, IReactorUDP
 from zope.interface import implementer
 
 from mailgate.dns.lookup import Lookup, Servers
+from mailgate.dns.messages import Query
 from mailgate.dns.names import query_name, unmapped, without_asking
-from mailgate.dns.transport import Query, Server, Transport
+from mailgate.dns.transport import Server, Transport
 from mailgate.interfaces import Answer, DnsStatus, IResolver
 
 __all__ = ["Resolver", "system_servers"]

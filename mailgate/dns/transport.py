@@ -6,17 +6,10 @@ question that were sent (RFC 5452). Whatever else arrives is ignored.
 
 from __future__ import annotations
 
-import struct
 from ipaddress import ip_address
 from random import Random
 from typing import NoReturn
 
-import dns.exception
-import dns.flags
-import dns.message
-import dns.name
-import dns.rcode
-import dns.rdatatype
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
 from twisted.internet.error import CannotListenError, ConnectError, MessageLengthError
@@ -32,65 +25,22 @@ from twisted.internet.protocol import DatagramProtocol, connectionDone
 from twisted.protocols.basic import Int16StringReceiver
 from twisted.python.failure import Failure
 
-__all__ = ["NoAnswerError", "Query", "Server", "Transport"]
+from mailgate.dns.messages import Query, Response
+
+__all__ = ["NoAnswerError", "Server", "Transport"]
 
 Server = tuple[str, int]
 
-#: What fits into one unfragmented datagram on any path (RFC 9715).
-_PAYLOAD = 1232
 #: Sockets to one server; each is replaced after so many questions or seconds, so that its port is not worth guessing.
 _SOCKETS, _USES, _AGE = 4, 1000, 120.0
 #: Room for servers that send more than they were asked to.
 _MAX_PACKET = 4096
-#: QR, opcode, AA, TC and RD are in the third octet of the header; its last six count the records.
-_HEADER, _TRUNCATED = 12, 0x02
-#: Records of a message that are read: more of them would keep everybody waiting, and nobody has use for them.
-_MOST_RECORDS = 500
 #: Messages on one connection that are no answer to what was asked, after which it is closed.
 _MOST_STRAYS = 5
 
 
 class NoAnswerError(Exception):
     """The server cannot be reached: nobody listens there, or the network says no."""
-
-
-class Query:
-    """One question in wire form; only the id differs from one try to the next."""
-
-    def __init__(self, name: dns.name.Name, rdtype: str) -> None:
-        message = dns.message.make_query(
-            # AD: tell us whether the data was validated (RFC 6840 section 5.7).
-            name,
-            rdtype,
-            use_edns=0,
-            payload=_PAYLOAD,
-            flags=dns.flags.RD | dns.flags.AD,
-            id=0,
-        )
-        self._question = message.question
-        self._body = message.to_wire()[2:]
-
-    def wire(self, number: int) -> bytes:
-        """The message with this id."""
-        return number.to_bytes(2, "big") + self._body
-
-    def read(self, wire: bytes) -> dns.message.QueryMessage | None:
-        """The response that `wire` is to this question, whatever its id; None for anything else.
-
-        Of a truncated one only the question is read, and of one with too many records, which then is a SERVFAIL.
-        """
-        if len(wire) < _HEADER:
-            return None
-        is_huge = sum(struct.unpack("!3H", wire[6:_HEADER])) > _MOST_RECORDS
-        try:
-            message = dns.message.from_wire(wire, question_only=is_huge or bool(wire[2] & _TRUNCATED))
-        except dns.exception.DNSException:
-            return None
-        if is_huge:
-            message.set_rcode(dns.rcode.SERVFAIL)
-        if not isinstance(message, dns.message.QueryMessage) or not message.flags & dns.flags.QR:
-            return None
-        return message if message.question == self._question else None
 
 
 class Transport:
@@ -103,12 +53,12 @@ class Transport:
         self._random = random
         self._pools: dict[Server, list[_Channel]] = {}
 
-    def exchange(self, server: Server, query: Query) -> Deferred[dns.message.QueryMessage]:
+    def exchange(self, server: Server, query: Query) -> Deferred[Response]:
         """The server's response; fails with NoAnswerError, or waits until it is cancelled."""
         try:
             channel = self._channel(server)
         except (OSError, CannotListenError) as error:
-            failed: Deferred[dns.message.QueryMessage] = Deferred()
+            failed: Deferred[Response] = Deferred()
             failed.errback(NoAnswerError(str(error)))
             return failed
         return channel.ask(query).addCallback(self._complete, server, query)
@@ -139,10 +89,8 @@ class Transport:
         channel.listen(self._reactor.listenUDP(0, channel, any_address, _MAX_PACKET))
         return channel
 
-    def _complete(
-        self, response: dns.message.QueryMessage, server: Server, query: Query
-    ) -> dns.message.QueryMessage | Deferred[dns.message.QueryMessage]:
-        if not response.flags & dns.flags.TC:
+    def _complete(self, response: Response, server: Server, query: Query) -> Response | Deferred[Response]:
+        if not response.is_truncated:
             return response
         kind = TCP6ClientEndpoint if ip_address(server[0]).version == 6 else TCP4ClientEndpoint
         stream = _Stream(query, self._random.getrandbits(16))
@@ -164,7 +112,7 @@ class _Channel(DatagramProtocol):
         self._random = random
         self._port: IListeningPort | None = None
         self._retired = False
-        self._waiting: dict[int, tuple[Query, Deferred[dns.message.QueryMessage]]] = {}
+        self._waiting: dict[int, tuple[Query, Deferred[Response]]] = {}
 
     @property
     def is_open(self) -> bool:
@@ -180,12 +128,12 @@ class _Channel(DatagramProtocol):
             self.close()
             raise
 
-    def ask(self, query: Query) -> Deferred[dns.message.QueryMessage]:
+    def ask(self, query: Query) -> Deferred[Response]:
         """Send the question under a new id."""
         number = self._random.getrandbits(16)
         while number in self._waiting:
             number = self._random.getrandbits(16)
-        answer: Deferred[dns.message.QueryMessage] = Deferred(lambda _: self._forget(number))
+        answer: Deferred[Response] = Deferred(lambda _: self._forget(number))
         self._waiting[number] = query, answer
         self.uses += 1
         try:
@@ -247,7 +195,7 @@ class _Stream(Int16StringReceiver):
     transport: ITCPTransport
 
     def __init__(self, query: Query, number: int) -> None:
-        self.response: Deferred[dns.message.QueryMessage] = Deferred(lambda _: self._abort())
+        self.response: Deferred[Response] = Deferred(lambda _: self._abort())
         self._query = query
         self._number = number
         self._strays = 0
@@ -265,7 +213,7 @@ class _Stream(Int16StringReceiver):
                 self._abort()
             return
         # A stream has room for everything: one that is truncated all the same holds no answer.
-        if response.flags & dns.flags.TC:
+        if response.is_truncated:
             self.response.errback(NoAnswerError("truncated over TCP"))
         else:
             self.response.callback(response)

@@ -25,6 +25,9 @@ FIELD = "Authentication-Results"
 
 #: Signatures that are told of. More than that no honest message has.
 _MAX_SIGNATURES = 20
+#: Incoming fields of different values that are read to see whose they are, and characters of them all. No honest
+#: message has more; of one that does, all are removed.
+_MAX_READ, _MAX_CHARACTERS = 1000, 32 * 1024
 _ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
 
 #: How one may have an identity without AUTH.
@@ -81,11 +84,9 @@ class AuthenticationResultsFilter:
 
     def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit]:
         """Removals, each by the field's value so that what our own filters have added stays, and our field."""
-        edits: list[Edit] = [
-            RemoveHeader(FIELD, value)
-            for value in dict.fromkeys(message.values(FIELD))
-            if self._remove_all or is_by(value, self._ids)
-        ]
+        values = list(dict.fromkeys(message.values(FIELD)))
+        removes_all = self._remove_all or len(values) > _MAX_READ or sum(map(len, values)) > _MAX_CHARACTERS
+        edits: list[Edit] = [RemoveHeader(FIELD, value) for value in values if removes_all or is_by(value, self._ids)]
         if self._add:
             results = results_of(session, transaction, tell_identity=self._tell_identity)
             edits.append(AddHeader(FIELD, AuthenticationResults(self._id, results).text(len(FIELD) + 2)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import Field
@@ -20,8 +20,8 @@ from mailgate.mailauth.dmarc.author import Authors, author_domains
 from mailgate.mailauth.dmarc.evaluate import evaluate_dmarc
 from mailgate.mailauth.dmarc.forwarded import vouching_sealer
 from mailgate.mailauth.dmarc.organization import public_suffixes
-from mailgate.mailauth.results import ArcResult, DkimResult, DmarcRecord, DmarcResult, SpfResult
-from mailgate.message import Message
+from mailgate.mailauth.results import ArcResult, DkimResult, DmarcResult, SpfResult
+from mailgate.message import Message, header_problem
 from mailgate.reply import Reply
 from mailgate.stores.domains import DomainTable
 from mailgate.verdict import Continue, Defer, Quarantine, Reject, Verdict
@@ -30,6 +30,7 @@ __all__ = ["Dmarc", "DmarcDisposition", "Options", "build"]
 
 Done = Literal["none", "quarantine", "reject"]
 
+_UNCLEAR = Reply.of(550, "5.6.0", "The header section is too large, or has a bare CR or LF in it")
 _NO_AUTHOR = Reply.of(550, "5.7.1", "The From field must name its author by an address with a domain")
 
 
@@ -53,9 +54,10 @@ class Options(Section):
     result, or dkim none for a message with signatures"""
     no_author: Literal["reject", "continue"] = "reject"
     """what is done where the From field does not tell its author beyond doubt: there is none, or several fields, no
-    address with a domain, more than four domains, or programs would read it differently. Such mail could show a domain
-    that is not checked. Reports (null sender) whose From holds no address at all go on in either case. One field with
-    several domains is no such case: each is evaluated, and the strictest policy counts"""
+    address with a domain, more than four domains, or programs would read it differently, as they do a header section
+    of more than 256 KiB, or with a CR or LF alone in it. Such mail could show a domain that is not checked. Reports
+    (null sender) whose From holds no address at all go on in either case. One field with several domains is no such
+    case: each is evaluated, and the strictest policy counts"""
     trusted_sealers: list[Domain] = Field(default=[])
     """forwarders whose ARC seals are believed: mail whose chain holds, which these domains have sealed last, and which
     passed when it came to one of them, is not refused. "example.org" is the d= of a seal, "*.example.org" all below"""
@@ -139,10 +141,13 @@ class Dmarc:
 
     async def _judge(self, session: Session, transaction: Transaction, message: Message) -> Verdict:
         authors = author_domains(message.values("From"))
+        unclear = header_problem(message.content)
+        if unclear:
+            authors = replace(authors, problem=unclear, is_nobody=False)
         if self._must_be_refused(authors, transaction):
             domain = authors.domains[0] if authors.domains else ""
             result = DmarcResult("permerror", domain=domain, reason=authors.problem)
-            return Reject(_NO_AUTHOR, authors.problem, evidence=(result,))
+            return Reject(_UNCLEAR if unclear else _NO_AUTHOR, authors.problem, evidence=(result,))
         evidence = transaction.evidence
         found = _Found(evidence.get(SpfResult), tuple(evidence.all(DkimResult)), evidence.get(ArcResult))
         result = await evaluate_dmarc(
@@ -155,7 +160,7 @@ class Dmarc:
             chance=self._chance,
         )
         if result.result == "temperror":
-            is_asked = _may_ask(result) and not self._list(session, found)
+            is_asked = result.may_ask and not self._list(session, found)
             return self._put_off(result) if is_asked else Continue(evidence=(result,))
         if result.record is None or result.result == "permerror":
             return Continue(evidence=(result,))
@@ -197,7 +202,7 @@ class Dmarc:
     def _lowered(self, result: DmarcResult) -> str:
         """Why the owner asks for less than is published; "" where that is not so."""
         record = result.record
-        if record is None or result.policy in _published(record, result.domain):
+        if record is None or result.policy in record.policies_for(result.domain):
             return ""
         return "policy_test_mode" if self._options.standard == "rfc9989" else "sampled_out"
 
@@ -254,15 +259,3 @@ class Dmarc:
 
 def _table(entries: Iterable[str]) -> DomainTable[bool]:
     return DomainTable(dict.fromkeys(entries, True))
-
-
-def _published(record: DmarcRecord, author: str) -> set[str]:
-    """The policies that may be the published ones for this author's domain."""
-    if record.domain == author:
-        return {record.policy}
-    return {record.subdomain_policy, record.missing_policy}
-
-
-def _may_ask(result: DmarcResult) -> bool:
-    """Whether what is known of the owner's policy asks for anything."""
-    return result.record is not None and _published(result.record, result.domain) != {"none"}

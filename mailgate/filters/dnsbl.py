@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Literal
@@ -31,13 +32,16 @@ _Found = ListedResult | SilentResult | None
 
 _LOCAL = NetworkSet(LOCAL_NETWORKS)
 
+#: Seconds for which a list that has answered shows that it is other lists that are out of order, not DNS.
+_JUST_NOW = 10.0
+
 
 class Options(RefusalSection):
     """`[filters.dnsbl]`: which lists are asked, and what their hits come to.
 
-    All lists of a stage are asked at the same time, and mail goes on without one that fails or is too slow; where none
-    can answer, the filter has failed, and `on_failure` says what then. The weights of the lists with a hit are summed
-    up over the stages: address lists when the client connects, domain lists as the names become known.
+    All lists of a stage are asked at the same time, and mail goes on without one that fails or is too slow; where no
+    list of any stage answers, the filter has failed, and `on_failure` says what then. The weights of the lists with a
+    hit are summed up over the stages: address lists when the client connects, domain lists as the names become known.
     """
 
     zones: list[ListSection] = Field(default=[])
@@ -88,6 +92,7 @@ class Dnsbl:
         self._domains = frozenset(options.domains) if self._names else frozenset()
         self._services = services
         self._tests: dict[tuple[str, str], SelfTest] = {}
+        self._heard = -math.inf  # when a list has answered
         directlyProvides(self, *self._stages())
 
     def _stages(self) -> list[InterfaceClass]:
@@ -139,7 +144,7 @@ class Dnsbl:
         is_domain = "." in name and not name.startswith("[") and not name.rpartition(".")[2].isdigit()
         if not is_domain or name == self._hostname or self._is_local(name):
             return []
-        return [(one, name, name) for one in self._names]
+        return [(one, one.label(name), name) for one in self._names]
 
     def _ask(
         self, stage: Stage, questions: Sequence[_Question], session: Session, transaction: Transaction | None = None
@@ -155,7 +160,10 @@ class Dnsbl:
         answers = await together(asked)
         silent = [one for one in answers if isinstance(one, SilentResult)]
         broken = [one for one in silent if one.is_temporary]
-        if broken and len(silent) == len(answers):
+        now = self._services.clock.seconds()
+        if len(silent) < len(answers):
+            self._heard = now
+        elif broken and not 0 <= now - self._heard < _JUST_NOW:
             raise ListsSilentError("; ".join(sorted({one.summary() for one in broken})[:5]))
         known = session.evidence  # of a greeting before this one
         found = tuple(one for one in dict.fromkeys(answers) if one is not None and one not in known)

@@ -35,6 +35,11 @@ _TEST_EVERY, _TEST_AGAIN, _TEST_SOON = 3600.0, 300.0, 60.0
 #: Codes that are kept of one answer, and characters of a list's text.
 _MOST_CODES, _MOST_TEXT = 8, 200
 
+#: Questions in a row that a list leaves without an answer before it is left alone, and seconds for which it then is.
+_MOST_SILENCES, _PAUSE = 10, 10.0
+#: Characters of the longest name that can be asked for.
+_LONGEST_NAME = 253
+
 _ANSWERS = IPv4Network("127.0.0.0/8")
 #: Answers that say why a list does not answer: of Spamhaus (a wrong name, an open resolver, too many questions, and an
 #: address at a list of domains), and what lists of domains say to those whom they do not serve.
@@ -249,6 +254,16 @@ class DnsList:
         self._resolver = resolver
         self._clock = clock
         self._tells_text = tells_text and not section.allow and not section.text
+        self._silences = 0
+        self._left_alone_until = 0.0
+
+    def label(self, name: str) -> str:
+        """What stands before the zone in the question for a name: as much of its end as there is room for, since a list
+        has a domain with all that is below it."""
+        room = _LONGEST_NAME - len(self.section.zone) - 1
+        while len(name) > room:
+            name = name.partition(".")[2]
+        return name
 
     async def ask(self, label: str, subject: str, test: SelfTest | None) -> ListedResult | SilentResult | None:
         """What the list knows of a subject, which is `label` in its zone; None for nothing."""
@@ -256,8 +271,11 @@ class DnsList:
         fault = test.fault() if test else ""
         if fault:
             return SilentResult(self.name, f"out of use, {fault}")
+        if self._is_left_alone():
+            return SilentResult(self.name, "not asked, it did not answer again and again", is_temporary=True)
         name = f"{label}.{self.section.zone}"
         answer = await self._by(end, self._resolver.resolve(name, "A"), Answer(DnsStatus.TIMEOUT))
+        self._count_silences(answer)
         if answer.is_temporary:
             return SilentResult(self.name, f"no answer: {answer.status.value}", is_temporary=True)
         if answer.status is not DnsStatus.FOUND:
@@ -279,6 +297,27 @@ class DnsList:
                 return SilentResult(self.name, why, is_temporary=True)
         text = await self._text(name, end)
         return ListedResult(self.name, subject, codes, self.weight, text, self.section.allow, self.number)
+
+    def _count_silences(self, answer: Answer) -> None:
+        if answer.status is DnsStatus.TIMEOUT:
+            self._silences += 1
+            if self._silences == _MOST_SILENCES:
+                _log.warn("the list {name} does not answer, it is asked now and then only", name=self.name)
+        else:
+            if self._silences >= _MOST_SILENCES:
+                _log.info("the list {name} answers again", name=self.name)
+            self._silences = 0
+
+    def _is_left_alone(self) -> bool:
+        """Whether it has been silent so often that nobody waits for it; one question in a while finds out whether it is
+        there again."""
+        now = self._clock.seconds()
+        if self._silences < _MOST_SILENCES:
+            return False
+        if 0 < self._left_alone_until - now <= _PAUSE:
+            return True
+        self._left_alone_until = now + _PAUSE
+        return False
 
     def _codes(self, records: Sequence[object]) -> tuple[str, ...]:
         found = {one for one in records if isinstance(one, IPv4Address) and self._counts(one)}

@@ -16,7 +16,7 @@ from mailgate.config.schema import Network, Section
 from mailgate.config.units import Duration, at_least, format_duration
 from mailgate.config.values import Flag, Hostname
 from mailgate.envelope import Recipient, Session, Transaction
-from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet, prefix_of
+from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet, is_known, prefix_of
 from mailgate.filters.reputation import ReputationResult
 from mailgate.filters.steps import Steps, ready
 from mailgate.findings import Finding
@@ -48,7 +48,7 @@ _POOLS = (
 )
 #: What is known is written again after this share of the time for which it is kept.
 _REFRESH = 1 / 16
-#: Seconds for which two who find out the same thing at one time may be apart.
+#: Seconds for which two who find out the same thing at one time may be apart, and their clocks.
 _RACE = 60.0
 
 _Word = Literal["new", "early", "passed", "known", "allowed"]
@@ -163,7 +163,7 @@ class Greylist:
 
     def _is_exempt(self, session: Session, transaction: Transaction) -> bool:
         client = session.client
-        if session.identity is not None or client.address is None or client.address in self._exempt:
+        if session.identity is not None or not is_known(client.address) or client.address in self._exempt:
             return True
         if client.name and self._names.has(client.name):
             return True
@@ -209,7 +209,10 @@ class Greylist:
         if state.startswith(b"+"):
             yield from self._refresh(key, state)
             return GreylistResult("known", origin)
-        wait = float(state) + options.delay - now
+        wait = _moment(state) + options.delay - now
+        if wait > options.delay + _RACE:  # the clock has stepped back: its time begins again
+            yield from ready(self._counters.put(key, b"%.3f" % now, options.window))
+            return GreylistResult("new", origin, options.delay)
         if wait > 0:
             return GreylistResult("early", origin, wait)
         yield from ready(self._counters.put(key, b"+%.3f" % now, options.keep))
@@ -231,7 +234,7 @@ class Greylist:
     def _refresh(self, key: str, state: bytes) -> Steps[None]:
         """Keep what is known for longer, as there is mail."""
         now = self._seconds()
-        if now - float(state) >= self._options.keep * _REFRESH:
+        if abs(now - _moment(state)) >= self._options.keep * _REFRESH:
             yield from ready(self._counters.put(key, b"+%.3f" % now, self._options.keep))
 
     def _key(self, origin: str, transaction: Transaction, recipient: Recipient) -> str:
@@ -242,6 +245,14 @@ class Greylist:
 
     def _reply(self, wait: float) -> Reply:
         return Reply.of(451, "4.7.1", self._text.replace("{seconds}", str(math.ceil(wait))))
+
+
+def _moment(state: bytes) -> float:
+    """Since when; long ago where somebody else wrote it."""
+    try:
+        return float(state)
+    except ValueError:
+        return 0.0
 
 
 def _digest(*texts: str) -> str:

@@ -15,7 +15,7 @@ from mailgate.config.schema import Section
 from mailgate.config.units import Form
 from mailgate.envelope import Client, Session, Transaction
 from mailgate.interfaces import FilterServices, IMessageFilter, IMessageModifier
-from mailgate.message import AddHeader, Edit, HeaderField, Message, RemoveHeader, RenameHeader
+from mailgate.message import AddHeader, Edit, HeaderEdit, HeaderField, Message, RemoveHeader, RenameHeader, is_of_header
 from mailgate.reply import Reply
 from mailgate.verdict import Reject, Verdict
 
@@ -159,14 +159,14 @@ def _peer(client: Client) -> str:
     return f"{client.name if _WORD.fullmatch(client.name) else 'unknown'} [{literal}]"
 
 
-def _own(before: Iterable[Edit], names: set[str]) -> list[Edit]:
+def _own(before: Iterable[Edit], names: set[str]) -> list[HeaderEdit]:
     """Those of the edits before that added a field of these names, to be made again.
 
     An edit by name also meets what our own filters have added: without this, a sender would be rid of a verdict
     of ours by sending a field of its name.
     """
-    own: list[Edit] = []
-    for edit in before:
+    own: list[HeaderEdit] = []
+    for edit in (edit for edit in before if is_of_header(edit)):
         name = edit.name.lower()
         if isinstance(edit, AddHeader):
             own += [edit] if name in names else []

@@ -74,7 +74,7 @@ class Options(RefusalSection):
     other_name: Word = "continue"
     """the client's confirmed name in DNS is another one, and not of the same domain"""
     temporary: Literal["continue", "defer"] = "continue"
-    """DNS cannot say now whether the name exists"""
+    """DNS cannot say now whether the name exists, or whether it has the client's address"""
     resolve: Flag = True
     """whether the name is looked up in DNS; false: unresolvable and mismatch of names are not found out"""
     names: list[str] = Field(default=[])
@@ -189,11 +189,15 @@ class Helo:
     ) -> Verdict | None:
         answers = await together(self._resolver.resolve(name, rdtype) for rdtype in ("A", "AAAA"))
         found = [record for answer in answers for record in answer.records]
-        if found and address not in found:
+        of_its_kind = answers[0 if address.version == 4 else 1]
+        if found and of_its_kind.is_temporary:
+            problems.append(HeloResult(name, "temporary", of_its_kind.status.value))
+        elif found and address not in found:
             told = ", ".join(map(str, found[:3])) + (", ..." if len(found) > 3 else "")
             problems.append(HeloResult(name, "mismatch", f"it is {told}, the client {address}"))
         if not found:
-            answers += await together([self._resolver.resolve(name, "MX")])
+            if not any(one.is_temporary for one in answers):  # a server that is silent now would be so a second time
+                answers += await together([self._resolver.resolve(name, "MX")])
             if answers[-1].status is not DnsStatus.FOUND:
                 statuses = sorted({one.status.value for one in answers if one.is_temporary})
                 problem = ("temporary", ", ".join(statuses)) if statuses else ("unresolvable", "no A, AAAA or MX")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
-from typing import Generic, TypeVar
+from typing import Generic, TypeGuard, TypeVar
 
 from mailgate.config.schema import Network
 
-__all__ = ["LOCAL_NETWORKS", "NetworkSet", "NetworkTable", "block_of", "client_of", "prefix_of"]
+__all__ = ["LOCAL_NETWORKS", "NetworkSet", "NetworkTable", "block_of", "client_of", "is_known", "prefix_of"]
 
 T = TypeVar("T")
 
@@ -78,6 +78,12 @@ class NetworkSet:
 
     def __bool__(self) -> bool:
         return bool(self._table)
+
+
+def is_known(address: IPv4Address | IPv6Address | None) -> TypeGuard[IPv4Address | IPv6Address]:
+    """Whether it tells one client from another. None is a unix socket's; the unspecified one stands for all clients of
+    which a trusted proxy could not tell the address: they have nothing in common."""
+    return address is not None and not address.is_unspecified
 
 
 def client_of(address: IPv4Address | IPv6Address) -> str:

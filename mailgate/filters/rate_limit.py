@@ -85,7 +85,8 @@ class RateLimit:
     """Counts what it lets through: a refusal does not count, so whoever keeps trying is let in at the limit's pace.
 
     What a later filter refuses has been counted, and so has a message that never gets past MAIL; octets count when they
-    have come. With counters that answer later, a few that ask at the same time may pass together.
+    have come. With counters that answer later, several may ask before any has counted: of these the ones too many have
+    counted when they are refused.
     """
 
     def __init__(self, options: Options, services: FilterServices) -> None:
@@ -186,8 +187,13 @@ class RateLimit:
         # Rules that share a count add to it once.
         places = dict.fromkeys((key, limit.window) for limit, key in windows)
         hits = [self._counters.hit(key, window, amount) for key, window in places]
-        for hit in hits:
-            yield from ready(hit)
+        counts: dict[tuple[str, float], int] = {}
+        for place, hit in zip(places, hits, strict=True):
+            counts[place] = yield from ready(hit)
+        for limit, key in windows:
+            count = counts[key, limit.window]
+            if limit.limit < count != amount and not limit.is_slow:  # others have asked at the same time
+                return limit.refuse(key, count - amount)
         if not waits:
             return None
         seconds, reason = max(waits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from mailgate.config.units import Duration, at_least, format_duration, format_si
 from mailgate.envelope import Recipient, Session, Transaction
 from mailgate.events import Refused
 from mailgate.filters.geo import GeoResult
-from mailgate.filters.networks import NetworkSet, block_of, client_of
+from mailgate.filters.networks import NetworkSet, block_of, client_of, is_known
 from mailgate.filters.open_sessions import is_unknown_recipient
 from mailgate.reply import Reply
 from mailgate.verdict import Defer, Disconnect, Reject, Verdict
@@ -39,6 +40,8 @@ _ALLOWED: dict[str, tuple[str, ...]] = {
 }
 #: The longest that one answer is held back: a filter's deadline is 10 seconds, unless it is configured.
 _LONGEST = 9.0
+#: Characters of a subject that stands in a key as it is.
+_LONG = 100
 
 
 def _limit(value: object) -> object:
@@ -155,7 +158,9 @@ class Limit:
         if (self._only and address not in self._only) or (self._exempt and address in self._exempt):
             return ""
         found = [subject(session, transaction, recipient) for subject in self._subjects]
-        return self._prefix + " ".join(found) if all(found) else ""
+        if not all(found):
+            return ""
+        return self._prefix + " ".join(one if len(one) <= _LONG else _shortened(one) for one in found)
 
     def refuse(self, key: str, count: int | None) -> Verdict:
         """The verdict at a count that leaves no room; None for a bucket, which does not count."""
@@ -183,6 +188,12 @@ class Limit:
         return lambda reason: Defer(reply, reason)
 
 
+def _shortened(subject: str) -> str:
+    """What peers think of takes little memory, however long it is; its beginning is enough for people."""
+    digest = hashlib.blake2b(subject.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    return f"{subject[: _LONG // 2]}...{digest}"
+
+
 def counted_event(event: Refused) -> frozenset[str]:
     """As what a refusal counts."""
     counted = set()
@@ -206,11 +217,11 @@ def _quoted(words: tuple[str, ...]) -> str:
 
 
 def _client(session: Session, _transaction: Transaction | None, _recipient: Recipient | None) -> str:
-    return client_of(session.client.address) if session.client.address is not None else ""
+    return client_of(session.client.address) if is_known(session.client.address) else ""
 
 
 def _network(session: Session, _transaction: Transaction | None, _recipient: Recipient | None) -> str:
-    return block_of(session.client.address) if session.client.address is not None else ""
+    return block_of(session.client.address) if is_known(session.client.address) else ""
 
 
 def _asn(session: Session, _transaction: Transaction | None, _recipient: Recipient | None) -> str:
@@ -228,11 +239,12 @@ def _listener(session: Session, _transaction: Transaction | None, _recipient: Re
 
 
 def _helo(session: Session, _transaction: Transaction | None, _recipient: Recipient | None) -> str:
-    return session.helo.lower()
+    return session.helo.lower().removesuffix(".")
 
 
 def _identity(session: Session, _transaction: Transaction | None, _recipient: Recipient | None) -> str:
-    return session.identity.name if session.identity is not None else ""
+    # Who checks passwords may not mind the case: another spelling is no new user.
+    return session.identity.name.lower() if session.identity is not None else ""
 
 
 def _identity_domain(session: Session, _transaction: Transaction | None, _recipient: Recipient | None) -> str:

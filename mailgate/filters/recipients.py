@@ -80,7 +80,7 @@ class Recipients:
                 status = yield status
             if status is RecipientStatus.KNOWN:
                 return status
-            if status is RecipientStatus.UNAVAILABLE:
+            if found is RecipientStatus.UNKNOWN or status is RecipientStatus.UNAVAILABLE:
                 found = status
         return found
 

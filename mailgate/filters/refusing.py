@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mailgate.config.schema import Network, Section
 from mailgate.envelope import Recipient, Session
-from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet
+from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet, is_known
 from mailgate.interfaces import FilterServices
 from mailgate.reply import Reply
 from mailgate.verdict import Defer, Disconnect, Reject, Verdict
@@ -70,7 +70,7 @@ class Manner:
     def judged(self, session: Session) -> IPv4Address | IPv6Address | None:
         """The address of a client that is to be judged; None for one that is left alone."""
         address = session.client.address
-        if address is None or address.is_unspecified or session.identity is not None or address in self._exempt:
+        if not is_known(address) or session.identity is not None or address in self._exempt:
             return None
         return address
 

@@ -15,7 +15,7 @@ from mailgate.config.units import Duration, at_least, format_duration
 from mailgate.envelope import Session, Transaction
 from mailgate.events import Discarded, Event, MessageAccepted, Quarantined, Refused
 from mailgate.filters.geo import GeoResult
-from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet, block_of
+from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet, block_of, is_known
 from mailgate.filters.open_sessions import OpenSession, OpenSessions, is_unknown_recipient
 from mailgate.filters.repute import Record, Records
 from mailgate.filters.steps import Steps
@@ -158,7 +158,7 @@ class Reputation:
 
     def _is_exempt(self, session: Session) -> bool:
         address = session.client.address
-        return address is None or session.identity is not None or address in self._exempt
+        return not is_known(address) or session.identity is not None or address in self._exempt
 
     def _learn(self, known: OpenSession, queue_id: str, *, good: float = 0.0, bad: float = 0.0) -> None:
         subjects = dict.fromkeys(_of_client(known.session))

@@ -48,8 +48,8 @@ _FieldName = Annotated[str, AfterValidator(_field), Form("field name")]
 
 @dataclass(frozen=True, slots=True)
 class ScoreResult(Finding):
-    """The sum, and what it is made of: facts with what they weigh ("points" for those that a filter gave by itself),
-    the heaviest first."""
+    """The sum, and what it is made of: facts with what they weigh ("points (why)" for those that a filter gave by
+    itself), the heaviest first."""
 
     points: float
     parts: tuple[Part, ...] = ()
@@ -82,11 +82,12 @@ class Options(Section):
     give by themselves (reputation) are added.
 
     Weights, if not given: arc.fail 0.5, dkim.fail 0.5, dkim.pass -0.2, dkim.permerror 0.5, dmarc.fail 1,
-    dmarc.fail.quarantine 3, dmarc.fail.reject 4, dmarc.pass -0.5, dmarc.permerror 0.5, dnsbl 3, dnswl -2,
-    fcrdns.dynamic 2, fcrdns.fail 1, fcrdns.permerror 1, helo.bare_ip 1.5, helo.invalid 1, helo.literal 0.5,
-    helo.mismatch 0.5, helo.own_domain 2, helo.single_label 1, helo.unresolvable 1, resolvable.bogus_mx 3,
-    resolvable.dead_mx 3, resolvable.literal 1, resolvable.no_host 3, resolvable.null_mx 3, resolvable.unknown 3,
-    spf.fail 2.5, spf.helo.fail 1.5, spf.none 0.5, spf.pass -0.2, spf.permerror 1, spf.softfail 1.5.
+    dmarc.fail.quarantine 3, dmarc.fail.reject 4, dmarc.override.mailing_list -3, dmarc.override.trusted_forwarder -3,
+    dmarc.pass -0.5, dmarc.permerror 0.5, dnsbl 3, dnswl -2, fcrdns.dynamic 2, fcrdns.fail 1, fcrdns.permerror 1,
+    helo.bare_ip 1.5, helo.invalid 1, helo.literal 0.5, helo.mismatch 0.5, helo.own_domain 2, helo.single_label 1,
+    helo.unresolvable 1, resolvable.bogus_mx 3, resolvable.dead_mx 3, resolvable.literal 1, resolvable.no_host 3,
+    resolvable.null_mx 3, resolvable.unknown 3, spf.fail 2.5, spf.helo.fail 1.5, spf.none 0.5, spf.pass -0.2,
+    spf.permerror 1, spf.softfail 1.5.
 
     It stands behind all filters whose results it is to weigh.
     """
@@ -131,6 +132,11 @@ class _Limits:
             raise ValueError(f"{name}: tag, quarantine and reject must not be lower than the one before")
         return limits
 
+    @property
+    def keeps(self) -> float | None:
+        """From when on a message does not go to the recipient, whether it is quarantined or refused."""
+        return self.reject if self.quarantine is None else self.quarantine
+
 
 def _number(given: Thresholds, otherwise: Thresholds, key: str) -> float | None:
     value = getattr(given, key)
@@ -163,17 +169,16 @@ class Score:
     def on_message(self, session: Session, transaction: Transaction, message: Message) -> Verdict:
         """Reject for all, Quarantine for those whose threshold is reached, or Continue; with the sum as evidence."""
         parts = parts_of((*session.evidence, *transaction.evidence), self._weights)
-        result = ScoreResult(total(parts), parts)
+        points = total(parts)
+        result = ScoreResult(points, parts)
         limits = [(one, self._limits_of(one)) for one in transaction.recipients]
-        refused = [one for one, limit in limits if _reaches(result.points, limit.reject)]
-        kept = [one for one, limit in limits if one in refused or _reaches(result.points, limit.quarantine)]
-        if refused and len(refused) == len(limits):
-            limit = max(limit.reject for _, limit in limits if limit.reject is not None)
-            return Reject(self._refusal, _reason(result, limit), evidence=(result,))
+        refusing = [limit.reject for _, limit in limits if limit.reject is not None and points >= limit.reject]
+        if refusing and len(refusing) == len(limits):
+            return Reject(self._refusal, _reason(result, max(refusing)), evidence=(result,))
+        kept = [(one, lowest) for one, limit in limits if (lowest := limit.keeps) is not None and points >= lowest]
         if kept:
-            reached = [_lowest(limit.quarantine, limit.reject) for one, limit in limits if one in kept]
-            named = () if len(kept) == len(limits) else tuple(one.address for one in kept)
-            return Quarantine(_reason(result, max(reached)), named, evidence=(result,))
+            named = () if len(kept) == len(limits) else tuple(one.address for one, _ in kept)
+            return Quarantine(_reason(result, max(lowest for _, lowest in kept)), named, evidence=(result,))
         return Continue((result,))
 
     def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit]:
@@ -206,14 +211,6 @@ class Score:
         return self._domains.match(recipient.address.domain) or self._all
 
 
-def _reaches(points: float, threshold: float | None) -> bool:
-    return threshold is not None and points >= threshold
-
-
-def _lowest(*thresholds: float | None) -> float:
-    return min(one for one in thresholds if one is not None)
-
-
 def _reason(result: ScoreResult, threshold: float) -> str:
     return f"score {result.points:g} reaches {threshold:g}: {_named(result.parts)}"
 
@@ -224,5 +221,5 @@ def _named(parts: Sequence[Part]) -> str:
 
 
 def _printable(parts: Sequence[Part]) -> list[Part]:
-    """Parts whose facts are words, whatever a filter of another's says."""
-    return [(re.sub(r"[^a-z0-9._-]", "_", fact)[:200], weight) for fact, weight in parts]
+    """Parts whose facts are words, whatever a filter of another's says; a header field does not tell whose points."""
+    return [(re.sub(r"[^a-z0-9._-]", "_", fact.partition(" ")[0])[:200], weight) for fact, weight in parts]

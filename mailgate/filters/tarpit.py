@@ -74,7 +74,7 @@ class Options(Section):
         default=["dnsbl.*", "helo.own_*", "fcrdns.dynamic", _REFUSED]
     )
     """the facts that make a client wait, where * stands for anything (in "fcrdns.*" for what is good, too), and
-    "refused" for a session that was told no before"""
+    "refused" for a session that was refused something for good (5yz) before"""
     delay: Annotated[Timeout, AfterValidator(_delay)] = 2.0
     """how long each answer is held back. After each refusal of the session it grows by as much again, up to 9s: keep
     it, and those, shorter than the filter's deadline"""
@@ -118,7 +118,7 @@ class _Account:
 
 
 class Tarpit:
-    """Keeps an account of each session that was refused something or has waited, until the session ends.
+    """Keeps an account of each session that was refused something for good or has waited, until the session ends.
 
     The accounts are bounded: those that are forgotten begin anew. A session waits for one answer at a time, and no
     longer than its client does: the answer is cancelled with the session.
@@ -156,6 +156,8 @@ class Tarpit:
     def observe(self, event: Event) -> None:
         """Count what a session is refused, and forget a session that is over."""
         if isinstance(event, Refused):
+            if not event.reply.startswith("5"):  # who may come again, as one that is greylisted, has done nothing wrong
+                return
             self._account(event.session).refusals += 1
         elif isinstance(event, SessionClosed):
             self._accounts.pop(event.session, None)

@@ -14,6 +14,8 @@ __all__ = ["DEFAULT_WEIGHTS", "Part", "is_fact", "parts_of", "total"]
 Part = tuple[str, float]
 """A fact, or "points", with what it weighs."""
 
+#: Characters of a reason that a part is told with.
+_MOST_TOLD = 80
 _FACT = re.compile(r"[a-z0-9_-]{1,255}(?:\.[a-z0-9_-]{1,255}){0,30}")
 
 #: What is weighed unless the configuration says otherwise. No single one of these makes a message spam; the signatures
@@ -27,6 +29,9 @@ DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType(
         "dmarc.fail": 1.0,
         "dmarc.fail.quarantine": 3.0,
         "dmarc.fail.reject": 4.0,
+        # A failure for which the filter dmarc has found good reason weighs as if its owner had asked for nothing.
+        "dmarc.override.mailing_list": -3.0,
+        "dmarc.override.trusted_forwarder": -3.0,
         "dmarc.pass": -0.5,
         "dmarc.permerror": 0.5,
         "dnsbl": 3.0,
@@ -78,8 +83,14 @@ def parts_of(findings: Iterable[object], weights: Mapping[str, float]) -> tuple[
             entry, fact = match
             found.setdefault((entry, fact), (fact, weights[entry]))
     parts = [part for part in found.values() if part[1]]
-    parts += [("points", one.points) for one in points if math.isfinite(one.points) and one.points]
+    parts += [(_told(one), one.points) for one in points if math.isfinite(one.points) and one.points]
     return tuple(sorted(parts, key=lambda part: (-abs(part[1]), -part[1], part[0])))
+
+
+def _told(points: Points) -> str:
+    """Whose points they are, as the filter says."""
+    reason = " ".join(points.reason.split())
+    return f"points ({reason[:_MOST_TOLD]})" if reason else "points"
 
 
 def total(parts: Iterable[Part]) -> float:

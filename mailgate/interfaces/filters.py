@@ -86,7 +86,14 @@ class IMessageFilter(Interface):
 
 
 class IMessageModifier(Interface):
-    """Asked after the votes, one after another in the configured order."""
+    """Asked after the votes, one after another in the configured order.
+
+    The message is as it was received, for each of them; `transaction.edits` holds what those before have done. Edits
+    of the header are applied in their order when the message is sent on. Edits of the body and of the envelope are
+    carried out before it is accepted: a Splice names octets of the content as received, whatever was spliced before,
+    and a ReplaceBody takes in what was done to the body before it (`edited_body` of mailgate.message). An edit of the
+    body that does not fit the content, or the edits before it, is the filter's failure.
+    """
 
     def modify(
         session: Session, transaction: Transaction, message: Message

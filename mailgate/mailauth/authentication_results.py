@@ -134,9 +134,13 @@ class _Reader:
     def read(self) -> AuthenticationResults:
         authserv_id, version = self._head()
         results: list[MethodResult] = []
+        pieces = 0
         while self._at < len(self._text):
             if not self._take(";"):
                 raise self._wrong("a semicolon is missing")
+            pieces += 1
+            if pieces > MAX_PROPERTIES:
+                raise self._wrong(f"more than {MAX_PROPERTIES} semicolons")
             self._skip()
             if self._at == len(self._text) or self._peek(";") or self._bare_word():
                 continue

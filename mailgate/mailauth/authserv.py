@@ -19,7 +19,10 @@ ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 ID = re.compile(r'[^ ;()"=\0-\x1f\x7f]++')
 
 _COMMENT_PART = re.compile(r"\\.|[()]", re.DOTALL)
-_BEFORE_ID = re.compile(r'[^A-Za-z0-9"(\x80-\U0010ffff]*+')
+#: Space and signs of every script, and octets that are no text: programs take them away, as far as they know them.
+_BEFORE_ID = re.compile(r'(?:[^\w"(]|_)*+')
+#: An encoded word where the id belongs, which nobody should decode there (RFC 2047 section 5).
+_ENCODED = re.compile(r"(?:=\?)?[^?]+\?[bq]\?")
 _ANY_QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*)"', re.DOTALL)
 #: What an id may go on with, and then is another.
 _ID_GOES_ON = re.compile(r"[A-Za-z0-9._-]")
@@ -40,13 +43,15 @@ def authserv_id_of(value: str) -> str:
 def is_by(value: str, ids: Collection[str]) -> bool:
     """Whether a field says that it is of one of these hosts (`ids` in lower case), or might be taken to say so.
 
-    That is where it begins with the id, whatever follows; and where its beginning cannot be read (a comment or quoted
-    string without an end) and the id is in it.
+    That is where it begins with the id, whatever follows; where its beginning cannot be read (a comment or quoted
+    string without an end) and the id is in it; and where it begins with an encoded word, which may hold the id.
     """
     word, _, is_sure = _first_word(value)
     if not is_sure:
         lowered = value.lower()
         return any(one in lowered for one in ids)
+    if _ENCODED.match(word):
+        return True
     return word in ids or any(word.startswith(one) and not _ID_GOES_ON.match(word, len(one)) for one in ids if one)
 
 
@@ -75,7 +80,7 @@ def _past(pattern: re.Pattern[str], text: str, at: int) -> int:
 
 
 def _host(word: str) -> str:
-    word = word.strip(" \t").lower()
+    word = word[_past(_BEFORE_ID, word, 0) :].rstrip(" \t").lower()
     if not word.isascii():
         try:
             word = idna.encode(word[:_LONGEST], uts46=True).decode("ascii")

@@ -83,7 +83,9 @@ class ArcResult(Finding):
 
     `result` is "none", "pass" or "fail"; with `is_temporary` it failed because DNS could not say, and may pass later.
     `sets` are its hops in their order, empty where they cannot be read. `oldest_pass` is the lowest instance whose
-    ARC-Message-Signature holds for the message as it is now, 0 for the first and where not looked at.
+    ARC-Message-Signature holds for the message as it is now, 0 for the first and where not looked at. `uncovered` holds
+    the names (lower case) of fields that readers show, and that the newest one does not cover, or not each of them:
+    what they say may have come in later.
     """
 
     result: str
@@ -91,6 +93,7 @@ class ArcResult(Finding):
     sets: tuple[ArcSet, ...] = ()
     oldest_pass: int = 0
     is_temporary: bool = False
+    uncovered: tuple[str, ...] = ()
 
     def summary(self) -> str:
         sealers = f" sealed by {', '.join(one.domain for one in self.sets[-5:])}" if self.sets else ""
@@ -123,6 +126,12 @@ class DmarcRecord:
     failure_options: tuple[str, ...] = ("0",)
     percent: int = 100
 
+    def policies_for(self, author: str) -> frozenset[str]:
+        """The policies that may be the published ones for an author's domain (lower case, A-labels)."""
+        if self.domain == author:
+            return frozenset((self.policy,))
+        return frozenset((self.subdomain_policy, self.missing_policy))
+
 
 @dataclass(frozen=True, slots=True)
 class DmarcResult(Finding):
@@ -141,6 +150,11 @@ class DmarcResult(Finding):
     record: DmarcRecord | None = None
     aligned: tuple[str, ...] = ()
     reason: str = ""
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether what is known of the owner's policy asks for anything where a message fails."""
+        return self.record is not None and self.record.policies_for(self.domain) != {"none"}
 
     def summary(self) -> str:
         asked = f" policy={self.policy}" if self.result == "fail" else ""

@@ -26,6 +26,7 @@ __all__ = [
     "RecodeError",
     "Role",
     "mime_fields",
+    "parameter_of",
     "scan",
     "with_fields",
 ]
@@ -130,6 +131,15 @@ def mime_fields(header: bytes) -> dict[str, bytes]:
     for match in _MIME_FIELD.finditer(header):
         fields.setdefault(match[1].lower().decode("ascii"), match[2].replace(b"\r\n", b"").strip(b" \t"))
     return fields
+
+
+def parameter_of(value: bytes, name: bytes) -> bytes | None:
+    """A parameter of an unfolded field value (RFC 2045 section 5.1), unquoted; `name` is in lower case. None where it
+    has none, or writes it in the manner of RFC 2231."""
+    for match in _PARAMETER.finditer(value):
+        if match[1].lower() == name:
+            return match[3] if match[2] is None else _QUOTED_PAIR.sub(rb"\1", match[2])
+    return None
 
 
 def with_fields(header: bytes, fields: Mapping[str, str]) -> bytes:
@@ -288,8 +298,4 @@ def _kind_of(type_: str, label: str, header: bytes) -> Kind:
 
 
 def _boundary(header: bytes) -> bytes:
-    for match in _PARAMETER.finditer(mime_fields(header).get(_TYPE_FIELD, b"")):
-        if match[1].lower() == b"boundary":
-            value = match[3] if match[2] is None else _QUOTED_PAIR.sub(rb"\1", match[2])
-            return value.rstrip(b" \t")
-    return b""
+    return (parameter_of(mime_fields(header).get(_TYPE_FIELD, b""), b"boundary") or b"").rstrip(b" \t")

@@ -5,7 +5,7 @@ Whatever a filter does, there is a result to act on. An answer that is at hand c
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from msgspec import Struct
@@ -19,6 +19,7 @@ from mailgate.envelope import Evidence, TraceStep
 from mailgate.events import BreakerChanged, FilterFailed
 from mailgate.findings import Finding
 from mailgate.interfaces import IEvents
+from mailgate.message import Edit, release
 from mailgate.pipeline.breaker import Admission
 from mailgate.pipeline.member import Asked, Member, R, stand_in
 from mailgate.pipeline.votes import CONTINUE
@@ -41,13 +42,17 @@ _MAX_FOUND = 10
 
 
 class Scene(Struct):
-    """What a question is about: where its trace and its evidence go, and the names for an event about it."""
+    """What a question is about: where its trace and its evidence go, and the names for an event about it.
+
+    `check_edits` raises where the edits that a filter answers do not fit the message.
+    """
 
     trace: list[TraceStep]
     evidence: Evidence
     session: str = ""
     queue_id: str = ""
     recipient: str = ""
+    check_edits: Callable[[Sequence[Edit]], None] | None = None
 
 
 class Asker:
@@ -90,7 +95,10 @@ class Asker:
             word, reason, result = asked.question.read(answer)
             plain = result is asked.question.neutral or type(result) is tuple  # edits
             evidence, named, found = ((), "", "") if plain else _details(result)
+            if type(result) is tuple and scene.check_edits is not None:
+                scene.check_edits(cast("Sequence[Edit]", result))
         except Exception as error:  # an answer may be anything, and looking at it may do anything
+            _let_go(answer)
             return self._failed(asked, scene, started, admission, f"{type(error).__name__}: {error}")
         member = asked.member
         now = self._worked(member)
@@ -110,7 +118,10 @@ class Asker:
                     found,
                 )
             )
-        return result if asked.enforced else asked.question.neutral
+        if asked.enforced:
+            return result
+        _let_go(answer)
+        return asked.question.neutral
 
     def failed(self, asked: Asked[R], scene: Scene, started: float, admission: Admission, failure: Failure) -> R:
         """An exception: an answer where it is one of the two that may cross a stage, else a failure."""
@@ -209,7 +220,9 @@ class _Waiting(Generic[R]):
             self._deadline = asker.clock.callLater(asked.member.deadline, self._expire)
 
     def _answered(self, answer: object) -> None:
-        if not self._over:
+        if self._over:
+            _let_go(answer)
+        else:
             self._end(self._asker.answered(*self._about, answer))
 
     def _failed(self, failure: Failure) -> None:
@@ -253,6 +266,12 @@ async def join(answers: Sequence[T | Deferred[T]]) -> list[T]:
                 answer.addErrback(lambda _: None)
                 answer.cancel()
         raise
+
+
+def _let_go(answer: object) -> None:
+    """Nothing will be done with this answer: what edits in it hold is free again."""
+    if isinstance(answer, list | tuple):
+        release(answer)
 
 
 def _action(asked: Asked[Any]) -> str:

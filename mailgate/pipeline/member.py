@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 from zope.interface import Interface
 
+from mailgate.address import Address
 from mailgate.interfaces import (
     IAuthFilter,
     IConnectFilter,
@@ -21,7 +22,18 @@ from mailgate.interfaces import (
     IRecipientFilter,
     IRouter,
 )
-from mailgate.message import AddHeader, Edit, HeaderField, RemoveHeader, RenameHeader
+from mailgate.message import (
+    AddHeader,
+    AddRecipient,
+    ChangeSender,
+    Edit,
+    HeaderField,
+    RemoveHeader,
+    RemoveRecipient,
+    RenameHeader,
+    ReplaceBody,
+    Splice,
+)
 from mailgate.pipeline.breaker import Breaker
 from mailgate.pipeline.votes import CONTINUE, STRENGTH
 from mailgate.reply import Reply
@@ -52,7 +64,16 @@ __all__ = [
 _DEFER = Reply.of(451, "4.3.0", "Temporary failure, try again later")
 _REJECT = Reply.of(550, "5.3.0", "Refused, a check could not be made")
 _WORDS = {kind: kind.__name__.lower() for kind in STRENGTH}
-_VERBS: dict[type, str] = {AddHeader: "add", RemoveHeader: "remove", RenameHeader: "rename"}
+_VERBS: dict[type, str] = {
+    AddHeader: "add",
+    RemoveHeader: "remove",
+    RenameHeader: "rename",
+    AddRecipient: "add recipient",
+    RemoveRecipient: "remove recipient",
+    ChangeSender: "change sender to",
+}
+#: Edits that the trace names one by one.
+_MAX_NAMED = 50
 
 R = TypeVar("R")
 """The results of a question. Verdicts are always among them, for what stands in for an answer."""
@@ -141,17 +162,27 @@ def _read_edits(answer: object) -> Reading[Edits | Verdict]:
     if type(answer) is not list and (not isinstance(answer, Sequence) or isinstance(answer, str | bytes)):
         raise TypeError(f"answered {reprlib.repr(answer)} where a sequence of edits belongs")
     edits = tuple(answer)
-    return ("edit" if edits else "continue"), "; ".join(map(_checked, edits)), edits
+    words = list(map(_checked, edits))
+    if len(words) > _MAX_NAMED:
+        words[_MAX_NAMED:] = [f"{len(words) - _MAX_NAMED} more"]
+    return ("edit" if edits else "continue"), "; ".join(words), edits
 
 
 def _checked(edit: Edit) -> str:
     """What the edit does, for the trace. ValueError where it could not be applied when the message is sent on."""
-    verb = _VERBS.get(type(edit))
-    if verb is None or not isinstance(edit.name, str):
-        raise TypeError(f"answered {reprlib.repr(edit)} where an edit belongs")
-    if isinstance(edit, RenameHeader):
-        HeaderField.of(edit.to, "")
-    return f"{verb} {edit.name}"
+    verb = _VERBS.get(type(edit), "")
+    match edit:
+        case AddHeader() | RemoveHeader() | RenameHeader() if isinstance(edit.name, str):
+            if isinstance(edit, RenameHeader):
+                HeaderField.of(edit.to, "")
+            return f"{verb} {edit.name}"
+        case AddRecipient() | RemoveRecipient() | ChangeSender() if isinstance(edit.address, Address):
+            return f"{verb} <{edit.address}>"
+        case Splice():
+            return edit.note or f"put {len(edit.data)} octets for {edit.end - edit.start} at {edit.start}"
+        case ReplaceBody():
+            return edit.note or f"a new body of {edit.content.size} octets"
+    raise TypeError(f"answered {reprlib.repr(edit)} where an edit belongs")
 
 
 def _read_route(answer: object) -> Reading[str | Verdict | None]:

@@ -11,6 +11,7 @@ A stage whose filters all answer at once creates no Deferred and no coroutine.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -21,7 +22,7 @@ from mailgate.address import Address
 from mailgate.awaiting import run
 from mailgate.envelope import Identity, Recipient, Session, Transaction
 from mailgate.interfaces import IEvents, IPipeline
-from mailgate.message import Message
+from mailgate.message import Message, check_body_edits
 from mailgate.pipeline.ask import MAX_STEPS, Asker, Scene, join
 from mailgate.pipeline.member import (
     AUTH,
@@ -204,6 +205,8 @@ class Pipeline:
                 votes.add(verdict)
             if votes.all_refused:
                 return votes.verdicts
+        if self._modifiers:
+            scene.check_edits = partial(check_body_edits, message.content, transaction.edits)
         for modifier in self._modifiers:
             if not votes.somebody_gets_it:
                 break

@@ -8,10 +8,12 @@ __all__ = [
     "access",
     "arc",
     "authentication_results",
+    "banner",
     "dkim",
     "dmarc",
     "dnsbl",
     "early_talker",
+    "edit_headers",
     "fcrdns",
     "geo",
     "greylist",
@@ -48,7 +50,11 @@ arc = FilterMaker("arc", "mailgate.filters.arc", "verifies the chain of those th
 authentication_results = FilterMaker(
     "authentication-results", "mailgate.filters.authentication_results", "tells what was found out about a message"
 )
+banner = FilterMaker("banner", "mailgate.filters.banner", "puts a text above or below what the sender wrote")
 dkim = FilterMaker("dkim", "mailgate.filters.dkim", "verifies the DKIM signatures of messages")
 dmarc = FilterMaker("dmarc", "mailgate.filters.dmarc", "does with forged mail what the owner of its domain asks")
+edit_headers = FilterMaker(
+    "edit-headers", "mailgate.filters.edit_headers", "adds, replaces, removes and tags header fields by rule"
+)
 headers = FilterMaker("headers", "mailgate.filters.headers", "adds the Received field, and what a message lacks")
 score = FilterMaker("score", "mailgate.filters.score", "weighs what all filters have found; tags, quarantines, refuses")

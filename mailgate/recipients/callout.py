@@ -17,10 +17,11 @@ from zope.interface import implementer
 
 from mailgate.address import NULL_PATH, Address
 from mailgate.awaiting import answered, as_deferred
+from mailgate.backends.outage import Outage
+from mailgate.backends.together import Together
 from mailgate.config.recipients import CalloutRecipients
 from mailgate.interfaces import ProbeResult, RecipientStatus
-from mailgate.recipients.source import ISource, Outage, SourceTools
-from mailgate.recipients.together import Together
+from mailgate.recipients.source import ISource, SourceTools
 
 __all__ = ["CalloutSource", "build"]
 
@@ -65,7 +66,7 @@ class CalloutSource:
         self._sender = Address.parse(section.sender) if section.sender else NULL_PATH
         self._tools = tools
         self._clock = tools.reactor
-        self._outage = Outage(name, tools)
+        self._outage = Outage(name, tools.reactor, tools.events)
         self._slots = DeferredSemaphore(section.connections)
         self._together: Together[_Key, _Answer | None] = Together()
         self._front: MutableMapping[_Key, _Answer] = LRUCache(_FRONT)
@@ -182,6 +183,8 @@ class CalloutSource:
             await deferLater(self._clock, wait, lambda: None)
         await self._slots.acquire()
         try:
+            if self._is_closed:
+                raise _BusyError
             address = Address(local_part or f"no-such-user-{secrets.token_hex(8)}", domain)
             asked = self._tools.prober.probe(section.route, address, stage=section.stage, sender=self._sender)
             return await as_deferred(asked)

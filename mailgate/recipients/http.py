@@ -2,65 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import re
-from urllib.parse import quote, urlsplit
-
 from twisted.internet.defer import Deferred
 
-from mailgate.backends.http import Fetcher
-from mailgate.backends.questions import BackendError, read_secret
+from mailgate.backends.http_service import HttpService
+from mailgate.backends.places import values_of
 from mailgate.config.recipients import HttpRecipients
 from mailgate.interfaces import RecipientStatus
-from mailgate.recipients.cached import Cached, values_of
+from mailgate.recipients.cached import Cached
 from mailgate.recipients.source import SourceTools
 
 __all__ = ["build"]
 
-_PLACE = re.compile(r"\{(address|local_part|domain)\}")
-_KNOWN, _UNKNOWN = (200, 204), (404, 410)
-
 
 def build(section: HttpRecipients, name: str, tools: SourceTools) -> Cached:
     """See `mailgate.recipients.source`."""
-    return Cached(_Service(section, tools), section, name, tools)
+    return Cached(_Service(HttpService(section, tools.reactor)), section, name, tools)
 
 
 class _Service:
-    """Asks the service of `section`; ValueError where the section cannot work."""
+    """200 and 204 say that the address exists."""
 
-    def __init__(self, section: HttpRecipients, tools: SourceTools) -> None:
-        parts = urlsplit(section.url)
-        places = {found[1] for found in _PLACE.finditer(section.url)}
-        if section.method == "GET" and not places & {"address", "local_part"}:
-            raise ValueError("url: {address} or {local_part} must stand in it")
-        if section.method == "POST" and places:
-            raise ValueError("url: with POST the address goes as JSON; it has no place in the URL")
-        if _PLACE.search(parts.netloc):
-            raise ValueError("url: the address has its place behind the host")
-        # a path or a query may hold a secret
-        self.whom = f"the service at {parts.hostname}"
-        self._section = section
-        self._headers: dict[str, str] = {"Accept": "application/json"}
-        if section.method == "POST":
-            self._headers["Content-Type"] = "application/json"
-        if section.token_file is not None:
-            self._headers["Authorization"] = f"Bearer {read_secret(section.token_file)}"
-        self._fetcher = Fetcher(tools.reactor, connect_timeout=section.timeout, ca=section.ca)
+    def __init__(self, service: HttpService) -> None:
+        self.whom = service.whom
+        self._service = service
 
-    async def find(self, local_part: str, domain: str) -> RecipientStatus:
-        values = values_of(local_part, domain)
-        url, body = self._section.url, None
-        if self._section.method == "POST":
-            body = json.dumps(values).encode()
-        else:
-            url = _PLACE.sub(lambda found: quote(values[found[1]], safe=""), url)
-        answer = await self._fetcher.fetch(self._section.method, url, self._headers, body)
-        if answer.status in _KNOWN:
-            return RecipientStatus.KNOWN
-        if answer.status in _UNKNOWN:
-            return RecipientStatus.UNKNOWN
-        raise BackendError(f"{self.whom} answers {answer.status}")
+    async def find(self, local_part: str, domain: str) -> RecipientStatus | None:
+        answer = await self._service.ask(values_of(local_part, domain))
+        return None if answer is None else RecipientStatus.KNOWN
 
     def close(self) -> Deferred[None]:
-        return self._fetcher.close()
+        return self._service.close()

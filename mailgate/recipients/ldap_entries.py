@@ -8,16 +8,13 @@ from typing import Any, NamedTuple
 from ldaptor.protocols import pureldap  # type: ignore[import-untyped]  # ldaptor has no types
 
 from mailgate.address import Address, AddressError
-from mailgate.backends.ldap_connection import SUCCESS, Attributes, DirectoryConnection, DirectoryError
+from mailgate.backends.ldap_connection import Attributes
 from mailgate.backends.ldap_names import FilterTemplate, parse_filter
-from mailgate.backends.questions import read_secret
+from mailgate.backends.places import PLACES
 from mailgate.config.recipients import LdapRecipients
 from mailgate.stores.domains import canonical
 
-__all__ = ["PLACES", "Entry", "EntryReader", "Login", "filter_of", "template_of"]
-
-#: The names of the values in a filter for one address.
-PLACES = ("address", "local_part", "domain")
+__all__ = ["Entry", "EntryReader", "filter_of", "template_of"]
 
 _PREFIX = "smtp:"
 _CONTROL = "userAccountControl"
@@ -34,21 +31,6 @@ class Entry(NamedTuple):
 
     addresses: tuple[str, ...]
     is_restricted: bool
-
-
-class Login:
-    """As whom we ask; ValueError where the section cannot work."""
-
-    def __init__(self, section: LdapRecipients) -> None:
-        if bool(section.bind_dn) != (section.bind_password_file is not None):
-            raise ValueError("bind_dn: bind_dn and bind_password_file go together")
-        self._dn = section.bind_dn
-        self._password = read_secret(section.bind_password_file) if section.bind_password_file else ""
-
-    async def login(self, connection: DirectoryConnection) -> None:
-        """Over a new connection; DirectoryError where we are refused."""
-        if self._dn and (code := await connection.bind(self._dn, self._password)) != SUCCESS:
-            raise DirectoryError(f"our bind is refused with result {code}")
 
 
 class EntryReader:

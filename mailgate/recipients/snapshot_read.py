@@ -22,10 +22,11 @@ from mailgate.backends.ldap_connection import (
     DirectoryConnection,
     DirectoryError,
 )
+from mailgate.backends.ldap_search import Login
 from mailgate.backends.ldap_servers import DirectoryServers
 from mailgate.backends.threads import Threads
 from mailgate.config.recipients import LdapRecipients
-from mailgate.recipients.ldap_entries import Entry, EntryReader, Login, filter_of
+from mailgate.recipients.ldap_entries import Entry, EntryReader, filter_of
 from mailgate.recipients.snapshot import Changes, Mark
 
 __all__ = ["DirectoryReader"]

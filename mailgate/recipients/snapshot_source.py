@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from mailgate.backends.ldap_servers import DirectoryServers
+from mailgate.backends.outage import Outage
 from mailgate.backends.questions import BackendError
 from mailgate.backends.threads import Threads
 from mailgate.config.recipients import LdapRecipients
@@ -19,7 +20,7 @@ from mailgate.interfaces import RecipientStatus
 from mailgate.recipients.snapshot import EMPTY, Changes, Mark, Snapshot, Update, changed, replaced
 from mailgate.recipients.snapshot_file import Saved, SnapshotFile, Stamp
 from mailgate.recipients.snapshot_read import DirectoryReader
-from mailgate.recipients.source import ISource, Outage, SourceTools
+from mailgate.recipients.source import ISource, SourceTools
 
 __all__ = ["SnapshotSource"]
 
@@ -51,7 +52,7 @@ class SnapshotSource:
         self._threads = Threads(tools.reactor, 1, "recipients")
         self._reader = DirectoryReader(section, servers, tools.reactor, self._threads)
         self._file = SnapshotFile(tools.state_dir, name, section)
-        self._outage = Outage(name, tools)
+        self._outage = Outage(name, tools.reactor, tools.events)
         self._snapshot: Snapshot | None = None
         self._read = float("-inf")  # when it was last known to be right
         self._read_whole = float("-inf")

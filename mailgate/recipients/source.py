@@ -15,13 +15,9 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from mailgate.backends.questions import IBackendReactor
-from mailgate.events import RecipientsChanged
 from mailgate.interfaces import ICounters, IEvents, IProber, RecipientStatus
 
-__all__ = ["ISource", "Outage", "SourceTools"]
-
-#: States that are told of at one time: below "*.example.org" anybody can make up domains.
-_MOST_STATES = 1000
+__all__ = ["ISource", "SourceTools"]
 
 
 class ISource(Interface):
@@ -62,29 +58,3 @@ class SourceTools:
     prober: IProber
     state_dir: Path
     leads: bool = True
-
-
-class Outage:
-    """Tells once when a source cannot be asked any more, and once when it can again."""
-
-    def __init__(self, name: str, tools: SourceTools) -> None:
-        self._name = name
-        self._tools = tools
-        self._states: set[tuple[str, str]] = set()
-
-    def begins(self, reason: str, *, what: str = "unavailable", about: str = "") -> None:
-        """It is so now; `reason` is the private cause. `what` is the state in RecipientsChanged, `about` what of the
-        source has it."""
-        if (what, about) not in self._states and len(self._states) < _MOST_STATES:
-            self._states.add((what, about))
-            self._tell(what, reason)
-
-    def ends(self, *, what: str = "unavailable", about: str = "") -> None:
-        """It is so no more."""
-        if (what, about) in self._states:
-            self._states.discard((what, about))
-            self._tell("available" if what == "unavailable" else f"not {what}", about)
-
-    def _tell(self, state: str, reason: str) -> None:
-        at = self._tools.reactor.seconds()
-        self._tools.events.publish(RecipientsChanged(at=at, source=self._name, state=state, reason=reason))

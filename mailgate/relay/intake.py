@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
@@ -13,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.address import Address
-from mailgate.awaiting import as_deferred
+from mailgate.awaiting import answered, as_deferred
 from mailgate.envelope import (
     Envelope,
     EnvelopeRecipient,
@@ -24,14 +25,15 @@ from mailgate.envelope import (
     Target,
     Transaction,
 )
-from mailgate.events import Discarded, MessageAccepted, Quarantined
+from mailgate.events import Discarded, MessageAccepted, Quarantined, Refused
 from mailgate.interfaces import IEvents, IIntake, ISpool, Lease, SpoolError
-from mailgate.message import Content, Message
+from mailgate.message import Content, Message, body_edits, is_of_header, release
 from mailgate.observe.asked import asked_for
+from mailgate.relay.editing import ContentEditor, EnvelopeChanges, NextHop, with_new_octets
 from mailgate.relay.ready.jobs import LEASE_TIME
 from mailgate.reply import Reply
 from mailgate.verdict import Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
-from mailgate.wire.xtext import xtext_encode
+from mailgate.wire.xtext import utf8_addr_xtext, xtext_encode
 
 __all__ = ["Intake"]
 
@@ -42,6 +44,8 @@ _log = Logger()
 _MESSAGE_ID = re.compile(rb"\r\nmessage-id[ \t]*+:[ \t]*+(?:\r\n[ \t]++)?([^\r\n]++)", re.IGNORECASE)
 _NO_ROOM = Reply.of(452, "4.3.1", "Insufficient system storage")
 _OURS = Reply.of(451, "4.3.0", "Local error, try again later")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REMOVED = "a filter has removed the recipient"
 
 
 @implementer(IIntake)
@@ -49,7 +53,9 @@ class Intake:
     """IIntake into a spool. `deliver` is given each lease: the relay's first attempt reads nothing back. Where the
     lease has no recipients, all are kept back, or wait for the time at which they are to be released.
 
-    `refusal` is the spool's: why it cannot take so many octets now, or "".
+    `refusal` is the spool's: why it cannot take so many octets now, or "". What filters have changed about the body
+    and the envelope is made so before the spool is asked: `editor` makes the content, and `next_hop` tells the route of
+    recipients who are added.
     """
 
     def __init__(
@@ -60,12 +66,16 @@ class Intake:
         deliver: Callable[[Lease], None],
         events: IEvents,
         clock: IReactorTime,
+        editor: ContentEditor,
+        next_hop: NextHop,
     ) -> None:
         self._spool = spool
         self._refusal = refusal
         self._deliver = deliver
         self._events = events
         self._clock = clock
+        self._editor = editor
+        self._next_hop = next_hop
 
     def refuse_before_data(self, size: int | None) -> Reply | None:
         return _NO_ROOM if self._refusal(size or 0) else None
@@ -73,12 +83,75 @@ class Intake:
     def take(
         self, session: Session, transaction: Transaction, content: Content, verdicts: Sequence[Verdict]
     ) -> Deferred[Sequence[Reply]]:
+        if all(map(is_of_header, transaction.edits)):
+            return self._take(session, transaction, content, verdicts)
+        return Deferred.fromCoroutine(self._take_edited(session, transaction, content, verdicts))
+
+    async def _take_edited(
+        self, session: Session, transaction: Transaction, content: Content, verdicts: Sequence[Verdict]
+    ) -> Sequence[Reply]:
+        edits = transaction.edits
+        edited = content
+        try:
+            changes = EnvelopeChanges(edits, transaction.sender, self._next_hop)
+            if body_edits(edits):
+                edited = await answered(self._editor.edit(content, edits))
+        except Exception as error:  # nobody has been promised anything yet, and the client keeps its message
+            _give_up(content)
+            release(edits)
+            return self._cannot_edit(session, transaction, verdicts, error)
+        if edited is not content:
+            _give_up(content)
+            release(edits)
+            transaction.parameters = with_new_octets(transaction.parameters, edits)
+        return await self._take(session, transaction, edited, verdicts, changes)
+
+    def _cannot_edit(
+        self, session: Session, transaction: Transaction, verdicts: Sequence[Verdict], error: Exception
+    ) -> Sequence[Reply]:
+        """Tell of it, and the reply for each recipient: for now, it is refused."""
+        if not isinstance(error, OSError | ValueError):
+            _log.failure("a message could not be changed", failure=Failure(error))
+        reply = _NO_ROOM if isinstance(error, OSError) and error.errno in _FULL else _OURS
+        self._events.publish(
+            Refused(
+                at=self._clock.seconds(),
+                session=session.id,
+                client=str(session.client),
+                listener=session.listener,
+                helo=session.helo,
+                stage="content",
+                filter="",
+                reason=f"what filters have changed cannot be made so: {error}",
+                reply=str(reply),
+                queue_id=transaction.id,
+                sender=str(transaction.sender),
+                recipients=tuple(str(one.address) for one in transaction.recipients),
+                trace=(*session.trace, *transaction.trace),
+            )
+        )
+        is_lmtp = "LMTP" in session.protocol
+        return [
+            verdict.reply if is_lmtp and isinstance(verdict, Reject | Defer | Disconnect) else reply
+            for verdict in verdicts
+        ]
+
+    def _take(
+        self,
+        session: Session,
+        transaction: Transaction,
+        content: Content,
+        verdicts: Sequence[Verdict],
+        changes: EnvelopeChanges | None = None,
+    ) -> Deferred[Sequence[Reply]]:
         now = self._clock.seconds()
         is_lmtp = "LMTP" in session.protocol
         taken = Reply(250, "2.0.0", (f"queued as {transaction.id}",))
         replies = [taken] * len(verdicts)
         recipients: list[EnvelopeRecipient] = []
+        named: list[Recipient] = []  # of whom something is kept
         has_fates = has_aliases = False
+        removed: list[Address] = []
         for number, (recipient, verdict) in enumerate(zip(transaction.recipients, verdicts, strict=True)):
             quarantine = refusal = ""
             if type(verdict) is Continue:
@@ -94,6 +167,10 @@ class Intake:
                     replies[number] = verdict.reply  # its own tells it
                     continue
                 refusal = str(verdict.reply)
+            if changes is not None and not refusal and changes.removes(recipient.address):
+                removed.append(recipient.address)
+                continue
+            named.append(recipient)
             if recipient.targets:
                 has_aliases = True
                 recipients += _targets_of(recipient, len(transaction.recipients) + len(recipients), quarantine, refusal)
@@ -103,31 +180,35 @@ class Intake:
                     number, recipient.address, recipient.route, quarantine, refusal, recipient.notify, recipient.orcpt
                 )
             )
+        if changes is not None:
+            removed += [one.address for one in recipients if not one.refusal and changes.removes(one.address)]
+            recipients = [one for one in recipients if one.refusal or not changes.removes(one.address)]
+            there = [one.address for one in transaction.recipients] + [one.address for one in recipients]
+            recipients += changes.added(there, max((one.number for one in recipients), default=len(verdicts)) + 1)
         if not recipients:
-            content.discard()
-            content.give_back()
-            self._tell_fates(transaction, verdicts)
+            _give_up(content)
+            self._tell_fates(transaction, verdicts, removed)
             return succeed(replies)
         if has_aliases:
             recipients = _without_doubles(recipients)
         envelope = Envelope(
             queue_id=transaction.id,
-            sender=transaction.sender,
+            sender=transaction.sender if changes is None else changes.sender,
             recipients=tuple(recipients),
             received=now,
             size=content.size,
             parameters=_with_header(transaction.parameters, content),
             client=str(session.client),
             origin=transaction.origin or origin_of(session),
-            edits=tuple(transaction.edits),
+            edits=tuple(filter(is_of_header, transaction.edits)),
         )
         message_id = message_id_of(content)  # now: a file moves when it is taken over
 
         def durable(lease: Lease) -> Sequence[Reply]:
             content.give_back()
-            self._tell_accepted(session, transaction, envelope, message_id)
-            if has_fates:
-                self._tell_fates(transaction, verdicts)
+            self._tell_accepted(session, transaction, envelope, named, message_id)
+            if has_fates or removed:
+                self._tell_fates(transaction, verdicts, removed)
             self._deliver(lease)
             return replies
 
@@ -142,10 +223,16 @@ class Intake:
         accepted = self._spool.accept(envelope, content, now + LEASE_TIME)
         return as_deferred(accepted).addCallbacks(durable, failed)
 
-    def _tell_accepted(self, session: Session, transaction: Transaction, envelope: Envelope, message_id: str) -> None:
+    def _tell_accepted(
+        self,
+        session: Session,
+        transaction: Transaction,
+        envelope: Envelope,
+        named: Sequence[Recipient],
+        message_id: str,
+    ) -> None:
         identity, tls, proxy = session.identity, session.tls, session.proxy
-        aliases = tuple([one for one in transaction.recipients if one.targets])
-        addresses = [one.address for one in envelope.recipients]
+        aliases = [one for one in named if one.targets]
         self._events.publish(
             MessageAccepted(
                 at=self._clock.seconds(),
@@ -155,7 +242,7 @@ class Intake:
                 listener=session.listener,
                 helo=session.helo,
                 sender=str(envelope.sender),
-                recipients=tuple(map(str, _as_written(aliases, addresses) if aliases else addresses)),
+                recipients=tuple([str(one.address) for one in named]),
                 size=envelope.size,
                 message_id=message_id,
                 protocol=session.protocol,
@@ -168,13 +255,16 @@ class Intake:
             )
         )
 
-    def _tell_fates(self, transaction: Transaction, verdicts: Sequence[Verdict]) -> None:
+    def _tell_fates(self, transaction: Transaction, verdicts: Sequence[Verdict], removed: Sequence[Address]) -> None:
         """An event for each policy that keeps the message from some of its recipients."""
+        gone = frozenset(removed)
         for kind, event in ((Discard, Discarded), (Quarantine, Quarantined)):
             concerned: dict[str, list[str]] = {}
             for recipient, verdict in zip(transaction.recipients, verdicts, strict=True):
-                if isinstance(verdict, kind):
+                if isinstance(verdict, kind) and (kind is Discard or recipient.address not in gone):
                     concerned.setdefault(verdict.reason, []).append(str(recipient.address))
+            if kind is Discard and removed:
+                concerned.setdefault(_REMOVED, []).extend(map(str, removed))
             for reason, addresses in concerned.items():
                 self._events.publish(
                     event(
@@ -187,12 +277,9 @@ class Intake:
                 )
 
 
-def _as_written(aliases: Sequence[Recipient], addresses: Sequence[Address]) -> Iterable[Address]:
-    """The addresses that the client has named, without those of whose targets none is left."""
-    targets = {target.address for one in aliases for target in one.targets}
-    taken = set(addresses)
-    named = [one.address for one in aliases if any(target.address in taken for target in one.targets)]
-    return dict.fromkeys([*named, *(one for one in addresses if one not in targets)])
+def _give_up(content: Content) -> None:
+    content.discard()
+    content.give_back()
 
 
 def _told(alias: Recipient) -> str:
@@ -222,7 +309,7 @@ def _targets_of(recipient: Recipient, number: int, quarantine: str, refusal: str
 
 def _original(address: Address) -> str:
     text = str(address)
-    return f"rfc822;{xtext_encode(text)}" if text.isascii() else f"utf-8;{text}"
+    return f"rfc822;{xtext_encode(text)}" if text.isascii() else f"utf-8;{utf8_addr_xtext(text)}"
 
 
 def _without_doubles(recipients: Sequence[EnvelopeRecipient]) -> list[EnvelopeRecipient]:

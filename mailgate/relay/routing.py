@@ -18,6 +18,7 @@ __all__ = ["Routing"]
 
 _NO_RELAY = Reply.of(550, "5.7.1", "Relaying denied")
 _NO_ROUTE = Reply.of(550, "5.4.4", "No route to this recipient")
+_NOT_YET = Reply.of(451, "4.3.5", "This address cannot be resolved now")
 
 
 class _Table:
@@ -54,12 +55,15 @@ class Routing:
         self._default = config.routing.default
 
     def route(self, session: Session, transaction: Transaction, address: Address) -> Placed | Awaitable[Placed]:
+        if session.role == "outbound" and session.identity is None:
+            reason = f"listener {session.listener} relays for clients that it trusts, and for no others"
+            return Reject(_NO_RELAY, reason)
         if self._aliases is not None:
             expanded = self._aliases.expand(address)
             if isinstance(expanded, Awaitable):
                 return self._later(self._aliases, session, transaction, address, expanded)
             if expanded is not None:
-                return self._of_targets(self._aliases, session, transaction, address, expanded)
+                return self._of_targets(self._aliases, transaction.sender, address, expanded)
         return self._of_address(session, transaction, address)
 
     async def _later(
@@ -73,34 +77,30 @@ class Routing:
         expanded = await expanding
         if expanded is None:
             return self._of_address(session, transaction, address)
-        return self._of_targets(aliases, session, transaction, address, expanded)
+        return self._of_targets(aliases, transaction.sender, address, expanded)
 
     def _of_targets(
         self,
         aliases: IAliases,
-        session: Session,
-        transaction: Transaction,
+        sender: Address,
         address: Address,
         expanded: Sequence[Address] | Reject | Defer,
     ) -> Placed:
         """A route for each address that another stands for. Whoever may send to that one may send to these."""
         if isinstance(expanded, Reject | Defer):
             return expanded
-        if session.role == "outbound" and session.identity is None:
-            return _for_nobody(session)
         targets = []
         for target in expanded:
-            route = self.next_hop(target, transaction.sender)
+            route = self.next_hop(target, sender)
             if route is None:
+                # a mistake of ours: the sender's mail can wait for its end
                 reason = f"{address} stands for {target}, and no [domains] or [routing] entry is for that"
-                return Reject(_NO_ROUTE, reason)
-            targets.append(Target(target, route, aliases.return_path(transaction.sender, target)))
+                return Defer(_NOT_YET, reason)
+            targets.append(Target(target, route, aliases.return_path(sender, target)))
         return tuple(targets)
 
     def _of_address(self, session: Session, transaction: Transaction, address: Address) -> str | Reject:
         may_relay = session.identity is not None and session.role != "inbound"
-        if not may_relay and session.role == "outbound":
-            return _for_nobody(session)
         if not may_relay and not self.is_local(address.domain):
             reason = f"{address.domain} is none of our [domains], and this client may not relay by {session.listener}"
             return Reject(_NO_RELAY, reason)
@@ -120,7 +120,3 @@ class Routing:
     def is_local(self, domain: str) -> bool:
         """Whether mail for a domain is ours to take from anyone."""
         return self._domains.match(domain) is not None
-
-
-def _for_nobody(session: Session) -> Reject:
-    return Reject(_NO_RELAY, f"listener {session.listener} relays for clients that it trusts, and for no others")

@@ -229,6 +229,10 @@ class Relay:
         """The route of mail of our own to this recipient."""
         return self._sorter.own_route(recipient, sender)
 
+    def next_hop(self, recipient: Address, sender: Address) -> str | None:
+        """The route of other mail to this recipient; None where the configuration has none."""
+        return self._sorter.next_hop(recipient, sender)
+
     def deliver(self, lease: Lease) -> None:
         """Take a message with its lease: at once, or, where there is no room or no running, later from the spool.
 

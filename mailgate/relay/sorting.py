@@ -83,6 +83,10 @@ class Sorter:
         """The route of mail that we send: where no route is for it, by MX."""
         return self._routing.next_hop(recipient, sender) or REPORTS
 
+    def next_hop(self, recipient: Address, sender: Address) -> str | None:
+        """The route of mail to this recipient; None where there is none."""
+        return self._routing.next_hop(recipient, sender)
+
     def _suspension(self, envelope: Envelope, recipient: EnvelopeRecipient, route: str) -> Suspension | None:
         """The one that keeps back this recipient of a message, as far as it is not about its site."""
         now = self._clock.seconds()

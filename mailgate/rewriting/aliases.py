@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.address import Address, AddressError
 from mailgate.awaiting import answered, run
+from mailgate.backends.questions import BackendError
 from mailgate.interfaces import Expanded, IAliases, IRecipientDirectory, RecipientStatus
 from mailgate.reply import Reply
+from mailgate.rewriting.source import MAX_TARGETS, AliasSource
 from mailgate.rewriting.srs import Srs, SrsError
-from mailgate.rewriting.tables import MAX_TARGETS, AliasSource, base_of, key_of
+from mailgate.rewriting.tables import base_of, key_of
 from mailgate.stores.domains import DomainTable
 from mailgate.verdict import Defer, Reject
 
@@ -28,8 +31,8 @@ __all__ = ["Aliases", "DomainAliases"]
 
 _log = Logger()
 
-#: Aliases that lead to aliases.
-_MOST_STEPS = 10
+#: Aliases that lead to aliases, and seconds for all questions about one address.
+_MOST_STEPS, _LONGEST = 10, 60.0
 
 _LOOP = Reply.of(451, "4.3.5", "This address cannot be resolved now")
 _AWAY = Reply.of(451, "4.4.3", "The recipient cannot be looked up now, try again later")
@@ -57,11 +60,13 @@ class Aliases:
         directory: IRecipientDirectory,
         is_local: Callable[[str], bool],
         srs: Srs | None,
+        clock: IReactorTime,
     ) -> None:
         self._domains = DomainTable(domains)
         self._directory = directory
         self._is_local = is_local
         self._srs = srs
+        self._clock = clock
 
     def expand(self, address: Address) -> Expanded | Awaitable[Expanded]:
         if self._srs is not None and self._srs.is_ours(address):
@@ -71,11 +76,19 @@ class Aliases:
                 return Reject(_NOT_OURS, str(error))
         if self._domains.match(address.domain) is None:
             return None
-        expanded = run(self._expand(address))
-        return expanded.addErrback(_unavailable, address) if isinstance(expanded, Deferred) else expanded
+        try:
+            expanded = run(self._expand(address))
+        except Exception:
+            return _unavailable(Failure(), address)
+        if not isinstance(expanded, Deferred):
+            return expanded
+        expanded.addTimeout(_LONGEST, self._clock, onTimeoutCancel=_late)
+        return expanded.addErrback(_unavailable, address)
 
     def return_path(self, sender: Address, target: Address) -> Address | None:
         if self._srs is None or self._is_local(sender.domain) or self._is_local(target.domain):
+            return None
+        if sender.domain == self._srs.domain:
             return None
         return self._srs.forward(sender)
 
@@ -129,6 +142,8 @@ class Aliases:
             status = self._directory.lookup(address)
             if isinstance(status, Awaitable):
                 status = yield answered(status)
+            if status is RecipientStatus.UNAVAILABLE:
+                raise BackendError("whether the directory knows it cannot be told")
             if status is RecipientStatus.UNKNOWN:
                 return [Address.parse(section.catch_all)]
         return None
@@ -138,13 +153,22 @@ def _unavailable(failure: Failure, address: Address) -> Defer:
     failure.trap(Exception)
     if failure.check(CancelledError):
         failure.raiseException()
-    _log.failure("the aliases of {address} cannot be looked up", failure=failure, address=str(address))
+    if not failure.check(BackendError):
+        _log.failure("the aliases of {address} cannot be looked up", failure=failure, address=str(address))
     return Defer(_AWAY, f"the aliases of {address} cannot be looked up: {failure.getErrorMessage()}")
 
 
+def _late(_outcome: object, seconds: float) -> NoReturn:
+    raise BackendError(f"no answer within {seconds:g} s")
+
+
 def _target(text: str, address: Address, extension: str) -> Address:
-    """A target as an address: "@domain" keeps the local part, and an extension goes along."""
-    if text.startswith("@"):
-        return Address(address.local_part, Address.parse(f"any{text}").domain)
-    target = Address.parse(text)
-    return Address(target.local_part + extension, target.domain) if extension else target
+    """A target as an address: "@domain" keeps the local part, and an extension goes along. AddressError where that is
+    none."""
+    try:
+        if text.startswith("@"):
+            return Address.parse(str(Address(address.local_part, text[1:])))
+        target = Address.parse(text)
+        return Address.parse(str(Address(target.local_part + extension, target.domain))) if extension else target
+    except AddressError as error:
+        raise AddressError(f'"{text}" for {address}: {error}') from None

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from types import MappingProxyType
 
 from twisted.internet.interfaces import IReactorTime
 
-from mailgate.config.schema import Config, MapAliases
+from mailgate.backends.keeping import Source, close_sources, made_of
+from mailgate.config.aliases import AliasSection, MapAliases, PatternAliases
+from mailgate.config.schema import Config
 from mailgate.interfaces import IRecipientDirectory
 from mailgate.rewriting.aliases import Aliases, DomainAliases
+from mailgate.rewriting.source import AliasSource, AliasTools
 from mailgate.rewriting.srs import Srs
-from mailgate.rewriting.tables import AliasMap, AliasSource, PatternRules
+from mailgate.rewriting.tables import AliasMap, PatternRules
 from mailgate.stores.lists import FileError
 
-__all__ = ["AliasError", "make_aliases"]
+__all__ = ["AliasError", "make_alias_sources", "make_aliases"]
 
 _Key = tuple[str | int, ...]
+
+#: Kinds that ask a system, and the extra that brings the library of one.
+_MODULES = {
+    "sql": "mailgate.rewriting.sql",
+    "http": "mailgate.rewriting.http",
+    "ldap": "mailgate.rewriting.ldap",
+}
+_EXTRAS = {"sql": "postgresql"}
 
 #: Octets of a secret at least.
 _LEAST = 16
@@ -29,30 +42,49 @@ class AliasError(ValueError):
         self.errors = tuple(errors)
 
 
-def make_aliases(
-    config: Config, *, directory: IRecipientDirectory, is_local: Callable[[str], bool], clock: IReactorTime
-) -> Aliases | None:
-    """None where no address can stand for another. AliasError where a file, a pattern or a secret cannot be used."""
-    sources: dict[str, AliasSource] = {}
+def make_alias_sources(
+    config: Config, tools: AliasTools, known: Mapping[str, Source[AliasSource]] = MappingProxyType({})
+) -> dict[str, Source[AliasSource]]:
+    """A source for each `[aliases.NAME]`; those `known` go on whose section and files are as they were. AliasError,
+    with everything that is wrong."""
+    made: dict[str, Source[AliasSource]] = {}
     errors: list[tuple[_Key, str]] = []
     for name, section in config.aliases.items():
+        now = made_of(section)
+        if name in known and known[name].made_of == now:
+            made[name] = known[name]
+            continue
         try:
-            if isinstance(section, MapAliases):
-                sources[name] = AliasMap(section.entries, section.path, clock)
-            else:
-                sources[name] = PatternRules([(rule.match, rule.to) for rule in section.rules])
+            made[name] = Source(_source(section, name, tools), now)
         except FileError as error:
             errors += [(("aliases", name, "path"), text) for text in error.errors]
         except ValueError as error:
             errors.append((("aliases", name), str(error)))
+        except ImportError as error:
+            extra = _EXTRAS.get(section.kind, section.kind)
+            errors.append((("aliases", name, "kind"), f"needs the extra mailgate[{extra}]: {error}"))
+    if errors:
+        close_sources(one for name, one in made.items() if known.get(name) is not one)
+        raise AliasError(errors)
+    return made
+
+
+def make_aliases(
+    config: Config,
+    sources: Mapping[str, AliasSource],
+    *,
+    directory: IRecipientDirectory,
+    is_local: Callable[[str], bool],
+    clock: IReactorTime,
+) -> Aliases | None:
+    """By the sources of make_alias_sources; None where no address can stand for another. AliasError where a secret
+    cannot be used."""
     srs = None
     if config.forwarding.srs_domain is not None:
         try:
             srs = _srs(config, clock)
-        except (OSError, ValueError) as error:
-            errors.append((("forwarding", "srs_secrets"), str(error)))
-    if errors:
-        raise AliasError(errors)
+        except ValueError as error:
+            raise AliasError([(("forwarding", "srs_secrets"), str(error))]) from None
     domains = {
         name: DomainAliases(tuple(sources[one] for one in section.aliases), section.catch_all or "", section.delimiter)
         for name, section in config.domains.items()
@@ -60,7 +92,16 @@ def make_aliases(
     }
     if not domains and srs is None:
         return None
-    return Aliases(domains, directory, is_local, srs)
+    return Aliases(domains, directory, is_local, srs, clock)
+
+
+def _source(section: AliasSection, name: str, tools: AliasTools) -> AliasSource:
+    if isinstance(section, MapAliases):
+        return AliasMap(section.entries, section.path, tools.reactor)
+    if isinstance(section, PatternAliases):
+        return PatternRules([(rule.match, rule.to) for rule in section.rules])
+    source: AliasSource = import_module(_MODULES[section.kind]).build(section, name, tools)
+    return source
 
 
 def _srs(config: Config, clock: IReactorTime) -> Srs:
@@ -69,9 +110,11 @@ def _srs(config: Config, clock: IReactorTime) -> Srs:
         raise ValueError("srs_domain and srs_secrets go together")
     path = forwarding.srs_secrets
     try:
-        secrets = [line.strip() for line in path.read_bytes().splitlines() if line.strip()]
+        lines = [line.strip() for line in path.read_bytes().splitlines()]
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    # a comment that served as a secret would be one that can be guessed
+    secrets = [line for line in lines if line and not line.startswith(b"#")]
     if not secrets:
         raise ValueError(f"{path}: holds no secret")
     if any(len(one) < _LEAST for one in secrets):

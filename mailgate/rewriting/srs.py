@@ -23,9 +23,10 @@ _TIME_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _DAYS = len(_TIME_ALPHABET) ** 2
 _DAY = 86400.0
 
-_SRS0 = re.compile(r"SRS0[=+-]([A-Z0-9+/]{4,16})=([A-Z2-7]{2})=([^=]+)=(.+)", re.IGNORECASE | re.DOTALL)
-_SRS1 = re.compile(r"SRS1[=+-]([A-Z0-9+/]{4,16})=([^=]+)=([=+-].+)", re.IGNORECASE | re.DOTALL)
-_ANY = re.compile(r"SRS([01])([=+-])", re.IGNORECASE)
+_FORM = re.IGNORECASE | re.DOTALL | re.ASCII
+_SRS0 = re.compile(r"SRS0[=+-]([A-Z0-9+/]{4,16})=([A-Z2-7]{2})=([^=]+)=(.+)", _FORM)
+_SRS1 = re.compile(r"SRS1[=+-]([A-Z0-9+/]{4,16})=([^=]+)=([=+-].+)", _FORM)
+_ANY = re.compile(r"SRS([01])([=+-])", _FORM)
 
 
 class SrsError(ValueError):

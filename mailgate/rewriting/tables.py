@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
 from mailgate.address import Address, AddressError
+from mailgate.rewriting.source import MAX_TARGETS
 from mailgate.stores.domains import canonical
 from mailgate.stores.lists import LineError, LinesError, WatchedFile
 
-__all__ = ["MAX_TARGETS", "AliasMap", "AliasSource", "PatternRules", "base_of", "key_of", "parse_aliases"]
+__all__ = ["AliasMap", "PatternRules", "base_of", "key_of", "parse_aliases", "parse_target", "split_targets"]
 
-#: Addresses that one alias stands for at most, and all that it leads to.
-MAX_TARGETS = 1000
 #: So many wrong lines of a file are told at once.
 _TOLD = 10
 _SEPARATOR = re.compile(r"\s*,\s*|\s+")
@@ -24,14 +22,9 @@ _SEPARATOR = re.compile(r"\s*,\s*|\s+")
 Table = Mapping[str, tuple[str, ...]]
 
 
-class AliasSource(Protocol):
-    """Knows what addresses stand for."""
-
-    def find(self, key: str) -> Sequence[str] | Awaitable[Sequence[str] | None] | None:
-        """The targets of an address (in lower case), or of "@domain", as they are written; None where it has none.
-
-        An exception says that the source cannot be asked now.
-        """
+def split_targets(text: str) -> list[str]:
+    """The targets that stand in a text, with commas or space between them."""
+    return [one for one in _SEPARATOR.split(text.strip(" \t,")) if one]
 
 
 def parse_target(text: str) -> str:
@@ -55,7 +48,7 @@ def parse_aliases(lines: Iterable[tuple[int, str]]) -> Table:
     for number, line in lines:
         key, _, rest = line.replace("\t", " ").partition(" ")
         try:
-            targets = tuple(parse_target(one) for one in _SEPARATOR.split(rest.strip(" \t,")) if one)
+            targets = tuple(parse_target(one) for one in split_targets(rest))
             key = parse_key(key)
             if not targets:
                 raise ValueError("an address and what it stands for: one target or more behind a space")
@@ -74,7 +67,20 @@ def parse_aliases(lines: Iterable[tuple[int, str]]) -> Table:
     return found
 
 
-class AliasMap:
+class _Still:
+    """Runs nothing by itself, and has nothing to close."""
+
+    def start(self) -> None:
+        """Nothing begins."""
+
+    def retire(self) -> None:
+        """Nothing ends."""
+
+    def close(self) -> None:
+        """Nothing is closed."""
+
+
+class AliasMap(_Still):
     """Aliases of the configuration, and of a file; what stands in the configuration goes before.
 
     Construction raises FileError where the file cannot be used.
@@ -91,20 +97,22 @@ class AliasMap:
         return found
 
 
-class PatternRules:
+class PatternRules(_Still):
     """Addresses by regular expressions, asked in their order: the first that fits the whole address decides.
 
     Of a target \\1 and \\g<name> are replaced by what a group has matched. "@domain" fits no rule.
     """
 
     def __init__(self, rules: Sequence[tuple[str, Sequence[str]]]) -> None:
-        """ValueError where an expression is none, or a target names a group that it has not."""
+        """ValueError where an expression is none, or a target names a group that it has not or can be no address."""
         self._rules = []
         for pattern, targets in rules:
             try:
                 compiled = re.compile(pattern, re.IGNORECASE)
                 for target in targets:
                     re.compile("|" + pattern).fullmatch("").expand(target)  # type: ignore[union-attr]  # it fits ""
+                    if "\\" not in target:
+                        parse_target(target)
             except (re.error, IndexError) as error:
                 raise ValueError(f'"{pattern}": {error}') from None
             self._rules.append((compiled, tuple(targets)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from mailgate.message import Content, ContentWriter, MemoryBudget
+from mailgate.message import Content, ContentWriter, MemoryBudget, header_problem
 from mailgate.reply import Reply
 from mailgate.wire.content import ChunkDecoder, ContentDecoder, ContentFault, ContentTooLongError, Inspector
 
@@ -17,6 +17,7 @@ _REPLIES = {
     ContentFault.NUL: Reply.of(550, "5.6.0", "NUL octets are not allowed"),
     ContentFault.LINE_TOO_LONG: Reply.of(550, "5.6.0", "A line is longer than 998 octets"),
 }
+_UNCLEAR_HEADER = Reply.of(550, "5.6.0", "The header section is too long, or holds a bare CR or LF")
 _NO_SPACE = Reply.of(452, "4.3.1", "Insufficient system storage")
 
 
@@ -89,6 +90,7 @@ class ContentReceiver:
                     if rest is not None and self._is_last:
                         self.content = self._writer.finish()
                         self.content.is_whole_lines = self._inspector.sees_lines
+                        self._look_at_header(self.content)
                 except OSError as error:
                     self._refuse(_NO_SPACE, f"the content cannot be written: {error}")
         return rest
@@ -96,6 +98,15 @@ class ContentReceiver:
     def abandon(self) -> None:
         """Throw away what came so far, before the end."""
         self._writer.abandon()
+
+    def _look_at_header(self, content: Content) -> None:
+        """Refuse what would be read in two ways: with other fields here than by those who get the message."""
+        problem = header_problem(content)
+        if problem:
+            self.content = None
+            content.discard()
+            content.give_back()
+            self._refuse(_UNCLEAR_HEADER, problem)
 
     def _refuse(self, reply: Reply, reason: str) -> None:
         self.refusal = reply

@@ -22,11 +22,12 @@ __all__ = ["Recipients"]
 class Recipients:
     """Adds recipients to a transaction. `answers` holds, for each RCPT that got 250, its place among the recipients."""
 
-    __slots__ = ("_places", "_surplus", "_talk", "answers")
+    __slots__ = ("_addresses", "_places", "_surplus", "_talk", "answers")
 
     def __init__(self, talk: Conversation) -> None:
         self._talk = talk
         self._places: dict[Address, int] = {}
+        self._addresses = 0  # with those that recipients stand for
         self._surplus = 0  # RCPTs that were too many
         self.answers: list[int] = []
 
@@ -34,6 +35,7 @@ class Recipients:
         """The transaction is over."""
         self._places.clear()
         self.answers = []
+        self._addresses = 0
         self._surplus = 0
 
     def rcpt(self, transaction: Transaction, argument: str) -> None:
@@ -50,7 +52,7 @@ class Recipients:
         except CommandError as error:
             self._tell(transaction, error.reply, f"RCPT {argument[:300]}", recipients=())
             raise
-        if len(self.answers) >= talk.settings.max_recipients:
+        if max(len(self.answers), self._addresses) >= talk.settings.max_recipients:
             self._too_many(transaction, address)
             return
         known = self._places.get(address)
@@ -73,6 +75,10 @@ class Recipients:
             recipient = Recipient(address=address, notify=asked.notify, orcpt=asked.orcpt)
             if isinstance(placed, str):
                 recipient.route = placed
+            elif self._addresses and self._addresses + len(placed) > talk.settings.max_recipients:
+                # one that stands for more than there may be gets a transaction of its own
+                self._too_many(transaction, address)
+                return
             else:
                 recipient.targets = placed
             self._add(transaction, recipient)
@@ -88,6 +94,7 @@ class Recipients:
                 self._places[address] = len(transaction.recipients)
                 self.answers.append(len(transaction.recipients))
                 transaction.recipients.append(recipient)
+                self._addresses += len(recipient.targets) or 1
                 talk.say(replies.RECIPIENT_OK)
 
         talk.ask(talk.pipeline.rcpt(talk.session, transaction, recipient), answer)
@@ -98,7 +105,8 @@ class Recipients:
         talk = self._talk
         self._surplus += 1
         if self._surplus == 1:
-            reason = f"max_recipients of the listener is {talk.settings.max_recipients}"
+            so_far = f"; {self._addresses} so far, aliases resolved" if self._addresses > len(self.answers) else ""
+            reason = f"max_recipients of the listener is {talk.settings.max_recipients}{so_far}"
             self._tell(transaction, replies.TOO_MANY_RECIPIENTS, reason, recipients=[address])
         if self._surplus <= talk.settings.max_recipients:
             talk.reply(replies.TOO_MANY_RECIPIENTS)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mailgate.address import Address
 from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, Transaction, new_id
-from mailgate.message import Content, Message
+from mailgate.message import Content, Message, release
 from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.answers import answers_to, of_a_stranger, tell_refusals
@@ -273,6 +273,8 @@ class MailTransaction:
             self._content.discard()
             self._content.give_back()
             self._content = None
+            if self._transaction is not None:
+                release(self._transaction.edits)
 
     def _judge(self, message: Message) -> None:
         transaction = self._current

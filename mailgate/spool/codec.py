@@ -1,16 +1,18 @@
 """Envelopes and edits as JSON, messages as rows and files. Every version ever written can be read.
 
 Version 1 has the one parameter "body", and tells nothing of the origin. Version 2 has "mail", the parameters that are
-not as in plain mail, which have none; the origin without the empty end of it; and for a recipient what RCPT asked, and
-behind it, where it is not the sender's own, the reverse-path.
+not as in plain mail, which have none; the origin without the empty end of it; for a recipient what RCPT asked, and
+behind it, where it is not the sender's own, the reverse-path; and the checksum of content that lies in the database.
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -24,12 +26,13 @@ from mailgate.envelope import (
     MailParameters,
     Origin,
 )
-from mailgate.message import AddHeader, Content, Edit, RemoveHeader, RenameHeader
+from mailgate.message import AddHeader, Content, HeaderEdit, RemoveHeader, RenameHeader
 
 __all__ = [
     "NO_OCTETS",
     "CodecError",
     "check_size",
+    "check_sum",
     "content_file",
     "decode_envelope",
     "decode_named",
@@ -43,6 +46,7 @@ NO_OCTETS = "its content is not stored as octets"
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 _VERSION = 2
+_SUM = re.compile(r',"sum":(\d+)\}\Z')
 _encode = msgspec.json.Encoder().encode
 _encode_in_ascii = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
@@ -57,8 +61,8 @@ class CodecError(ValueError):
     """The text is no envelope of a version that is known."""
 
 
-def encode_envelope(envelope: Envelope) -> str:
-    """The envelope as one line of ASCII."""
+def encode_envelope(envelope: Envelope, data: bytes | None = None) -> str:
+    """The envelope as one line of ASCII, with the checksum of the octets that stand beside it, if they do."""
     found: dict[str, object] = {
         "v": _VERSION,
         "id": envelope.queue_id,
@@ -72,6 +76,8 @@ def encode_envelope(envelope: Envelope) -> str:
     }
     if envelope.parameters is not PLAIN_MAIL:
         found["mail"] = _parameters(envelope.parameters)
+    if data is not None:
+        found["sum"] = crc32(data)  # the last one, where it is looked for
     try:
         return _encode(found).decode("ascii")
     except UnicodeError:
@@ -122,6 +128,7 @@ def read_message(contents: Path, queue_id: str, text: str, data: bytes | None) -
     OSError where the disk does not tell of the file."""
     envelope = decode_named(text, queue_id)
     if isinstance(data, bytes):
+        check_sum(text, data)
         content = Content(data)
     elif data is not None:
         raise CodecError(NO_OCTETS)
@@ -145,6 +152,14 @@ def check_size(envelope: Envelope, content: Content) -> None:
     """CodecError where the content is not as long as it was."""
     if content.size != envelope.size:
         raise CodecError(f"its content has {content.size} octets instead of {envelope.size}")
+
+
+def check_sum(text: str, data: bytes) -> None:
+    """CodecError where the octets are others than those that were written with the envelope. Earlier versions wrote no
+    checksum."""
+    found = _SUM.search(text)
+    if found is not None and int(found[1]) != crc32(data):
+        raise CodecError("its content is damaged: the checksum is another")
 
 
 def _address(address: Address) -> tuple[str, str]:
@@ -212,7 +227,7 @@ def _to_parameters(found: dict[str, Any]) -> MailParameters:
     return MailParameters(**found)
 
 
-def _edit(edit: Edit) -> list[Any]:
+def _edit(edit: HeaderEdit) -> list[Any]:
     if isinstance(edit, AddHeader):
         return ["end" if edit.at_end else "top", edit.name, edit.value]
     if isinstance(edit, RemoveHeader):
@@ -220,7 +235,7 @@ def _edit(edit: Edit) -> list[Any]:
     return ["rename", edit.name, edit.to]
 
 
-def _to_edit(edit: list[Any]) -> Edit:
+def _to_edit(edit: list[Any]) -> HeaderEdit:
     kind, name, value = edit
     match kind:
         case "top" | "end":

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces.spool import TURN_LIFE, Destination, Lease, Outcome, OutcomeKind, Return, Selector
 from mailgate.message import Content
-from mailgate.spool.codec import NO_OCTETS, CodecError, check_size, content_file, decode_named
+from mailgate.spool.codec import NO_OCTETS, CodecError, check_size, check_sum, content_file, decode_named
 from mailgate.spool.database import Key, in_one_row, keys_of
 from mailgate.spool.past import fresh_ids
 from mailgate.spool.query import selected, told
@@ -256,12 +256,20 @@ def _read(store: Store, queue_ids: Iterable[str]) -> dict[str, tuple[Envelope, C
             elif kind != "blob":
                 raise CodecError(NO_OCTETS)
             else:
+                if text is not None:  # else it has been looked at before
+                    check_sum(text, _octets(store, queue_id) if data is None else data)
                 content = StoredContent(store.reader, queue_id, length) if data is None else Content(data)
             check_size(envelope, content)
             found[queue_id] = (envelope, content)
         except CodecError as error:
             found[queue_id] = error
     return found
+
+
+def _octets(store: Store, queue_id: str) -> bytes:
+    """Content that is not kept in memory while it waits: a look at whether it is whole."""
+    (data,) = store.database.execute("SELECT content FROM messages WHERE queue_id = ?", (queue_id,)).fetchone()
+    return data if isinstance(data, bytes) else b""
 
 
 def _in_file(store: Store, queue_id: str, envelope: Envelope) -> Content:

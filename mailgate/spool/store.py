@@ -184,7 +184,8 @@ class Store:
     def prepare(self, envelope: Envelope, content: Content) -> tuple[Envelope, Content, str, bytes | None]:
         """Bring the content to where the row will say it is; its file is synced, the directory not yet."""
         if content.in_memory and content.size <= self.inline_limit:
-            return envelope, content, encode_envelope(envelope), content.read()
+            data = content.read()
+            return envelope, content, encode_envelope(envelope, data), data
         place = self.contents / envelope.queue_id
         if content.path is not None:
             try:

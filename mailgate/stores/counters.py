@@ -68,32 +68,41 @@ class MemoryCounters:
 class AskedCounters:
     """What another process keeps for several: `ask` takes the word of a method and its arguments and brings the answer,
     `tell` takes the same and brings nothing; the order is kept. Values go as text of one character for each octet, for
-    whatever lies between carries no octets."""
+    whatever lies between carries no octets; and nothing goes that it may not carry either (TypeError)."""
 
     def __init__(self, ask: Callable[..., Deferred[Any]], tell: Callable[..., object]) -> None:
         self._ask = ask
         self._tell = tell
 
     def hit(self, key: str, window: float, amount: int = 1) -> Awaitable[int]:
-        return self._ask("hit", key, window, amount)
+        return self._ask("hit", *_plain(key, window, amount))
 
     def peek(self, key: str, window: float) -> Awaitable[int]:
-        return self._ask("peek", key, window)
+        return self._ask("peek", *_plain(key, window))
 
     def take(self, key: str, rate: float, burst: float, amount: float = 1.0) -> Awaitable[float]:
-        return self._ask("take", key, rate, burst, amount)
+        return self._ask("take", *_plain(key, rate, burst, amount))
 
     def get(self, key: str) -> Awaitable[bytes | None]:
-        return self._ask("get", key).addCallback(_octets)
+        return self._ask("get", *_plain(key)).addCallback(_octets)
 
     def put(self, key: str, value: bytes, ttl: float) -> None:
-        self._tell("put", key, checked(value).decode("latin-1"), ttl)
+        name, seconds = _plain(key, ttl)
+        self._tell("put", name, checked(value).decode("latin-1"), seconds)
 
     def add(self, key: str, value: bytes, ttl: float) -> Awaitable[bytes | None]:
-        return self._ask("put-new", key, checked(value).decode("latin-1"), ttl).addCallback(_octets)
+        name, seconds = _plain(key, ttl)
+        return self._ask("put-new", name, checked(value).decode("latin-1"), seconds).addCallback(_octets)
 
     def forget(self, key: str) -> None:
-        self._tell("forget", key)
+        self._tell("forget", *_plain(key))
+
+
+def _plain(key: str, *numbers: float) -> tuple[object, ...]:
+    """The same; TypeError for what a filter without types may have given instead."""
+    if not isinstance(key, str) or not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError("counters have a text for a key, and numbers")
+    return (key, *numbers)
 
 
 def _octets(text: str | None) -> bytes | None:

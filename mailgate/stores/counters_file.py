@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -108,15 +109,23 @@ class CountersFile:
     def _try(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         try:
             return work(self._database or self._open())
-        except sqlite3.OperationalError:
-            self.close()
-            raise
+        except sqlite3.OperationalError as error:
+            # What we say is always the same: where it makes no sense, the tables are not ours any more.
+            if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR:
+                self.close()
+                raise
+            what = str(error)
         except sqlite3.DatabaseError as error:
-            self._set_aside(str(error))
-            return otherwise
+            what = str(error)
+        except UnicodeDecodeError:  # by sqlite3, where the damage is in the words that tell of it
+            what = "its tables are damaged"
+        self._set_aside(what)
+        return otherwise
 
     def _open(self) -> sqlite3.Connection:
         database = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+        # A row with octets that are no text is a row that cannot be read, and no reason to forget the others.
+        database.text_factory = lambda octets: octets.decode("utf-8", "replace")
         try:
             (version,) = database.execute("PRAGMA user_version").fetchone()
             if version not in (0, _VERSION):
@@ -126,7 +135,7 @@ class CountersFile:
             database.execute("PRAGMA synchronous = NORMAL")
             if version == 0:
                 database.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             database.close()
             raise
         self._database = database
@@ -150,7 +159,7 @@ def _written(data: Sequence[float] | bytes | None) -> str | None:
 def _read(text: str) -> Sequence[float] | bytes:
     if text.startswith("["):
         numbers = json.loads(text)
-        if not all(isinstance(number, int | float) for number in numbers):
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
             raise ValueError("no numbers")
         return tuple(numbers)
     return base64.b64decode(text, validate=True)

@@ -27,7 +27,14 @@ class _Ring:
         self.total = sum(slots)
 
     def move_to(self, part: int) -> None:
-        """Forget the parts that have left the window when `part` is the newest."""
+        """Forget the parts that have left the window when `part` is the newest.
+
+        Where the clock has stepped back, what was counted counts as of now: it would stay until the clock is there
+        again.
+        """
+        if part < self.latest:
+            self.slots = [0] * _SLOTS
+            self.slots[part % _SLOTS] = self.total
         for passed in range(self.latest + 1, min(part, self.latest + _SLOTS) + 1):
             self.total -= self.slots[passed % _SLOTS]
             self.slots[passed % _SLOTS] = 0
@@ -39,8 +46,8 @@ class Windows:
 
     A count is exact but for age: hits are forgotten an eighth of a window at a time, so it is never less than the
     hits of the last `window` seconds and never more than those of the last 9/8 of it. At most `max_keys` are kept;
-    the least recently hit go first, and begin at 0 when they return. `gone` hears of those. The same key under another
-    window is another counter.
+    the least recently used go first, and begin at 0 when they return: whoever is refused, and so is asked about and not
+    counted, is not forgotten for that. `gone` hears of those. The same key under another window is another counter.
     """
 
     def __init__(self, seconds: Callable[[], float], max_keys: int, gone: Callable[[Place], object]) -> None:
@@ -59,7 +66,7 @@ class Windows:
             ring = self._keep(place, _Ring(part))
         else:
             rings.move_to_end(place)
-            if part > ring.latest:
+            if part != ring.latest:
                 ring.move_to(part)
         ring.slots[ring.latest % _SLOTS] += amount
         ring.total += amount
@@ -67,11 +74,13 @@ class Windows:
 
     def peek(self, key: str, window: float) -> int:
         """As in ICounters."""
-        ring = self._rings.get((key, window))
+        place = key, window
+        ring = self._rings.get(place)
         if ring is None:
             return 0
+        self._rings.move_to_end(place)
         part = int(self._seconds() * _PARTS / window)
-        if part > ring.latest:
+        if part != ring.latest:
             ring.move_to(part)
         return ring.total
 

@@ -18,7 +18,8 @@ from mailgate.envelope import Client, Recipient, Session, Transaction
 from mailgate.interfaces import FilterServices
 from mailgate.message import Content, Message
 from mailgate.stores.counters import MemoryCounters
-from mailgate.testing.fakes import EventRecorder, FakeDirectory, FakeResolver
+from mailgate.testing.fakes import EventRecorder, FakeDirectory
+from mailgate.testing.zone import MemoryResolver
 
 __all__ = ["message", "recipient", "services", "session", "transaction"]
 
@@ -86,7 +87,7 @@ def services(**overrides: Any) -> FilterServices:
     """
     clock = overrides.setdefault("clock", Clock())
     fields: dict[str, Any] = {
-        "resolver": FakeResolver(),
+        "resolver": MemoryResolver(),
         "counters": MemoryCounters(clock, 10_000),
         "directory": FakeDirectory(),
         "local_domains": {"example.org"}.__contains__,

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import Any
 
 from mailgate.interfaces import DnsStatus
-from mailgate.testing.fakes import Records
 
 __all__ = ["Dialogue", "DialogueError", "Line", "fits", "parse", "unescaped"]
 
@@ -42,7 +42,8 @@ class Dialogue:
     steps: Sequence[Line]
     events: Sequence[Line]
     config: str = ""
-    zone: dict[tuple[str, str], Records] = field(default_factory=dict)
+    zone: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """as MemoryResolver reads it"""
     files: dict[str, str] = field(default_factory=dict)
     queue: Sequence[Line] | None = None
     message: Sequence[Line] | None = None
@@ -69,7 +70,7 @@ def parse(text: str, name: str = "dialogue") -> Dialogue:
         steps=_without_comments(sections["dialogue"]),
         events=_without_comments(sections["events"]),
         config="\n".join(line.text for line in sections.get("config", ())),
-        zone=dict(_record(line, name) for line in _without_comments(sections.get("zone", ()))),
+        zone=_zone(_without_comments(sections.get("zone", ())), name),
         files={
             section.removeprefix("file "): "".join(f"{line.text}\n" for line in lines)
             for section, lines in sections.items()
@@ -111,23 +112,35 @@ def _stripped(lines: Sequence[Line]) -> list[Line]:
     return kept
 
 
-def _record(line: Line, name: str) -> tuple[tuple[str, str], Records]:
-    owner, rdtype, *values = line.text.split()
-    with contextlib.suppress(ValueError):
-        owner = ip_address(owner).reverse_pointer
-    text = " ".join(values)
-    if text in DnsStatus.__members__:
-        return (owner, rdtype), DnsStatus[text]
+def _zone(lines: Iterable[Line], name: str) -> dict[str, dict[str, Any]]:
+    """The records; several lines of one name and type are one set."""
+    zone: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        owner, rdtype, *values = line.text.split()
+        with contextlib.suppress(ValueError):
+            owner = ip_address(owner).reverse_pointer
+        sets = zone.setdefault(owner.lower(), {})
+        text = " ".join(values)
+        records = text if text in DnsStatus.__members__ else _records(rdtype, text, values)
+        if not records or isinstance(sets.get(rdtype, records), str) is not isinstance(records, str):
+            raise DialogueError(f"{name}:{line.number}: no record: {line.text}")
+        sets[rdtype] = records if isinstance(records, str) else [*sets.get(rdtype, ()), *records]
+    return zone
+
+
+def _records(rdtype: str, text: str, values: Sequence[str]) -> list[Any]:
+    """What a line says; nothing where it is no record."""
     try:
         match rdtype:
             case "A" | "AAAA":
-                return (owner, rdtype), [ip_address(value) for value in values]
+                return [ip_address(value) for value in values]
             case "MX":
-                return (owner, rdtype), [(int(values[0]), values[1])]
+                preference, host = values
+                return [(int(preference), host)]
             case "PTR" | "CNAME":
-                return (owner, rdtype), values
+                return list(values)
             case "TXT":
-                return (owner, rdtype), [text.strip('"').encode()]
-    except (ValueError, IndexError):
+                return [text.strip('"')]
+    except ValueError:
         pass
-    raise DialogueError(f"{name}:{line.number}: no record: {line.text}")
+    return []

@@ -13,7 +13,6 @@ from mailgate.address import Address
 from mailgate.events import Event
 from mailgate.interfaces import (
     Answer,
-    DnsStatus,
     ICounters,
     IEvents,
     IRecipientDirectory,
@@ -21,43 +20,10 @@ from mailgate.interfaces import (
     RecipientStatus,
 )
 
-__all__ = ["EventRecorder", "FakeDirectory", "FakeResolver", "Silent"]
+__all__ = ["EventRecorder", "FakeDirectory", "Silent"]
 
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
-
-Records = Iterable[object] | DnsStatus
-"""What a question finds: its records, or how else it ends."""
-
-
-@implementer(IResolver)
-class FakeResolver:
-    """DNS from a dictionary.
-
-    Keys are (name, type): ("example.org", "MX"). A value is the records as `Answer` describes them, or a DnsStatus. A
-    name that stands there for no type is NXDOMAIN, one that stands there for another type NODATA. `asked` holds
-    every question, in order. `ttl` is that of every answer.
-    """
-
-    def __init__(self, zone: Mapping[tuple[str, str], Records] | None = None, ttl: float = 300.0) -> None:
-        self._zone = {(_plain(name), rdtype.upper()): records for (name, rdtype), records in (zone or {}).items()}
-        self._names = {name for name, _ in self._zone}
-        self._ttl = ttl
-        self.asked: list[tuple[str, str]] = []
-
-    def resolve(self, name: str, rdtype: str) -> Answer:
-        question = (_plain(name), rdtype.upper())
-        self.asked.append(question)
-        found = self._zone.get(question)
-        if found is None:
-            return Answer(DnsStatus.NODATA if question[0] in self._names else DnsStatus.NXDOMAIN, ttl=self._ttl)
-        if isinstance(found, DnsStatus):
-            return Answer(found, ttl=0.0 if Answer(found).is_temporary else self._ttl)
-        records = tuple(found)
-        return Answer(DnsStatus.FOUND if records else DnsStatus.NODATA, records, self._ttl)
-
-    def reverse(self, address: IPv4Address | IPv6Address) -> Answer:
-        return self.resolve(address.reverse_pointer, "PTR")
 
 
 @implementer(IRecipientDirectory)
@@ -144,7 +110,3 @@ class Silent:
         self.asked += 1
         self.open += 1
         return Deferred(close)
-
-
-def _plain(name: str) -> str:
-    return name.lower().removesuffix(".")

@@ -24,13 +24,14 @@ from mailgate.interfaces import IEventObserver, IFilterFactory, Lease, Selector
 from mailgate.message import MemoryBudget
 from mailgate.observe.hub import EventHub
 from mailgate.pipeline.registry import Registry
+from mailgate.relay.editing import ContentEditor
 from mailgate.relay.intake import Intake
 from mailgate.smtp.factory import Listener
 from mailgate.stores.counters import MemoryCounters
 from mailgate.stores.slots import LocalTally
-from mailgate.testing.fakes import FakeResolver, Records
 from mailgate.testing.spool import MemorySpool
 from mailgate.testing.users import memory_users
+from mailgate.testing.zone import MemoryResolver, Zone
 
 __all__ = ["MemoryClient", "MemoryGateway"]
 
@@ -42,7 +43,7 @@ _STEP = 0.1
 class MemoryGateway:
     """The gateway that the configuration in `path` makes, with its own parser, filters, sessions and intake.
 
-    ConfigError where `mailgate check` would have one. DNS is `zone` (see FakeResolver); time stands still but for
+    ConfigError where `mailgate check` would have one. DNS is `zone` (see MemoryResolver); time stands still but for
     `pass_time`. `filters` are kinds beside the installed ones. `users` are those of every `[auth.NAME]`, with their
     passwords: AUTH PLAIN and LOGIN ask nobody else. There is no TLS: what a listener wants or does under TLS only, it
     takes in clear text, passwords included. What was taken is in `spool`, what the relay would have been given in
@@ -52,7 +53,7 @@ class MemoryGateway:
     def __init__(
         self,
         path: Path,
-        zone: Mapping[tuple[str, str], Records] | None = None,
+        zone: Zone = MappingProxyType({}),
         filters: Iterable[IFilterFactory] = (),
         users: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
@@ -60,7 +61,7 @@ class MemoryGateway:
         self.clock.rightNow = _START
         self.events: list[Event] = []
         self.leases: list[Lease] = []
-        self.resolver = FakeResolver(zone)
+        self.resolver = MemoryResolver(zone)
         self.spool = MemorySpool(self.clock)
         hub = EventHub([_Notes(self.events)])
         registry = _Registry(filters)
@@ -87,6 +88,8 @@ class MemoryGateway:
             deliver=self.leases.append,
             events=hub,
             clock=self.clock,
+            editor=ContentEditor(incoming, self.clock),
+            next_hop=assembly.routing.next_hop,
         )
         self.listeners: dict[str, Listener] = {}
         for configured in config.listeners:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
+from types import MappingProxyType
 from typing import Any
 
 from zope.interface import implementer
@@ -11,7 +12,10 @@ from zope.interface import implementer
 from mailgate.dns.names import unmapped
 from mailgate.interfaces import Answer, DnsStatus, IResolver
 
-__all__ = ["MemoryResolver"]
+__all__ = ["MemoryResolver", "Zone"]
+
+Zone = Mapping[str, Any] | Mapping[tuple[str, str], Any]
+"""What there is in DNS, as MemoryResolver reads it."""
 
 _STATUSES = {one.name: one for one in DnsStatus if one is not DnsStatus.FOUND}
 _MOST_CNAMES = 16
@@ -21,28 +25,38 @@ _MOST_CNAMES = 16
 class MemoryResolver:
     """Answers at once from `{name: {"TXT": ["text"], "A": ["192.0.2.1"], "MX": [[10, "mx.example"]], ...}}`.
 
-    A record set, or a whole name, may be "NXDOMAIN", "NODATA", "SERVFAIL" or "TIMEOUT". A TXT given as a list is one
-    record in several strings; a CNAME is followed. Names compare without case and final dot; what is absent is
-    NXDOMAIN, a type that a name lacks NODATA, and so is a name that only has others below it. ValueError for a record
-    that cannot be one. `asked` holds every question, in order; `secure` is what every answer says of DNSSEC.
+    A record set, or a whole name, may be "NXDOMAIN", "NODATA", "SERVFAIL" or "TIMEOUT", or the DnsStatus of that name.
+    A TXT given as a list is one record in several strings; a CNAME is followed. A key may also name one set:
+    `{("client.example", "MX"): [(10, "mx.client.example")]}`. Names compare without case and final dot; what is absent
+    is NXDOMAIN, a type that a name lacks NODATA, and so is a name that only has others below it. ValueError for a
+    record that cannot be one. `asked` holds every question, in order; `secure` is what every answer says of DNSSEC.
     """
 
-    def __init__(self, zone: Mapping[str, Any], *, ttl: float = 300.0, secure: bool = False) -> None:
+    def __init__(self, zone: Zone = MappingProxyType({}), *, ttl: float = 300.0, secure: bool = False) -> None:
         self._ttl = ttl
         self._secure = secure
         self._names: dict[str, dict[str, Answer] | Answer] = {}
         self._above: set[str] = set()
-        for name, sets in zone.items():
-            owner = _plain(name)
-            if isinstance(sets, str):
-                self._names[owner] = self._status(sets)
-            else:
-                self._names[owner] = {rdtype.upper(): self._set(rdtype.upper(), one) for rdtype, one in sets.items()}
-            _, _, above = owner.partition(".")
-            while above and above not in self._above:
-                self._above.add(above)
-                _, _, above = above.partition(".")
         self.asked: list[tuple[str, str]] = []
+        self.update(zone)
+
+    def update(self, zone: Zone) -> None:
+        """Put what this zone has in the place of the same sets and names: DNS changes."""
+        for key, sets in zone.items():
+            self._add(*((key[0], {key[1]: sets}) if isinstance(key, tuple) else (key, sets)))
+
+    def _add(self, name: str, sets: Any) -> None:
+        owner = _plain(name)
+        if isinstance(sets, str | DnsStatus):
+            self._names[owner] = self._ending(sets)
+        else:
+            known = self._names.get(owner)
+            both = known if isinstance(known, dict) else {}
+            self._names[owner] = both | {rdtype.upper(): self._set(rdtype.upper(), one) for rdtype, one in sets.items()}
+        _, _, above = owner.partition(".")
+        while above and above not in self._above:
+            self._above.add(above)
+            _, _, above = above.partition(".")
 
     def resolve(self, name: str, rdtype: str) -> Answer:
         owner, rdtype = _plain(name), rdtype.upper()
@@ -65,15 +79,16 @@ class MemoryResolver:
     def reverse(self, address: IPv4Address | IPv6Address) -> Answer:
         return self.resolve(unmapped(address).reverse_pointer, "PTR")
 
-    def _status(self, word: str) -> Answer:
-        if word not in _STATUSES:
+    def _ending(self, word: str | DnsStatus) -> Answer:
+        status = word if isinstance(word, DnsStatus) else _STATUSES.get(word)
+        if status is None or status is DnsStatus.FOUND:
             raise ValueError(f"{word!r} is no way in which a question ends ({', '.join(_STATUSES)})")
-        answer = Answer(_STATUSES[word], ttl=self._ttl)
-        return Answer(answer.status) if answer.is_temporary else answer
+        answer = Answer(status, ttl=self._ttl)
+        return Answer(status) if answer.is_temporary else answer
 
     def _set(self, rdtype: str, records: object) -> Answer:
-        if isinstance(records, str) and records in _STATUSES:
-            return self._status(records)
+        if isinstance(records, DnsStatus) or (isinstance(records, str) and records in _STATUSES):
+            return self._ending(records)
         rows = [records] if isinstance(records, str) else records
         if not isinstance(rows, Sequence):
             raise ValueError(f"{records!r} is no set of records")

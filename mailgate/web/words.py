@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from mailgate.message import AddHeader, Edit, RemoveHeader, RenameHeader
+from mailgate.message import (
+    AddHeader,
+    AddRecipient,
+    ChangeSender,
+    Edit,
+    RemoveHeader,
+    RemoveRecipient,
+    RenameHeader,
+    ReplaceBody,
+    Splice,
+)
 
 __all__ = ["described"]
 
@@ -18,3 +28,18 @@ def described(edit: Edit) -> str:
             return f"remove {name}: {value}"
         case RenameHeader(name, to):
             return f"rename {name} to {to}"
+        case Splice(start, end, data, note):
+            what = f"insert {len(data)} octets at" if start == end else f"put {len(data)} octets for {end - start} at"
+            return f"{what} {start} of the content{_noted(note)}"
+        case ReplaceBody(content, _, note):
+            return f"replace the body by one of {content.size} octets{_noted(note)}"
+        case AddRecipient(address):
+            return f"add the recipient {address}"
+        case RemoveRecipient(address):
+            return f"remove the recipient {address}"
+        case ChangeSender(address):
+            return f"change the sender to <{address}>"
+
+
+def _noted(note: str) -> str:
+    return f": {note}" if note else ""

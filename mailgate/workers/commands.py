@@ -21,6 +21,7 @@ add         key, amount                      it adds to a number
 granted     ticket, key                      to the worker: the slot is yours
 wanted      key                              to the worker: somebody else waits for a slot that you hold
 answer      ticket, value                    to the worker: what it asked for
+failed      ticket, text                     to the worker: why there is no answer
 others      key, number                      to the worker: what the others have added to a number, together
 =========== ================================ =============================================================
 """

@@ -72,7 +72,7 @@ class Ledger:
             case ["add", key, amount]:
                 self._add(worker, key, amount)
             case ["hit" | "peek" | "take" | "get" | "put-new" as word, ticket, *values]:
-                self._tell(worker, ["answer", ticket, self._count(word, values)])
+                self._tell(worker, self._answer(ticket, word, values))
             case ["put", key, value, ttl]:
                 self._counters.put(key, value.encode("latin-1"), ttl)
             case ["forget", key]:
@@ -94,6 +94,14 @@ class Ledger:
             keys.clear()
 
     # -- counters
+
+    def _answer(self, ticket: int, word: str, values: Sequence[Any]) -> Item:
+        try:
+            return ["answer", ticket, self._count(word, values)]
+        except (
+            Exception
+        ) as error:  # a filter that asks for nonsense fails by itself; raised here it would end the worker
+            return ["failed", ticket, f"{type(error).__name__}: {error}"]
 
     def _count(self, word: str, values: Sequence[Any]) -> float | str | None:
         counters = self._counters

@@ -16,7 +16,11 @@ from mailgate.interfaces import ISlots, ITally
 from mailgate.stores.counters import AskedCounters
 from mailgate.workers.commands import Item
 
-__all__ = ["Shared"]
+__all__ = ["NoAnswerError", "Shared"]
+
+
+class NoAnswerError(Exception):
+    """The supervisor cannot do what it was asked, and says why."""
 
 
 class Shared:
@@ -37,6 +41,8 @@ class Shared:
                 self.slots.wanted(key)
             case ["answer", ticket, value]:
                 self._questions.answer(ticket, value)
+            case ["failed", ticket, text]:
+                self._questions.fail(ticket, text)
             case ["others", key, number]:
                 self.tally.set_others(key, number)
             case _:
@@ -86,6 +92,11 @@ class _Questions:
         """It has come."""
         if (waiting := self._open.pop(ticket, None)) is not None:
             waiting.callback(value)
+
+    def fail(self, ticket: int, text: str) -> None:
+        """None will come, and why."""
+        if (waiting := self._open.pop(ticket, None)) is not None:
+            waiting.errback(NoAnswerError(text))
 
 
 @implementer(ISlots)

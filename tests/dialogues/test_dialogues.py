@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from mailgate.address import Address
 from mailgate.config.schema import Section
 from mailgate.interfaces import FilterServices, IFilterFactory, IMailFilter, IMessageFilter
 from mailgate.reply import Reply
+from mailgate.testing import MemoryResolver
 from mailgate.testing.dialogue import DialogueError, parse
 from mailgate.testing.player import play
 from mailgate.verdict import Reject
@@ -120,6 +122,8 @@ def test_the_good_one_is_good(tmp_path: Path) -> None:
         ("--- queue\n", "--- events\n", "stands here twice"),
         ("--- queue\n", "--- quux\n", "no section of a dialogue"),
         ("--- dialogue", "--- zone\nexample.org MX ten\n--- dialogue", "no record: example.org MX ten"),
+        ("--- dialogue", "--- zone\nx.example A NODATA\nx.example A 192.0.2.1\n--- dialogue", "no record: x.example A"),
+        ("--- dialogue", "--- zone\nx.example MX 10 a b\n--- dialogue", "no record: x.example MX 10 a b"),
         ("--- events\nsession_closed cause=quit messages=0\n", "", "it has no section events"),
     ],
 )
@@ -128,6 +132,22 @@ def test_what_goes_otherwise_is_told(old: str, new: str, complaint: str, tmp_pat
     with pytest.raises(DialogueError) as caught:
         play(parse(GOOD.replace(old, new)), tmp_path)
     assert complaint in str(caught.value)
+
+
+def test_several_lines_are_one_set_of_records() -> None:
+    zone = """
+--- zone
+x.example MX 10 a.example
+X.example MX 5 b.example
+x.example TXT "v=spf1 -all"
+192.0.2.1 PTR x.example
+slow.example A TIMEOUT
+"""
+    resolver = MemoryResolver(parse(zone + GOOD).zone)
+    assert resolver.resolve("x.example", "MX").records == ((5, "b.example"), (10, "a.example"))
+    assert resolver.resolve("x.example", "TXT").records == (b"v=spf1 -all",)
+    assert resolver.reverse(ip_address("192.0.2.1")).records == ("x.example",)
+    assert resolver.resolve("slow.example", "A").is_temporary
 
 
 MESSAGE = """

@@ -31,7 +31,7 @@ from mailgate.observe.log import JsonLog
 from mailgate.observe.recorder import Recorder
 from mailgate.pipeline.registry import Registry
 from mailgate.service import Gateway, IGatewayReactor
-from mailgate.testing import FakeResolver
+from mailgate.testing import MemoryResolver
 from tests.memory.wire import Wire
 
 __all__ = ["Client", "MemoryGateway", "World"]
@@ -191,7 +191,7 @@ def _address(host: str, port: int) -> IAddress:
     return IPv6Address("TCP", host, port) if ":" in host else IPv4Address("TCP", host, port)
 
 
-class _Resolver(FakeResolver):
+class _Resolver(MemoryResolver):
     def close(self) -> None:
         """As the real one's."""
 

@@ -6,17 +6,21 @@ from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
+from zope.interface import implementer
 
-from mailgate.address import Address
-from mailgate.interfaces import Expanded, RecipientStatus
+from mailgate.address import NULL_PATH, Address
+from mailgate.backends.questions import BackendError
+from mailgate.interfaces import Expanded, IRecipientDirectory, RecipientStatus
 from mailgate.rewriting.aliases import Aliases, DomainAliases
+from mailgate.rewriting.source import AliasSource
 from mailgate.rewriting.srs import Srs
-from mailgate.rewriting.tables import AliasMap, AliasSource, PatternRules, parse_aliases
+from mailgate.rewriting.tables import AliasMap, PatternRules, parse_aliases
 from mailgate.stores.lists import FileError, LinesError
 from mailgate.testing import FakeDirectory, wait_for
 from mailgate.verdict import Defer, Reject
+from tests.unit.relaying import failures_logged
 
 
 def table(entries: Mapping[str, Sequence[str]]) -> AliasMap:
@@ -24,10 +28,15 @@ def table(entries: Mapping[str, Sequence[str]]) -> AliasMap:
 
 
 def aliases(
-    *sources: AliasSource, directory: FakeDirectory | None = None, srs: Srs | None = None, **options: str
+    *sources: AliasSource,
+    directory: IRecipientDirectory | None = None,
+    srs: Srs | None = None,
+    clock: Clock | None = None,
+    **options: str,
 ) -> Aliases:
     domains = {"example.org": DomainAliases(sources=sources, **options)}
-    return Aliases(domains, directory or FakeDirectory(), lambda domain: domain == "example.org", srs)
+    directory = directory or FakeDirectory()
+    return Aliases(domains, directory, lambda domain: domain == "example.org", srs, clock or Clock())
 
 
 def expand(known: Aliases, address: str) -> Expanded:
@@ -120,7 +129,9 @@ def test_a_pattern_that_makes_no_address() -> None:
     assert "no address" in answer.reason
 
 
-@pytest.mark.parametrize("rule", [("(", ["a@example.org"]), ("a", [r"\1@example.org"]), ("a", [r"\g<x>@example.org"])])
+@pytest.mark.parametrize(
+    "rule", [("(", ["a@example.org"]), ("a", [r"\1@example.org"]), ("a", [r"\g<x>@example.org"]), ("ann", ["ann"])]
+)
 def test_patterns_that_cannot_work(rule: tuple[str, list[str]]) -> None:
     with pytest.raises(ValueError, match=rule[0].replace("(", r"\(")):
         PatternRules([rule])
@@ -131,17 +142,28 @@ def test_catch_all_is_for_those_whom_the_directory_does_not_know() -> None:
     known = aliases(directory=directory, catch_all="post@example.org")
     assert expand(known, "ann@example.org") is None
     assert names(expand(known, "nobody@example.org")) == ["post@example.org"]
-    assert expand(known, "out@example.org") is None
+    away = expand(known, "out@example.org")
+    assert isinstance(away, Defer)
+    assert away.reply.status == "4.4.3"
 
 
 class Later:
     """A source that is asked over the network."""
 
+    def start(self) -> None:
+        """Nothing begins."""
+
+    def retire(self) -> None:
+        """Nothing ends."""
+
+    def close(self) -> None:
+        """Nothing is closed."""
+
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.answer: Deferred[Sequence[str] | None] = Deferred()
 
-    def find(self, key: str) -> Awaitable[Sequence[str] | None]:
+    def find(self, key: str) -> Sequence[str] | Awaitable[Sequence[str] | None] | None:
         self.asked.append(key)
         return self.answer
 
@@ -162,6 +184,104 @@ def test_a_source_that_cannot_be_asked(caplog: pytest.LogCaptureFixture) -> None
     assert isinstance(answer, Defer)
     assert answer.reply.code == 451
     assert "gone" in answer.reason
+
+
+def test_an_outage_that_its_source_tells_is_no_error_in_the_log() -> None:
+    source = Later()
+    source.answer = fail(BackendError("the directory does not answer"))
+    with failures_logged() as logged:
+        answer = expand(aliases(source), "info@example.org")
+    assert logged == []
+    assert isinstance(answer, Defer)
+    assert answer.reply.status == "4.4.3"
+    assert "does not answer" in answer.reason
+
+
+def test_a_source_that_never_answers_has_a_bound() -> None:
+    clock = Clock()
+    waiting = aliases(Later(), clock=clock).expand(Address.parse("info@example.org"))
+    assert isinstance(waiting, Deferred)
+    clock.advance(59)
+    assert not waiting.called
+    clock.advance(2)
+    answer = wait_for(waiting)
+    assert isinstance(answer, Defer)
+    assert "within 60 s" in answer.reason
+    assert not clock.getDelayedCalls()
+
+
+def test_who_goes_away_ends_the_question() -> None:
+    clock, source = Clock(), Later()
+    waiting = aliases(source, clock=clock).expand(Address.parse("info@example.org"))
+    assert isinstance(waiting, Deferred)
+    waiting.cancel()
+    with pytest.raises(CancelledError):
+        wait_for(waiting)
+    assert not clock.getDelayedCalls()
+
+
+def test_a_source_that_raises_at_once_is_an_answer_all_the_same() -> None:
+    class Broken(Later):
+        def find(self, key: str) -> Sequence[str] | None:
+            raise OSError("broken")
+
+    with failures_logged() as logged:
+        answer = expand(aliases(Broken()), "info@example.org")
+    assert isinstance(answer, Defer)
+    assert "broken" in answer.reason
+    assert len(logged) == 1
+
+
+def test_an_extension_that_leaves_no_address() -> None:
+    known = aliases(table({"a@example.org": ["a-rather-long-name@example.net"]}))
+    assert names(expand(known, "a+b@example.org")) == ["a-rather-long-name+b@example.net"]
+    answer = expand(known, f"a+{'x' * 60}@example.org")
+    assert isinstance(answer, Defer)
+    assert "local part too long" in answer.reason
+
+
+def test_a_domain_that_is_too_long_for_the_local_part() -> None:
+    known = aliases(table({"@example.org": [f"@{'x.' * 100}test"]}))
+    assert names(expand(known, "ann@example.org"))
+    answer = expand(known, f"{'x' * 60}@example.org")
+    assert isinstance(answer, Defer)
+    assert "too long" in answer.reason
+
+
+def test_the_catch_all_may_be_an_alias_itself() -> None:
+    known = aliases(
+        table({"post@example.org": ["ann@example.org", "bob@example.net"]}),
+        directory=FakeDirectory(["ann@example.org"]),
+        catch_all="post@example.org",
+    )
+    assert names(expand(known, "nobody@example.org")) == ["ann@example.org", "bob@example.net"]
+    lost = aliases(directory=FakeDirectory(), catch_all="gone@example.org")
+    assert names(expand(lost, "nobody@example.org")) == ["gone@example.org"]
+    assert expand(lost, "gone@example.org") is None
+
+
+def test_the_catch_all_waits_for_a_directory_that_is_asked() -> None:
+    asked: Deferred[RecipientStatus] = Deferred()
+
+    @implementer(IRecipientDirectory)
+    class Slow:
+        def lookup(self, address: Address) -> Deferred[RecipientStatus]:
+            return asked
+
+    waiting = aliases(directory=Slow(), catch_all="post@example.org").expand(Address.parse("bob@example.org"))
+    assert isinstance(waiting, Deferred)
+    asked.callback(RecipientStatus.RESTRICTED)
+    assert wait_for(waiting) is None
+
+
+def test_our_own_rewritten_senders_are_not_rewritten_again() -> None:
+    srs = Srs("srs.example.com", [b"secret"], 86400 * 21, lambda: 1e9)
+    known = aliases(srs=srs)
+    outside = Address.parse("bob@example.net")
+    path = known.return_path(Address.parse("ann@sender.example"), outside)
+    assert path is not None
+    assert known.return_path(path, outside) is None
+    assert known.return_path(NULL_PATH, outside) is None
 
 
 def test_mail_that_is_forwarded_has_a_reverse_path_of_ours() -> None:

@@ -361,3 +361,13 @@ def test_one_octet_more_or_less_in_a_signed_chain_never_passes_as_another_messag
         # White space, case of a name, or what is not signed (Received).
         before, after = (re.sub(rb"\s+", b"", one).lower() for one in (message, changed))
         assert before == after or b"Received: from a by b" not in changed or at >= message.index(b"Received")
+
+
+def test_what_the_newest_message_signature_leaves_open() -> None:
+    assert validated(crafted()).uncovered == ()
+    assert validated(crafted(names="subject")).uncovered == ("from",)
+    added = validated(crafted().replace(b"Received: ", b"Subject: Pay now\r\nReceived: "))
+    assert (added.result, added.uncovered) == ("pass", ("subject",))
+    oversigned = crafted(names="from:subject:subject")
+    assert validated(oversigned).uncovered == ()
+    assert validated(oversigned.replace(b"Received: ", b"Subject: Pay now\r\nReceived: ")).result == "fail"

@@ -14,11 +14,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from zope.interface import implementer
 
-from mailgate.cli.filters import Stages, stages_of
+from mailgate.cli.filters import Stages, for_terminal, stages_of
 from mailgate.cli.main import main
+from mailgate.config.reference import reference
 from mailgate.config.schema import Section
 from mailgate.envelope import Session, Transaction
 from mailgate.interfaces import FilterServices, IFilterFactory, IHeloFilter, IMailFilter
+from mailgate.pipeline.registry import Registry
 from tests.unit.certificates import issue
 
 CONFIG = """\
@@ -251,6 +253,41 @@ def test_refusals(site: Site) -> None:
     assert "bob@box.test: refused" in site.attempt("bob@box.test", code=1, ip="198.51.100.7", more=("--name", "x.test"))
 
 
+def test_what_comes_behind_a_refusal_can_be_asked(site: Site) -> None:
+    text = CONFIG.replace('["access", "recipients"]', '["access", "recipients", "greylist", "score"]')
+    site.file.write_text(text + "[filters.greylist]\nexempt = []\n")
+    told = "The content was not judged: --go-on asks the stages behind a refusal, too.\n"
+    short = site.attempt("bob@box.test", code=1)
+    assert short.endswith(told)
+    assert not re.search(r"^message ", short, re.M)
+    whole = site.attempt("bob@box.test", "eve@box.test", more=("--go-on",), code=1)
+    assert told not in whole
+    assert re.search(r"^rcpt +greylist +defer .*\n +greylist=new 127\.0\.0\.0/24, 300 s left$", whole, re.M)
+    first, second = whole[whole.index("\nbob@box.test: ") :].split("    but for that: ")[:2]
+    assert first.startswith("\nbob@box.test: deferred\n    the client is told: 451 4.7.1 ")
+    assert second.startswith("taken, by route box\n")
+    assert "eve@box.test: refused\n    the client is told: 550 5.1.1" in whole
+
+
+def test_each_recipient_has_its_fate_however_early_a_refusal_comes(site: Site) -> None:
+    site.file.write_text(CONFIG + 'when = "at-once"\n')
+    both = ("bob@box.test", "bob@box.test")
+    denied: dict[str, Any] = {"ip": "198.51.100.7", "more": ("--go-on", "--json", "--name", "x.test")}
+    found = json.loads(site.attempt(*both, code=1, **denied))
+    assert [fate["outcome"] for fate in found["recipients"]] == ["refused"] * 2
+    assert [fate["then"]["outcome"] for fate in found["recipients"]] == ["taken"] * 2
+    assert [step["filter"] for step in found["steps"] if step["stage"] == "rcpt"].count("recipients") == 2
+    assert not found["all_taken"]
+
+
+def test_aliases_are_told_with_their_routes(site: Site) -> None:
+    text = CONFIG.replace('recipients = "people"', 'recipients = "people"\naliases = ["names"]')
+    names = '[aliases.names]\nkind = "map"\nentries = { "info@box.test" = ["bob@box.test", "x@else.test"] }\n'
+    site.file.write_text(text + names)
+    shown = site.attempt("info@box.test")
+    assert "info@box.test: taken, for bob@box.test by route box, x@else.test by route box\n" in shown
+
+
 def test_a_trusted_client_has_its_own_pipeline(site: Site) -> None:
     more = ("--listener", "submission", "--name", "")
     text = site.attempt("x@elsewhere.test", ip="192.0.2.5", more=more)
@@ -268,7 +305,8 @@ def test_json_and_standard_input(site: Site) -> None:
     found = json.loads(site.run(*arguments, given=MAIL).stdout)
     assert found["all_taken"] is True
     assert found["recipients"] == [
-        {"address": "bob@box.test", "outcome": "taken", "route": "box", "reply": "", "reason": ""}
+        {"address": "bob@box.test", "outcome": "taken", "route": "box"}
+        | {"targets": [], "reply": "", "reason": "", "then": None}
     ]
     assert {step["filter"] for step in found["steps"]} == {"access", "recipients", "headers"}
 
@@ -364,6 +402,15 @@ def test_one_filter(site: Site) -> None:
     (found,) = json.loads(site.run("filters", "recipients", "--json").stdout)
     assert found["options"]["properties"]["text"]["type"] == "string"
     assert "no filter is called nothing" in site.run("filters", "nothing", code=1).stderr
+
+
+def test_a_terminal_gets_the_options_in_lines_that_fit() -> None:
+    text = for_terminal(reference(list(Registry().all())), 72)
+    # What cannot be broken is whole: a default value has no spaces.
+    assert [line for line in text.splitlines() if len(line) > 72 and " " in line.strip()] == []
+    assert not re.search(r"(?m)^\|", text)
+    assert "\n`tell_text`: true or false; default `true`\n    whether the reply" in text
+    assert "*.example.org" in text
 
 
 class _Options(Section):

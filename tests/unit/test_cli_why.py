@@ -156,6 +156,18 @@ def test_why_tells_what_the_sender_asked_for(machine: Machine) -> None:
     assert lines[3:5] == ["      asked for: priority 3 (MT-PRIORITY)", "      asked for: odd\\x1b"]
 
 
+def test_why_tells_how_those_fared_that_an_address_stands_for(machine: Machine) -> None:
+    now = time.time()
+    stands_for = "info@example.org: bob@example.org, c@far.test from S@x.org"
+    info = {"recipients": ("info@example.org",), "aliases": (stands_for,)}
+    machine.tell(accepted(FIRST, now - 90, **info))
+    assert "info@example.org accepted" in machine.run("why", FIRST).stdout.splitlines()[0]
+    machine.tell(Delivered(**attempt(FIRST, now - 80, recipient="bob@example.org"), delay=1.0))
+    lines = machine.run("why", FIRST).stdout.splitlines()
+    assert lines[0].endswith(": bob@example.org delivered")
+    assert any(f"stands for others: {stands_for}" in one for one in lines)
+
+
 def test_why_tells_every_end(machine: Machine) -> None:
     now = time.time()
     common: dict[str, Any] = {
@@ -290,6 +302,31 @@ def test_steps_in_shadow_mode() -> None:
 def test_a_step_that_says_no_verdict_has_gone_on() -> None:
     step = {"stage": "rcpt", "filter": "x", "seconds": 0.25, "enforced": False}
     assert list(trace_table([step])) == ["rcpt     x  continue     250.0 ms"]
+
+
+def test_what_was_found_is_told_once() -> None:
+    step = {"stage": "message", "filter": "dmarc", "verdict": "reject", "found": "dmarc=fail policy=reject"}
+    assert list(trace_table([step | {"reason": "dmarc=fail policy=reject"}])) == [
+        "message  dmarc  reject         0.0 ms  dmarc=fail policy=reject"
+    ]
+    first, second = trace_table([step | {"reason": "not believed", "recipient": "bob@x.test"}])
+    assert first == "message  dmarc  reject         0.0 ms  bob@x.test  not believed"
+    assert second == f"{'':{first.index('bob')}}dmarc=fail policy=reject"
+
+
+def test_a_terminal_gets_lines_that_fit() -> None:
+    step = {"stage": "message", "filter": "dkim", "found": "dkim=pass header.d=example.org header.s=one; " * 3}
+    lines = list(trace_table([step, step | {"recipient": "x" * 90}], 70))
+    assert len(lines) > 6
+    assert all(len(line) <= 70 for line in lines)
+    assert " ".join(lines).count("header.s=one;") == 6
+    # Where there is no room for a column, nothing is broken.
+    assert len(list(trace_table([step], 40))) == 1
+
+
+def test_what_a_peer_has_written_cannot_break_the_table() -> None:
+    (line,) = trace_table([{"stage": "helo", "filter": "helo", "found": "helo=invalid x\r\n\x1b[2Jy"}])
+    assert line.endswith(r"helo=invalid x\r\n\x1b[2Jy")
 
 
 def test_why_nothing(machine: Machine) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mailgate.address import Address
 from mailgate.envelope import EIGHT_BIT_MAIL, EnvelopeRecipient
 from mailgate.interfaces import OutcomeKind
-from mailgate.message import AddHeader, Content, Edit, RemoveHeader, RenameHeader, rendered
+from mailgate.message import AddHeader, Content, HeaderEdit, RemoveHeader, RenameHeader, rendered
 from mailgate.relay.attempt import Result, Target
 from mailgate.relay.client.sending import UnsendableError, prepare
 from mailgate.wire.content import stuff
@@ -180,7 +180,7 @@ _EDITS = st.one_of(
 
 
 @given(st.lists(_EDITS, max_size=4), st.booleans(), st.booleans())
-def test_small_content_is_what_the_edits_make_of_it(edits: list[Edit], by_chunks: bool, whole: bool) -> None:
+def test_small_content_is_what_the_edits_make_of_it(edits: list[HeaderEdit], by_chunks: bool, whole: bool) -> None:
     content = Content(b"Subject: x\r\nFrom: y\r\n\r\n.dot\r\nend\r\n")
     content.is_whole_lines = whole
     payload = prepare(content, edits, by_chunks=by_chunks)

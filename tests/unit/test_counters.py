@@ -17,6 +17,7 @@ from mailgate.interfaces import ICounters
 from mailgate.stores.counters import MemoryCounters
 from mailgate.stores.counters_sqlite import SqliteCounters
 from mailgate.testing import wait_for
+from mailgate.workers.shared import NoAnswerError
 from tests.unit.workers_line import Room
 
 
@@ -142,6 +143,33 @@ def test_a_value_that_is_too_long_is_refused(bench: Bench, method: str) -> None:
     assert bench.get("a") is None
 
 
+@pytest.mark.parametrize(
+    ("method", "values"),
+    [
+        ("hit", (b"key", 60.0)),
+        ("hit", ("key", "60")),
+        ("peek", (["key"], 60.0)),
+        ("take", ("key", 1.0, None)),
+        ("get", (None,)),
+        ("put", (b"key", b"1", 60.0)),
+        ("add", ("key", b"1", "60")),
+        ("forget", (["key"],)),
+        ("hit", ("key", 0.0)),
+        ("hit", ("key", float("nan"))),
+        ("take", ("key", 0.0, 1.0, 1.0)),
+    ],
+)
+def test_who_asks_other_workers_for_nonsense_fails_alone(method: str, values: tuple[object, ...]) -> None:
+    room = Room()
+    bench = Bench(room.clock, room.shared(1).counters, lambda: room.run(0.0))
+    good = room.shared(1).counters.hit("good", 60.0)
+    with pytest.raises((TypeError, NoAnswerError)):
+        bench.__getattr__(method)(*values)
+    room.run(0.0)
+    assert wait_for(good) == 1
+    assert bench.hit("good", 60.0) == 2
+
+
 def test_keys_of_any_characters(bench: Bench) -> None:
     keys = ["\0", "\0a", 'ä"\\', "\ud800", "a b"]
     for number, key in enumerate(keys, 1):
@@ -154,14 +182,14 @@ def test_keys_of_any_characters(bench: Bench) -> None:
 # -- in memory
 
 
-def test_the_least_recently_hit_goes_first() -> None:
+def test_the_least_recently_used_goes_first() -> None:
     counters = MemoryCounters(Clock(), 3)
     for key in "abc":
         counters.hit(key, 60.0)
     counters.hit("a", 60.0)
     counters.peek("b", 60.0)
     counters.hit("d", 60.0)
-    assert [counters.peek(key, 60.0) for key in "abcd"] == [2, 0, 1, 1]
+    assert [counters.peek(key, 60.0) for key in "abcd"] == [2, 1, 0, 1]
 
 
 def test_peek_makes_no_counter() -> None:
@@ -181,6 +209,22 @@ def test_a_clock_that_steps_back_loses_nothing() -> None:
     assert counters.hit("a", 80.0) == 2
     assert counters.take("a", 1.0, 5.0, 4.0) == 1.0
     assert counters.take("a", 1.0, 5.0, 3.0) == 0.0
+
+
+@pytest.mark.parametrize("step", [30.0, 86400.0, 1e9])
+def test_after_a_clock_has_stepped_back_hits_are_forgotten_in_their_time(step: float) -> None:
+    clock = Clock()
+    clock.advance(2e9)
+    counters = MemoryCounters(clock, 10)
+    counters.hit("a", 80.0, 5)
+    clock.rightNow -= step
+    assert counters.peek("a", 80.0) == 5
+    clock.advance(79.0)
+    assert counters.hit("a", 80.0) == 6
+    clock.advance(12.0)
+    assert counters.peek("a", 80.0) == 1
+    clock.advance(90.0)
+    assert counters.peek("a", 80.0) == 0
 
 
 def test_the_least_recently_used_bucket_goes_first_and_is_full_again() -> None:

@@ -192,6 +192,39 @@ def test_a_broken_file_is_set_aside_and_begun_anew(
     assert make().get("a") == b"1"
 
 
+@pytest.mark.parametrize("damage", [(b"expires REAL", b"expired REAL"), (b"CREATE TABLE", b"CREATE\xffTABLE")])
+def test_a_file_whose_tables_are_damaged_is_set_aside(
+    damage: tuple[bytes, bytes], make: Make, tmp_path: Path, told: list[str]
+) -> None:
+    make().close()
+    path = tmp_path / "counters.db"
+    broken = path.read_bytes().replace(*damage)
+    path.write_bytes(broken)
+    counters = make()
+    counters.put("a", b"1", 86400.0)
+    counters.close()
+    assert (tmp_path / "counters.unreadable").read_bytes() == broken
+    assert len(told) == 1
+    assert "set aside" in told[0]
+    assert make().get("a") == b"1"
+
+
+def test_a_file_whose_tables_break_meanwhile_is_written_anew_whole(
+    make: Make, clock: Clock, tmp_path: Path, told: list[str]
+) -> None:
+    counters = make()
+    counters.put("early", b"1", 86400.0)
+    later(clock, counters)
+    with sqlite3.connect(tmp_path / "counters.db") as database:
+        database.execute("DROP TABLE counters")
+    counters.put("late", b"1", 86400.0)
+    later(clock, counters)
+    later(clock, counters)
+    assert len(told) == 1
+    again = make()
+    assert (again.get("early"), again.get("late")) == (b"1", b"1")
+
+
 def test_a_file_that_breaks_meanwhile_is_written_anew_whole(
     make: Make, clock: Clock, tmp_path: Path, told: list[str]
 ) -> None:
@@ -256,6 +289,10 @@ def test_what_somebody_else_wrote_into_the_file_counts_as_never_seen(make: Make,
                 ("value", '"b"', "A" * 8000),
                 ("value", "no json", "AAAA"),
                 ("moon", '"a"', "AAAA"),
+                ("window", '["d", 60.0]', "[0,0,0,0,0,0,0,0,0,1e999]"),
+                ("bucket", '"d"', "[NaN, 1, 2]"),
+                ("value", '"d"', b"\xffAAA"),
+                ("value", b'"\xff"', "AAAA"),
                 ("value", '"good"', "AAAA"),
                 ("value", '"null"', None),
             ],

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailgate.mailauth.dmarc.author import MAX_AUTHORS, MAX_FROM, Authors, author_domain, author_domains
+from mailgate.mailauth.dmarc.author import MAX_AUTHORS, MAX_FROM, MAX_MAILBOXES, Authors, author_domain, author_domains
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,9 @@ def test_several_authors(value: str, domains: tuple[str, ...]) -> None:
         ("a@one.exa\ufffdmple", (), "no domain"),
         (f"a@{'x' * 64}.example", (), "no domain"),
         (f"a@{'x.' * 150}example", (), "no domain"),
+        ("=?utf-8?b?Y2VvQGJhbmsuZXhhbXBsZQ==?=@one.example", ("one.example",), "encoded word"),
+        ("Boss <=?utf-8?q?ceo=40bank.example?=@one.example>", ("one.example",), "encoded word"),
+        ('Boss <"=?utf-8?q?ceo=40bank.example?="@one.example>', ("one.example",), "encoded word"),
         ("a@one.example\0.two.example", (), "control character"),
         ("a@one.example\nb@two.example", ("two.example",), "control character"),
         ("ann", (), "no address"),
@@ -139,7 +142,24 @@ def test_so_many_domains_are_looked_at() -> None:
     assert author_domains([values]).problem == ""
     authors = author_domains([f"{values}, a@more.example, a@most.example"])
     assert len(authors.domains) == MAX_AUTHORS
-    assert authors.problem == f"the From field has {MAX_AUTHORS + 2} domains"
+    assert authors.problem == f"the From field has more than {MAX_AUTHORS} domains"
+
+
+@pytest.mark.parametrize("unit", ["a@one.example,", ",", "<", "a:"])
+def test_so_many_mailboxes_are_read(unit: str) -> None:
+    few, many = author_domains([unit * (MAX_MAILBOXES - 1)]), author_domains([unit * (MAX_MAILBOXES + 1)])
+    assert "addresses" not in few.problem or unit == "<"
+    assert many.problem
+    assert unit == "<" or f"more than {MAX_MAILBOXES} addresses" in many.problem
+
+
+def test_what_is_behind_the_bound_of_mailboxes_is_not_read() -> None:
+    assert author_domains(["a@one.example," * MAX_MAILBOXES + "b@two.example"]).domains == ("one.example",)
+
+
+def test_encoded_words_are_for_names() -> None:
+    for name in ("=?utf-8?q?Ann?=", '"=?utf-8?q?ann=40bank.example?="', "(=?utf-8?q?Ann?=)"):
+        assert author_domains([f"{name} <ann@one.example>"]) == Authors(("one.example",))
 
 
 @pytest.mark.parametrize(

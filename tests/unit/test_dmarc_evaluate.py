@@ -216,6 +216,18 @@ def test_all_authors_must_pass() -> None:
     assert ask(["two.example", "slow.example"], None, one).result == "fail"
 
 
+def test_an_author_of_whom_nothing_can_be_told_is_not_hidden_by_a_harmless_one() -> None:
+    ask = Question({"calm.example": "v=DMARC1; p=none", "example.org": REJECT, "lame.example": "SERVFAIL"})
+    unsure = DkimResult("temperror", "example.org")
+    for first in ("a@calm.example", "a@lame.example"):
+        found = ask([first, "ceo@example.org"], FAILED, unsure)
+        assert (found.result, found.domain) == ("temperror", "example.org")
+    # What is asked for certainly needs no more answers.
+    ask = Question({"shop.example": "v=DMARC1; p=quarantine", "example.org": REJECT})
+    certain = ask(["a@shop.example", "ceo@example.org"], SpfResult("fail", "shop.example"), unsure)
+    assert (certain.result, certain.policy) == ("fail", "quarantine")
+
+
 def test_a_from_field_with_a_problem_never_passes() -> None:
     ask = Question({"one.example": REJECT})
     one = DkimResult("pass", "one.example")

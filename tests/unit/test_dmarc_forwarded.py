@@ -64,9 +64,19 @@ def test_a_chain_that_does_not_hold_says_nothing(outcome: str) -> None:
         ("x; dkim=pass header.d=mail.example.org", STRICT, True),
         ("x; dkim=fail header.d=example.org; dkim=pass header.d=evil.example", RELAXED, False),
         ("x; none", RELAXED, False),
+        ("x; dmarc=fail; spf=pass smtp.mailfrom=mail.example.org", RELAXED, False),
+        ("x; dmarc=pass header.from=mail.example.org; dmarc=fail header.from=mail.example.org", RELAXED, False),
+        ("x; dmarc=pass header.from=mail.example.org; dmarc=fail", RELAXED, False),
+        ("x; dmarc=fail header.from=evil.example; dmarc=pass header.from=mail.example.org", RELAXED, True),
         ('x; "; dmarc=pass', RELAXED, False),
         ("", RELAXED, False),
     ],
 )
 def test_what_it_saw(told: str, record: DmarcRecord, does: bool) -> None:
     assert bool(vouches(("lists.example", told), found=result(record))) is does
+
+
+@pytest.mark.parametrize("uncovered", ["from", "subject"])
+def test_a_seal_that_leaves_open_what_readers_are_shown_says_nothing(uncovered: str) -> None:
+    chain = ArcResult("pass", sets=(ArcSet(1, "lists.example", "s", PASSED),), uncovered=(uncovered,))
+    assert vouching_sealer(chain, result(domain="example.org"), lambda _: True) == ""

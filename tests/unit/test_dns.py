@@ -23,8 +23,9 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from mailgate.dns.client_name import confirmed_name
+from mailgate.dns.messages import Query
 from mailgate.dns.resolver import system_servers
-from mailgate.dns.transport import Query, Transport
+from mailgate.dns.transport import Transport
 from mailgate.interfaces import Answer, DnsStatus, IResolver
 from tests.unit.dns_stand import (
     FIRST,

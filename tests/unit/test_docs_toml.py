@@ -18,6 +18,7 @@ from twisted.internet.task import Clock
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
+from mailgate import events
 from mailgate.assembly import assemble, make_users
 from mailgate.auth.checker import IAuthReactor
 from mailgate.config.categories import CATEGORIES
@@ -27,9 +28,10 @@ from mailgate.config.schema import Config, Section
 from mailgate.filters.access_rules import RuleTable, parse_rule
 from mailgate.interfaces import FilterServices, IFilterFactory, IMailFilter
 from mailgate.observe.hub import EventHub
+from mailgate.observe.render import event_name
 from mailgate.pipeline.registry import FilterNotFoundError, Registry
 from mailgate.stores.counters import MemoryCounters
-from mailgate.testing import FakeResolver
+from mailgate.testing import MemoryResolver
 from tests.unit.certificates import authority, issue
 from tests.unit.dkim_parts import pem
 from tests.unit.geo_parts import write_database
@@ -175,7 +177,7 @@ def built(path: Path) -> Loaded:
         loaded,
         registry,
         clock=clock,
-        resolver=FakeResolver({}),
+        resolver=MemoryResolver({}),
         counters=MemoryCounters(clock, 1000),
         events=EventHub(),
         random=random.Random(1),
@@ -263,3 +265,14 @@ def test_a_fragment_with_a_mistake_is_found(tmp_path: Path) -> None:
 def test_every_category_is_in_the_guide() -> None:
     text = (ROOT / "docs/guide/deliverability.md").read_text()
     assert dict(re.findall(r"(?m)^\| `([a-z-]+)` \| (.*) \|$", text)).items() >= CATEGORIES.items()
+
+
+def test_every_event_is_in_the_guide() -> None:
+    text = (ROOT / "docs/guide/why.md").read_text()
+    shown = {
+        name for row in re.findall(r"(?m)^\| (`[a-z_]+`[^|]*) \|", text) for name in re.findall(r"`([a-z_]+)`", row)
+    }
+    kinds = [one for one in vars(events).values() if isinstance(one, type) and issubclass(one, events.Event)]
+    names = {event_name(one) for one in kinds if one is not events.Event and not one.__name__.startswith("_")}
+    assert len(names) > 20
+    assert names - shown == set()

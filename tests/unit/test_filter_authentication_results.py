@@ -57,6 +57,13 @@ OURS = (
     b"Authentication-Results: mx.example.org\r\n",
     b"Authentication-Results: mx.example.org\xff; spf=pass\r\n",
     b"Authentication-Results: (never closed mx.example.org; spf=pass\r\n",
+    "Authentication-Results: \u00a0mx.example.org; spf=pass\r\n".encode(),
+    "Authentication-Results: \u3000\u200emx.example.org; spf=pass\r\n".encode(),
+    'Authentication-Results: "\u00a0mx.example.org"; spf=pass\r\n'.encode(),
+    b"Authentication-Results: \xa0mx.example.org; spf=pass\r\n",
+    b"Authentication-Results: =?utf-8?q?mx.example.org?=; spf=pass\r\n",
+    b"Authentication-Results: =?us-ascii?B?bXguZXhhbXBsZS5vcmc7?= spf=pass\r\n",
+    b'Authentication-Results: "=?utf-8?q?mx.example.org?="; spf=pass\r\n',
 )
 THEIRS = (
     b"Authentication-Results: other.example; spf=pass smtp.helo=mx.example.org\r\n",
@@ -119,6 +126,11 @@ def test_a_thousand_fields_are_looked_at_once_each() -> None:
     assert len(edits) == 500
     assert all(isinstance(one, RemoveHeader) for one in edits)
     assert apply_edits(header, edits) == b"".join(map(field, range(0, 1000, 2)))
+    honest = b"".join(field(2 * number) for number in range(1001))
+    more = made(add=False).modify(session(), transaction(), Message(Content(honest + b"\r\n")))
+    assert len(more) == 1001  # nobody reads so many: all go
+    long = b"Authentication-Results: other.example; %s\r\n" % (b"x=y; " * 7000)
+    assert len(made(add=False).modify(session(), transaction(), Message(Content(long + b"\r\n")))) == 1
     same = made(add=False).modify(session(), transaction(), Message(Content(OURS[0] * 1000 + b"\r\n")))
     assert len(same) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from mailgate.events import DmarcEvaluated
 from mailgate.filters.dmarc import Dmarc, DmarcDisposition, Options, build
 from mailgate.interfaces import FilterServices, IMessageFilter
 from mailgate.mailauth.results import ArcResult, ArcSet, DkimResult, DmarcResult, SpfResult
+from mailgate.message import Content, Message
 from mailgate.pipeline.registry import FilterMaker
 from mailgate.testing import (
     EventRecorder,
@@ -299,6 +301,45 @@ def test_two_from_fields() -> None:
     verdict = Gate().ask("a@calm.example", DkimResult("pass", "calm.example"), header="from : b@calm.example")
     assert isinstance(verdict, Reject)
     assert verdict.reason == "there are 2 From fields"
+
+
+_LARGE = b"X-Large: " + b"a" * 900 + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"X: 1\nFrom: boss@bank.example\r\nFrom: x@evil.example\r\n",
+        b"X: 1\rFrom: boss@bank.example\r\nFrom: x@evil.example\r\n",
+        b"From: x@evil.example\r\n\nFrom: boss@bank.example\r\n",
+        b"From: x@evil.example\0\r\n",
+        b"From: x@evil.example\r\n" + _LARGE * 300 + b"From: boss@bank.example\r\n",
+        _LARGE * 300 + b"From: boss@bank.example\r\n",
+    ],
+)
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_header_section_that_others_read_differently(header: bytes, is_file: bool, tmp_path: Path) -> None:
+    octets = header + b"\r\nHello\n.\r\n"
+    (tmp_path / "content").write_bytes(octets)
+    content = Content.in_file(tmp_path / "content") if is_file else Content(octets)
+    for sender in ("x@evil.example", ""):
+        mail = transaction(sender, ["bob@example.org"])
+        mail.evidence.add(SpfResult("pass", "evil.example"))
+        verdict = verdict_of(Gate().filter.on_message(session(CLIENT), mail, Message(content)))
+        assert isinstance(verdict, Reject)
+        assert (verdict.reply.code, verdict.reply.status) == (550, "5.6.0")
+        assert "header section" in verdict.reason
+        lenient = verdict_of(Gate(no_author="continue").filter.on_message(session(CLIENT), mail, Message(content)))
+        assert result_of(lenient).result != "pass"
+
+
+@pytest.mark.parametrize("body", [b"", b"\r\n", b"\r\nHello\n\0\r", b"\r\n" + b"a" * 300_000])
+def test_a_body_may_hold_any_octets(body: bytes) -> None:
+    mail = transaction("x@evil.example", ["bob@example.org"])
+    mail.evidence.add(SpfResult("pass", "evil.example"))
+    octets = b"From: x@evil.example\r\n" + body
+    verdict = verdict_of(Gate().filter.on_message(session(CLIENT), mail, Message(Content(octets))))
+    assert isinstance(verdict, Continue)
 
 
 def test_one_field_with_two_authors_is_lawful() -> None:

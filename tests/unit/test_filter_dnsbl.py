@@ -420,6 +420,64 @@ def test_where_no_list_can_answer_the_filter_has_failed(status: str) -> None:
     assert len(desk.silent()) == 2
 
 
+def test_lists_of_domains_that_are_dead_are_no_failure_while_others_answer() -> None:
+    dead = {"zone": "dbl.example", "kind": "domain"}
+    desk = Desk("bl.example", dead, delays={"dbl.example": 60.0}, client=GOOD)
+    assert desk.connect() is None
+    verdict = desk.helo()
+    assert isinstance(verdict, Continue)
+    assert desk.silent() == [SilentResult("dbl.example", "no answer: timeout", is_temporary=True)]
+    assert desk.mail() is None  # nothing new
+    desk.clock.advance(10.0)
+    with pytest.raises(ListsSilentError):
+        desk.mail()
+
+
+def test_a_list_that_does_not_answer_again_and_again_is_asked_now_and_then(logged: list[LogEvent]) -> None:
+    delays = {"slow.example": 60.0}
+    desk = Desk("bl.example", "slow.example", delays=delays, client=GOOD)
+    for _ in range(10):
+        desk.connect()
+    waited = desk.clock.seconds()
+    assert waited >= 30.0
+    desk.connect()  # the question that finds out whether it is there again
+    desk.session.evidence.clear()
+    trial = desk.clock.seconds()
+    assert trial >= waited + 3.0
+    asked = len(desk.resolver.asked)
+    for _ in range(50):
+        desk.connect()
+    assert desk.clock.seconds() - trial < 10.0
+    assert {one.reason for one in desk.silent()} == {"not asked, it did not answer again and again"}
+    assert sum(name.endswith("slow.example") for name, _ in desk.resolver.asked[asked:]) <= 1
+    delays.clear()
+    desk.clock.advance(10.0)
+    desk.session.evidence.clear()
+    desk.connect()
+    desk.connect()
+    assert not [one for one in desk.silent() if "not asked" in one.reason]
+    told = [event["log_format"] for event in logged if event["name"] == "slow.example"]
+    assert ["now and then" in told[0], "answers again" in told[1]] == [True, True]
+
+
+def test_answers_of_a_failing_server_come_at_once_and_leave_no_list_alone() -> None:
+    world = {**WORLD, "8.100.51.198.broken.example": "SERVFAIL"}
+    desk = Desk("bl.example", {"zone": "broken.example", "self_test": False}, world=world, client=GOOD)
+    for _ in range(30):
+        desk.connect()
+    assert [one.reason for one in desk.silent()] == ["no answer: servfail"]
+
+
+def test_a_name_too_long_for_the_question_is_looked_up_by_its_end() -> None:
+    desk = Desk({"zone": "dbl.example", "kind": "domain", "self_test": False}, client=GOOD)
+    name = f"{'.'.join(['a' * 60] * 3)}.{'b' * 50}.spam.example"
+    desk.mail(f"ann@{name}")
+    (asked,) = {name for name, _ in desk.resolver.asked}
+    assert len(asked) <= 253
+    assert asked.endswith(f"{'b' * 50}.spam.example.dbl.example")
+    assert not asked.startswith(".")
+
+
 def test_lists_that_answer_with_errors_only_are_no_failure() -> None:
     world = {**WORLD, **listing("odd.example", "7.100.51.198", code="127.255.255.254")}
     desk = Desk("odd.example", world=world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable
+from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
@@ -206,6 +207,7 @@ def test_spf_can_be_left_out_of_it() -> None:
     [
         {"client": "10.1.2.3"},
         {"client": Client(None)},
+        {"client": Client(IPv4Address(0))},
         {"identity": Identity("ann", "PLAIN")},
         {"client": Client(session().client.address, 1, "mail-ej1-f41.google.com")},
         {"client": Client(session().client.address, 1, "outlook.com")},
@@ -251,6 +253,38 @@ def test_the_longest_wait_of_several_recipients_counts() -> None:
     gate.reports("bob@example.org", "eve@example.org")
     assert isinstance(gate.last, Defer)
     assert gate.last.reply.text.endswith("300 seconds")
+
+
+def test_where_the_clock_has_stepped_back_nobody_waits_longer_than_a_stranger() -> None:
+    gate = Gate()
+    gate.writes()
+    gate.clock.rightNow -= 6 * HOUR
+    assert gate.writes() == "new"
+    gate.clock.advance(299)
+    assert gate.writes() == "early"
+    gate.clock.advance(1)
+    assert gate.writes() == "passed"
+
+
+def test_after_a_clock_has_stepped_back_who_is_known_is_kept_by_the_right_time() -> None:
+    gate = Gate(auto_allow=0)
+    gate.writes()
+    gate.clock.advance(HOUR)
+    assert gate.writes() == "passed"
+    gate.clock.rightNow -= 300 * DAY
+    assert gate.writes() == "known"
+    gate.clock.advance(36 * DAY)
+    assert gate.writes() == "new"
+
+
+@pytest.mark.parametrize("value", [b"junk", b"+junk", b"", b"nan"])
+def test_what_somebody_else_has_written_keeps_nobody_waiting(value: bytes) -> None:
+    gate = Gate()
+    gate.writes()
+    (key,) = list(gate.counters._values)
+    gate.counters.put(key, value, DAY)
+    assert gate.writes() in ("passed", "known")
+    assert gate.writes() == "known"
 
 
 def test_two_workers_that_meet_a_stranger_at_one_moment_say_the_same() -> None:

@@ -41,6 +41,7 @@ WORLD: dict[str, Any] = {
     "only.mx.example": {"MX": [[10, "mail.client.example"]]},
     "sick.example": "SERVFAIL",
     "slow.example": "TIMEOUT",
+    "half.example": {"A": ["203.0.113.9"], "AAAA": "TIMEOUT"},
     "empty.example": {"TXT": ["nothing here"]},
 }
 
@@ -195,6 +196,13 @@ def test_dns_that_cannot_tell_may_defer() -> None:
         Options.model_validate({"temporary": "reject"})
 
 
+@pytest.mark.parametrize(
+    ("client", "problem"), [("203.0.113.9", "ok"), (ADDRESS, "mismatch"), ("2001:db8::7", "temporary")]
+)
+def test_addresses_of_the_clients_own_kind_that_dns_cannot_tell_are_no_mismatch(client: str, problem: str) -> None:
+    assert Desk().problems("half.example", client=client) == [problem]
+
+
 def test_at_once_the_greeting_itself_is_refused() -> None:
     desk = Desk(when="at-once", single_label="defer")
     verdict = desk.helo("mx.example.org")
@@ -225,6 +233,18 @@ def test_who_is_left_alone() -> None:
     assert desk.rcpt("postmaster@example.org") is None
     desk.session.identity = Identity("ann", "PLAIN")
     assert desk.rcpt() is None
+
+
+def test_while_dns_is_silent_nobody_waits_for_a_second_question() -> None:
+    # A question may take half of the filter's deadline: two, one after the other, would be the filter's failure.
+    clock = Clock()
+    resolver = SlowResolver(WORLD, clock, 5.0)
+    built = build(Options(), services(clock=clock, resolver=resolver))
+    assert isinstance(built, Helo)
+    verdict = wait_for(built.on_helo(session(Client(ip_address(ADDRESS), 1), helo="slow.example")), clock)
+    assert isinstance(verdict, Continue)
+    assert verdict.evidence == (HeloResult("slow.example", "temporary", "timeout"),)
+    assert [rdtype for _, rdtype in resolver.asked] == ["A", "AAAA"]
 
 
 def test_addresses_are_looked_up_at_the_same_time_and_giving_up_ends_both() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
+from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
+from mailgate.awaiting import as_deferred
 from mailgate.envelope import Client, Identity
 from mailgate.events import Refused, SessionClosed
 from mailgate.filters.geo import GeoResult
@@ -119,6 +121,46 @@ def test_whoever_keeps_trying_is_let_in_at_the_limits_pace() -> None:
     assert 8 * 16 <= passed <= 8 * 20
 
 
+@pytest.mark.parametrize(("amount", "passing"), [(1, 3), (5, 1)])
+def test_of_those_that_ask_at_the_same_time_no_more_pass_than_there_is_room_for(amount: int, passing: int) -> None:
+    count = "connections" if amount == 1 else "bytes"
+    gate = Gate({"count": count, "limit": 3, "window": "1h"}, later=True)
+    assert isinstance(gate.counters, LaterCounters)
+    gate.counters.holds = True
+    answers: list[Verdict | None] = []
+    for _ in range(20):
+        asked = (
+            gate.filter.on_connect(session(ANN))
+            if amount == 1
+            else gate.filter.on_message(session(ANN), transaction(), message(bytes(amount)))
+        )
+        assert isinstance(asked, Awaitable)
+        as_deferred(asked).addCallback(answers.append)
+    for _ in range(5):
+        gate.counters.release()
+    assert len(answers) == 20
+    assert answers.count(None) == passing
+
+
+def test_keys_are_short_however_long_the_names_that_peers_think_of() -> None:
+    gate = Gate({"count": "messages", "per": "helo+sender", "limit": 1, "window": "1h"})
+    assert isinstance(gate.counters, MemoryCounters)
+    long = "h" * 450
+    assert gate.sends(f"{'a' * 64}@{'.'.join(['b' * 60] * 3)}", helo=long)
+    assert not gate.sends(f"{'a' * 64}@{'.'.join(['b' * 60] * 3)}", helo=long)
+    assert isinstance(gate.last, Defer)
+    assert "hhhhhhhh..." in gate.last.reason
+    assert gate.sends(f"{'a' * 64}@{'.'.join(['b' * 60] * 3)}", helo=f"{long}x")
+    assert max(len(key) for key, _ in gate.counters._windows) < 300
+
+
+def test_other_spellings_of_a_name_have_no_count_of_their_own() -> None:
+    gate = Gate({"count": "messages", "per": "identity", "limit": 1, "window": "1h"})
+    assert [gate.sends(user=user) for user in ("ann", "Ann", "ANN")] == [True, False, False]
+    gate = Gate({"count": "messages", "per": "helo", "limit": 1, "window": "1h"})
+    assert [gate.sends(helo=helo) for helo in ("mx.client.example", "MX.client.example.")] == [True, False]
+
+
 @pytest.mark.parametrize("later", [False, True])
 def test_what_one_rule_refuses_does_not_count_for_another(later: bool) -> None:
     gate = Gate(
@@ -189,6 +231,15 @@ def test_only_and_exempt() -> None:
 def test_local_clients_are_not_limited_by_default(client: Client | str) -> None:
     gate = Gate(*({"count": count, "limit": 1, "window": "1h"} for count in ("connections", "messages", "recipients")))
     assert all(gate.connects(client) and gate.sends(client=client) and gate.writes_to(client=client) for _ in range(3))
+
+
+@pytest.mark.parametrize("client", [Client(IPv4Address(0)), "::"])
+def test_clients_whose_address_is_not_known_have_no_count_in_common(client: Client | str) -> None:
+    rule = {"limit": 1, "window": "1h"}
+    gate = Gate({**rule, "count": "messages"}, {**rule, "count": "connections", "per": "network"})
+    assert all(gate.connects(client) and gate.sends(client=client) for _ in range(3))
+    gate = Gate({"count": "messages", "per": "listener", "limit": 1, "window": "1h"})
+    assert [gate.sends(client=client), gate.sends(client=client)] == [True, False]
 
 
 def test_local_clients_are_limited_where_that_is_wanted() -> None:

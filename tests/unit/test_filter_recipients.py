@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from mailgate.address import Address
-from mailgate.envelope import Identity
+from mailgate.envelope import Identity, Target
 from mailgate.filters.recipients import Options, Recipients, build
 from mailgate.interfaces import IRecipientDirectory, RecipientStatus
 from mailgate.plugins import builtin
@@ -130,3 +130,35 @@ class TestContractWithLimit(FilterContract):
     factory = builtin.recipients
     settings: Mapping[str, object] = {"max_unknown": 2}
     varies = "unknown recipients are counted"
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize(
+    ("targets", "code"),
+    [
+        (["bob@example.org", "gone@example.org"], 0),
+        (["gone@example.org", "ann@example.net"], 550),
+        (["gone@example.org", "eve@example.org"], 451),
+        (["eve@example.org", "bob@example.org"], 0),
+        (["all@example.org", "gone@example.org"], 550),
+    ],
+)
+def test_of_those_that_an_address_stands_for_one_has_to_exist(later: bool, targets: list[str], code: int) -> None:
+    verdict = ask_alias(made(later=later), targets)
+    assert (verdict.reply.code if isinstance(verdict, Reject | Defer) else 0) == code
+    if isinstance(verdict, Reject) and "all@example.org" not in targets:
+        assert "nobody of gone@example.org" in verdict.reason
+
+
+@pytest.mark.parametrize("targets", [["all@example.org"], ["gone@example.org", "all@example.org"]])
+def test_an_alias_of_a_group_for_internal_mail_is_for_internal_mail(targets: list[str]) -> None:
+    stranger = ask_alias(made(), targets)
+    assert isinstance(stranger, Reject)
+    assert stranger.reply.status == "5.7.1"
+    assert ask_alias(made(), targets, identity=Identity("ann", "PLAIN")) is None
+
+
+def ask_alias(built: Recipients, targets: list[str], identity: Identity | None = None) -> Verdict | None:
+    one = recipient("info@example.org")
+    one.targets = tuple(Target(Address.parse(target), "inside") for target in targets)
+    return wait_for(built.on_rcpt(session(identity=identity), transaction(recipients=()), one))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable
+from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
@@ -236,7 +237,13 @@ def test_many_signatures_count_for_a_few_domains_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{"client": "10.1.2.3"}, {"client": Client(None)}, {"identity": Identity("ann", "PLAIN")}]
+    "more",
+    [
+        {"client": "10.1.2.3"},
+        {"client": Client(None)},
+        {"client": Client(IPv4Address(0))},
+        {"identity": Identity("ann", "PLAIN")},
+    ],
 )
 def test_of_our_own_nothing_is_remembered(more: dict[str, Any]) -> None:
     town = Town()

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mailgate.envelope import Transaction
+from mailgate.address import Address
+from mailgate.envelope import Recipient, Transaction
+from mailgate.filters.dmarc import DmarcDisposition
 from mailgate.filters.dnsbl import ListedResult
 from mailgate.filters.score import Options, Score, ScoreResult, build
 from mailgate.filters.weights import DEFAULT_WEIGHTS, is_fact, parts_of, total
@@ -139,7 +141,7 @@ def test_session_and_transaction_count_together() -> None:
 
 def test_the_sum_is_explained_the_heaviest_first() -> None:
     result = ScoreResult(total(parts := parts_of([*BAD, Says(("good",)), Points(1.25, "x")], WEIGHTS)), parts)
-    assert result.summary() == "score=-1.75 good -3, points 1.25"
+    assert result.summary() == "score=-1.75 good -3, points (x) 1.25"
     assert ScoreResult(0.0).summary() == "score=0"
     assert result.facts() == ()
 
@@ -200,6 +202,34 @@ def test_domains_have_thresholds_of_their_own() -> None:
     assert verdict.reason == "score 8 reaches 4: r 8"
     both = judged(filter_, with_evidence(found, to=["b@x.strict.example", "c@example.org"]))
     assert isinstance(both, Reject)
+
+
+class Incomparable(Recipient):
+    """A recipient that is never looked for among the others: with 1000 of them that would take its time."""
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("two recipients were compared")
+
+    __hash__ = None  # type: ignore[assignment]  # as of what is compared
+
+
+def test_many_recipients_of_two_minds_are_judged_each_by_itself() -> None:
+    filter_ = made(domains={"strict.example": {"tag": 1.0, "reject": 1.0}})
+    mail = with_evidence(Points(5.0, "much"))
+    domains = ["strict.example" if number % 2 else "lax.example" for number in range(100)]
+    mail.recipients = [Incomparable(address=Address(f"user{at}", domain)) for at, domain in enumerate(domains)]
+    verdict = judged(filter_, mail)
+    assert isinstance(verdict, Quarantine)
+    assert {one.domain for one in verdict.recipients} == {"strict.example"}
+    assert len(verdict.recipients) == 50
+
+
+def test_what_dmarc_excuses_weighs_as_if_nothing_had_been_asked_for() -> None:
+    failed = DmarcResult(result="fail", domain="example.com", policy="reject")
+    excused = DmarcDisposition(failed, "none", "mailing_list", "it comes by lists.example")
+    owner_asks_nothing = DmarcResult(result="fail", domain="example.com", policy="none")
+    assert points_of(made(), failed, excused) == points_of(made(), owner_asks_nothing)
+    assert points_of(made(), failed, DmarcDisposition(failed, "none", "local_policy")) == points_of(made(), failed)
 
 
 def test_all_off() -> None:

@@ -58,12 +58,12 @@ class Pit:
             case _:
                 return self.filter.on_rcpt(one, transaction(), recipient())
 
-    def refuse(self, session_id: str, times: int = 1) -> None:
+    def refuse(self, session_id: str, times: int = 1, reply: str = "550 no") -> None:
         for _ in range(times):
             self.filter.observe(
                 Refused(
                     at=0.0, session=session_id, client="", listener="mx", helo="", stage="rcpt", filter="", reason="",
-                    reply="550 no",
+                    reply=reply,
                 )
             )  # fmt: skip
 
@@ -129,6 +129,15 @@ def test_refusals_make_a_session_wait_longer_and_longer() -> None:
         waits.append(round(pit.waits(one)))
     assert waits == [4, 6, 8, 9, 9, 9]
     assert pit.waits(other) == 0
+
+
+def test_who_may_come_again_has_been_refused_nothing() -> None:
+    pit = Pit()
+    for reply in ("451 4.7.1 Greylisted", "450 4.7.1 Too many messages", ""):
+        pit.refuse("SESSION0", 5, reply)
+    assert pit.ask(stranger()) is None
+    pit.refuse("SESSION0")
+    assert pit.waits(stranger()) >= 2
 
 
 def test_refusals_make_nobody_wait_where_that_is_not_wanted() -> None:

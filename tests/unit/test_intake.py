@@ -23,12 +23,15 @@ from mailgate.envelope import (
     MailParameters,
     Origin,
     Recipient,
+    Target,
     Tls,
     Transaction,
 )
 from mailgate.events import Discarded, MessageAccepted, Quarantined
 from mailgate.interfaces import IIntake, Lease
 from mailgate.message import AddHeader, Content, ContentWriter, MemoryBudget
+from mailgate.relay.client.carriage import recipient_parameters
+from mailgate.relay.editing import ContentEditor
 from mailgate.relay.intake import Intake, message_id_of, origin_of
 from mailgate.relay.ready.jobs import LEASE_TIME
 from mailgate.reply import Reply
@@ -65,7 +68,8 @@ class Spool(MemorySpool):
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, directory: Path = Path()) -> None:
+        self.routes = {"d.test": "in"}
         self.clock = Clock()
         self.clock.advance(1000.0)
         self.spool = Spool(self.clock)
@@ -78,6 +82,8 @@ class Bench:
             deliver=self.delivered.append,
             events=self.events,
             clock=self.clock,
+            editor=ContentEditor(directory, self.clock),
+            next_hop=lambda recipient, sender: self.routes.get(recipient.domain),
         )
 
     def take(self, *verdicts: Verdict, protocol: str = "ESMTP", content: Content | None = None) -> list[Reply]:
@@ -150,6 +156,104 @@ def test_what_rcpt_and_mail_asked_is_kept() -> None:
     (lease,) = bench.delivered
     assert (lease.envelope.parameters, lease.envelope.origin) == (asked, forwarded)
     assert (lease.recipients[0].notify, lease.recipients[0].orcpt) == (bob.notify, bob.orcpt)
+
+
+def of(address: str, *targets: str, **more: Any) -> Recipient:
+    """A recipient; targets are written "ADDRESS" or "ADDRESS from RETURN_PATH"."""
+    made = []
+    for one in targets:
+        target, _, path = one.partition(" from ")
+        made.append(Target(Address.parse(target), "in", Address.parse(path) if path else None))
+    return Recipient(address=Address.parse(address), route="" if made else "in", targets=tuple(made), **more)
+
+
+def taken_with(bench: Bench, *recipients: Recipient, verdicts: Sequence[Verdict] = (), protocol: str = "ESMTP") -> Any:
+    found = transaction(recipients=list(recipients), id="0Q")
+    verdicts = verdicts or [Continue()] * len(recipients)
+    return list(wait_for(bench.intake.take(session(protocol=protocol), found, Content(DATA), verdicts)))
+
+
+def test_a_recipient_for_each_target_and_the_sender_stays() -> None:
+    bench = Bench()
+    info = of("info@d.test", "ann@d.test", "bob@far.test from SRS0=x@d.test", notify=("FAILURE",))
+    taken_with(bench, of("u@d.test"), info, of("both@d.test", "c@d.test", "ann@d.test"))
+    (lease,) = bench.delivered
+    assert str(lease.envelope.sender) == "ann@client.example"
+    assert [(str(one.address), str(one.return_path or ""), one.orcpt, one.notify) for one in lease.recipients] == [
+        ("u@d.test", "", "", ()),
+        ("ann@d.test", "", "rfc822;info@d.test", ("FAILURE",)),
+        ("bob@far.test", "SRS0=x@d.test", "rfc822;info@d.test", ("FAILURE",)),
+        ("c@d.test", "", "rfc822;both@d.test", ()),
+    ]
+    numbers = [one.number for one in lease.recipients]
+    assert len(set(numbers)) == 4
+    (event,) = bench.events.of(MessageAccepted)
+    assert event.recipients == ("u@d.test", "info@d.test", "both@d.test")
+    assert event.aliases == (
+        "info@d.test: ann@d.test, bob@far.test from SRS0=x@d.test",
+        "both@d.test: c@d.test, ann@d.test",
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "asked", "orcpt"),
+    [
+        ("a+b=c@d.test", "", "rfc822;a+2Bb+3Dc@d.test"),
+        ('"a b"@d.test', "", 'rfc822;"a+20b"@d.test'),
+        ("jürgen+x@d.test", "", r"utf-8;j\x{FC}rgen\x{2B}x@d.test"),
+        ("info@d.test", "rfc822;first@e.test", "rfc822;first@e.test"),
+    ],
+)
+def test_reports_name_what_the_sender_wrote(address: str, asked: str, orcpt: str) -> None:
+    bench = Bench()
+    taken_with(bench, of(address, "ann@d.test", orcpt=asked))
+    (lease,) = bench.delivered
+    assert lease.recipients[0].orcpt == orcpt
+    assert recipient_parameters(lease.recipients[0], utf8=False) == f" ORCPT={orcpt}"
+    assert recipient_parameters(lease.recipients[0], utf8=True) == f" ORCPT={orcpt}"
+
+
+def test_a_route_that_a_filter_names_is_for_all_targets() -> None:
+    bench = Bench()
+    info = of("info@d.test", "ann@d.test", "bob@far.test")
+    info.route = "archive"
+    taken_with(bench, info)
+    (lease,) = bench.delivered
+    assert [one.route for one in lease.recipients] == ["archive", "archive"]
+
+
+def test_verdicts_are_about_all_that_an_address_stands_for() -> None:
+    bench = Bench()
+    recipients = [
+        of("kept@d.test", "a@d.test", "b@d.test"),
+        of("gone@d.test", "c@d.test"),
+        of("no@d.test", "b@d.test", "d@d.test"),
+        of("yes@d.test", "a@d.test", "e@d.test"),
+    ]
+    verdicts: list[Verdict] = [Quarantine("odd"), Discard("junk"), Reject(NO, "no"), Continue()]
+    replies = taken_with(bench, *recipients, verdicts=verdicts)
+    assert [reply.code for reply in replies] == [250] * 4
+    (lease,) = bench.delivered
+    fates = {str(one.address): (one.quarantine, one.refusal) for one in lease.envelope.recipients}
+    assert fates == {
+        "a@d.test": ("", ""),  # one of those that stand for it lets it through
+        "b@d.test": ("odd", ""),
+        "d@d.test": ("", str(NO)),
+        "e@d.test": ("", ""),
+    }
+    (event,) = bench.events.of(MessageAccepted)
+    assert event.recipients == ("kept@d.test", "no@d.test", "yes@d.test")
+    assert [one.recipients for one in bench.events.of(Discarded)] == [("gone@d.test",)]
+    assert [one.recipients for one in bench.events.of(Quarantined)] == [("kept@d.test",)]
+
+
+def test_by_lmtp_each_address_that_was_named_has_its_answer() -> None:
+    bench = Bench()
+    recipients = [of("a@d.test", "x@d.test", "y@d.test"), of("b@d.test", "x@d.test"), of("c@d.test", "z@d.test")]
+    replies = taken_with(bench, *recipients, verdicts=[Continue(), Reject(NO, "no"), Continue()], protocol="LMTP")
+    assert [reply.code for reply in replies] == [250, 550, 250]
+    (lease,) = bench.delivered
+    assert [str(one.address) for one in lease.recipients] == ["x@d.test", "y@d.test", "z@d.test"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from mailgate.config.schema import LmtpRoute, SmtpRoute
 from mailgate.interfaces import Answer, DnsStatus
 from mailgate.relay.attempt import Target
 from mailgate.relay.locate import Hosts, Locator, NoHosts, OwnAddresses
-from mailgate.testing import FakeResolver, Silent, wait_for
+from mailgate.testing import MemoryResolver, Silent, wait_for
 from mailgate.testing.answers import as_deferred
 
 MX = SmtpRoute(transport="smtp")
@@ -28,7 +28,7 @@ def a(*addresses: str) -> list[object]:
 
 class Bench:
     def __init__(self, zone: Zone | None = None, seed: int = 1) -> None:
-        self.resolver = FakeResolver(zone)
+        self.resolver = MemoryResolver(zone or {})
         self.locator = Locator(self.resolver, "gw.example.org", random.Random(seed))
 
     def hosts(self, domain: str, route: SmtpRoute | LmtpRoute = MX) -> Hosts:
@@ -207,7 +207,7 @@ def test_sites_of_two_routes_are_two() -> None:
 # -- whom DNS names, and who vouches for that
 
 
-class SecureResolver(FakeResolver):
+class SecureResolver(MemoryResolver):
     """Says of the domains in `signed` that DNSSEC vouches for what it tells of them."""
 
     signed = ("signed.test", "alone.test")
@@ -333,15 +333,25 @@ def test_a_domain_with_a_hundred_hosts_does_not_hold_us_up() -> None:
     assert len(many.targets("d.test")) == 10
 
 
+class MixedResolver(MemoryResolver):
+    """Puts a name among the records of each answer."""
+
+    def resolve(self, name: str, rdtype: str) -> Answer:
+        answer = super().resolve(name, rdtype)
+        return replace(answer, records=("one.test", *answer.records))
+
+
 def test_records_of_another_kind_are_no_addresses() -> None:
-    zone = {("d.test", "MX"): ["one.test", (10, "two.test")], ("two.test", "A"): ["x", *a("192.0.2.2")]}
-    assert Bench(zone).targets("d.test") == ["192.0.2.2"]
+    zone = {("d.test", "MX"): [(10, "two.test")], ("two.test", "A"): a("192.0.2.2")}
+    bench = Bench()
+    bench.locator = Locator(MixedResolver(zone), "gw.example.org", random.Random(1))
+    assert bench.targets("d.test") == ["192.0.2.2"]
 
 
 # -- answers that come later
 
 
-class LateResolver(FakeResolver):
+class LateResolver(MemoryResolver):
     """Keeps its answers until `tell`."""
 
     def __init__(self, zone: Zone) -> None:

@@ -23,7 +23,7 @@ from mailgate.relay.locate import Locator
 from mailgate.relay.probing import NoProber, Prober
 from mailgate.relay.replies.classify import Classifier
 from mailgate.relay.transports import Transports
-from mailgate.testing import FakeResolver
+from mailgate.testing import MemoryResolver
 from tests.unit.peer import LMTP, LOST, MX, Peer
 from tests.unit.remote_peer import failure_of, outcome
 
@@ -129,7 +129,7 @@ class Stand:
     def __init__(self, **route: Any) -> None:
         self.reactor = MemoryReactorClock()
         self.connectors: list[tuple[str, Any]] = []
-        resolver = FakeResolver({("mx.example.org", "A"): []})
+        resolver = MemoryResolver({("mx.example.org", "A"): []})
         clock = cast(Any, self.reactor)
         self.prober = Prober(cast(Transports, self), Locator(resolver, "gw.example", Random(1)), clock)
         self.config = Config.model_validate(

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import pytest
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from mailgate.assembly import make_recipients
+from mailgate.assembly import make_addressing
+from mailgate.backends.keeping import IRuns, Source, SourceKeeper, Sources
 from mailgate.config.load import ConfigError, Loaded, load
-from mailgate.interfaces import RecipientStatus
 from mailgate.pipeline.registry import Registry
-from mailgate.recipients.build import Source
-from mailgate.recipients.keeper import SourceKeeper
-from mailgate.recipients.source import ISource, SourceTools
+from mailgate.recipients.source import SourceTools
 from tests.unit.certificates import authority
 from tests.unit.recipients_stand import source_tools
 from tests.unit.remote_peer import Net
@@ -78,7 +74,7 @@ class Place:
         self.folder = folder
         self.net = Net()
         self.tools: SourceTools = source_tools(self.net.reactor, state_dir=folder)
-        self.sources: dict[str, Source] = {}
+        self.sources: Sources = {}
         self.write("mailgate.toml", TEXT)
         self.write("people", "bob@example.org\n")
         self.write("token", "t0ken\n")
@@ -93,12 +89,12 @@ class Place:
 
     def make(self) -> set[str]:
         """The names of those that are new."""
-        before, self.sources = self.sources, make_recipients(self._loaded(), self.tools, self.sources)
-        return {name for name, one in self.sources.items() if before.get(name) is not one}
+        before, self.sources = self.sources, make_addressing(self._loaded(), self.tools, self.sources)
+        return {name for (kind, name), one in self.sources.items() if before.get((kind, name)) is not one}
 
     def errors(self) -> list[str]:
         with pytest.raises(ConfigError) as error:
-            make_recipients(self._loaded(), self.tools, self.sources)
+            make_addressing(self._loaded(), self.tools, self.sources)
         return [line.removeprefix(f"{self.folder}/mailgate.toml:") for line in error.value.errors]
 
     def _loaded(self) -> Loaded:
@@ -181,14 +177,6 @@ class Watched:
     def __init__(self, told: list[str], name: str) -> None:
         self.told, self.name = told, name
 
-    takes_whole = restricts = False
-
-    def at_hand(self, local_part: str, domain: str) -> RecipientStatus | None:
-        return None
-
-    def ask(self, local_part: str, domain: str) -> Deferred[RecipientStatus]:
-        raise NotImplementedError
-
     def start(self) -> None:
         self.told.append(f"start {self.name}")
 
@@ -201,8 +189,8 @@ class Watched:
             raise ValueError("broken")
 
 
-def named(told: list[str], *names: str) -> dict[str, Source]:
-    return {name: Source(cast(ISource, Watched(told, name)), name) for name in names}
+def named(told: list[str], *names: str) -> dict[tuple[str, str], Source[IRuns]]:
+    return {("recipients", name): Source(Watched(told, name), name) for name in names}
 
 
 def test_sources_are_started_once_and_closed_when_no_session_has_them() -> None:
@@ -211,7 +199,8 @@ def test_sources_are_started_once_and_closed_when_no_session_has_them() -> None:
     first = named(told, "a", "b")
     keeper.use(first)
     assert told == ["start a", "start b"]
-    keeper.use({"a": first["a"], **named(told, "c")})
+    key = ("recipients", "a")
+    keeper.use({key: first[key], **named(told, "c")})
     assert told[2:] == ["retire b", "start c"]
     clock.advance(3599)
     assert len(told) == 4

@@ -258,3 +258,13 @@ def test_after_the_end_nobody_is_asked(stand: Stand) -> None:
     stand.clock.advance(8 * DAY)
     assert stand.at_hand() is KNOWN
     assert len(stand.prober.asked) == 1
+
+
+def test_what_waits_at_the_end_is_not_asked_any_more() -> None:
+    stand = Stand(connections=1)
+    first, second = stand.ask("ann@example.org"), stand.ask("bob@example.org")
+    stand.source.close()
+    stand.prober.answer(KNOWN, "250 ok")
+    assert outcome(first) is KNOWN
+    assert outcome(second) is UNAVAILABLE
+    assert len(stand.prober.asked) == 1

@@ -13,7 +13,7 @@ from mailgate.envelope import EnvelopeRecipient
 from mailgate.events import Bounced, Delivered, Reported
 from mailgate.events import Deferred as DeferredEvent
 from mailgate.interfaces import IRelay, Selector, SpoolError, Suspended, Suspension
-from mailgate.testing import FakeResolver, wait_for
+from mailgate.testing import MemoryResolver, wait_for
 from tests.unit.relaying import by_domain, refuse
 from tests.unit.test_relay_service import ROUTES, ZONE, Bench
 
@@ -24,7 +24,7 @@ SOURCES: dict[str, Any] = {
 }
 
 
-class Late(FakeResolver):
+class Late(MemoryResolver):
     """Answers when `waited` has fired."""
 
     def __init__(self, waited: Deferred[Any]) -> None:

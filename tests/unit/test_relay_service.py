@@ -41,7 +41,7 @@ from mailgate.relay.replies.classify import Bounces
 from mailgate.relay.routing import Routing
 from mailgate.relay.service import REPORTS
 from mailgate.reply import Reply
-from mailgate.testing import EventRecorder, FakeResolver, MemorySpool, wait_for
+from mailgate.testing import EventRecorder, MemoryResolver, MemorySpool, wait_for
 from mailgate.verdict import Accept, Defer, Discard, Quarantine, Reject
 from tests.unit.relaying import (
     LATER,
@@ -111,7 +111,7 @@ class Bench:
         self.clock = Clock()
         self.clock.advance(1_000_000.0)
         self.spool = Spool(self.clock)
-        self.resolver = FakeResolver(ZONE)
+        self.resolver = MemoryResolver(ZONE)
         self.transports = FakeTransports()
         self.hop = self.transports.hop
         self.events = EventRecorder()
@@ -355,6 +355,22 @@ def test_recipients_are_sorted_by_destination() -> None:
     assert hosts["three"] == "other.test"
 
 
+def test_recipients_with_reverse_paths_of_their_own_go_apart() -> None:
+    bench = Bench()
+    ours, other = Address("SRS0=a", "gw.test"), Address("SRS0=b", "gw.test")
+    bench.take(
+        EnvelopeRecipient(0, Address.parse("one@a.test"), "out", return_path=ours),
+        EnvelopeRecipient(1, Address.parse("two@a.test"), "out"),
+        EnvelopeRecipient(2, Address.parse("three@a.test"), "out", return_path=ours),
+        EnvelopeRecipient(3, Address.parse("four@a.test"), "out", return_path=other),
+        EnvelopeRecipient(4, Address.parse("five@a.test"), "out"),
+    )
+    bench.pump()
+    groups = [[str(one.address.local_part) for one in recipients] for _, recipients in bench.hop.asked]
+    assert sorted(groups) == [["four"], ["one", "three"], ["two", "five"]]
+    assert bench.view() == []
+
+
 def test_domains_with_one_host_share_its_connection() -> None:
     bench = Bench()
     bench.accept("x@a.test", route="internet")
@@ -412,7 +428,7 @@ def test_what_dns_says_of_a_domain_is_the_outcome(domain: str, kind: Any, status
 
 
 def test_a_resolver_that_breaks_defers() -> None:
-    class Broken(FakeResolver):
+    class Broken(MemoryResolver):
         def resolve(self, name: str, rdtype: str) -> Any:
             return fail(ZeroDivisionError("a bug"))
 
@@ -887,7 +903,7 @@ def test_new_jobs_go_by_the_new_configuration_and_old_ones_by_theirs() -> None:
 def test_a_job_that_waits_for_dns_goes_by_the_new_configuration() -> None:
     late: list[tuple[Deferred[Answer], Answer]] = []
 
-    class Late(FakeResolver):
+    class Late(MemoryResolver):
         def resolve(self, name: str, rdtype: str) -> Any:
             answer = super().resolve(name, rdtype)
             if rdtype != "MX":

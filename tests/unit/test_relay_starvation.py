@@ -19,14 +19,14 @@ from mailgate.relay.fairness import Tags
 from mailgate.relay.leasing import Leasing
 from mailgate.relay.memory import Jobs
 from mailgate.relay.ready.job import Job
-from mailgate.testing import FakeResolver, wait_for
+from mailgate.testing import MemoryResolver, wait_for
 from tests.unit.relaying import LATER, Connection, lease, results
 from tests.unit.test_relay_orders import SOURCES
 from tests.unit.test_relay_service import ROUTES, ZONE, Bench, Spool
 from tests.unit.test_relay_turns import Slow
 
 
-class LateDns(FakeResolver):
+class LateDns(MemoryResolver):
     """Answers for the MX of c.test after so many seconds."""
 
     def __init__(self, bench: Bench, seconds: float) -> None:
@@ -97,7 +97,7 @@ def test_a_full_memory_waits_for_room_and_asks_nothing_meanwhile(monkeypatch: py
     for number in range(150):
         zone[f"d{number}.test", "MX"] = [(10, f"mx{number}.test")]
         zone[f"mx{number}.test", "A"] = [ip_address(f"10.0.0.{number}")]
-    bench.ask(FakeResolver(zone))
+    bench.ask(MemoryResolver(zone))
     for number in range(150):
         bench.put(f"u@d{number}.test", route="internet", sender=f"s{number}@client.test")
     rounds = count_rounds(monkeypatch)
@@ -219,7 +219,7 @@ def test_a_domain_whose_mail_goes_elsewhere_now_does_not_wait_for_its_old_site()
         return Deferred() if connection.target.address == "192.0.2.11" else results(recipients)
 
     bench.hop.answer = answer
-    bench.ask(FakeResolver(ZONE | {("c.test", "MX"): [(10, "mx.test")]}))
+    bench.ask(MemoryResolver(ZONE | {("c.test", "MX"): [(10, "mx.test")]}))
     bench.accept("new@c.test", route="internet", sender="new@client.test")
     bench.run(30)
     assert {"new@c.test", *in_spool} <= set(bench.hop.taken)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import succeed
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from mailgate.address import NULL_PATH, Address
-from mailgate.envelope import Identity
-from mailgate.interfaces import IRouting
+from mailgate.envelope import Identity, Target
+from mailgate.interfaces import IAliases, IRouting
 from mailgate.relay.routing import Routing
-from mailgate.testing import session, transaction
-from mailgate.verdict import Reject
+from mailgate.reply import Reply
+from mailgate.testing import session, transaction, wait_for
+from mailgate.verdict import Defer, Reject
 from tests.unit.relaying import configuration
 
 ROUTES = {name: {"transport": "discard"} for name in ("inside", "lab", "boss", "partner", "bulk", "out")}
@@ -124,3 +127,71 @@ def test_what_is_local() -> None:
     assert not found.is_local("lab.example.org")
     assert not found.is_local("partner.example")
     assert not found.is_local("")
+
+
+# -- addresses that stand for others
+
+
+@implementer(IAliases)
+class Aliases:
+    """Says of every address what `answer` is, and notes who is asked about."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    def expand(self, address: Address) -> Any:
+        self.asked.append(str(address))
+        return self.answer
+
+    def return_path(self, sender: Address, target: Address) -> Address | None:
+        return None if target.domain == "example.org" else Address(f"SRS0={sender.local_part}", "example.org")
+
+
+def place(aliases: Aliases, role: str = "inbound", *, trusted: bool = False, **tables: Any) -> Any:
+    found = Routing(configuration(routes=ROUTES, domains=DOMAINS, routing=TABLES | tables), aliases)
+    identity = Identity("ann", "PLAIN") if trusted else None
+    mail = transaction("ann@client.test")
+    return wait_for(found.route(session(role=role, identity=identity), mail, Address.parse("info@example.org")))
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("role", ["inbound", "hybrid"])
+def test_each_target_has_its_route_and_reverse_path_whoever_sends(role: str, later: bool) -> None:
+    targets = (Address.parse("bob@example.org"), Address.parse("boss@example.org"), Address.parse("x@partner.example"))
+    ours = Address("SRS0=ann", "example.org")
+    assert place(Aliases(succeed(targets) if later else targets), role) == (
+        Target(targets[0], "inside"),
+        Target(targets[1], "boss"),
+        Target(targets[2], "partner", ours),
+    )
+    assert place(Aliases(succeed(None) if later else None), role) == "inside"
+
+
+def test_what_aliases_object_to_is_the_answer() -> None:
+    for answer in (Reject(Reply.of(550, "5.1.1", "no"), "why"), Defer(Reply.of(451, "4.3.5", "later"), "why")):
+        assert place(Aliases(answer)) is answer
+        assert place(Aliases(succeed(answer))) is answer
+
+
+def test_a_target_without_a_route_is_our_mistake_and_can_wait() -> None:
+    answer = place(Aliases((Address.parse("x@elsewhere.test"),)), default=None)
+    assert isinstance(answer, Defer)
+    assert (answer.reply.code, answer.reply.status) == (451, "4.3.5")
+    assert "info@example.org stands for x@elsewhere.test" in answer.reason
+
+
+def test_strangers_at_an_outbound_listener_are_told_nothing_of_aliases() -> None:
+    aliases = Aliases((Address.parse("bob@example.org"),))
+    refusal = place(aliases, "outbound")
+    assert isinstance(refusal, Reject)
+    assert refusal.reply.status == "5.7.1"
+    assert aliases.asked == []
+    assert place(aliases, "outbound", trusted=True) == (Target(Address.parse("bob@example.org"), "inside"),)
+
+
+def test_addresses_of_strangers_are_asked_about_too_and_stay_theirs() -> None:
+    """A rewritten sender may be below a domain that is none of ours."""
+    found = Routing(configuration(routes=ROUTES, domains=DOMAINS, routing=TABLES), Aliases(None))
+    refusal = found.route(session(role="inbound"), transaction("ann@client.test"), Address.parse("x@elsewhere.test"))
+    assert isinstance(refusal, Reject)

@@ -119,12 +119,23 @@ def test_large_content_goes_to_a_file(make_stand: MakeStand) -> None:
 
 def test_binary_content_has_any_octets(make_stand: MakeStand) -> None:
     stand = make_stand()
-    octets = bytes(range(256)) * 8 + b"\n\r\0" + b"x" * 2000
+    octets = b"Subject: x\r\n\r\n" + bytes(range(256)) * 8 + b"\n\r\0" + b"x" * 2000
     wire = begin(stand, ENVELOPE.replace(b"example>\r\nRCPT", b"example> BODY=BINARYMIME\r\nRCPT"))
     assert wire.say("DATA") == [503]
     assert wire.send(chunk(octets[:1000]) + last(octets[1000:])) == [250, 250]
     assert stand.script.messages == [octets]
     assert stand.script.taken[0][1].parameters.body == "BINARYMIME"
+
+
+@pytest.mark.parametrize(
+    "header", [b"X: 1\nFrom: <boss@bank.example>\r\n", b"X: 1\rFrom: <b@c.example>\r\n", b"X: \0\r\n"]
+)
+def test_the_header_of_binary_content_has_lines_all_the_same(make_stand: MakeStand, header: bytes) -> None:
+    """Others would find fields there that no filter has seen."""
+    stand = make_stand()
+    wire = begin(stand, ENVELOPE.replace(b"example>\r\nRCPT", b"example> BODY=BINARYMIME\r\nRCPT"))
+    assert wire.send(last(header + b"\r\nbody\n")) == [550]
+    assert stand.script.taken == []
 
 
 # -- what is refused

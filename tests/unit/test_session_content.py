@@ -298,3 +298,22 @@ def test_content_that_is_said_to_have_whole_lines_has(octets: bytes, cut: int, b
         rest = receiver.content.read().replace(b"\r\n", b"")
         assert receiver.content.is_whole_lines is (bare != "allow")
         assert bare == "allow" or not (b"\r" in rest or b"\n" in rest)
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (b"Subject: x\r\n" + b"X-Pad: " + b"p" * 900 + b"\r\n", ""),
+        ((b"X-Pad: " + b"p" * 900 + b"\r\n") * 300 + b"From: <behind@bank.example>\r\n", "more than 262144 octets"),
+        (b"a:\r\n" * 5001, "more than 5000 lines"),
+        (b"a:\r\n" * 5000, ""),
+    ],
+)
+def test_a_header_that_is_not_looked_at_as_a_whole_is_refused(
+    make_stand: MakeStand, header: bytes, reason: str
+) -> None:
+    """What stands behind the part that filters look at would be header to everybody else."""
+    stand = make_stand()
+    codes = stand.connect().data().send(header + b"\r\nbody\r\n.\r\n")
+    assert codes == [550 if reason else 250]
+    assert [reason in one.reason for one in stand.events.of(Refused)] == ([True] if reason else [])

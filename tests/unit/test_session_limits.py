@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 
+from mailgate.address import Address
 from mailgate.config.schema import ListenerSection
+from mailgate.envelope import Session, Target, Transaction
 from mailgate.events import Refused, SessionClosed
 from mailgate.reply import Reply
 from mailgate.smtp.protocol import ServerProtocol
@@ -90,6 +93,44 @@ def test_recipients(make_stand: MakeStand) -> None:
     wire.send(CONTENT)
     assert len(stand.script.taken[0][1].recipients) == 100
     assert wire.say("MAIL FROM:<>", *recipients(30, 100)) == [250] * 31
+
+
+def aliases(stand: Stand, sizes: dict[str, int]) -> None:
+    """Local parts that stand for so many others."""
+
+    def route(session: Session, transaction: Transaction, address: Address) -> Any:
+        name = address.local_part.partition("+")[0]
+        if name not in sizes:
+            return "inside"
+        return tuple(Target(Address(f"{address.local_part}.{n}", "d.test"), "inside") for n in range(sizes[name]))
+
+    stand.script.route = route  # type: ignore[method-assign]  # of this listener
+
+
+def test_those_that_an_address_stands_for_count(make_stand: MakeStand) -> None:
+    """Extensions make new targets without end: ten RCPTs must not be ten thousand recipients."""
+    stand = make_stand({"max_recipients": 100})
+    aliases(stand, {"all": 40})
+    wire = stand.connect().hello()
+    said = wire.say("MAIL FROM:<>", *[f"RCPT TO:<all+{number}@example.org>" for number in range(5)])
+    assert said == [250, 250, 250, 452, 452, 452]
+    (refused,) = stand.events.of(Refused)
+    assert refused.recipient == "all+2@example.org"
+    assert "80 so far, aliases resolved" in refused.reason
+    assert wire.say(*recipients(21)) == [250] * 20 + [452]
+    assert wire.say("RSET", "MAIL FROM:<>", "RCPT TO:<all+2@example.org>") == [250] * 3
+
+
+def test_an_address_that_stands_for_more_than_there_may_be_has_a_mail_for_itself(make_stand: MakeStand) -> None:
+    stand = make_stand({"max_recipients": 100})
+    aliases(stand, {"all": 500})
+    wire = stand.connect().hello()
+    assert wire.say("MAIL FROM:<>", "RCPT TO:<bob@example.org>", "RCPT TO:<all@example.org>") == [250, 250, 452]
+    assert wire.say("RSET", "MAIL FROM:<>", "RCPT TO:<all@example.org>", *recipients(1)) == [250, 250, 250, 452]
+    assert wire.say("RCPT TO:<all@example.org>") == [452]
+    assert wire.say("DATA") == [354]
+    wire.send(CONTENT)
+    assert len(stand.script.taken[0][1].recipients[0].targets) == 500
 
 
 def test_recipients_without_end(make_stand: MakeStand) -> None:

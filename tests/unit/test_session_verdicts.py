@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from twisted.internet.task import Clock
@@ -12,9 +13,10 @@ from zope.interface import implementer
 from mailgate.address import Address
 from mailgate.envelope import Session, Transaction
 from mailgate.events import Discarded, FilterFailed, MessageAccepted, Quarantined, Refused
-from mailgate.interfaces import IMessageFilter, Lease
-from mailgate.message import Message
+from mailgate.interfaces import IMessageFilter, IMessageModifier, Lease
+from mailgate.message import Content, Edit, Message, ReplaceBody, body_edits
 from mailgate.pipeline.runner import Member, Pipeline
+from mailgate.relay.editing import ContentEditor
 from mailgate.relay.intake import Intake
 from mailgate.reply import Reply
 from mailgate.testing import EventRecorder, MemorySpool
@@ -185,6 +187,8 @@ class Whole:
             deliver=self.leases.append,
             events=self.events,
             clock=self.clock,
+            editor=ContentEditor(Path(), self.clock),
+            next_hop=lambda recipient, sender: None,
         )
         stand = make_stand(
             {"protocol": protocol}, pipeline=pipeline, intake=intake, events=self.events, clock=self.clock
@@ -233,6 +237,43 @@ def test_lmtp_with_the_real_intake(make_stand: MakeStand) -> None:
         ("busy", "eve@example.org"),
     ]
     assert whole.events.of(Discarded)[0].recipients == ("joe@example.org",)
+
+
+@implementer(IMessageModifier)
+class Changes:
+    """Puts another body, which lies in a file, in the place of the one that came."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit]:
+        self.path.write_bytes(b"another\r\n")
+        return [ReplaceBody(Content.in_file(self.path), len(body_edits(transaction.edits)))]
+
+
+def test_what_filters_change_is_what_is_taken(make_stand: MakeStand, tmp_path: Path) -> None:
+    whole = Whole(make_stand, Member("change", Changes(tmp_path / "body")))
+    assert whole.stand.connect().data().send(LARGE) == [250]
+    (lease,) = whole.leases
+    assert lease.content.read().endswith(b"\r\n\r\nanother\r\n")
+    (accepted,) = whole.events.of(MessageAccepted)
+    assert accepted.size == lease.content.size
+    assert not (tmp_path / "body").exists()
+    assert whole.stand.files == []
+
+
+def test_nothing_stays_of_changes_to_a_message_that_is_refused(make_stand: MakeStand, tmp_path: Path) -> None:
+    class Breaks(Changes):
+        def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit]:
+            assert self.path.exists()
+            raise ZeroDivisionError("a bug")
+
+    change, broken = Changes(tmp_path / "body"), Breaks(tmp_path / "body")
+    whole = Whole(make_stand, Member("change", change), Member("broken", broken))
+    assert whole.stand.connect().data().send(LARGE) == [451]
+    assert whole.stand.failed() == ["a bug"]
+    assert not (tmp_path / "body").exists()
+    assert whole.stand.files == []
 
 
 def test_a_spool_that_cannot_write(make_stand: MakeStand) -> None:

@@ -24,7 +24,7 @@ from mailgate.relay.replies.limits import Limits, Signal
 from mailgate.relay.sources import SYSTEM
 from mailgate.reply import Reply
 from mailgate.stores.slots import LocalSlots
-from mailgate.testing import EventRecorder, FakeResolver, Silent, wait_for
+from mailgate.testing import EventRecorder, MemoryResolver, Silent, wait_for
 from tests.unit.relaying import LATER, NO, OK, Connection, NextHop, lease, refuse, results
 
 ONE, TWO = "192.0.2.1", "192.0.2.2"
@@ -46,7 +46,7 @@ class Bench:
         self.done: list[Job] = []
         self.empty = 0
         self.route = SmtpRoute(transport="smtp", hosts=list(hosts), **settings)
-        self.locator = Locator(FakeResolver(zone), "gw.example.org", random.Random(1))
+        self.locator = Locator(MemoryResolver(zone or {}), "gw.example.org", random.Random(1))
         self.site = self._site(self.locator)
         self.held: list[tuple[Deferred[list[Result]], Any]] = []
 

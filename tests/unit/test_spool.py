@@ -6,6 +6,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from queue import Queue
 from typing import Any, TypeVar
@@ -549,4 +550,25 @@ def test_an_end_that_is_told_twice_at_one_time_makes_room_once(tmp_path: Path) -
     bench = Gathering(tmp_path / "spool")
     bench.wait(bench.spool.sweep())
     assert {one.envelope.queue_id for one in lease_all(bench)} == accepted
+    bench.wait(bench.spool.close())
+
+
+@pytest.mark.parametrize("size", [200, 900])
+def test_content_whose_octets_have_changed_is_set_aside(tmp_path: Path, size: int) -> None:
+    """Where a page of the database holds other octets than were written, nothing but the checksum tells."""
+    bench = Bench(tmp_path / "spool", min_free=0, inline_limit=1000)
+    kept, damaged = (accept(bench, data=b"x" * size) for _ in range(2))
+    for lease in (kept, damaged):
+        give_back(bench, lease)
+    bench.wait(bench.spool.close())
+    with closing(sqlite3.connect(tmp_path / "spool" / "spool.db")) as database, database:
+        changed = b"x" * (size - 1) + b"y"
+        database.execute("UPDATE messages SET content = ? WHERE queue_id = ?", (changed, damaged.envelope.queue_id))
+    bench = Bench(tmp_path / "spool", min_free=0, inline_limit=1000)
+    assert [lease.envelope.queue_id for lease in lease_all(bench)] == [kept.envelope.queue_id]
+    (aside,) = [event for event in bench.events if isinstance(event, EntrySetAside)]
+    assert (aside.queue_id, aside.reason) == (
+        damaged.envelope.queue_id,
+        "its content is damaged: the checksum is another",
+    )
     bench.wait(bench.spool.close())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -40,6 +41,43 @@ def test_envelopes_come_back_as_they_were() -> None:
     for text in ("", "[]", "{}", '{"v": 3}', encode_envelope(one).replace('"top"', '"side"')):
         with pytest.raises(CodecError):
             decode_envelope(text)
+
+
+@pytest.mark.parametrize(
+    "return_path", [None, Address("SRS0=AB=CD=sender.test=ann", "gw.test"), Address('a "b"', "x.test"), Address("", "")]
+)
+@pytest.mark.parametrize(("notify", "orcpt"), [((), ""), (("NEVER",), ""), ((), "rfc822;info@d.test")])
+def test_the_reverse_path_of_a_recipient_is_kept(
+    return_path: Address | None, notify: tuple[str, ...], orcpt: str
+) -> None:
+    one = envelope(2)
+    first = replace(one.recipients[0], return_path=return_path, notify=notify, orcpt=orcpt)
+    kept = replace(one, recipients=(first, one.recipients[1]))
+    assert decode_envelope(encode_envelope(kept)) == kept
+
+
+def with_row(text: str, *more: object) -> str:
+    """An envelope whose first recipient has more behind it."""
+    found = json.loads(text)
+    found["to"][0] += more
+    return json.dumps(found)
+
+
+def test_recipients_without_one_are_written_as_before() -> None:
+    """What an older process of the same spool reads, and what one has written."""
+    text = encode_envelope(envelope(1))
+    assert len(json.loads(text)["to"][0]) == 6
+    assert decode_envelope(text).recipients[0].return_path is None
+    (old,) = decode_envelope(with_row(text, ["NEVER"], "rfc822;x@d.test")).recipients
+    assert (old.notify, old.orcpt, old.return_path) == (("NEVER",), "rfc822;x@d.test", None)
+    (new,) = decode_envelope(with_row(text, [], "", ["a", "b.test"])).recipients
+    assert new.return_path == Address("a", "b.test")
+
+
+@pytest.mark.parametrize("wrong", ["x", [], ["a"], ["a", "b", "c"], ["\ud800", "b.test"], 1])
+def test_a_reverse_path_that_is_none_is_damage(wrong: object) -> None:
+    with pytest.raises(CodecError):
+        decode_envelope(with_row(encode_envelope(envelope(1)), [], "", wrong))
 
 
 ASKED = MailParameters(

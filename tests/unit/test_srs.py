@@ -88,6 +88,21 @@ def test_a_changed_address_is_refused() -> None:
         srs().reverse(Address(made.local_part.replace("=ann", "=bob"), made.domain))
 
 
+def test_letters_that_only_look_like_ours_are_none() -> None:
+    """U+212A is a K in lower case, and none of the letters that stand for days."""
+    tried = 0
+    for day in range(20_000, 21_024):
+        made = srs(now=day * DAY).forward(Address("ann", "sender.example"))
+        assert made is not None
+        parts = made.local_part.split("=")
+        if "K" in parts[2]:
+            parts[2] = parts[2].replace("K", "\u212a")
+            tried += 1
+            with pytest.raises(SrsError):
+                srs(now=day * DAY).reverse(Address("=".join(parts), made.domain))
+    assert tried
+
+
 def test_age() -> None:
     made = srs().forward(Address("ann", "sender.example"))
     assert made is not None

@@ -47,8 +47,8 @@ from mailgate.reply import Reply
 from mailgate.testing import (
     EventRecorder,
     FakeDirectory,
-    FakeResolver,
     FilterContract,
+    MemoryResolver,
     MemorySpool,
     Occasion,
     Silent,
@@ -103,7 +103,7 @@ def test_time_passes_until_the_answer_is_there() -> None:
 
 
 def test_the_resolver_tells_the_five_ends_apart() -> None:
-    resolver = FakeResolver(
+    resolver = MemoryResolver(
         {
             ("Example.org.", "mx"): [(10, "mx.example.org")],
             ("example.org", "AAAA"): DnsStatus.SERVFAIL,
@@ -125,6 +125,53 @@ def test_the_resolver_tells_the_five_ends_apart() -> None:
     assert resolver.reverse(IPv4Address("192.0.2.1")).records == ("client.example",)
     assert resolver.reverse(IPv6Address("2001:db8::1")).status is DnsStatus.NXDOMAIN
     assert resolver.asked[0] == ("example.org", "MX")
+
+
+def test_the_resolver_reads_names_with_their_sets() -> None:
+    zone: dict[Any, Any] = {
+        "Example.org.": {"MX": [[20, "b.example.org"], [10, "A.example.org."]], "TXT": ["one", ["two ", "parts"]]},
+        "alias.example": {"CNAME": ["example.org"]},
+        "gone.example": "NXDOMAIN",
+        "slow.example": DnsStatus.TIMEOUT,
+        "mixed.example": {"A": "SERVFAIL", "TXT": "NODATA"},
+        ("mixed.example", "MX"): [(0, ".")],
+    }
+    resolver = MemoryResolver(zone, ttl=60.0, secure=True)
+    assert resolver.resolve("example.org", "MX") == Answer(
+        DnsStatus.FOUND, ((10, "a.example.org"), (20, "b.example.org")), 60.0, True
+    )
+    assert resolver.resolve("alias.example.", "txt").records == (b"one", b"two parts")
+    assert resolver.resolve("mixed.example", "MX").records == ((0, ""),)
+    for name, rdtype, status in (
+        ("gone.example", "A", DnsStatus.NXDOMAIN),
+        ("slow.example", "TXT", DnsStatus.TIMEOUT),
+        ("mixed.example", "A", DnsStatus.SERVFAIL),
+        ("mixed.example", "TXT", DnsStatus.NODATA),
+        ("example", "A", DnsStatus.NODATA),
+    ):
+        assert resolver.resolve(name, rdtype).status is status, (name, rdtype)
+
+
+def test_a_zone_may_change() -> None:
+    resolver = MemoryResolver({"x.example": {"A": "TIMEOUT", "TXT": ["one"]}, "gone.example": "NXDOMAIN"})
+    resolver.update({"X.example": {"A": ["192.0.2.1"]}, "gone.example": {"A": ["192.0.2.2"]}})
+    assert resolver.resolve("x.example", "A").records == (IPv4Address("192.0.2.1"),)
+    assert resolver.resolve("x.example", "TXT").records == (b"one",)
+    assert resolver.resolve("gone.example", "A").status is DnsStatus.FOUND
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        {"x.example": "NOTHING"},
+        {"x.example": DnsStatus.FOUND},
+        {"x.example": {"A": ["x"]}},
+        {"x.example": {"MX": ["mx.example"]}},
+    ],
+)
+def test_what_can_be_no_zone_is_told(zone: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  those of ipaddress and ours
+        MemoryResolver(zone)
 
 
 def test_the_directory_knows_what_it_was_told() -> None:

@@ -10,7 +10,7 @@ from mailgate.mailauth.arc.chain import MAX_HOPS, ChainError, Hop, read_chain, s
 from mailgate.mailauth.dkim.canonical import Bodies, Wanted, split_message
 from mailgate.mailauth.dkim.keys import KeyName, KeyUnavailableError, KeyUnusableError, PublicKey, fetch_keys
 from mailgate.mailauth.dkim.limits import VerifyLimits
-from mailgate.mailauth.dkim.signature import HeaderFields, Signature, SignatureError
+from mailgate.mailauth.dkim.signature import SINGLE, HeaderFields, Signature, SignatureError
 from mailgate.mailauth.results import ArcResult
 
 __all__ = ["ChainVerification", "verify_arc"]
@@ -105,7 +105,8 @@ class ChainVerification:
         except KeyUnavailableError as error:
             return self.failed(f"{keys.last}: {error}", is_temporary=True)
         oldest = await self._oldest(older, bodies, keys)
-        return ArcResult("pass", sets=tuple(hop.told() for hop in self._hops), oldest_pass=oldest)
+        uncovered = tuple(self._uncovered(newest[0]))
+        return ArcResult("pass", sets=tuple(hop.told() for hop in self._hops), oldest_pass=oldest, uncovered=uncovered)
 
     def failed(self, reason: str, *, is_temporary: bool = False) -> ArcResult:
         """The result where the chain does not hold, or, for now, cannot be told about."""
@@ -163,6 +164,13 @@ class ChainVerification:
             return problem
         octets = self._header.signed_octets(signature.names, signature.header_canon, hop.message_field)
         return "" if key.verify(octets, signature.signature) else "the header has changed, or another key signed it"
+
+    def _uncovered(self, signature: Signature) -> Iterator[str]:
+        if b"from" not in signature.names:
+            yield "from"
+        for name in SINGLE:
+            if 1 < len(self._header.named(name)) > signature.names.count(name):
+                yield name.decode()
 
     def _key_problem(self, algorithm: str, key: PublicKey) -> str:
         kind, _, hash_name = algorithm.partition("-")

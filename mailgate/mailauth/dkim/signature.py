@@ -14,6 +14,7 @@ from mailgate.mailauth.dkim.limits import MAX_NAMES
 from mailgate.mailauth.dkim.tags import decode_list, without_space
 
 __all__ = [
+    "SINGLE",
     "HeaderFields",
     "Signature",
     "SignatureError",
@@ -26,6 +27,9 @@ __all__ = [
     "read_signature",
     "without_signature",
 ]
+
+#: Fields that a message has once (RFC 5322 section 3.6), and that readers show.
+SINGLE = (b"subject", b"date", b"to", b"cc", b"reply-to", b"sender")
 
 _CANONS: dict[bytes, tuple[Canon, Canon]] = {
     b"simple": ("simple", "simple"),

@@ -12,6 +12,7 @@ from mailgate.mailauth.dkim.canonical import Bodies, Field, Wanted, split_messag
 from mailgate.mailauth.dkim.keys import KeyName, KeyUnavailableError, KeyUnusableError, PublicKey, fetch_keys
 from mailgate.mailauth.dkim.limits import MAX_FIELDS, VerifyLimits
 from mailgate.mailauth.dkim.signature import (
+    SINGLE,
     HeaderFields,
     Signature,
     SignatureError,
@@ -29,8 +30,6 @@ _NAME = b"dkim-signature"
 _LIMITS = VerifyLimits()
 #: Octets of a signature that tell it from others: 12 characters of b= (RFC 6008 section 4: at least 8).
 _SHOWN = 9
-#: Fields that a message has once (RFC 5322 section 3.6), and that readers show.
-_SINGLE = (b"subject", b"date", b"to", b"cc", b"reply-to", b"sender")
 _WORD = re.compile(rb"[a-z0-9-]{1,32}")
 
 
@@ -147,7 +146,7 @@ class Verification:
         if uncovered:
             reason = f"{uncovered} octets of the body are not signed"
             return "pass" if self._limits.allow_uncovered else "policy", reason
-        several = [name for name in _SINGLE if len(self.header.named(name)) > 1]
+        several = [name for name in SINGLE if len(self.header.named(name)) > 1]
         added = [name.decode() for name in several if 0 < signature.names.count(name) < len(self.header.named(name))]
         if added:
             reason = f"not each {', '.join(added)} is signed"

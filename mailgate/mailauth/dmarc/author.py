@@ -12,15 +12,22 @@ from dataclasses import dataclass
 
 from mailgate.address import Address, AddressError
 
-__all__ = ["MAX_AUTHORS", "MAX_FROM", "Authors", "author_domain", "author_domains"]
+__all__ = ["MAX_AUTHORS", "MAX_FROM", "MAX_MAILBOXES", "Authors", "author_domain", "author_domains"]
 
-#: Domains that are looked at (RFC 9989 section 11.5), and characters of all From fields together that are read.
+#: Domains that are looked at (RFC 9989 section 11.5), and characters and mailboxes of all From fields together that are
+#: read.
 MAX_AUTHORS = 4
 MAX_FROM = 16 * 1024
+MAX_MAILBOXES = 500
 
 _FOLD = re.compile(r"\r?\n(?=[ \t])")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _TOKEN = re.compile(r'[()<>\[\],:;@"\\]|[^()<>\[\],:;@"\\]+')
+#: The beginning of an encoded word. It must not be in an address (RFC 2047 section 5), and programs decode it there all
+#: the same: they then show what it holds.
+_ENCODED = re.compile(r"=\?[^?\s]+\?[BbQq]\?")
+#: What some programs take for the "@" that it looks like.
+_SIGNS = ("@", "=?", "\uff20", "\ufe6b")
 #: What stands for a quoted string: it fits a local part, and no domain.
 _QUOTED = '"'
 
@@ -54,10 +61,10 @@ def author_domains(values: Sequence[str]) -> Authors:
         reader.read(_FOLD.sub("", value))
     domains = tuple(reader.domains)
     if len(domains) > MAX_AUTHORS:
-        reader.complain(f"the From field has {len(domains)} domains")
+        reader.complain(f"the From field has more than {MAX_AUTHORS} domains")
     elif not domains:
         reader.complain("there is no address in the From field")
-    is_nobody = not domains and len(values) == 1 and not any(sign in values[0] for sign in ("@", "=?", "\uff20"))
+    is_nobody = not domains and len(values) == 1 and not any(sign in values[0] for sign in _SIGNS)
     return Authors(domains[:MAX_AUTHORS], reader.problem, is_nobody)
 
 
@@ -106,6 +113,7 @@ class _Reader:
     def __init__(self) -> None:
         self.domains: dict[str, None] = {}
         self.problem = ""
+        self._room = MAX_MAILBOXES
 
     def complain(self, problem: str) -> None:
         """Note a problem; the first one counts."""
@@ -119,6 +127,11 @@ class _Reader:
         self._comment = 0
         self._quoted = self._literal = escaped = False
         for match in _TOKEN.finditer(value):
+            if self._room < 0:
+                self.complain(f"the From field has more than {MAX_MAILBOXES} addresses")
+                return
+            if len(self.domains) > MAX_AUTHORS:
+                return
             part = match[0]
             if escaped:
                 escaped = False
@@ -127,6 +140,8 @@ class _Reader:
                 escaped = part == "\\"
                 self._comment += (part == "(") - (part == ")")
             elif self._quoted:
+                if encoded := _ENCODED.search(part):
+                    self._spec.add(encoded[0])
                 escaped = part == "\\"
                 self._quoted = part != '"'
             elif self._literal:
@@ -140,6 +155,7 @@ class _Reader:
 
     def _begin(self) -> None:
         """Begin a mailbox."""
+        self._room -= 1
         self._outside = _Spec()
         self._angle: _Spec | None = None
         self._had_angle = False
@@ -177,6 +193,7 @@ class _Reader:
         if self._angle is not None or self._had_angle:
             self.complain("the From field has several addresses in one")
             self._take(self._spec)
+        self._room -= 1
         # What stands before it is a name to show, even where it looks like an address.
         self._outside, self._angle, self._had_angle = _Spec(), _Spec(), True
 
@@ -218,6 +235,8 @@ class _Reader:
         local_part = " ".join("".join(spec.pieces[-2]).split()).replace(" .", ".").replace(". ", ".")
         if len(spec.pieces) > 2 or not local_part or " " in local_part:
             self.complain("an address in the From field is malformed")
+        elif _ENCODED.search(local_part):
+            self.complain("an address in the From field has an encoded word in it")
         domain = author_domain("".join(spec.pieces[-1]))
         if domain:
             self.domains[domain] = None

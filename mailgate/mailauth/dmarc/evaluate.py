@@ -172,8 +172,13 @@ def _together(results: Sequence[DmarcResult]) -> DmarcResult:
         return results[0]
     failed = [one for one in results if one.result == "fail"]
     if failed:
-        return max(failed, key=lambda one: STRICTNESS.index(one.policy))
-    for wanted in ("temperror", "permerror", "none"):
+        worst = max(failed, key=lambda one: STRICTNESS.index(one.policy))
+        if worst.policy != "none":
+            return worst
+    for one in results:
+        if one.result == "temperror" and one.may_ask:
+            return one  # nothing is asked for certain, and this owner may ask as soon as it can be told
+    for wanted in ("fail", "temperror", "permerror", "none"):
         for one in results:
             if one.result == wanted:
                 return one

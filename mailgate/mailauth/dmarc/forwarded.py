@@ -16,9 +16,10 @@ def vouching_sealer(arc: ArcResult, result: DmarcResult, is_trusted: Callable[[s
 
     A chain that passes proves who wrote its seals, and nothing about the content before the last of them: with an
     untrusted hop behind it, a trusted seal may stand on another message. So only sealers count behind whom all are
-    trusted. What they tell must be about the same author's domain.
+    trusted. What they tell must be about the same author's domain, and the last of them must have covered what readers
+    are shown of the header.
     """
-    if arc.result != "pass":
+    if arc.result != "pass" or arc.uncovered:
         return ""
     for hop in reversed(arc.sets):
         if not is_trusted(hop.domain):
@@ -33,11 +34,14 @@ def _saw_it_pass(told: str, result: DmarcResult) -> bool:
         found = AuthenticationResults.parse(told)
     except AuthenticationResultsError:
         return False
-    verdicts = [one for one in found.of("dmarc") if one.get("header", "from") is not None]
-    for verdict in verdicts:
-        if author_domain(_domain_of(verdict.get("header", "from"))) == result.domain and verdict.result == "pass":
-            return True
-    return not verdicts and any(_is_aligned(*identity, result) for identity in _identities(found))
+    verdicts = [(one.result, one.get("header", "from")) for one in found.of("dmarc")]
+    ours = {word for word, author in verdicts if author and author_domain(_domain_of(author)) == result.domain}
+    nameless = {word for word, author in verdicts if author is None}
+    if "fail" in ours | nameless:
+        return False
+    if any(author is not None for _, author in verdicts):
+        return "pass" in ours
+    return any(_is_aligned(*identity, result) for identity in _identities(found))
 
 
 def _identities(found: AuthenticationResults) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from zope.interface import implementer
 
 from mailgate.envelope import EnvelopeRecipient
 from mailgate.interfaces import OutcomeKind
-from mailgate.message import AddHeader, Content, Edit, apply_edits, rendered
+from mailgate.message import AddHeader, Content, HeaderEdit, apply_edits, rendered
 from mailgate.mime.recode import RecodeError, Recoding, recoded
 from mailgate.mime.recode import Target as Fit
 from mailgate.relay.attempt import Result
@@ -68,7 +68,7 @@ class Payload:
     pieces: Iterator[tuple[bytes, bool]] | None = None
 
 
-def prepare(content: Content, edits: Sequence[Edit], *, by_chunks: bool = False) -> Payload:
+def prepare(content: Content, edits: Sequence[HeaderEdit], *, by_chunks: bool = False) -> Payload:
     """The content after its edits; UnsendableError where it cannot be sent. `by_chunks` is for BDAT (RFC 3030)."""
     try:
         if not _is_small(content):
@@ -83,7 +83,7 @@ def prepare(content: Content, edits: Sequence[Edit], *, by_chunks: bool = False)
         raise UnsendableError.of(error) from error
 
 
-def convert(content: Content, edits: Sequence[Edit], fit: Fit) -> Payload:
+def convert(content: Content, edits: Sequence[HeaderEdit], fit: Fit) -> Payload:
     """As `prepare`, with the content made fit for the next hop (see `recode`), which is for another thread than the
     reactor's: what it takes goes by the parts of the content, of which a small one may have thousands.
 
@@ -182,7 +182,7 @@ class ContentSender:
         self._failed(UnsendableError.of(error))
 
 
-def _edited(content: Content, edits: Sequence[Edit]) -> tuple[bytes, bool]:
+def _edited(content: Content, edits: Sequence[HeaderEdit]) -> tuple[bytes, bool]:
     """Small content after its edits, of which most are a field or two on top, and whether it is known that all its
     lines are whole."""
     pieces = [content.read()]
@@ -220,7 +220,7 @@ def _whole(header: bytes, recoding: Recoding) -> Iterator[bytes]:
     yield from recoding.body()
 
 
-def _growth(content: Content, edits: Sequence[Edit]) -> int:
+def _growth(content: Content, edits: Sequence[HeaderEdit]) -> int:
     if all(isinstance(edit, AddHeader) for edit in edits):
         return len(apply_edits(b"", edits))
     return len(apply_edits(content.header, edits)) - len(content.header)

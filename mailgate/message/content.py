@@ -1,72 +1,19 @@
-"""A message's content, its header fields, and the edits that are recorded on it (RFC 5322 section 2)."""
+"""The octets of a message: received once, kept in memory or in a file, never changed."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
-from itertools import groupby
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from msgspec import Struct
+from mailgate.message.header import MAX_HEADER, MAX_HEADER_LINES, HeaderField, header_of, split_header
 
-__all__ = [
-    "MAX_HEADER",
-    "AddHeader",
-    "Content",
-    "ContentWriter",
-    "Edit",
-    "HeaderField",
-    "MemoryBudget",
-    "Message",
-    "RemoveHeader",
-    "RenameHeader",
-    "apply_edits",
-    "behind_header",
-    "rendered",
-    "split_header",
-]
-
-#: The largest header section that is looked at, in octets. What is behind it counts as body.
-MAX_HEADER = 256 * 1024
+__all__ = ["Content", "ContentWriter", "MemoryBudget", "Message", "behind_header", "header_problem"]
 
 _CHUNK = 256 * 1024
-_FIELD_NAME = re.compile(rb"[!-9;-~]+")
-#: A field, folded where white space and more follow. What a part gives back nothing else can take. No group takes for
-#: good: before 3.11.5 Python finds nothing then.
-_FIELD = re.compile(rb"[!-9;-~]++:(?:[^\r\n\0]++|\r\n(?=[ \t]++[^ \t\r\n]))*\r\n")
-_NEXT_FIELD = re.compile(rb"\r\n(?![ \t])")
-
-
-class HeaderField(Struct, frozen=True):
-    """One header field as it stands: `raw` holds its octets with folding and the last CRLF."""
-
-    raw: bytes
-
-    @property
-    def name(self) -> str:
-        """The field's name as written; "" where the line is no field."""
-        name = self.raw.partition(b":")[0].rstrip(b" \t")
-        return name.decode("ascii") if _FIELD_NAME.fullmatch(name) and b":" in self.raw else ""
-
-    @property
-    def value(self) -> str:
-        """The unfolded value without surrounding space; octets that are no UTF-8 are replaced."""
-        value = self.raw.partition(b":")[2].replace(b"\r\n", b"")
-        return value.strip(b" \t").decode("utf-8", "replace")
-
-    @classmethod
-    def of(cls, name: str, value: str) -> HeaderField:
-        """A new field; `value` may be folded (CRLF, white space). ValueError where it is not one field."""
-        raw = f"{name}: {value}\r\n".encode()
-        if ":" in name or not _FIELD.fullmatch(raw):
-            raise ValueError(f"not one header field: {name!r}: {value!r}")
-        return cls(raw)
 
 
 class MemoryBudget:
@@ -117,7 +64,7 @@ class Content:
         """The header section, each field with its CRLF; at most MAX_HEADER octets of it."""
         if self._header is None:
             start = self._data if self._data is not None else next(self.chunks(MAX_HEADER), b"")
-            self._header = _header_of(start)
+            self._header = header_of(start)
         return self._header
 
     def chunks(self, size: int = _CHUNK) -> Iterator[bytes]:
@@ -131,6 +78,14 @@ class Content:
         with self._path().open("rb") as file:
             while chunk := file.read(size):
                 yield chunk
+
+    def part(self, start: int, end: int) -> bytes:
+        """The octets from `start` up to `end`, or what there is of them; OSError where the file cannot be read."""
+        if self._data is not None:
+            return self._data[start:end]
+        with self._path().open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
 
     def read(self) -> bytes:
         """All octets at once."""
@@ -223,44 +178,15 @@ class ContentWriter:
         self._first, self._more = b"", bytearray()
 
 
-@dataclass(frozen=True, slots=True)
-class AddHeader:
-    """Put a field at the top of the header section, or at its end. ValueError where it would not be one field."""
-
-    name: str
-    value: str
-    at_end: bool = False
-    raw: bytes = dataclass_field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "raw", HeaderField.of(self.name, self.value).raw)
-
-
-class RemoveHeader(Struct, frozen=True):
-    """Remove every field of this name (case does not matter), or only those whose value is `value`."""
-
-    name: str
-    value: str | None = None
-
-
-class RenameHeader(Struct, frozen=True):
-    """Give every field of this name another name; its value keeps its octets."""
-
-    name: str
-    to: str
-
-
-Edit = AddHeader | RemoveHeader | RenameHeader
-
-
 class Message:
     """Content with its header fields parsed once, on first use: what filters look at."""
 
-    __slots__ = ("_fields", "content")
+    __slots__ = ("_by_name", "_fields", "content")
 
     def __init__(self, content: Content) -> None:
         self.content = content
         self._fields: list[HeaderField] | None = None
+        self._by_name: dict[str, list[HeaderField]] | None = None
 
     @property
     def fields(self) -> list[HeaderField]:
@@ -271,55 +197,12 @@ class Message:
 
     def values(self, name: str) -> list[str]:
         """The unfolded values of every field of this name; case does not matter."""
-        wanted = name.lower()
-        return [field.value for field in self.fields if field.name.lower() == wanted]
-
-
-def split_header(header: bytes) -> list[HeaderField]:
-    """The fields of a header section, first to last; lines that are no field come out with an empty name."""
-    fields: list[HeaderField] = []
-    start = 0
-    for match in _NEXT_FIELD.finditer(header):
-        fields.append(HeaderField(header[start : match.end()]))
-        start = match.end()
-    if start < len(header):
-        fields.append(HeaderField(header[start:] + b"\r\n"))
-    return fields
-
-
-def apply_edits(header: bytes, edits: Sequence[Edit]) -> bytes:
-    """The header section after the edits, in their order. Fields that no edit names keep their octets."""
-    top = b""
-    fields: list[HeaderField] | None = None
-    # Removals that follow one another are made in one go: there may be as many as the message has fields.
-    for removes, group in groupby(edits, _is_removal):
-        if removes:
-            fields = split_header(top + header) if fields is None else fields
-            fields = list(_without(fields, group))
-            continue
-        for edit in group:
-            if isinstance(edit, AddHeader):
-                raw = edit.raw
-                if not edit.at_end and fields is None:
-                    top = raw + top
-                    continue
-                fields = split_header(top + header) if fields is None else fields
-                fields.insert(len(fields) if edit.at_end else 0, HeaderField(raw))
-            elif isinstance(edit, RenameHeader):
-                fields = split_header(top + header) if fields is None else fields
-                fields = list(_renamed(fields, edit))
-    return top + header if fields is None else b"".join(field.raw for field in fields)
-
-
-def rendered(content: Content, edits: Sequence[Edit]) -> Iterator[bytes]:
-    """The octets that are sent on: the edited header section, then the rest as it came."""
-    if all(isinstance(edit, AddHeader) and not edit.at_end for edit in edits):
-        # Fields on top need no parsing: this is the common case and the fast one.
-        yield apply_edits(b"", edits)
-        yield from content.chunks()
-        return
-    yield apply_edits(content.header, edits)
-    yield from behind_header(content)
+        found = self._by_name
+        if found is None:
+            found = self._by_name = {}
+            for field in self.fields:
+                found.setdefault(field.name.lower(), []).append(field)
+        return [field.value for field in found.get(name.lower(), ())]
 
 
 def behind_header(content: Content) -> Iterator[bytes]:
@@ -331,41 +214,18 @@ def behind_header(content: Content) -> Iterator[bytes]:
         skip = max(0, skip - len(chunk))
 
 
-def _is_removal(edit: Edit) -> bool:
-    return isinstance(edit, RemoveHeader)
-
-
-def _without(fields: Iterable[HeaderField], edits: Iterable[Edit]) -> Iterator[HeaderField]:
-    """The fields that none of these removals is about."""
-    whole: set[str] = set()
-    some: dict[str, set[str]] = {}
-    for edit in edits:
-        if isinstance(edit, RemoveHeader):
-            if edit.value is None:
-                whole.add(edit.name.lower())
-            else:
-                some.setdefault(edit.name.lower(), set()).add(edit.value)
-    for field in fields:
-        name = field.name.lower()
-        if name not in whole and (name not in some or field.value not in some[name]):
-            yield field
-
-
-def _renamed(fields: Iterable[HeaderField], edit: RenameHeader) -> Iterator[HeaderField]:
-    name = edit.name.lower()
-    for field in fields:
-        if field.name.lower() != name:
-            yield field
-        else:
-            yield HeaderField(edit.to.encode("ascii") + b":" + field.raw.partition(b":")[2])
-
-
-def _header_of(start: bytes) -> bytes:
-    if start.startswith(b"\r\n"):
-        return b""
-    end = start.find(b"\r\n\r\n", 0, MAX_HEADER)
-    if end >= 0:
-        return start[: end + 2]
-    if len(start) < MAX_HEADER:
-        return start
-    return start[: start.rfind(b"\r\n", 0, MAX_HEADER) + 2]
+def header_problem(content: Content) -> str:
+    """Why other programs may find other fields in the header section than we do, or more than anybody wants to look at;
+    "" for honest mail. OSError where the content's file cannot be read.
+    """
+    header = content.header
+    if len(header) < content.size:
+        start = content.part(0, len(header) + 2)
+        if not start.startswith(b"\r\n", len(header)):
+            return f"the header section has more than {MAX_HEADER} octets"
+    lines = header.count(b"\r\n")
+    if lines > MAX_HEADER_LINES:
+        return f"the header section has more than {MAX_HEADER_LINES} lines"
+    if not content.is_whole_lines and (header.count(b"\n") != lines or header.count(b"\r") != lines or b"\0" in header):
+        return "the header section holds a bare CR or LF, or a NUL"
+    return ""

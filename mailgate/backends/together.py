@@ -9,6 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mailgate.backends.questions import BackendError
+
 __all__ = ["Together"]
 
 K = TypeVar("K", bound=Hashable)
@@ -47,7 +49,7 @@ class Together(Generic[K, T]):
 
     def _answer(self, outcome: T | Failure, key: K) -> None:
         waiting = self._waiting.pop(key)
-        if isinstance(outcome, Failure) and not waiting:
+        if isinstance(outcome, Failure) and not waiting and not outcome.check(BackendError):
             _log.failure("a question failed that nobody waits for", outcome)
         for one in waiting:
             # a failure is its own for each: whoever handles it may change it

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
-from mailgate.recipients.together import Together
+from mailgate.backends.questions import BackendError
+from mailgate.backends.together import Together
+from tests.unit.relaying import failures_logged
 from tests.unit.remote_peer import failure_of, is_waiting, outcome
 
 
@@ -68,3 +71,12 @@ def test_a_question_may_be_begun_that_nobody_waits_for() -> None:
     assert work.begun == 1
     work.answer.callback(7)
     assert outcome(asked) == 7
+
+
+@pytest.mark.parametrize(("error", "told"), [(BackendError("away"), 0), (ValueError("x"), 1)])
+def test_an_outage_that_nobody_waits_for_is_no_error_in_the_log(error: Exception, told: int) -> None:
+    together, work = Together[str, int](), Work()
+    together.ask("a", work).addErrback(lambda _: None).cancel()
+    with failures_logged() as logged:
+        work.answer.errback(error)
+    assert len(logged) == told

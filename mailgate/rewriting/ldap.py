@@ -1,0 +1,49 @@
+"""`[aliases.NAME]` of kind ldap: entries of a directory say what an address stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from mailgate.backends.ldap_connection import Attributes
+from mailgate.backends.ldap_names import FilterTemplate
+from mailgate.backends.ldap_search import DirectorySearch
+from mailgate.backends.places import PLACES
+from mailgate.config.aliases import LdapAliases
+from mailgate.rewriting.asked import AskedAliases, bounded
+from mailgate.rewriting.source import AliasTools
+
+__all__ = ["build"]
+
+#: Entries that one address may have.
+_MOST = 100
+_PREFIX = "smtp:"
+
+
+def build(section: LdapAliases, name: str, tools: AliasTools) -> AskedAliases:
+    """See `mailgate.rewriting.source`."""
+    return AskedAliases(_Entries(section, tools), section, name, tools)
+
+
+class _Entries:
+    """Searches the entries of one address."""
+
+    whom = "the directory"
+
+    def __init__(self, section: LdapAliases, tools: AliasTools) -> None:
+        template = FilterTemplate(section.filter, PLACES)
+        self._names = [name.lower().encode() for name in section.attributes]
+        self._search = DirectorySearch(section, tools.reactor, template, section.attributes, most=_MOST, cuts=False)
+
+    async def find(self, values: Mapping[str, str]) -> tuple[str, ...] | None:
+        return bounded(self._targets(await self._search.find(values)))
+
+    def close(self) -> None:
+        self._search.close()
+
+    def _targets(self, entries: Iterable[Attributes]) -> Iterator[str]:
+        for attributes in entries:
+            for name, values in attributes.items():
+                if name.partition(b";")[0] in self._names:
+                    for value in values:
+                        text = value.decode("utf-8", "replace").strip()
+                        yield text[len(_PREFIX) :] if text[: len(_PREFIX)].lower() == _PREFIX else text
