@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from mailgate.message.header import MAX_HEADER, MAX_HEADER_LINES, HeaderField, header_of, split_header
+from mailgate.message.header import (
+    MAX_HEADER,
+    MAX_HEADER_LINES,
+    HeaderField,
+    begins_with_field,
+    header_of,
+    split_header,
+)
 
 __all__ = ["Content", "ContentWriter", "MemoryBudget", "Message", "behind_header", "header_problem"]
 
@@ -219,13 +226,11 @@ def header_problem(content: Content) -> str:
     "" for honest mail. OSError where the content's file cannot be read.
     """
     header = content.header
-    if len(header) < content.size:
-        start = content.part(0, len(header) + 2)
-        if not start.startswith(b"\r\n", len(header)):
-            return f"the header section has more than {MAX_HEADER} octets"
     lines = header.count(b"\r\n")
-    if lines > MAX_HEADER_LINES:
-        return f"the header section has more than {MAX_HEADER_LINES} lines"
     if not content.is_whole_lines and (header.count(b"\n") != lines or header.count(b"\r") != lines or b"\0" in header):
         return "the header section holds a bare CR or LF, or a NUL"
-    return ""
+    is_cut = len(header) < content.size and content.part(len(header), len(header) + 2) != b"\r\n"
+    if not (is_cut or lines > MAX_HEADER_LINES) or not begins_with_field(header):
+        return ""  # text without any header, as simple programs send it, is a body to everybody
+    most = f"{MAX_HEADER} octets" if is_cut else f"{MAX_HEADER_LINES} lines"
+    return f"the header section has more than {most}"

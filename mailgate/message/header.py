@@ -6,7 +6,7 @@ import re
 
 from msgspec import Struct
 
-__all__ = ["MAX_HEADER", "MAX_HEADER_LINES", "HeaderField", "header_of", "split_header"]
+__all__ = ["MAX_HEADER", "MAX_HEADER_LINES", "HeaderField", "begins_with_field", "header_of", "split_header"]
 
 #: The largest header section that is looked at, in octets. What is behind it counts as body.
 MAX_HEADER = 256 * 1024
@@ -17,6 +17,7 @@ _FIELD_NAME = re.compile(rb"[!-9;-~]+")
 #: A field, folded where white space and more follow. What a part gives back nothing else can take. No group takes for
 #: good: before 3.11.5 Python finds nothing then.
 _FIELD = re.compile(rb"[!-9;-~]++:(?:[^\r\n\0]++|\r\n(?=[ \t]++[^ \t\r\n]))*\r\n")
+_FIELD_BEGIN = re.compile(rb"[!-9;-~]++[ \t]*+:")
 _NEXT_FIELD = re.compile(rb"\r\n(?![ \t])")
 
 
@@ -56,6 +57,11 @@ def split_header(header: bytes) -> list[HeaderField]:
     if start < len(header):
         fields.append(HeaderField(header[start:] + b"\r\n"))
     return fields
+
+
+def begins_with_field(octets: bytes) -> bool:
+    """Whether the first line is a header field."""
+    return _FIELD_BEGIN.match(octets) is not None
 
 
 def header_of(start: bytes) -> bytes:

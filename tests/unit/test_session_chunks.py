@@ -128,7 +128,8 @@ def test_binary_content_has_any_octets(make_stand: MakeStand) -> None:
 
 
 @pytest.mark.parametrize(
-    "header", [b"X: 1\nFrom: <boss@bank.example>\r\n", b"X: 1\rFrom: <b@c.example>\r\n", b"X: \0\r\n"]
+    "header",
+    [b"X: 1\nFrom: <a@b.example>\r\n", b"X: 1\rFrom: <a@b.example>\r\n", b"X: \0\r\n", b" \nFrom: <a@b.example>\r\n"],
 )
 def test_the_header_of_binary_content_has_lines_all_the_same(make_stand: MakeStand, header: bytes) -> None:
     """Others would find fields there that no filter has seen."""
