@@ -81,12 +81,13 @@ class Options(Section):
     "dnsbl.zen.spamhaus.org", if that has none of its own. The same word counts once in a mail. Points that filters
     give by themselves (reputation) are added.
 
-    Weights, if not given: arc.fail 0.5, dkim.fail 0.5, dkim.pass -0.2, dkim.permerror 0.5, dmarc.fail 1,
-    dmarc.fail.quarantine 3, dmarc.fail.reject 4, dmarc.override.mailing_list -3, dmarc.override.trusted_forwarder -3,
-    dmarc.pass -0.5, dmarc.permerror 0.5, dnsbl 3, dnswl -2, fcrdns.dynamic 2, fcrdns.fail 1, fcrdns.permerror 1,
-    helo.bare_ip 1.5, helo.invalid 1, helo.literal 0.5, helo.mismatch 0.5, helo.own_domain 2, helo.single_label 1,
-    helo.unresolvable 1, resolvable.bogus_mx 3, resolvable.dead_mx 3, resolvable.literal 1, resolvable.no_host 3,
-    resolvable.null_mx 3, resolvable.unknown 3, spf.fail 2.5, spf.helo.fail 1.5, spf.none 0.5, spf.pass -0.2,
+    Weights, if not given: arc.fail 0.5, clamav.suspected 3, dkim.fail 0.5, dkim.pass -0.2, dkim.permerror 0.5,
+    dmarc.fail 1, dmarc.fail.quarantine 3, dmarc.fail.reject 4, dmarc.override.mailing_list -3,
+    dmarc.override.trusted_forwarder -3, dmarc.pass -0.5, dmarc.permerror 0.5, dnsbl 3, dnswl -2, fcrdns.dynamic 2,
+    fcrdns.fail 1, fcrdns.permerror 1, helo.bare_ip 1.5, helo.invalid 1, helo.literal 0.5, helo.mismatch 0.5,
+    helo.own_domain 2, helo.single_label 1, helo.unresolvable 1, resolvable.bogus_mx 3, resolvable.dead_mx 3,
+    resolvable.literal 1, resolvable.no_host 3, resolvable.null_mx 3, resolvable.unknown 3, rspamd.add-header 4,
+    rspamd.rewrite-subject 4, spamassassin.spam 4, spf.fail 2.5, spf.helo.fail 1.5, spf.none 0.5, spf.pass -0.2,
     spf.permerror 1, spf.softfail 1.5.
 
     It stands behind all filters whose results it is to weigh.

@@ -23,6 +23,7 @@ _FACT = re.compile(r"[a-z0-9_-]{1,255}(?:\.[a-z0-9_-]{1,255}){0,30}")
 DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType(
     {
         "arc.fail": 0.5,
+        "clamav.suspected": 3.0,
         "dkim.fail": 0.5,
         "dkim.pass": -0.2,
         "dkim.permerror": 0.5,
@@ -52,6 +53,9 @@ DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType(
         "resolvable.no_host": 3.0,
         "resolvable.null_mx": 3.0,
         "resolvable.unknown": 3.0,
+        "rspamd.add-header": 4.0,
+        "rspamd.rewrite-subject": 4.0,
+        "spamassassin.spam": 4.0,
         "spf.fail": 2.5,
         "spf.helo.fail": 1.5,
         "spf.none": 0.5,

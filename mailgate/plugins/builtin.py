@@ -7,8 +7,12 @@ from mailgate.pipeline.registry import FilterMaker
 __all__ = [
     "access",
     "arc",
+    "attachments",
     "authentication_results",
     "banner",
+    "clamav",
+    "command",
+    "dedupe",
     "dkim",
     "dmarc",
     "dnsbl",
@@ -18,14 +22,21 @@ __all__ = [
     "geo",
     "greylist",
     "headers",
+    "headers_check",
     "helo",
+    "http",
+    "milter",
     "rate_limit",
     "recipients",
     "reputation",
     "resolvable",
+    "rspamd",
     "score",
+    "signatures",
+    "spamassassin",
     "spf",
     "tarpit",
+    "uribl",
 ]
 
 # the connection
@@ -47,14 +58,31 @@ resolvable = FilterMaker("resolvable", "mailgate.filters.resolvable", "refuses s
 spf = FilterMaker("spf", "mailgate.filters.spf", "asks whether the client may send mail for the sender's domain")
 # the message
 arc = FilterMaker("arc", "mailgate.filters.arc", "verifies the chain of those that handed a message on")
+attachments = FilterMaker(
+    "attachments", "mailgate.filters.attachments", "judges attachments by what they are, in archives too"
+)
 authentication_results = FilterMaker(
     "authentication-results", "mailgate.filters.authentication_results", "tells what was found out about a message"
 )
 banner = FilterMaker("banner", "mailgate.filters.banner", "puts a text above or below what the sender wrote")
+clamav = FilterMaker("clamav", "mailgate.filters.clamav", "has clamd look for viruses, and refuses what it finds")
+command = FilterMaker("command", "mailgate.filters.command", "asks a command of the site's own, in any language")
+dedupe = FilterMaker("dedupe", "mailgate.filters.dedupe", "finds messages that come again, or go in circles")
 dkim = FilterMaker("dkim", "mailgate.filters.dkim", "verifies the DKIM signatures of messages")
 dmarc = FilterMaker("dmarc", "mailgate.filters.dmarc", "does with forged mail what the owner of its domain asks")
 edit_headers = FilterMaker(
     "edit-headers", "mailgate.filters.edit_headers", "adds, replaces, removes and tags header fields by rule"
 )
 headers = FilterMaker("headers", "mailgate.filters.headers", "adds the Received field, and what a message lacks")
+headers_check = FilterMaker(
+    "headers-check", "mailgate.filters.headers_check", "checks header fields, forged names and look-alike domains"
+)
+http = FilterMaker("http", "mailgate.filters.http", "asks a service of your own about each message")
+milter = FilterMaker("milter", "mailgate.filters.milter", "asks a milter that the site already has")
+rspamd = FilterMaker("rspamd", "mailgate.filters.rspamd", "asks rspamd about each message, and does what it says")
 score = FilterMaker("score", "mailgate.filters.score", "weighs what all filters have found; tags, quarantines, refuses")
+signatures = FilterMaker("signatures", "mailgate.filters.signatures", "looks for strings and patterns in messages")
+spamassassin = FilterMaker(
+    "spamassassin", "mailgate.filters.spamassassin", "has SpamAssassin count what looks like spam"
+)
+uribl = FilterMaker("uribl", "mailgate.filters.uribl", "asks lists in DNS about the domains that links lead to")

@@ -1,0 +1,95 @@
+"""What runs in a worker process: it reads questions, answers them one after another, and ends with its input.
+
+It has no network to speak to, may write no file and start no program, and gives itself limits of memory and of CPU time
+that the kernel keeps. Started as `python -m mailgate.content.inside MEMORY CPU` (octets, seconds a question).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import sys
+from typing import BinaryIO, Protocol
+
+import msgspec
+
+from mailgate.content.frames import frame
+from mailgate.content.models import Examination, Problem, Question
+
+__all__ = ["main", "serve"]
+
+#: prctl(2): this process and what it starts never get more rights.
+_NO_NEW_PRIVILEGES = 38
+_NICE = 10
+
+
+class _Answers(Protocol):
+    def answer(self, question: Question) -> Examination: ...
+
+
+def serve(questions: BinaryIO, answers: BinaryIO, examiner: _Answers, cpu: int = 0) -> None:
+    """Answer until the questions end. An error of the examination is an answer too; one of the pipes is not."""
+    decoder = msgspec.msgpack.Decoder(Question)
+    encoder = msgspec.msgpack.Encoder()
+    while len(length := _exactly(questions, 4)) == 4:
+        data = _exactly(questions, int.from_bytes(length, "big"))
+        if cpu:
+            _allow_cpu(cpu)
+        try:
+            found = examiner.answer(decoder.decode(data))
+        except MemoryError:
+            found = Examination(failure=Problem("memory"))
+        except Exception as error:  # whatever hostile octets may lead a library to
+            found = Examination(failure=Problem("error", f"{type(error).__name__}: {error}"[:200]))
+        answers.write(frame(encoder.encode(found)))
+        answers.flush()
+
+
+def main() -> None:
+    """The process."""
+    memory, cpu = int(sys.argv[1]), int(sys.argv[2])
+    # Standard output is for answers; what a library prints must not get between them.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    from mailgate.content.examine import Examiner  # loads native libraries
+
+    examiner = Examiner()
+    _confine(memory)
+    answers.write(frame(b""))
+    answers.flush()
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(sys.stdin.buffer, answers, examiner, cpu)
+
+
+def _exactly(source: BinaryIO, size: int) -> bytes:
+    return source.read(size) if size else b""
+
+
+def _confine(memory: int) -> None:
+    for limit, value in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 32),
+        (resource.RLIMIT_NPROC, 0),
+    ):
+        with contextlib.suppress(ValueError, OSError):  # what is lower already stays
+            resource.setrlimit(limit, (value, value))
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+
+
+def _allow_cpu(seconds: int) -> None:
+    """Let this question have so much CPU time; the kernel ends the process beyond it."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    used = int(usage.ru_utime + usage.ru_stime)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (used + seconds + 1, hard))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""clamd: INSTREAM, as clamd(8) describes it. One command a connection, which clamd closes after its answer."""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+
+from mailgate.message import Content
+from mailgate.scanners.pool import ScannerError
+from mailgate.scanners.sending import Pieces
+
+__all__ = ["Scan", "Scanned"]
+
+#: Octets of an answer; the name of a virus is the longest part of it.
+_LARGEST = 4096
+_LONGEST_NAME = 200
+_TOO_LARGE = "INSTREAM size limit exceeded. ERROR"
+_FOUND = re.compile(r"stream: ([!-~]+)(?: [ -~]*)? FOUND")
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What clamd says: `virus` is the name of the first that was found, "" for none; `is_too_large`: the content has
+    more octets than clamd takes (StreamMaxLength), and was not looked at."""
+
+    virus: str = ""
+    is_too_large: bool = False
+
+
+class Scan:
+    """A question about the octets of a message as they are: clamd finds the parts in them itself."""
+
+    largest = _LARGEST
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+
+    def pieces(self) -> Pieces:
+        """The command, then each piece with its length before it, then the length 0."""
+        yield b"zINSTREAM\0"
+        for chunk in self._content.chunks():
+            if chunk:
+                yield struct.pack("!L", len(chunk))
+                yield chunk
+        yield bytes(4)
+
+    def read(self, answer: bytes, was_sent: bool) -> Scanned:
+        """The result; ScannerError for errors, half an answer, two, and one to a part of the content only."""
+        if not answer:
+            raise ScannerError("clamd has closed without an answer")
+        text, end, more = answer.partition(b"\0")
+        line = text.decode("utf-8", "replace").strip()
+        if not end or more:
+            raise ScannerError(f"no answer of clamd's: {_shown(line)}")
+        if line == _TOO_LARGE:
+            return Scanned(is_too_large=True)
+        if not was_sent:
+            raise ScannerError(f"clamd answers before it has everything: {_shown(line)}")
+        if line == "stream: OK":
+            return Scanned()
+        if match := _FOUND.fullmatch(line):
+            return Scanned(match[1][:_LONGEST_NAME])
+        raise ScannerError(f"clamd answers {_shown(line)}")
+
+
+def _shown(line: str) -> str:
+    return ascii(line[:_LONGEST_NAME])

@@ -1,0 +1,108 @@
+"""The filter http and a service behind HTTP and HTTPS: what it is told, whose certificate is believed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import threading
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scanner_parts import ask, mail
+from secured import Trust
+
+HAM, BAD = mail(b"hello\r\n"), mail(b"bad " * 100_000 + b"\r\n")
+
+
+class Service:
+    """Refuses what has "bad" in it; `told` is what it was asked."""
+
+    def __init__(self, identity: Path | None = None) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.tokens: set[str | None] = set()
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                service.told.append(told)
+                service.tokens.add(self.headers["Authorization"])
+                is_bad = b"bad" in b64decode(told["content"] or "")
+                answer = {"verdict": "reject", "text": "No"} if is_bad else {"verdict": "continue", "points": 1}
+                body = json.dumps(answer).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's name
+                """Quietly."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # handshakes that fail are meant to
+        self.port = self._server.server_address[1]
+        if identity is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(identity)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Service]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(identity: Path | None = None) -> Service:
+            service = Service(identity)
+            stack.callback(service.close)
+            return service
+
+        yield start
+
+
+def test_the_service_decides(serve: Callable[..., Service], tmp_path: Path) -> None:
+    service = serve()
+    (tmp_path / "token").write_text("abc\n")
+    options = {"urls": [f"http://127.0.0.1:{service.port}/judge"], "content": "base64"}
+    ham, bad = ask("http", options | {"token_file": tmp_path / "token"}, HAM, BAD)
+    assert (ham["verdict"], ham["facts"]) == ("continue", ["http.continue"])
+    assert bad["reply"] == "550 5.7.1 No"
+    assert [b64decode(one["content"]) for one in service.told] == [HAM, BAD]
+    assert service.tokens == {"Bearer abc"}
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_a_certificate_of_the_right_authority_and_name_is_believed(
+    serve: Callable[..., Service], tmp_path: Path, host: str
+) -> None:
+    trust = Trust.new(tmp_path / "trust")
+    service = serve(trust.issue("localhost", "127.0.0.1"))
+    options = {"urls": [f"https://{host}:{service.port}/"], "ca": trust.ca, "content": "base64"}
+    answers = ask("http", options, HAM, BAD)
+    assert [one.get("verdict") for one in answers] == ["continue", "reject"], answers
+
+
+@pytest.mark.parametrize("wrong", ["name", "authority", "no authority"])
+def test_others_are_not_and_are_told_nothing(serve: Callable[..., Service], tmp_path: Path, wrong: str) -> None:
+    trust = Trust.new(tmp_path / "trust")
+    service = serve(trust.issue("other.test" if wrong == "name" else "localhost"))
+    ca = {"name": trust.ca, "authority": Trust.new(tmp_path / "another").ca, "no authority": None}[wrong]
+    options = {"urls": [f"https://localhost:{service.port}/"]} | ({"ca": ca} if ca else {})
+    (one,) = ask("http", options, HAM)
+    assert one["failure"].startswith("ScannerError: ")
+    assert service.told == []
