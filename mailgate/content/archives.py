@@ -7,7 +7,6 @@ disk by name, and some filters run programs.
 from __future__ import annotations
 
 import ctypes
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,17 +20,26 @@ from mailgate.content.fields import clean_name, decode_octets
 from mailgate.content.kinds import ARCHIVES, COMPRESSED
 from mailgate.content.models import Limits, Member
 from mailgate.content.office import OLE_MAGIC, OOXML_CONTENTS, ole_marks, package_marks, pdf_marks, rtf_marks
+from mailgate.content.tnef import SIGNATURE as TNEF
+from mailgate.content.tnef import tnef_files
+from mailgate.content.zips import is_zip, plain_zip, zip_names
 
 __all__ = ["Unpacker"]
 
 _FORMATS = ("zip", "7zip", "rar", "rar5", "tar", "cpio", "ar", "cab", "lha", "iso9660", "xar")
+_OTHERS = _FORMATS[1:]
 _FILTERS = ("gzip", "bzip2", "xz", "lzma", "lzip", "compress", "zstd", "lz4")
 #: What an archive may unpack to whatever its size: small files are packed well.
 _FREE = 1024 * 1024
 #: Octets of a member that are read at a time, and characters of a path that are kept.
 _LONGEST_PATH = 500
-#: The fixed part of a local header, and of an entry of the central directory, of ZIP (APPNOTE 4.3.7, 4.3.12).
-_LOCAL, _CENTRAL = struct.Struct("<4x2xH10xI4xHH"), struct.Struct("<4x4xH18xHHH")
+#: How archives begin that programs find behind other octets too, and how many of those places are tried.
+_BEGINNINGS = (
+    ("zip", b"PK\x03\x04", ("zip",)),
+    ("rar", b"Rar!\x1a\x07", ("rar", "rar5")),
+    ("7z", b"7z\xbc\xaf\x27\x1c", ("7zip",)),
+)
+_MOST_PLACES = 3
 
 _is_encrypted = ffi.libarchive.archive_entry_is_encrypted
 _is_encrypted.argtypes, _is_encrypted.restype = [ctypes.c_void_p], ctypes.c_int
@@ -52,7 +60,7 @@ class _Opened:
 
 class Unpacker:
     """Unpacks for one message. `members` is what was found; `note` is told of limits that were reached; `found` is
-    given what each member holds."""
+    given the name of each member and what it holds."""
 
     def __init__(
         self,
@@ -60,12 +68,14 @@ class Unpacker:
         type_of: Callable[[bytes], str],
         note: Callable[[str], None],
         spend: Callable[[int], bool],
+        found: Callable[[str, bytes], None],
     ) -> None:
         self.members: list[Member] = []
         self._limits = limits
         self._type_of = type_of
         self._note = note
         self._spend = spend
+        self._found = found
         self._count = 0
 
     def marks(self, part: int, data: bytes, types: list[str], name: str) -> list[str]:
@@ -83,28 +93,86 @@ class Unpacker:
             marks |= set(pdf_marks(data))
         elif data[:5].lower() == b"{\\rtf"[:5]:
             marks |= set(rtf_marks(data))
+        elif data[:4] == TNEF:
+            marks |= self._tnef(part, data, path, depth)
+        # One file may be archives of several kinds, and which one it is depends on the program that opens it.
         is_archive = any(one in ARCHIVES for one in types)
-        if is_archive or b"PK\x05\x06" in data or data[:4] == b"PK\x03\x04":
-            marks |= self._open(part, data, types, name, path, depth, is_sure=is_archive)
+        is_sure = is_archive and is_zip(data)
+        if is_zip(data) or b"PK\x05\x06" in data:
+            marks |= self._open(part, plain_zip(data), types, name, path, depth, ("zip",), is_sure=is_sure)
+        if is_archive and not is_sure:
+            marks |= self._open(part, data, types, name, path, depth, _OTHERS, is_sure=True)
+        for kind, beginning, formats in _BEGINNINGS:
+            is_called = kind != "zip" and name.lower().endswith(f".{kind}")
+            if "archive" not in marks or is_called:
+                marks |= self._behind(part, data, name, path, depth, beginning, formats)
         return marks
 
+    def _behind(
+        self, part: int, data: bytes, name: str, path: str, depth: int, beginning: bytes, formats: tuple[str, ...]
+    ) -> set[str]:
+        """An archive that begins somewhere in the octets."""
+        at = 0
+        for _ in range(_MOST_PLACES):
+            at = data.find(beginning, at + 1)
+            if at < 0:
+                break
+            marks = self._open(part, plain_zip(data[at:]), [], name, path, depth, formats, is_sure=False)
+            if marks:
+                return marks
+        return set()
+
+    def _tnef(self, part: int, data: bytes, path: str, depth: int) -> set[str]:
+        if depth > self._limits.depth:
+            self._note("depth")
+            return {"archive", "unread"}
+        opened = _Opened()
+        try:
+            for names, content in tnef_files(data):
+                if not self._spend(len(content)):
+                    raise _BeyondError
+                self._name(opened, names[0] if names else "message")
+                self._add(opened, part, names[0] if names else "message", content, set(), path, depth)
+                for other in dict.fromkeys(names[1:]):
+                    self._name(opened, other)
+                    self._add(opened, part, other, b"", {"hidden"}, path, depth)
+        except ValueError:
+            opened.marks |= {"broken"}
+        return opened.marks | {"archive", "tnef"}
+
     def _open(
-        self, part: int, data: bytes, types: list[str], name: str, path: str, depth: int, *, is_sure: bool
+        self,
+        part: int,
+        data: bytes,
+        types: list[str],
+        name: str,
+        path: str,
+        depth: int,
+        formats: tuple[str, ...],
+        *,
+        is_sure: bool,
     ) -> set[str]:
         if depth > self._limits.depth:
             self._note("depth")
             return {"archive", "unread"}
         opened = _Opened()
         allowance = max(_FREE, self._limits.ratio * len(data))
-        is_single = any(one in COMPRESSED for one in types)
+        is_single = is_sure and any(one in COMPRESSED for one in types)
         try:
-            with _archive(data, is_single) as archive:
+            with _archive(data, (*formats, "raw") if is_single else formats) as archive:
                 self._read(archive, opened, part, name, path, depth, allowance)
         except ArchiveError as error:
             text = str(error).lower()
-            opened.marks.add("encrypted" if "encrypt" in text or "passphrase" in text else "broken")
-        self._hidden(data, opened, part, path, depth)
-        if not is_sure and not opened.names:
+            if "encrypt" in text or "passphrase" in text:
+                opened.marks.add("encrypted")
+            elif is_sure:
+                opened.marks.add("broken")
+        if "zip" in formats:
+            self._hidden(data, opened, part, path, depth)
+        elif (full := _gzip_name(data)) and full not in opened.names:
+            self._name(opened, full)
+            self._add(opened, part, full, b"", {"hidden"}, path, depth)
+        if not is_sure and not opened.names and "encrypted" not in opened.marks:
             return set()
         return opened.marks | set(package_marks(opened.names, opened.contents)) | {"archive"}
 
@@ -128,7 +196,7 @@ class Unpacker:
                 data, fault = self._octets(entry, allowance)
                 allowance -= len(data)
                 if fault:
-                    marks.add("encrypted" if "passphrase" in fault or "encrypt" in fault else "unread")
+                    marks.add("encrypted" if "passphrase" in fault or "encrypt" in fault else "damaged")
             self._add(opened, part, full, data, marks, path, depth)
         if _has_encrypted(pointer) > 0:
             opened.marks.add("encrypted")
@@ -159,6 +227,7 @@ class Unpacker:
         self.members.append(Member(part, where[-_LONGEST_PATH:], clean_name(full), depth))
         try:
             if data:
+                self._found(full, data)
                 marks |= self._look(part, data, types, full, where[-_LONGEST_PATH:], depth + 1)
         except _BeyondError:
             marks |= {"archive", "unread"}
@@ -177,10 +246,10 @@ class Unpacker:
 
     def _hidden(self, data: bytes, opened: _Opened, part: int, path: str, depth: int) -> None:
         """Names that are in one of the two tables of a ZIP only: programs differ in which one they believe."""
-        if b"PK\x03\x04" not in data[:4] and b"PK\x05\x06" not in data:
+        if not is_zip(data) and b"PK\x05\x06" not in data:
             return
         known = {name.rstrip("/") for name in opened.names}
-        for full, is_encrypted in _zip_names(data, self._limits.parts):
+        for full, is_encrypted in zip_names(data, self._limits.parts):
             if full.rstrip("/") in known or full.endswith("/"):
                 continue
             known.add(full)
@@ -197,15 +266,13 @@ class Unpacker:
 
 
 @contextmanager
-def _archive(data: bytes, is_single: bool) -> Iterator[ArchiveRead]:
+def _archive(data: bytes, formats: tuple[str, ...]) -> Iterator[ArchiveRead]:
     pointer = ffi.read_new()
     try:
         for name in (*_FILTERS, "none"):
             ffi.get_read_filter_function(name)(pointer)
-        for name in _FORMATS:
+        for name in formats:
             ffi.get_read_format_function(name)(pointer)
-        if is_single:
-            ffi.get_read_format_function("raw")(pointer)
         ffi.read_open_memory(pointer, ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data))
         yield ArchiveRead(pointer)
     finally:
@@ -229,31 +296,10 @@ def _inner_name(name: str) -> str:
     return stem if dot else f"{name or 'data'}.unpacked"
 
 
-def _zip_names(data: bytes, most: int) -> Iterator[tuple[str, bool]]:
-    """The names before the files, and those in the table behind them, and whether the file is encrypted."""
-    at = 0
-    for _ in range(most):
-        if data[at : at + 4] != b"PK\x03\x04" or at + 30 > len(data):
-            break
-        flags, packed, length, extra = _LOCAL.unpack_from(data, at)
-        yield from _zip_name(data[at + 30 : at + 30 + length], flags)
-        at += 30 + length + extra + packed
-        if flags & 8 and not packed:  # its size stands behind it
-            at = data.find(b"PK\x03\x04", at)
-            if at < 0:
-                break
-    end = data.rfind(b"PK\x05\x06")
-    is_whole = 0 <= end <= len(data) - 20
-    at = int.from_bytes(data[end + 16 : end + 20], "little") if is_whole else data.find(b"PK\x01\x02")
-    for _ in range(most):
-        if data[at : at + 4] != b"PK\x01\x02" or at + 46 > len(data):
-            break
-        flags, length, extra, comment = _CENTRAL.unpack_from(data, at)
-        yield from _zip_name(data[at + 46 : at + 46 + length], flags)
-        at += 46 + length + extra + comment
-
-
-def _zip_name(name: bytes, flags: int) -> Iterator[tuple[str, bool]]:
-    if 0 < len(name) <= _LONGEST_PATH:
-        text = decode_octets(name, "utf-8" if flags & 0x800 else "cp437")
-        yield text.replace("\\", "/"), bool(flags & 1)
+def _gzip_name(data: bytes) -> str:
+    """The name that stands in a file of gzip (RFC 1952 section 2.3), "" where none does: some programs use it."""
+    if data[:3] != b"\x1f\x8b\x08" or len(data) < 12 or not data[3] & 8:
+        return ""
+    at = 12 + int.from_bytes(data[10:12], "little") if data[3] & 4 else 10
+    octets = data[at : at + 4 * _LONGEST_PATH].partition(b"\0")[0]
+    return decode_octets(octets, "").replace("\\", "/")[-_LONGEST_PATH:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 __all__ = ["Uuencoded", "decoded", "uuencoded"]
@@ -17,8 +18,6 @@ _SAMPLE, _MOST_PIECES = 4096, 1000
 #: The least that a body in base64 is.
 _LEAST = 24
 _UU_BEGIN = re.compile(rb"(?:\A|(?<=\n))begin(-base64)? [0-7]{3,4}[ \t]++([^\r\n]{1,500})\r?\n")
-#: Files in one body.
-_MOST_FILES = 50
 
 
 class Uuencoded(NamedTuple):
@@ -53,12 +52,9 @@ def decoded(body: bytes, labels: Sequence[str]) -> list[bytes]:
 
 def uuencoded(text: bytes) -> Iterator[Uuencoded]:
     """The files in a text. A file without an end ends where the next begins."""
-    found = []
-    for match in _UU_BEGIN.finditer(text):
-        found.append(match)
-        if len(found) > _MOST_FILES:
+    for match, following in pairwise(chain(_UU_BEGIN.finditer(text), (None,))):
+        if match is None:
             break
-    for match, following in zip(found, [*found[1:], None], strict=False):
         end = following.start() if following else len(text)
         block = text[match.end() : end]
         data = _base64(block.partition(b"\n====")[0]) if match[1] else _uu(block)

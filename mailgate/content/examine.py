@@ -16,7 +16,7 @@ from mailgate.content.kinds import Sniffer
 from mailgate.content.links import LinkReader, urls_in
 from mailgate.content.models import Examination, Part, Question, Rule
 from mailgate.content.text import Page, read_html
-from mailgate.content.walk import Leaf, Octets, Walk
+from mailgate.content.walk import Leaf, Octets, Walk, is_message_name
 
 __all__ = ["Examiner"]
 
@@ -67,7 +67,8 @@ class _Work:
         self._question = question
         self._type_of = type_of
         self._walk = walk = Walk(octets, question.limits)
-        self._unpacker = Unpacker(question.limits, type_of, walk.note, walk.spend)
+        self._unpacker = Unpacker(question.limits, type_of, walk.note, walk.spend, self._found)
+        self._holder = -1
         self._links = LinkReader(suffixes()) if question.links else None
         self._rules = _Search(question.rules)
         self._parts: list[Part] = []
@@ -95,6 +96,7 @@ class _Work:
     def _take(self, leaf: Leaf) -> None:
         types = list(dict.fromkeys(self._type_of(way) for way in leaf.ways if way))
         marks = list(leaf.marks)
+        self._holder = leaf.holder
         if self._question.archives:
             for way in leaf.ways:
                 name = leaf.names[0] if leaf.names else ""
@@ -115,6 +117,10 @@ class _Work:
         )
         if self._links is not None or self._rules.wants("text"):
             self._text(leaf, types)
+
+    def _found(self, name: str, data: bytes) -> None:
+        if is_message_name(name):
+            self._walk.enter(data, self._holder)
 
     def _text(self, leaf: Leaf, types: Sequence[str]) -> None:
         declared = leaf.header.type

@@ -7,6 +7,7 @@ import mmap
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from urllib.parse import unquote_to_bytes
 
 __all__ = ["MAX_HEADER", "PartHeader", "clean_name", "decode_octets", "decode_words", "read_header", "visible"]
@@ -14,15 +15,15 @@ __all__ = ["MAX_HEADER", "PartHeader", "clean_name", "decode_octets", "decode_wo
 #: Octets of one header section that are read, fields of one kind, parameters of one field, and characters of a name.
 MAX_HEADER = 256 * 1024
 _MOST_FIELDS, _MOST_PARAMETERS, _MOST_NAME = 8, 64, 255
-#: Encoded words of one name.
-_MOST_WORDS = 64
+#: Encoded words of one text: as many as a long name can have.
+_MOST_WORDS = 1000
 
 _FIELD = re.compile(rb"([!-9;-~]++)[ \t]*+:(.*)", re.DOTALL)
 _PARAMETER = re.compile(rb';\s*+([^\s=;"]++)\s*+=\s*+(?:"((?:[^"\\]++|\\.)*+)"?|([^;]*+))', re.DOTALL)
 _QUOTED_PAIR = re.compile(rb"\\(.)", re.DOTALL)
 _COMMENT = re.compile(rb"\([^()]*+\)")
 _SECTION = re.compile(r"([^*]++)\*(?:(\d{1,3})(\*)?)?")
-_WORD = re.compile(r"=\?([!-<>@-~]{1,40})\?([bBqQ])\?([^?\s]*+)\?=")
+_WORD = re.compile(r"=\?([!-<>@-~]{1,40})\?([bBqQ])\?([^?]*+)\?=")
 _BETWEEN = re.compile(r"(?<=\?=)\s++(?==\?)")
 #: What no name of a file shows: control characters, marks of direction, what has no width.
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
@@ -84,12 +85,14 @@ def read_header(octets: bytes | mmap.mmap, start: int, is_delimiter: Callable[[b
         header.end = start + first_bad
         header.is_cut = False
     header.is_crowded = len(window) == MAX_HEADER and header.end == start + len(window)
-    for name, value in _unfolded(fields):
-        _take(header, name, value)
+    for name, values in _unfolded(fields).items():
+        header.is_crowded = header.is_crowded or len(values) > _MOST_FIELDS
+        for value in values[:_MOST_FIELDS]:
+            _take(header, name, b"".join(value).strip())
     return header
 
 
-def _unfolded(lines: list[bytes]) -> Iterator[tuple[str, bytes]]:
+def _unfolded(lines: list[bytes]) -> dict[str, list[list[bytes]]]:
     kept: dict[str, list[list[bytes]]] = {}
     current: list[bytes] | None = None
     for line in lines:
@@ -103,9 +106,7 @@ def _unfolded(lines: list[bytes]) -> Iterator[tuple[str, bytes]]:
         if match and name in ("content-type", "content-disposition", "content-transfer-encoding"):
             current = [match[2]]
             kept.setdefault(name, []).append(current)
-    for name, values in kept.items():
-        for value in values[:_MOST_FIELDS]:
-            yield name, b"".join(value).strip()
+    return kept
 
 
 def _take(header: PartHeader, name: str, value: bytes) -> None:
@@ -119,6 +120,7 @@ def _take(header: PartHeader, name: str, value: bytes) -> None:
         word = _COMMENT.sub(b"", value.partition(b";")[0]).strip().strip(b'"').lower()
         header.types.append(b"".join(word.split())[:100].decode("latin-1"))
         header.boundaries += [text.rstrip(b" \t") for key, text in parameters if key in ("boundary", "boundary*")]
+        header.boundaries += [text.rstrip(b" \t") for text in _extended_texts(parameters, "boundary")]
         header.charsets += [text.decode("latin-1") for key, text in parameters if key == "charset"]
     wanted = "name" if name == "content-type" else "filename"
     for one in _names(parameters, wanted):
@@ -127,6 +129,18 @@ def _take(header: PartHeader, name: str, value: bytes) -> None:
 
 
 def _parameters(value: bytes) -> tuple[list[tuple[str, bytes]], bool]:
+    """The parameters in all readings, and whether there are more: with comments and without, and, where quotation marks
+    do not go together, as programs have them that know of none."""
+    readings = [_read(value)]
+    if b"(" in value:
+        readings.append(_read(_COMMENT.sub(b"", value)))
+    if value.count(b'"') % 2 or b'\\"' in value:
+        readings.append(_read(value.replace(b'"', b"")))
+    found = [one for parameters, _ in readings for one in parameters]
+    return list(dict.fromkeys(found)), any(is_crowded for _, is_crowded in readings)
+
+
+def _read(value: bytes) -> tuple[list[tuple[str, bytes]], bool]:
     found: list[tuple[str, bytes]] = []
     for match in _PARAMETER.finditer(value):
         if len(found) == _MOST_PARAMETERS:
@@ -138,11 +152,24 @@ def _parameters(value: bytes) -> tuple[list[tuple[str, bytes]], bool]:
 
 def _names(parameters: list[tuple[str, bytes]], wanted: str) -> Iterator[str]:
     """What programs may take for the name: the plain parameter, the extended one, and one in sections (RFC 2231)."""
-    sections: dict[int, bytes] = {}
     for key, text in parameters:
         if key == wanted:
-            yield from filter(None, (clean_name(decode_words(_text(text))), clean_name(_text(text))))
-            continue
+            yield from _readings(text)
+    for text in _extended_texts(parameters, wanted):
+        yield from _readings(text)
+
+
+def _readings(text: bytes) -> Iterator[str]:
+    """A name with its encoded words decoded, and as it stands; whole, and up to a NUL, where some programs end it."""
+    plain = _text(text)
+    for one in (decode_words(plain), plain):
+        yield from filter(None, dict.fromkeys((clean_name(one), clean_name(one.partition("\0")[0]))))
+
+
+def _extended_texts(parameters: list[tuple[str, bytes]], wanted: str) -> Iterator[bytes]:
+    """The values of a parameter in the manner of RFC 2231, in UTF-8: extended ones, and what the sections make."""
+    sections: list[tuple[int, bytes]] = []
+    for key, text in parameters:
         match = _SECTION.fullmatch(key)
         if not match or match[1] != wanted:
             continue
@@ -150,12 +177,14 @@ def _names(parameters: list[tuple[str, bytes]], wanted: str) -> Iterator[str]:
             is_first = match[2] in (None, "0")
             text = _extended(text) if is_first else unquote_to_bytes(text)
         if match[2] is None:
-            yield from filter(None, (clean_name(_text(text)),))
+            yield text
         else:
-            sections.setdefault(int(match[2]), text)
-    if sections:
-        joined = b"".join(text for _, text in sorted(sections.items()))
-        yield from filter(None, (clean_name(_text(joined)),))
+            sections.append((int(match[2]), text))
+    # Of a section that is there twice the first counts, or the last, and what is behind a gap, or not.
+    for kept in (dict(reversed(sections)), dict(sections)):
+        if kept:
+            yield b"".join(text for _, text in sorted(kept.items()))
+            yield b"".join(kept[number] for number in takewhile(kept.__contains__, range(len(kept))))
 
 
 def _extended(text: bytes) -> bytes:
@@ -168,7 +197,7 @@ def _extended(text: bytes) -> bytes:
 
 
 def _text(octets: bytes) -> str:
-    return decode_octets(octets[: 4 * _MOST_NAME * 4], "")
+    return decode_octets(octets[-4 * _MOST_NAME * 4 :], "")  # what counts is its end
 
 
 def decode_octets(octets: bytes, charset: str) -> str:
@@ -177,9 +206,12 @@ def decode_octets(octets: bytes, charset: str) -> str:
     names = [charset.strip().lower()] if _CHARSETS.fullmatch(charset.strip().lower()) else []
     for name in (*names, "utf-8"):
         try:
-            return octets.decode(name)
+            text = octets.decode(name)
+            text.encode()  # UTF-7 lets through halves of surrogate pairs, which no other program could read
         except (UnicodeError, LookupError):
             continue
+        else:
+            return text
     return octets.decode("cp1252", "replace")
 
 

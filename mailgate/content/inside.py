@@ -43,7 +43,11 @@ def serve(questions: BinaryIO, answers: BinaryIO, examiner: _Answers, cpu: int =
             found = Examination(failure=Problem("memory"))
         except Exception as error:  # whatever hostile octets may lead a library to
             found = Examination(failure=Problem("error", f"{type(error).__name__}: {error}"[:200]))
-        answers.write(frame(encoder.encode(found)))
+        try:
+            answer = encoder.encode(found)
+        except (UnicodeError, MemoryError):  # half a character in a name
+            answer = encoder.encode(Examination(failure=Problem("error", "what was found cannot be told")))
+        answers.write(frame(answer))
         answers.flush()
 
 

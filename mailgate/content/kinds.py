@@ -22,7 +22,7 @@ FAMILIES: Mapping[str, frozenset[str]] = {
         "application/x-dosexec", "application/vnd.microsoft.portable-executable", "application/x-msdownload",
         "application/x-executable", "application/x-pie-executable", "application/x-sharedlib", "application/x-object",
         "application/x-mach-binary", "application/x-java-applet", "application/x-coredump",
-        "application/x-ms-ne-executable", "application/x-wine-extension-ini",
+        "application/x-ms-ne-executable",
     }),
     "script": frozenset({
         "text/x-shellscript", "text/x-msdos-batch", "text/x-python", "text/x-script.python", "text/x-perl",

@@ -55,7 +55,7 @@ class Part(Struct, frozen=True):
     are -1 for what lies in something encoded, and then `holder` is the number of the part that has offsets (a part's
     own number otherwise). `type` is the declared type in lower case, `types` what its octets are, of each way to
     decode them; `names` are those that any program might give it. `size` counts decoded octets. `marks` are words:
-    "encrypted", "macro", "embedded", "broken", "script", "preamble", "uuencoded", "archive", "signed".
+    "encrypted", "macro", "embedded", "broken", "script", "preamble", "uuencoded", "archive", "signed", "tnef".
     """
 
     number: int
@@ -78,8 +78,8 @@ class Part(Struct, frozen=True):
 class Member(Struct, frozen=True):
     """A file in an archive that is `part`; `path` names the archives in which it lies and itself, "a.zip/b.exe".
 
-    `depth` is 1 in an archive that is a part. `types` and `marks` as in Part, with "unread" where its octets could not
-    be had and "hidden" where only one of two tables of contents names it.
+    `depth` is 1 in an archive that is a part. `types` and `marks` as in Part, with "unread" where a limit kept us from
+    its octets, "damaged" where we cannot have them, and "hidden" where only one of two tables of contents names it.
     """
 
     part: int

@@ -16,7 +16,7 @@ OOXML_CONTENTS = ("[content_types].xml", "meta-inf/manifest.xml", "word/_rels/se
 #: Streams of one OLE file that are looked at, and octets of one that are read.
 _MOST_STREAMS, _MOST_READ = 2000, 8 * 1024 * 1024
 #: Records of a workbook that are looked at (MS-XLS 2.1.4): BOUNDSHEET names its sheets, FILEPASS says it is encrypted.
-_MOST_RECORDS, _BOUNDSHEET, _FILEPASS = 20_000, 0x85, 0x2F
+_MOST_RECORDS, _BOUNDSHEET, _FILEPASS, _EOF = 200_000, 0x85, 0x2F, 0x0A
 
 _PDF_ESCAPED = re.compile(rb"/[A-Za-z0-9]{0,40}#[0-9A-Fa-f]{2}[A-Za-z0-9#]{0,64}")
 _PDF_HEX = re.compile(rb"#([0-9A-Fa-f]{2})")
@@ -56,7 +56,8 @@ def package_marks(names: Iterable[str], contents: dict[str, bytes]) -> list[str]
     names = [name.lower().replace("\\", "/") for name in names]
     if not any(name in ("[content_types].xml", "meta-inf/manifest.xml") for name in names):
         return []
-    types, manifest, settings = (contents.get(name, b"").lower() for name in OOXML_CONTENTS)
+    # They may be in UTF-16.
+    types, manifest, settings = (contents.get(name, b"").replace(b"\0", b"").lower() for name in OOXML_CONTENTS)
     marks = set()
     if b"vbaproject" in types or b"macrosheet" in types or b"macroenabled" in types:
         marks.add("macro")
@@ -73,14 +74,17 @@ def package_marks(names: Iterable[str], contents: dict[str, bytes]) -> list[str]
 
 
 def ole_marks(data: bytes) -> list[str]:
-    """Of a compound file (MS-CFB): "macro", "embedded", "encrypted", or "broken" where it cannot be read."""
+    """Of a compound file (MS-CFB): "macro", "embedded", "encrypted", "damaged" where there is more in it than is looked
+    at, or "broken" where it cannot be read."""
     import olefile  # type: ignore[import-untyped]  # it has no types; only worker processes need it
 
     try:
         with olefile.OleFileIO(BytesIO(data)) as ole:
-            streams = ole.listdir(streams=True, storages=True)[:_MOST_STREAMS]
-            names = ["/".join(one) for one in streams]
+            streams = ole.listdir(streams=True, storages=True)
+            names = ["/".join(one) for one in streams[:_MOST_STREAMS]]
             marks = _by_names(names)
+            if len(streams) > _MOST_STREAMS:
+                marks.add("damaged")
             for name in names:
                 last = name.rpartition("/")[2].lower()
                 if last in ("workbook", "book") and ole.get_type(name) == olefile.STGTY_STREAM:
@@ -114,6 +118,7 @@ def _workbook(stream: bytes) -> set[str]:
     """Of the records of a workbook: whether it is encrypted, and has sheets of Excel 4 macros."""
     marks: set[str] = set()
     at = 0
+    has_ended = False  # the substream in which both are
     for _ in range(_MOST_RECORDS):
         if at + 4 > len(stream):
             break
@@ -122,5 +127,9 @@ def _workbook(stream: bytes) -> set[str]:
             marks.add("encrypted")
         elif kind == _BOUNDSHEET and at + 10 <= len(stream) and stream[at + 9] == 1:
             marks.add("macro")
+        has_ended = has_ended or kind == _EOF
         at += 4 + length
+    else:
+        if not has_ended:
+            marks.add("damaged")
     return marks

@@ -8,14 +8,16 @@ It goes over the octets a bounded number of times, and uses no recursion.
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from mailgate.content.decode import decoded, uuencoded
 from mailgate.content.fields import PartHeader, clean_name, decode_octets, read_header
 from mailgate.content.models import Limits, Problem
 
-__all__ = ["Leaf", "Octets", "Walk"]
+__all__ = ["Leaf", "Octets", "Walk", "is_message_name"]
 
 Octets = bytes | mmap.mmap
 
@@ -24,8 +26,10 @@ _Turn = Generator["Leaf", None, tuple[int, bool, int]]
 
 #: Lines that begin with two hyphens and are looked at; octets in which a delimiter is looked for that nobody gives.
 _MOST_LINES, _GUESS_IN = 200_000, 64 * 1024
+#: How a message begins that is in something else.
+_MIME_FIELD = re.compile(rb"(?:mime-version|content-(?:type|transfer-encoding|disposition))[ \t]*+:", re.IGNORECASE)
 #: The longest line that may be a delimiter.
-_LONGEST = 1000
+_LONGEST = 10_000
 
 
 @dataclass(slots=True)
@@ -67,11 +71,19 @@ class Walk:
         self._limits = limits
         self._sources = [_Source(octets, 0, -1, 0)]
         self._lines = 0
+        self._level = 0
 
     def leaves(self) -> Iterator[Leaf]:
         """The leaves, first to last; those of encoded messages behind the others."""
         while self._sources:
-            yield from _Reading(self, self._sources.pop(0)).leaves()
+            source = self._sources.pop(0)
+            self._level = source.level
+            yield from _Reading(self, source).leaves()
+
+    def enter(self, octets: bytes, holder: int) -> None:
+        """Walk a message, too, that lies in an archive which is in the leaf that has been given last."""
+        if self.may_enter(self._level + 1):
+            self.add(_Source(octets, -1, holder, self._level + 1))
 
     def take(self) -> int:
         """The number of the next leaf; -1 where there are too many."""
@@ -150,6 +162,8 @@ class _Reading:
                 self._walk.note("headers")
             main = header.type.partition("/")[0]
             is_multipart = any(one.startswith("multipart") for one in header.types)
+            if header.names and not header.is_cut and (is_multipart or (main == "message" and header.end < self._size)):
+                yield from self._shell(header)
             if is_multipart and not header.is_cut:
                 signed = any("signed" in one for one in header.types)
                 if self._walk.may_enter(level + 1):
@@ -165,6 +179,11 @@ class _Reading:
                 at, level = header.end, level + 1
                 continue
             return (yield from self._leaf(start, header, ["signed"] if signed else []))
+
+    def _shell(self, header: PartHeader) -> Iterator[Leaf]:
+        """The names of what has parts: for some programs it is a file, and not looked into."""
+        if (number := self._walk.take()) >= 0:
+            yield Leaf(number, header, -1, -1, -1, number, [b""], list(header.names), [])
 
     def _leaf(self, start: int, header: PartHeader, marks: list[str]) -> _Turn:
         end, following, is_last, level = self._next(header.end)
@@ -214,7 +233,8 @@ class _Reading:
         level = source.level + len(self._open) + 1
         if header.type.startswith("message/") or _looks_like_message(kept[0], header):
             for way in kept:
-                if (way is not body or not header.type.startswith("message/")) and walk.may_enter(level):
+                is_new = way is not body or (not header.type.startswith("message/") and walk.spend(len(way)))
+                if is_new and walk.may_enter(level):
                     walk.add(_Source(way, -1, holder, level))
         elif header.boundaries and _is_encoded(header.labels):
             # A multipart must not be encoded; some programs decode it all the same.
@@ -225,13 +245,21 @@ class _Reading:
             guessed = _guess(body)
             if guessed is not None and walk.may_enter(level) and walk.spend(len(body)):
                 walk.add(_Source(body, base + at if base >= 0 else -1, holder, level, guessed))
-        for file in uuencoded(kept[-1] if len(kept) > 1 else kept[0]):
+        if any("pkcs7" in one for one in header.types) or any(one.lower().endswith(".p7m") for one in header.names):
+            # What is signed and not encrypted lies open in the octets of CMS (RFC 8551 section 3.5.2).
+            for way in kept:
+                begins = _MIME_FIELD.search(way)
+                if begins and walk.may_enter(level) and walk.spend(len(way)):
+                    walk.add(_Source(way[begins.start() :], -1, holder, level))
+        for file in chain.from_iterable(map(uuencoded, kept)):
             if (inner := walk.take()) < 0 or not walk.spend(len(file.data)):
                 return
             names = list(filter(None, [clean_name(decode_octets(file.name, ""))]))
             yield Leaf(inner, PartHeader(0), -1, -1, -1, holder, [file.data], names, ["uuencoded"])
 
     def _push(self, boundaries: list[bytes], level: int) -> None:
+        if any(len(boundary) > _LONGEST - 4 for boundary in boundaries):
+            self._walk.note("headers")
         for boundary in dict.fromkeys(boundaries):
             self._exact[boundary] = len(self._open)
             self._open.append((boundary, level))
@@ -302,9 +330,19 @@ def _guess(body: bytes) -> bytes | None:
     return None
 
 
+def is_message_name(name: str) -> bool:
+    """Whether a file of this name is opened as a message."""
+    return name.lower().endswith((".eml", ".mht", ".mhtml"))
+
+
 def _looks_like_message(way: bytes, header: PartHeader) -> bool:
     """Whether what an attachment of a general type decodes to begins as a message does."""
-    if header.type not in ("application/octet-stream", "text/rfc822-headers"):
+    if any(map(is_message_name, header.names)):
+        return True
+    # Without a type it may be a part of multipart/digest.
+    if header.type not in ("application/octet-stream", "text/rfc822-headers", ""):
         return False
-    start = way[:200].lower()
-    return start.startswith((b"received:", b"return-path:", b"from:", b"delivered-to:", b"mime-version:", b"subject:"))
+    start = way[:200].lstrip(b"\r\n").lower()
+    return start.startswith((b"received:", b"return-path:", b"from:", b"delivered-to:", b"subject:")) or bool(
+        _MIME_FIELD.match(start)
+    )

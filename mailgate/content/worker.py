@@ -104,6 +104,7 @@ class Workers:
         self._most = processes
         self._workers: list[_Worker] = []
         self._waiting: deque[_Job] = deque()
+        self._is_starting_in_vain = False
 
     def ask(self, question: Question) -> Deferred[Examination]:
         """Cancelling gives up: a process that works on it is ended."""
@@ -140,10 +141,14 @@ class Workers:
 
     def free(self) -> None:
         """A process has room for a question."""
+        self._is_starting_in_vain = False
         self._hand_out()
 
     def fail(self, why: str) -> None:
-        """A process could not start: neither could another, so nobody waits any more."""
+        """A process could not start: neither could another, so nobody waits any more, but for those that there are."""
+        if any(worker.is_ready for worker in self._workers):
+            self._is_starting_in_vain = True
+            return
         waiting, self._waiting = self._waiting, deque()
         for job in waiting:
             job.answered.errback(WorkerError(why))
@@ -155,7 +160,8 @@ class Workers:
                 worker.take(self._waiting.popleft())
                 continue
             starting = sum(1 for one in self._workers if one.is_starting)
-            if len(self._workers) < self._most and starting < len(self._waiting):
+            is_in_vain = self._is_starting_in_vain and any(one.is_ready for one in self._workers)
+            if len(self._workers) < self._most and starting < len(self._waiting) and not is_in_vain:
                 self._start()
             return
 
@@ -200,8 +206,12 @@ class _Worker(ProcessProtocol):
         return not self._is_ready and not self._is_ended
 
     @property
+    def is_ready(self) -> bool:
+        return self._is_ready and not self._is_ended
+
+    @property
     def is_free(self) -> bool:
-        return self._is_ready and not self._is_ended and self.job is None
+        return self.is_ready and self.job is None
 
     def take(self, job: _Job) -> None:
         """Work on it."""

@@ -230,7 +230,7 @@ def _of(file: Part | Member, names: Sequence[str], declared: str, blocked: Block
         yield ("encrypted-document" if is_document else "encrypted"), ""
     if "macro" in marks:
         yield "macro", ""
-    if "broken" in marks and "archive" in marks:
+    if ("broken" in marks and "archive" in marks) or "damaged" in marks:
         yield "broken", ""
     for mark in ("embedded", "template", "script", "launch"):
         if mark in marks:

@@ -20,11 +20,13 @@ from mailgate.envelope import Session, Transaction
 from mailgate.filters.attachment_rules import EXTENSIONS, Action, AttachmentResult, Blocked, Place, judge
 from mailgate.filters.examining import Examining, ExaminingSection, stated
 from mailgate.interfaces import FilterServices, IMessageFilter, IMessageModifier
-from mailgate.message import AddHeader, Edit, HeaderField, Message, RemoveHeader, Splice
+from mailgate.message import AddHeader, Edit, HeaderField, Message, RemoveHeader, Splice, body_at
 from mailgate.verdict import Continue, Verdict
 
 __all__ = ["AttachmentResult", "Attachments", "Options", "build"]
 
+#: Parts of one message that are stripped.
+_MOST_STRIPPED = 100
 _FIELDS = ("Content-Type", "Content-Transfer-Encoding", "Content-Disposition")
 
 
@@ -122,12 +124,13 @@ class Attachments:
         if not results:
             return None
         evidence = tuple(results)
+        places = {one.place for one in results if one.action == "strip"}
+        is_kept_back = None in places or len(places) > _MOST_STRIPPED  # what cannot be stripped
         for word in _VERDICTS:
-            # What cannot be stripped is kept back.
             hits = [
                 one
                 for one in results
-                if one.action == word or (word == "quarantine" and one.action == "strip" and one.place is None)
+                if one.action == word or (word == "quarantine" and one.action == "strip" and is_kept_back)
             ]
             if hits:
                 text = f"{self._options.text}: {hits[0].name[-80:]}" if hits[0].name else self._options.text
@@ -163,16 +166,23 @@ class Attachments:
             if one.place is not None:
                 by_place.setdefault(one.place, []).append(one)
         edits: list[Edit] = []
-        for place, found in by_place.items():
+        end = 0
+        for place, found in sorted(by_place.items(), key=lambda one: (one[0].start, -one[0].end)):
+            if place.end <= end:
+                continue  # it goes with the part in which it lies
+            end = place.end
             text = "\r\n".join(_note(self._options.note, one.name, one.kind, transaction.id) for one in found[:10])
             body = base64.encodebytes(text.encode()).replace(b"\n", b"\r\n").rstrip(b"\r\n")
             if place.is_message:
                 edits += _fields(message)
-                edits.append(Splice(place.body, place.end, body + b"\r\n", "stripped"))
+                edits.append(Splice(body_at(message.content), place.end, body + b"\r\n", "stripped"))
             elif place.is_between:
                 edits.append(Splice(place.start, place.end, b"", "stripped"))
             else:
-                edits.append(Splice(place.start, place.end, _HEADER + body, "stripped"))
+                # A part without a body has no line break before the delimiter, nor has one without a delimiter.
+                is_ended = message.content.part(place.end, place.end + 2) == b"\r\n"
+                data = _HEADER + body if is_ended else _HEADER + body + b"\r\n"
+                edits.append(Splice(place.start, place.end, data, "stripped"))
         return edits
 
 

@@ -42,7 +42,7 @@ __all__ = ["Banner", "Options", "Texts", "build"]
 _NAMES = ("sender", "sender_domain", "recipient_domain", "hostname")
 _NOTE = "banner"
 #: Octets up to which content in memory is read at once.
-_AT_ONCE = 256 * 1024
+_AT_ONCE = 16 * 1024
 #: Characters of the line that tells that the text is there already.
 _MARKER = 20
 

@@ -27,6 +27,7 @@ from mailgate.filters.scanning import (
 from mailgate.findings import Finding
 from mailgate.interfaces import Answered, FilterServices, IMessageFilter, IMessageModifier
 from mailgate.message import AddHeader, Edit, Message, RemoveHeader
+from mailgate.message.header import begins_with_field
 from mailgate.scanners.clamd import Scan, Scanned
 from mailgate.scanners.conversation import converse
 from mailgate.verdict import Verdict
@@ -126,7 +127,14 @@ class Clamav:
 
     async def _scan(self, message: Message) -> Verdict:
         async def ask(endpoint: EndpointMaker) -> Scanned:
-            return await converse(endpoint(), Scan(message.content))
+            content = message.content
+            scanned = await converse(endpoint(), Scan(content))
+            is_certain = bool(scanned.virus) and not scanned.virus.startswith(self._suspicions)
+            if is_certain or scanned.is_too_large or not content.header or begins_with_field(content.header):
+                return scanned
+            # An odd line in the header to some programs, the beginning of the body to others: both must be clean.
+            other = await converse(endpoint(), Scan(content, as_body=True))
+            return other if other.virus or other.is_too_large else scanned
 
         scanned = await self._pool.ask(ask)
         if scanned.is_too_large:

@@ -11,7 +11,7 @@ import idna
 from mailgate.content.fields import decode_words, visible
 from mailgate.mailauth.dmarc.organization import public_suffixes
 
-__all__ = ["LookAlikes", "address_in", "display_name", "has_mixed_scripts", "plain_name", "skeleton"]
+__all__ = ["LookAlikes", "display_name", "domains_in", "has_mixed_scripts", "plain_name", "skeleton"]
 
 #: Characters of a field that are read, and of a domain's label that are compared.
 _MOST, _LONGEST_LABEL = 2000, 63
@@ -19,6 +19,7 @@ _MOST, _LONGEST_LABEL = 2000, 63
 _SHORTEST = 5
 
 _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}@((?:[\w-]{1,63}\.){1,8}[\w-]{2,63})")
+_COMMENT = re.compile(r"\(([^()]*+)\)")
 _SPACES = re.compile(r"[\W_]+")
 
 #: Letters of other scripts, digits and signs that look like Latin letters (after Unicode's confusables, UTS 39).
@@ -43,19 +44,19 @@ _TOGETHER = (("rn", "m"), ("vv", "w"), ("cl", "d"), ("nn", "m"), ("i", "l"))
 
 
 def display_name(value: str) -> str:
-    """What a From field shows as its author's name, decoded; "" where it shows an address only."""
+    """What a From field shows as its author's name, decoded, or as a comment; "" where it shows an address only."""
     value = value[:_MOST]
     before, mark, _ = value.rpartition("<")
     if not mark:
-        return ""
+        comment = _COMMENT.search(value)
+        before = comment[1] if comment else ""
     name = visible(decode_words(before.replace("\\", "").strip().strip('"').strip()))
     return " ".join(name.replace('"', " ").split())
 
 
-def address_in(name: str) -> str:
-    """The domain of an address that stands in a name, in lower case; "" where none does."""
-    match = _ADDRESS.search(name)
-    return match[1].lower() if match else ""
+def domains_in(name: str) -> list[str]:
+    """The domains of the addresses that stand in a name, in lower case."""
+    return [match[1].lower() for match in _ADDRESS.finditer(name)]
 
 
 def plain_name(name: str) -> str:

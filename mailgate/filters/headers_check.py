@@ -16,7 +16,7 @@ from mailgate.config.units import Duration, Form
 from mailgate.config.values import Domain
 from mailgate.envelope import Session, Transaction
 from mailgate.filters.examining import stated
-from mailgate.filters.forged_names import LookAlikes, address_in, display_name, has_mixed_scripts, plain_name
+from mailgate.filters.forged_names import LookAlikes, display_name, domains_in, has_mixed_scripts, plain_name
 from mailgate.filters.networks import NetworkSet
 from mailgate.findings import Finding
 from mailgate.interfaces import FilterServices, IMessageFilter
@@ -209,8 +209,9 @@ class HeadersCheck:
         is_ours = bool(domains) and all(map(self._is_local, domains))
         for value in values[:2]:
             name = display_name(value)
-            shown = address_in(name)
-            if shown and domains and organizational_domain(shown) not in map(organizational_domain, domains):
+            real = frozenset(map(organizational_domain, domains))
+            shown = next((one for one in domains_in(name) if organizational_domain(one) not in real), "")
+            if shown and domains:
                 yield HeaderResult("other-address", "", f"{shown} in the name, {domains[0]} in the address")
             if name and not is_ours and plain_name(name) in self._protected:
                 yield HeaderResult("protected", "", name[:80])

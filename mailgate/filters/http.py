@@ -42,13 +42,13 @@ from mailgate.interfaces import Answered, FilterServices, IMessageFilter, IMessa
 from mailgate.message import AddHeader, Content, Edit, Message
 from mailgate.scanners.pool import IScannerReactor, Pool, ScannerError, endpoint_of
 from mailgate.scanners.verdict_service import ServiceAnswer, ask_service
-from mailgate.verdict import Accept, Verdict
+from mailgate.verdict import Accept, Continue, Verdict
 
 __all__ = ["HttpVerdict", "Options", "ServiceResult", "build"]
 
 _PORTS = {"http": 80, "https": 443}
-#: Facts of other filters, and header fields, that the service is told.
-_MOST_FACTS, _MOST_FIELDS = 500, 1000
+#: Facts of other filters that the service is told.
+_MOST_FACTS = 500
 
 
 class Options(AskedSection):
@@ -168,7 +168,8 @@ class HttpVerdict:
             evidence.append(Points(answer.points, reason))
         evidence += [ServiceFact(name) for name in answer.facts]
         if answer.verdict == "accept":
-            return Accept(reason, tuple(evidence))
+            # It would skip what is asked after this for the other recipients, too.
+            return Continue(tuple(evidence)) if named else Accept(reason, tuple(evidence))
         text = answer.text.strip() or ("Try again later" if answer.verdict == "defer" else self._options.text)
         return said(answer.verdict, text, reason, tuple(evidence), named)
 
@@ -199,7 +200,7 @@ class HttpVerdict:
                 "recipients": [str(one.address) for one in transaction.recipients],
                 "size": message.content.size,
             },
-            "headers": [[one.name, one.value] for one in message.fields[:_MOST_FIELDS] if one.name],
+            "headers": [[one.name, one.value] for one in message.fields if one.name],
             "facts": list(known)[:_MOST_FACTS],
         }
 
@@ -229,12 +230,12 @@ def _named(answer: ServiceAnswer, recipients: Sequence[Recipient]) -> list[Recip
 
     ScannerError where it names one that the message is not for.
     """
-    known = {str(one.address).lower(): one for one in recipients}
+    known = [str(one.address).lower() for one in recipients]
     try:
         named = {str(Address.parse(text)).lower() for text in answer.recipients}
     except AddressError:
         raise ScannerError("the answer of the service is wrong: recipients: one is no address") from None
-    if named - known.keys():
+    if named.difference(known):
         raise ScannerError("the answer of the service is wrong: recipients: one is none of the message's")
-    found = [one for text, one in known.items() if text in named]
-    return found if len(found) < len(known) else []
+    found = [one for one, text in zip(recipients, known, strict=True) if text in named]
+    return found if len(found) < len(recipients) else []

@@ -219,7 +219,9 @@ class Milter:
         if talk is None:
             if len(self._talks) >= _MOST:
                 self._end(next(iter(self._talks)))
-            talk = Talk(self._client, self._services.hostname, self._options.macros, self._services.state_dir)
+            services = self._services
+            macros = self._options.macros
+            talk = Talk(self._client, services.hostname, macros, services.state_dir, services.clock)
             self._talks[session.id] = talk
         return talk
 

@@ -6,6 +6,9 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from twisted.internet.interfaces import IReactorFromThreads, IReactorThreads, IReactorTime
+from twisted.internet.threads import deferToThreadPool
+
 from mailgate.address import Address
 from mailgate.envelope import Recipient, Session, Transaction
 from mailgate.message import (
@@ -45,8 +48,11 @@ class Talk:
     transaction that it ended in: that fails with MilterError to its end. The next one begins a new conversation.
     """
 
-    def __init__(self, client: MilterClient, hostname: str, macros: Mapping[str, str], directory: Path) -> None:
+    def __init__(
+        self, client: MilterClient, hostname: str, macros: Mapping[str, str], directory: Path, reactor: IReactorTime
+    ) -> None:
         self._client = client
+        self._reactor = reactor
         self._hostname = hostname
         self._macros = macros
         self._directory = directory
@@ -107,11 +113,12 @@ class Talk:
         self._message.is_shown = True
 
     def take_edits(self, transaction: Transaction) -> Sequence[Edit]:
-        """What is changed about this message; MilterError where its content has not been shown."""
+        """What is changed about this message: nothing where its content has not been shown, as another filter has
+        accepted it before. MilterError where the milter was lost in it."""
         if self._lost_in[0] == transaction.id:
             raise MilterError(f"lost in this transaction: {self._lost_in[1]}")
-        if self._message.transaction != transaction.id or not self._message.is_shown:
-            raise MilterError("it has not been shown this message")
+        if self._message.transaction != transaction.id:
+            return ()
         self._message.is_taken = True
         return self._message.edits
 
@@ -228,7 +235,7 @@ class Talk:
         fields = [one for one in split_header(apply_edits(content.header, edits)) if one.name]
         before = body_edits(edits)
         body = _body_of(content, before)
-        sink = _NewBody(self._directory, content.size + _MORE)
+        sink = _NewBody(self._directory, content.size + _MORE, self._reactor)
         try:
             outcome = await conversation.content(
                 map(_name_and_value, fields), body, self._all_macros(session, transaction), sink
@@ -237,7 +244,7 @@ class Talk:
                 found = header_edits(fields, outcome.changes, conversation.agreement.keeps_space) + envelope_edits(
                     outcome.changes
                 )
-                self._message.edits = [*found, *sink.edits(outcome.has_body, len(before))]
+                self._message.edits = [*found, *await sink.edits(outcome.has_body, len(before))]
         finally:
             sink.close()
             body.close()
@@ -304,8 +311,10 @@ class _NewBody:
     Single CRs and LFs are made line ends, as a milter may write either.
     """
 
-    def __init__(self, directory: Path, most: int) -> None:
+    def __init__(self, directory: Path, most: int, reactor: IReactorTime) -> None:
         self._writer = ContentWriter(directory / "incoming", _IN_MEMORY)
+        self._threads = IReactorThreads(reactor, None)
+        self._reactor = IReactorFromThreads(reactor, None)
         self._most = most
         self._ends_in_cr = False
         self._is_done = False
@@ -320,8 +329,8 @@ class _NewBody:
         if self._writer.size > self._most:
             raise MilterError(f"sends a body of more than {self._most} octets")
 
-    def edits(self, is_new: bool, follows: int) -> list[Edit]:
-        """The edit, if there is a new body. OSError; MilterError where it is no text of lines."""
+    async def edits(self, is_new: bool, follows: int) -> list[Edit]:
+        """The edit, if there is a new body; a file is read in a thread. OSError; MilterError where it is no text."""
         if not is_new:
             return []
         if self._ends_in_cr:
@@ -329,11 +338,16 @@ class _NewBody:
         content = self._writer.finish()
         self._is_done = True
         try:
-            return [ReplaceBody(content, follows, "milter")]
-        except ValueError as error:
+            if content.in_memory or self._threads is None or self._reactor is None:
+                return [ReplaceBody(content, follows, "milter")]
+            pool = self._threads.getThreadPool()
+            return [await deferToThreadPool(self._reactor, pool, ReplaceBody, content, follows, "milter")]
+        except BaseException as error:
             content.discard()
             content.give_back()
-            raise MilterError(f"sends a body that has {error}") from None
+            if isinstance(error, ValueError):
+                raise MilterError(f"sends a body that has {error}") from None
+            raise
 
     def close(self) -> None:
         """Nothing more comes."""

@@ -28,7 +28,7 @@ from mailgate.filters.scanning import (
     strictest,
     too_large,
 )
-from mailgate.filters.spam_fields import edits_between, folded_list
+from mailgate.filters.spam_fields import edits_between, folded_list, whole_lines
 from mailgate.filters.together import together
 from mailgate.findings import Finding, Points
 from mailgate.interfaces import Answered, FilterServices, IMessageFilter, IMessageModifier
@@ -44,7 +44,6 @@ _FIELDS = ("X-Spam-Flag", "X-Spam-Level", "X-Spam-Status")
 _COMMANDS: dict[str, Command] = {"score": "SYMBOLS", "headers": "HEADERS", "message": "PROCESS"}
 _SAFE = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 _NO_TEST = re.compile(r"[^a-z0-9_]+")
-_BARE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 #: Tests that are evidence each, and stars of X-Spam-Level.
 _MOST_TESTS, _MOST_STARS = 50, 50
 
@@ -230,11 +229,11 @@ class SpamAssassin:
 
     def _rewritten(self, rewritten: bytes, content: Content, shown: bytes) -> list[Edit] | None:
         """What SpamAssassin has changed; None where no mail could carry it."""
-        header, _, body = _BARE_END.sub(b"\r\n", rewritten).partition(b"\r\n\r\n")
+        header, _, body = whole_lines(rewritten).partition(b"\r\n\r\n")
         edits = edits_between(content.header, header + b"\r\n", shown)
         if self._command == "HEADERS":
             return edits
-        if _BARE_END.sub(b"\r\n", b"".join(edited_body(content, ()))) == body:
+        if whole_lines(b"".join(edited_body(content, ()))) == body:
             return edits
         try:
             return [*edits, ReplaceBody(Content(body), note="as rewritten by SpamAssassin")]

@@ -36,6 +36,8 @@ __all__ = ["MAX_TEXT", "Inserted", "Insertion", "NotInsertedError", "insert"]
 
 #: Octets of one text part that are read.
 MAX_TEXT = 4 * 1024 * 1024
+#: Alternatives of one text.
+_MOST_LEAVES = 50
 
 _SEALED = {
     "multipart/signed": "signed",
@@ -111,7 +113,10 @@ def insert(octets: Octets, header: bytes, body: int, insertion: Insertion, note:
         root = _tree(octets, header, body)
     except RecodeError as error:
         raise NotInsertedError(str(error)) from None
-    leaves = [_Leaf(octets, node) for node in _chosen(root)]
+    chosen = _chosen(root)
+    if len(chosen) > _MOST_LEAVES:
+        raise NotInsertedError("too many alternatives")
+    leaves = [_Leaf(octets, node) for node in chosen]
     for leaf in leaves:
         if _PGP.search(leaf.decoded.replace(b"\r\n", b"\n")):
             raise NotInsertedError("signed or encrypted")

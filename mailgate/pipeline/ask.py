@@ -101,7 +101,11 @@ class Asker:
             _let_go(answer)
             return self._failed(asked, scene, started, admission, f"{type(error).__name__}: {error}")
         member = asked.member
-        now = self._worked(member)
+        if _comes_after_failure(asked, scene):
+            now = self.clock.seconds()
+            member.breaker.abandoned(admission)
+        else:
+            now = self._worked(member)
         for value in evidence:
             scene.evidence.add(value)
         if asked.question.once or word != "continue" or len(scene.trace) < MAX_STEPS:
@@ -266,6 +270,15 @@ async def join(answers: Sequence[T | Deferred[T]]) -> list[T]:
                 answer.addErrback(lambda _: None)
                 answer.cancel()
         raise
+
+
+def _comes_after_failure(asked: Asked[Any], scene: Scene) -> bool:
+    """Whether these are the edits of a filter that has failed at this very message: they say nothing about what it
+    asks. Counted as a success, the breaker of a scanner that is out of order would never open."""
+    member = asked.member
+    if asked.question.stage != "modify" or member.breaker.is_calm:
+        return False
+    return any(step.verdict == "failure" and step.filter == member.name for step in scene.trace)
 
 
 def _let_go(answer: object) -> None:

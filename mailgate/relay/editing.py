@@ -53,7 +53,8 @@ class ContentEditor:
         """
         changes = body_edits(edits)
         sources = [content, *(edit.content for edit in changes if isinstance(edit, ReplaceBody))]
-        if all(source.in_memory for source in sources) or self._threads is None or self._reactor is None:
+        is_small = all(source.in_memory and source.size <= _IN_MEMORY for source in sources)
+        if is_small or self._threads is None or self._reactor is None:
             return materialised(content, changes, ContentWriter(self._directory, _IN_MEMORY, self._budget))
         # The budget is the reactor thread's, so this goes to the disk at once; it is large, mostly.
         writer = ContentWriter(self._directory, 0)

@@ -15,6 +15,9 @@ __all__ = ["Scan", "Scanned"]
 #: Octets of an answer; the name of a virus is the longest part of it.
 _LARGEST = 4096
 _LONGEST_NAME = 200
+#: What stands before the message. ClamAV decodes mail only where it recognises it by its first octets, which the sender
+#: has chosen: a field of its own name there, and no attachment would be looked into.
+_FIRST_FIELD = b"Received: by mailgate\r\n"
 _TOO_LARGE = "INSTREAM size limit exceeded. ERROR"
 _FOUND = re.compile(r"stream: ([!-~]+)(?: [ -~]*)? FOUND")
 
@@ -29,16 +32,19 @@ class Scanned:
 
 
 class Scan:
-    """A question about the octets of a message as they are: clamd finds the parts in them itself."""
+    """A question about the octets of a message as they are, behind a field of ours: clamd finds the parts in them
+    itself. `as_body`: behind an empty line, too."""
 
     largest = _LARGEST
+    ends_with_stream = False
 
-    def __init__(self, content: Content) -> None:
+    def __init__(self, content: Content, *, as_body: bool = False) -> None:
         self._content = content
+        self._first = _FIRST_FIELD + b"\r\n" if as_body else _FIRST_FIELD
 
     def pieces(self) -> Pieces:
         """The command, then each piece with its length before it, then the length 0."""
-        yield b"zINSTREAM\0"
+        yield b"zINSTREAM\0" + struct.pack("!L", len(self._first)) + self._first
         for chunk in self._content.chunks():
             if chunk:
                 yield struct.pack("!L", len(chunk))

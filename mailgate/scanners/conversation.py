@@ -21,10 +21,16 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Question(typing.Protocol[T_co]):
-    """What is asked, and how the answer is read; it does no I/O. `largest` bounds the answer, in octets."""
+    """What is asked, and how the answer is read; it does no I/O. `largest` bounds the answer, in octets.
+
+    `ends_with_stream`: the other end is told that nothing follows, by closing our half of the connection.
+    """
 
     @property
     def largest(self) -> int: ...
+
+    @property
+    def ends_with_stream(self) -> bool: ...
 
     def pieces(self) -> Pieces:
         """What is sent."""
@@ -46,7 +52,7 @@ async def converse(endpoint: IStreamClientEndpoint, question: Question[T]) -> T:
         protocol = cast(_Conversation, await endpoint.connect(factory))
     except (ConnectError, ConnectionClosed, OSError) as error:
         raise ScannerError(f"no connection: {error}") from None
-    answer, was_sent = await protocol.hold(question.pieces(), question.largest)
+    answer, was_sent = await protocol.hold(question.pieces(), question.largest, question.ends_with_stream)
     return question.read(answer, was_sent)
 
 
@@ -57,13 +63,15 @@ class _Conversation(Protocol):
         self._answer: Deferred[tuple[bytes, bool]] = Deferred(lambda _: self._give_up())
         self._octets = bytearray()
         self._largest = 0
+        self._ends_with_stream = False
         self._sending: Sending | None = None
         self._is_over = False
         self._end: Failure | None = None
 
-    def hold(self, pieces: Pieces, largest: int) -> Deferred[tuple[bytes, bool]]:
+    def hold(self, pieces: Pieces, largest: int, ends_with_stream: bool) -> Deferred[tuple[bytes, bool]]:
         """Send the pieces; what was answered, and whether everything had been sent when the other end closed."""
         self._largest = largest
+        self._ends_with_stream = ends_with_stream
         sending = self._sending = Sending(pieces)
         if self._end is not None:
             self.connectionLost(self._end)
@@ -97,6 +105,8 @@ class _Conversation(Protocol):
 
     def _sent(self, _: None) -> None:
         IConsumer(self.transport).unregisterProducer()
+        if self._ends_with_stream:
+            self.transport.loseWriteConnection()
 
     def _unread(self, failure: Failure) -> None:
         IConsumer(self.transport).unregisterProducer()

@@ -28,8 +28,9 @@ from mailgate.scanners.sending import Sending
 
 __all__ = ["LARGEST_ANSWER", "Posted", "post"]
 
-#: The largest body of an answer, in octets, and what its header and its chunks may take beside it.
-LARGEST_ANSWER = 1024 * 1024
+#: The largest body of an answer, in octets, and what its header and its chunks may take beside it. It is understood in
+#: the reactor's thread.
+LARGEST_ANSWER = 256 * 1024
 _AROUND = 256 * 1024
 
 

@@ -41,7 +41,12 @@ class Checked:
 
 class Check:
     """A question about a message, with `prefix` (whole header fields) before its own; `user` is whose preferences
-    count, "" (and what is no name of a user) for those of the server."""
+    count, "" (and what is no name of a user) for those of the server.
+
+    spamd reads lines, whatever length it was told: of content that ends within one, it waits for the rest.
+    """
+
+    ends_with_stream = True
 
     def __init__(self, command: Command, content: Content, *, user: str = "", prefix: bytes = b"") -> None:
         self._command = command

@@ -71,6 +71,11 @@ WRAPPED: dict[str, bytes] = {
     "five zips": attached(zipped(zipped(zipped(zipped(zipped(EICAR), "4"), "3"), "2"), "1"), "eicar.zip"),
     "gzip": attached(gzip.compress(EICAR), "eicar.gz", "application/gzip"),
     "tar.gz": attached(tarred(EICAR), "eicar.tgz", "application/gzip"),
+    "behind a field that nobody knows": b"Zz: 1\r\nmime-version" + attached(EICAR).partition(b"MIME-Version")[2],
+    "behind the octets of a picture": b"GIF89a: 1\r\nMIME-Version" + attached(EICAR).partition(b"MIME-Version")[2],
+    "behind a line that is no field": b"hello\r\nMIME-Version" + attached(EICAR).partition(b"MIME-Version")[2],
+    "without a header": EICAR + b"\r\n",
+    "behind an empty header": b"\r\n" + EICAR + b"\r\n",
     "forwarded": mail(attached(EICAR), "Content-Type: message/rfc822"),
 }
 

@@ -39,6 +39,13 @@ def test_spam_is_refused_and_what_looks_like_it_is_marked(spamd: Spamd) -> None:
         assert one["message"].encode().endswith(octets)
 
 
+@pytest.mark.parametrize("take", ["score", "headers", "message"])
+def test_what_ends_within_a_line_is_checked(spamd: Spamd, take: str) -> None:
+    """As it may with BDAT: spamd waits for the end of the line, unless it is told that there is none."""
+    (one,) = ask("spamassassin", options(spamd, take=take), mail(GTUBE))
+    assert one["verdict"] == "reject"
+
+
 def test_preferences_by_recipient(spamd: Spamd) -> None:
     asked = [{"content": MARKED, "recipients": [user]} for user in ("bob@loose.example", "eve@example.org")]
     both = {"content": MARKED, "recipients": ["bob@loose.example", "eve@example.org"]}

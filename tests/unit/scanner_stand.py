@@ -44,6 +44,7 @@ class Wire(StringTransport):
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted is typed in part
         self.client: Any = None
         self.is_open = True
+        self.is_told_the_end = False  # the client has closed its half
         self.heard = bytearray()
         self._clock = clock
         self._script = script
@@ -83,6 +84,10 @@ class Wire(StringTransport):
 
     def abortConnection(self) -> None:  # noqa: N802 (Twisted's)
         self.close(ConnectionAborted())
+
+    def loseWriteConnection(self) -> None:  # noqa: N802 (Twisted's)
+        self.is_told_the_end = True
+        self._later(lambda: self._script(self, bytes(self.heard)) if self._told == len(self.heard) else None)
 
     def loseConnection(self) -> None:  # noqa: N802 (Twisted's)
         if self.is_open:

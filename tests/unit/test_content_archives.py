@@ -55,9 +55,13 @@ class Look:
         self.spent = 0
         self._limits = limits or Limits()
         sniffer = Sniffer()
-        unpacker = Unpacker(self._limits, sniffer.type_of, self.notes.append, self._spend)
+        self.found: list[str] = []
+        unpacker = Unpacker(self._limits, sniffer.type_of, self.notes.append, self._spend, self._find)
         self.marks = unpacker.marks(0, data, [sniffer.type_of(data)], name)
         self.members: list[Member] = unpacker.members
+
+    def _find(self, name: str, data: bytes) -> None:
+        self.found.append(name)
 
     def _spend(self, octets: int) -> bool:
         self.spent += octets
@@ -176,7 +180,7 @@ def test_what_is_cut_off_is_told() -> None:
     data = packed({"a.exe": EXE * 100})
     for cut in (40, len(data) // 2):
         look = Look(data[:cut])
-        assert "broken" in look.marks or "unread" in {mark for one in look.members for mark in one.marks}
+        assert "broken" in look.marks or "damaged" in {mark for one in look.members for mark in one.marks}
         assert "a.exe" in look.paths() or cut == 40
 
 
@@ -320,3 +324,87 @@ def test_octets_go_with_extensions(types: list[str], extension: str, fits: bool)
 )
 def test_kinds_by_octets(data: bytes, kind: str) -> None:
     assert matches_kind([Sniffer().type_of(data)], kind)
+
+
+def test_an_archive_behind_other_octets_is_found(tmp_path: Path) -> None:
+    commented = io.BytesIO(packed({"a.exe": EXE}))
+    with zipfile.ZipFile(commented, "a") as archive:
+        archive.comment = b"c" * 60_000  # libarchive looks for the end in the last 16 KiB only
+    for data in (commented.getvalue(), packed({"a.exe": EXE}) + b"j" * 40_000, made("7zip", tmp_path)):
+        look = Look(b"GIF89a" + bytes(100) + data, "a.gif")
+        assert "archive" in look.marks
+        assert any(path.endswith("a.exe") for path in look.paths())
+    assert Look(b"GIF89a" + b"PK\x03\x04" * 1000 + b"Rar!\x1a\x07", "a.gif").marks == []
+
+
+def test_a_file_that_is_two_archives_is_looked_into_as_both(tmp_path: Path) -> None:
+    look = Look(made("7zip", tmp_path) + packed({"b.txt": b"Hello"}), "a.7z")
+    assert {"dir/a.exe", "b.txt"} <= set(look.paths())
+    behind = Look(packed({"b.txt": b"Hello"}) + made("7zip", tmp_path), "a.7z")
+    assert {"dir/a.exe", "b.txt"} <= set(behind.paths())
+
+
+@pytest.mark.parametrize("kind", [0o120777, 0o040755, 0o010644, 0o020644])
+def test_attributes_do_not_hide_what_is_in_a_zip(kind: int) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        info = zipfile.ZipInfo("b.zip")
+        info.create_system, info.external_attr = 3, kind << 16
+        archive.writestr(info, packed({"a.exe": EXE}))
+    assert "b.zip/a.exe" in Look(buffer.getvalue()).paths()
+
+
+def test_a_compression_that_is_not_known_is_damage() -> None:
+    data = bytearray(packed({"b.zip": packed({"a.exe": EXE})}))
+    struct.pack_into("<H", data, 8, 9)  # Deflate64, which Windows opens
+    struct.pack_into("<H", data, data.rfind(b"PK\x01\x02") + 10, 9)
+    look = Look(bytes(data))
+    assert look.members[0].marks == ("damaged",)
+
+
+def test_an_end_in_a_comment_does_not_hide_the_table() -> None:
+    buffer = io.BytesIO(packed({"a.exe": EXE}))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.comment = b"PK\x05\x06" + bytes(18)
+    assert "a.exe" in Look(b"GIF89a" + buffer.getvalue(), "a.gif").paths()
+
+
+def test_a_stored_zip_in_a_zip_is_looked_at_once() -> None:
+    look = Look(packed({"b.zip": packed({"a.exe": EXE})}, zipfile.ZIP_STORED))
+    assert look.paths() == ["b.zip", "b.zip/a.exe"]
+
+
+def test_the_name_in_gzip_is_a_name() -> None:
+    buffer = io.BytesIO()
+    with gzip.GzipFile("a.js", "wb", fileobj=buffer) as file:
+        file.write(b"Hello")
+    assert {one.name for one in Look(buffer.getvalue(), "b.txt.gz").members} == {"b.txt", "a.js"}
+
+
+def tnef(*attributes: tuple[int, bytes]) -> bytes:
+    return struct.pack("<IH", 0x223E9F78, 1) + b"".join(
+        struct.pack("<BII", 2, tag, len(data)) + data + struct.pack("<H", sum(data) & 0xFFFF)
+        for tag, data in attributes
+    )
+
+
+def test_files_in_tnef_are_looked_at() -> None:
+    long_name = struct.pack("<IIII", 1, 0x3707001F, 1, 12) + "c.js\0\0".encode("utf-16-le")
+    inner = (0x69005, bytes(20) + tnef((0x69002, b""), (0x18010, b"d.exe\0"), (0x6800F, EXE)))
+    data = tnef(
+        (0x69002, bytes(14)), (0x18010, b"b.txt\0"), (0x6800F, EXE), (0x69005, long_name), (0x69002, b""), inner
+    )
+    look = Look(data, "winmail.dat")
+    assert look.marks == ["archive", "tnef"]
+    assert [one.name for one in look.members] == ["b.txt", "c.js", "message", "d.exe"]
+    assert matches_kind(look.members[0].types, "executable")
+    assert "broken" in Look(data[:-10], "winmail.dat").marks
+    assert "broken" in Look(tnef(*[(1, b"")] * 20_001), "winmail.dat").marks
+    for _ in range(5):
+        data = tnef((0x69005, data))
+    assert "depth" in Look(data, "winmail.dat").marks or "depth" in Look(data, "winmail.dat").notes
+
+
+def test_content_types_in_utf_16_show_macros() -> None:
+    types = "<Override ContentType='application/vnd.ms-office.vbaProject'/>".encode("utf-16")
+    assert package_marks(["[Content_Types].xml"], {"[content_types].xml": types}) == ["macro"]

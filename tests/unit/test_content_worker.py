@@ -393,3 +393,41 @@ def test_without_processes_it_happens_here() -> None:
     with pytest.raises(StopIteration) as stop:
         examiner.ask(Question(data=b"\r\nHello")).send(None)
     assert stop.value.value.parts[0].size == 5
+
+
+class Saying:
+    def __init__(self, *found: Examination) -> None:
+        self._found = list(found)
+
+    def answer(self, question: Question) -> Examination:
+        return self._found.pop(0)
+
+
+def test_what_cannot_be_told_is_an_answer_too() -> None:
+    questions = io.BytesIO(frame(encode(Question())) * 2)
+    answers = io.BytesIO()
+    serve(questions, answers, Saying(Examination(parts=(Part(0, names=("\ud800",)),)), FOUND))
+    first, second = [decode(one) for one in Frames(1 << 20).feed(answers.getvalue())]
+    assert first.failure is not None
+    assert first.failure.kind == "error"
+    assert second == FOUND
+
+
+def test_where_a_second_process_cannot_start_the_first_goes_on() -> None:
+    desk = Desk(2)
+    first = desk.ask(b"1")
+    process = desk.reactor.started[0]
+    process.ready()
+    second, third = desk.ask(b"2"), desk.ask(b"3")
+    desk.reactor.started[1].die()
+    assert len(desk.reactor.started) == 2  # and no other is tried at once
+    assert second == []
+    process.answer(FOUND)
+    assert first == [FOUND]
+    process.die()
+    assert second[0].failure.kind == "crash"
+    desk.reactor.started[-1].die()
+    while third == []:
+        desk.reactor.started[-1].die()
+    assert third[0].check(WorkerError)
+    assert desk.clock.getDelayedCalls() == []

@@ -13,7 +13,7 @@ from mailgate.content.models import Examination, Problem, Question
 from mailgate.envelope import Transaction
 from mailgate.filters.attachments import AttachmentResult, Attachments, Options, build
 from mailgate.filters.examining import UnreadResult
-from mailgate.message import AddHeader, Edit, Message, RemoveHeader, Splice
+from mailgate.message import AddHeader, Edit, Message, RemoveHeader, Splice, check_body_edits
 from mailgate.pipeline.registry import FilterMaker
 from mailgate.testing import FilterContract, Occasion, message, services, session, transaction, wait_for
 from mailgate.verdict import Continue, Defer, Quarantine, Reject, Verdict
@@ -266,3 +266,75 @@ class TestContract(FilterContract):
         yield Occasion()
         yield Occasion(message=mail(file("a.exe", EXE)))
         yield Occasion(message=mail(file("a.docm", packed({"[Content_Types].xml": b"vbaProject"}))))
+
+
+def test_what_cannot_be_unpacked_is_broken() -> None:
+    data = bytearray(packed({"b.txt": b"Hello" * 100}))
+    for at in (8, data.rfind(b"PK\x01\x02") + 10):
+        data[at] = 9  # Deflate64
+    desk = Desk()
+    assert isinstance(desk.judge(mail(file("a.zip", bytes(data)))), Quarantine)
+    assert ("broken", "") in desk.kinds()
+
+
+def test_a_part_without_a_body_leaves_the_delimiter_whole() -> None:
+    empty = b"Content-Type: application/octet-stream; name=a.exe\r\n"
+    original = mail(empty, TEXT)
+    data = original.content.read().replace(empty + b"\r\n", empty)
+    original = message(data)
+    desk = Desk(blocked="strip")
+    desk.judge(original)
+    edits = desk.edits(original)
+    check_body_edits(original.content, [], edits)
+    changed = spliced(original, edits)
+    assert changed.count(b"\r\n--b") == data.count(b"\r\n--b")
+    unended = message(data[: data.index(empty)] + empty + b"\r\nMZ")
+    desk = Desk(blocked="strip")
+    desk.judge(unended)
+    assert spliced(unended, desk.edits(unended)).endswith(b"\r\n")
+
+
+def test_parts_inside_a_part_that_is_stripped_go_with_it() -> None:
+    inner = b"--x\r\nContent-Type: application/octet-stream; name=b.exe\r\n\r\nMZ"
+    original = mail(part(b"Content-Type: text/plain; name=a.exe", body=inner), TEXT)
+    desk = Desk(blocked="strip")
+    desk.judge(original)
+    assert len({one.place for one in desk.transaction.evidence.all(AttachmentResult)}) == 2
+    edits = desk.edits(original)
+    check_body_edits(original.content, [], edits)
+    assert TEXT in spliced(original, edits)
+
+
+def test_very_many_parts_are_not_stripped_but_kept_back() -> None:
+    assert isinstance(Desk(blocked="strip").judge(mail(*[file("a.exe", b"x")] * 101)), Quarantine)
+
+
+def test_nothing_stays_of_a_message_that_says_it_holds_one() -> None:
+    original = message(b"Content-Type: message/rfc822\r\n\r\nX-Inner: y\r\n" + file("a.exe", EXE))
+    desk = Desk(blocked="strip")
+    desk.judge(original)
+    edits = desk.edits(original)
+    check_body_edits(original.content, [], edits)
+    body = spliced(original, edits).partition(b"\r\n\r\n")[2]
+    assert b"a.exe" in base64.b64decode(body, validate=False)
+    assert b"X-Inner" not in body
+
+
+@pytest.mark.parametrize("text", [b"[image: logo]", b"[EXTERNAL]\r\n\r\nHello", b"[blue ball]", b"MZ, hello"])
+def test_text_that_looks_like_something_else_passes(text: bytes) -> None:
+    assert Desk().judge(mail(part(b"Content-Type: text/plain", body=text))) is None
+
+
+def test_a_message_in_an_archive_is_looked_into() -> None:
+    held = file("a.zip", packed({"b.eml": mixed(file("c.exe", b"Hello"))}))
+    desk = Desk(blocked="strip")
+    original = mail(held)
+    desk.judge(original)
+    assert ("blocked", "exe") in desk.kinds()
+    assert held not in spliced(original, desk.edits(original))
+    deep = mixed(file("c.exe", b"Hello"))
+    for _ in range(60):
+        deep = mixed(file("a.zip", packed({"b.eml": deep})))
+    desk = Desk()
+    assert isinstance(desk.judge(message(deep)), Quarantine)
+    assert ("limits", "nesting") in desk.kinds()

@@ -81,6 +81,25 @@ def test_a_suspicion_is_told_and_a_field_that_came_along_is_removed() -> None:
     assert gate().judge(b"Subject: x\r\n\r\n") == [Continue()]
 
 
+@pytest.mark.parametrize("found_as_body", [True, False])
+@pytest.mark.parametrize("otherwise", [b"OK", b"Heuristics.Test FOUND"])
+def test_what_begins_with_no_field_is_looked_at_as_header_and_as_body(found_as_body: bool, otherwise: bytes) -> None:
+    def script(wire: Wire, octets: bytes) -> None:
+        if octets.endswith(bytes(4)):
+            as_body = b"by mailgate\r\n\r\n" in octets
+            wire.say(b"stream: " + (b"Win.Test-1 FOUND" if as_body is found_as_body else otherwise) + b"\0")
+            wire.close()
+
+    assert isinstance(judged(script, b"no field\r\nSubject: x\r\n\r\nhello"), Reject)
+
+
+def test_where_all_see_the_same_clamd_is_asked_once() -> None:
+    stand = gate()
+    for content in (b"\r\nno header", b"Subject : one\r\n\r\nhello"):
+        stand.judge(content)
+    assert len(stand.scanners.wires) == 2
+
+
 def test_several_scanners_in_one_pipeline_do_not_take_each_others_results() -> None:
     first, second = gate(), gate()
     evidence = first.filter, second.filter
@@ -192,6 +211,22 @@ def test_the_breaker_opens_and_closes_and_nothing_slips_through() -> None:
     assert [event.is_open for event in stand.events.of(BreakerChanged)] == [True, False]
 
 
+@pytest.mark.parametrize("on_failure", ["continue", "quarantine"])
+def test_the_breaker_opens_where_mail_goes_on_too(on_failure: str) -> None:
+    stand = gate(silent, on_failure)
+    for _ in range(FAILURES + 3):
+        stand.judge(b"X-Virus-Status: Clean\r\n\r\nhello")
+    assert len(stand.scanners.asked) == FAILURES  # nobody waits for it any more
+    stand.scanners.clock.advance(PAUSE)
+    stand.judge()  # the trial fails
+    stand.judge()
+    assert len(stand.scanners.asked) == FAILURES + 1
+    stand.scanners.script = clamd
+    stand.scanners.clock.advance(2 * PAUSE)
+    assert isinstance(stand.judge(VIRUS)[0], Reject)
+    assert [event.is_open for event in stand.events.of(BreakerChanged)] == [True, False]
+
+
 def test_a_file_that_cannot_be_read_fails_and_no_server_rests(tmp_path: Path) -> None:
     stand = Gate(build, Options(servers=["a.example", "b.example"]), Scanners(clamd))
     content = Content(None, tmp_path / "gone", 100)
@@ -209,8 +244,8 @@ def test_a_large_message_is_sent_as_it_is(tmp_path: Path) -> None:
     pending = stand.filter.on_message(session(), transaction(), Message(Content.in_file(tmp_path / "content")))
     assert isinstance(wait_for(pending, stand.scanners.clock), Continue)
     heard = bytes(stand.scanners.wires[0].heard)
-    assert len(heard) == 10 + len(data) + 4 * -(-len(data) // (256 * 1024)) + 4
-    assert heard[14:1014] == data[:1000]
+    assert len(heard) == 10 + 4 + 23 + len(data) + 4 * -(-len(data) // (256 * 1024)) + 4
+    assert heard[41:1041] == data[:1000]
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from twisted.internet.task import Clock
 from mailgate.envelope import Identity
 from mailgate.filters.forged_names import (
     LookAlikes,
-    address_in,
     display_name,
+    domains_in,
     has_mixed_scripts,
     plain_name,
     skeleton,
@@ -71,6 +71,7 @@ def test_a_good_header_is_no_opinion() -> None:
         ((FROM, "X: " + "a" * 1000), "long-line", "long_line"),
         ((FROM, *["X-Filler: " + "a" * 900] * 300), "malformed", "malformed"),
         (('From: "ceo@example.org" <x@evil.example>',), "other-address", "other_address"),
+        (('From: "x@evil.example ceo@example.org" <x@evil.example>',), "other-address", "other_address"),
     ],
 )
 def test_each_fault_is_evidence_and_has_its_action(fields: tuple[str, ...], fact: str, option: str) -> None:
@@ -167,7 +168,7 @@ def test_exempt_clients_are_left_alone() -> None:
 @given(st.text(max_size=300))
 def test_nothing_makes_it_fail(text: str) -> None:
     alike = LookAlikes(["example.org"], [])
-    for function in (display_name, address_in, plain_name, skeleton, has_mixed_scripts, alike.find):
+    for function in (display_name, domains_in, plain_name, skeleton, has_mixed_scripts, alike.find):
         function(text)
 
 
@@ -197,3 +198,8 @@ class TestContract(FilterContract):
             Occasion(message=message("Subject: x\n\n")),
             Occasion(message=mail("From: <a@examp1e.org>")),
         ]
+
+
+def test_a_name_in_a_comment_is_a_name() -> None:
+    options = {"protected_names": ["Jane Doe"], "protected_domains": ["example.org"]}
+    assert isinstance(judged("From: x@evil.example (Jane Doe)", **options), Quarantine)

@@ -56,6 +56,25 @@ def test_accept_skips_the_rest_of_the_stage() -> None:
     assert Accept("known").reason == stand.transaction.trace[0].reason
 
 
+def test_accept_for_some_skips_nothing_of_the_others() -> None:
+    both = ["bob@example.org", "eve@example.org"]
+    stand = gate(says("accept", recipients=both[:1]))
+    assert stand.judge(MAIL, both) == [Continue(), Continue()]
+    assert stand.transaction.trace[0].verdict == "continue"
+
+
+def test_two_spellings_of_a_recipient_share_what_is_said_of_one() -> None:
+    three = ["bob@example.org", "BOB@example.org", "eve@example.org"]
+    verdicts = judged(says("quarantine", recipients=["bob@example.org"]), three)
+    assert [type(one) for one in verdicts] == [Quarantine, Quarantine, Continue]
+
+
+def test_the_service_is_told_all_fields() -> None:
+    fields = b"".join(b"X-%d: x\r\n" % number for number in range(3000))
+    _, told = asked_with(mail=fields + MAIL)
+    assert ["Subject", "Hello"] in told["headers"]
+
+
 def test_replies_and_reasons() -> None:
     (refused,) = judged(says("reject", text="No, thank\r\n250 you", reason="on the list"))
     assert isinstance(refused, Reject)

@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorThreads
 from twisted.internet.task import Clock
+from zope.interface import implementer
 
 from mailgate.address import Address
 from mailgate.envelope import Client, Identity, Tls
 from mailgate.events import BreakerChanged, FilterFailed, SessionClosed
 from mailgate.filters.milter import Milter, Options, build
 from mailgate.filters.milter_verdicts import MilterResult
-from mailgate.interfaces import FilterServices
+from mailgate.interfaces import FilterServices, IMessageFilter
 from mailgate.message import (
     AddHeader,
     AddRecipient,
@@ -62,6 +64,7 @@ from mailgate.testing import (
 )
 from mailgate.testing.answers import as_deferred
 from mailgate.verdict import (
+    Accept,
     Continue,
     Defer,
     Discard,
@@ -72,6 +75,7 @@ from mailgate.verdict import (
     TemporaryFailure,
     Verdict,
 )
+from tests.unit.auth_stand import Pool
 from tests.unit.milter_peer import EVERYTHING, MilterPeer, Network, Said
 
 HERE = "127.0.0.1:8891"
@@ -440,12 +444,71 @@ def test_one_that_is_gone_between_two_steps() -> None:
     assert isinstance(mail.brings(number="M3"), Continue)  # between two messages nothing is lost
 
 
-def test_edits_of_a_message_that_was_never_shown() -> None:
-    mail = Mail(MilterPeer())
+@implementer(IReactorThreads)
+class Threaded(Network):
+    """A network whose reactor has threads: a pool of the test's."""
+
+    def __init__(self, peers: dict[str, MilterPeer], pool: Pool) -> None:
+        super().__init__(peers)
+        self.pool = pool
+
+    def getThreadPool(self) -> Pool:  # noqa: N802 (Twisted's)
+        return self.pool
+
+    def callFromThread(self, callable: Any, *args: object, **kwargs: object) -> None:  # noqa: A002, N802 (Twisted's)
+        callable(*args, **kwargs)
+
+    def callInThread(self, callable: Any, *args: object, **kwargs: object) -> None:  # noqa: A002, N802 (Twisted's)
+        raise NotImplementedError
+
+    def suggestThreadPoolSize(self, size: int) -> None:  # noqa: N802 (Twisted's)
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(("line", "is_given_up"), [(b"x" * 78, False), (b"x" * 78, True), (b"x" * 1200, False)])
+def test_a_large_new_body_is_looked_through_in_a_thread(tmp_path: Path, line: bytes, is_given_up: bool) -> None:
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    pool = Pool(waits=True)
+    mail = Mail(MilterPeer({Code.END_OF_BODY: [*[BodyReplaced((line + b"\r\n") * 50)] * 80, Plain.CONTINUE]}))
+    network = Threaded({HERE: mail.peer}, pool)
+    mail.clock = network.clock
+    mail.milter = Milter(Options(servers=["127.0.0.1"]), services(clock=network, state_dir=tmp_path))
     mail.opens()
-    mail.mail, mail.message = transaction(id="M1"), message()
-    with pytest.raises(MilterError, match="not been shown"):
-        mail.edits()
+    one, results = transaction(id="M1"), list[Any]()
+    shown = as_deferred(mail.milter.on_message(mail.session, one, message()))  # type: ignore[arg-type]  # it waits
+    shown.addBoth(results.append)
+    mail.clock.pump([0.0] * 50)
+    assert (pool.given, results, len(list(incoming.iterdir()))) == (1, [], 1)
+    if is_given_up:
+        shown.cancel()
+    pool.work()
+    assert len(results) == 1
+    is_kept = isinstance(results[0], Continue)
+    assert is_kept == (not is_given_up and len(line) < 998)
+    assert len(list(incoming.iterdir())) == is_kept
+
+
+@implementer(IMessageFilter)
+class Accepts:
+    def on_message(self, *_: object) -> Accept:
+        return Accept("known")
+
+
+def test_a_message_that_is_accepted_before_it_is_shown_goes_on() -> None:
+    mail = Mail(MilterPeer({Code.END_OF_BODY: [HeaderAdded(b"X-One", b"1"), Plain.CONTINUE]}))
+    mail.opens()
+    mail.brings()
+    events = EventRecorder()
+    gate = Pipeline([[Member("known", Accepts())], [Member("milter", mail.milter)]], mail.clock, events)
+    mail.mail = transaction(id="M2")
+    told = gate.data(mail.session, mail.mail)
+    assert isinstance(told, Deferred)
+    wait_for(told, mail.clock)
+    verdicts = gate.message(mail.session, mail.mail, message())
+    assert verdicts == [Continue()]
+    assert mail.mail.edits == []  # those of the message before are not its own
+    assert not events.of(FilterFailed)
 
 
 def test_the_next_session_goes_to_the_next_server() -> None:

@@ -33,6 +33,13 @@ def is_whole(octets: bytes) -> bool:
     return bool(end) and match is not None and len(body) == int(match[1])
 
 
+@pytest.mark.parametrize("take", ["score", "headers", "message"])
+def test_content_that_ends_within_a_line_is_checked(take: str) -> None:
+    scanners = Scanners(Spamd({"": 20.0}))
+    (verdict,) = Gate(build, Options.model_validate({"take": take}), scanners).judge(b"Subject: x\r\n\r\nspam")
+    assert isinstance(verdict, Reject)
+
+
 class Spamd:
     """Gives each user a score, and everybody else that of "". `rewrite` is what becomes of a message."""
 
@@ -47,7 +54,7 @@ class Spamd:
         return octets
 
     def __call__(self, wire: Wire, octets: bytes) -> None:
-        if not is_whole(octets):
+        if not is_whole(octets) or not (octets.endswith(b"\n") or wire.is_told_the_end):  # it reads lines
             return
         head, _, self.heard = octets.partition(b"\r\n\r\n")
         match = _USER.search(head + b"\r\n")

@@ -223,6 +223,10 @@ def test_files_are_read_in_a_thread(tmp_path: Path) -> None:
     found = wait_for(answer)
     assert found.path is not None
     assert found.read() == DATA.replace(b"hello", b"top\r\nhello")
+    large = editor.edit(Content(DATA), [ReplaceBody(Content(b"large\r\n" * 100_000))])
+    assert isinstance(large, Deferred)
+    clock.pool.work()
+    assert wait_for(large).size > 700_000
 
 
 # -- through the pipeline

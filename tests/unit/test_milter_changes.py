@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,6 +76,56 @@ def test_indexes_count_what_is_there_at_that_moment() -> None:
     assert changed(HeaderAdded(b"X-A", b"1"), HeaderChanged(1, b"X-A", b"")) == HEADER
     inserted = changed(HeaderInserted(0, b"X-A", b"1"), HeaderInserted(0, b"X-B", b"2"))
     assert inserted == b"X-B: 2\r\nX-A: 1\r\n" + HEADER
+
+
+def one_by_one(changes: list[Change]) -> list[tuple[str, str]]:
+    """What Sendmail makes of them."""
+    now = [(field.name, field.value) for field in FIELDS]
+    for change in changes:
+        match change:
+            case HeaderInserted(index, name, value):
+                now.insert(index if index > 1 else 0, (name.decode(), value.decode()))
+            case HeaderChanged(index, name, value):
+                places = [at for at, (one, _) in enumerate(now) if one.lower() == name.decode().lower()]
+                if index <= len(places):
+                    now[places[index - 1] : places[index - 1] + 1] = [(name.decode(), value.decode())] if value else []
+                elif value:
+                    now.append((name.decode(), value.decode()))
+    return now
+
+
+_A_NAME = st.sampled_from([b"Subject", b"x-same", b"X-A", b"Received"])
+_A_CHANGE = st.one_of(
+    st.builds(HeaderInserted, st.integers(0, 8), _A_NAME, st.sampled_from([b"8", b"9"])),
+    st.builds(HeaderChanged, st.integers(1, 4), _A_NAME, st.sampled_from([b"", b"7"])),
+)
+
+
+@given(st.lists(_A_CHANGE, max_size=12))
+def test_any_changes_one_after_the_other(changes: list[Change]) -> None:
+    found = [(field.name.lower(), field.value) for field in split_header(changed(*changes))]
+    assert sorted(found) == sorted((name.lower(), value) for name, value in one_by_one(changes))
+
+
+def test_twice_the_fields_and_changes_take_about_twice_the_steps() -> None:
+    def steps(size: int) -> int:
+        fields = split_header(b"".join(b"X-A: %d\r\n" % number for number in range(size)))
+        changes = [HeaderChanged(number, b"X-A", b"") for number in range(size, 0, -1)]
+        count = 0
+
+        def counted(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        sys.setprofile(counted)
+        try:
+            edits = header_edits(fields, changes, False)
+        finally:
+            sys.setprofile(None)
+        assert len(edits) == size
+        return count
+
+    assert steps(400) < 3 * steps(200)
 
 
 @pytest.mark.parametrize(

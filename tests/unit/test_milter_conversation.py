@@ -22,7 +22,7 @@ from mailgate.scanners.milter.codec import (
     ReplyGiven,
     encode_answer,
 )
-from mailgate.scanners.milter.conversation import GO_ON, MAX_CHANGES, Conversation, Outcome, Patience
+from mailgate.scanners.milter.conversation import GO_ON, MAX_CHANGES, MAX_REMOVED, Conversation, Outcome, Patience
 from mailgate.scanners.milter.words import Actions, Code, Plain, Steps
 from mailgate.scanners.pool import IScannerReactor, ScannerError
 from mailgate.testing import wait_for
@@ -224,6 +224,13 @@ def test_a_milter_that_does_not_follow_the_protocol(code: Code, said: Said, what
     with pytest.raises(ScannerError, match=what):
         talk.through()
     assert not any(wire.is_open for wire in peer.connections)
+
+
+def test_as_many_fields_may_be_removed_as_a_message_has() -> None:
+    said: Said = [*[HeaderChanged(1, b"X-A", b"")] * MAX_REMOVED, HeaderAdded(b"X-B", b"1"), Plain.CONTINUE]
+    assert len(Talk(MilterPeer({Code.END_OF_BODY: said})).through()[-1].changes) == MAX_REMOVED + 1
+    with pytest.raises(MilterError, match="more of a message"):
+        Talk(MilterPeer({Code.END_OF_BODY: [said[0], *said]})).through()
 
 
 def test_a_right_that_was_not_announced() -> None:

@@ -284,3 +284,9 @@ def test_any_octets(body: bytes, label: str, kind: str) -> None:
             rest = rest[: splice.start] + rest[splice.end :]
         if not inserted.header:
             assert rest == data  # octets only come in
+
+
+def test_a_flood_of_alternatives_stays() -> None:
+    assert edits_of(parts("alternative", *[TEXT] * 50)).splices
+    with pytest.raises(NotInsertedError, match="too many"):
+        edits_of(parts("alternative", *[TEXT] * 51))

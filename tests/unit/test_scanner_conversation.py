@@ -20,6 +20,7 @@ class Echo:
     """A question of these pieces; the answer is what came, and whether everything had been sent."""
 
     largest = 1000
+    ends_with_stream = False
 
     def __init__(self, *pieces: bytes, error: Exception | None = None) -> None:
         self._pieces = pieces

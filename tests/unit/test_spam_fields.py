@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from email.header import decode_header, make_header
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailgate.filters.spam_fields import edits_between, field_value, folded_list, new_field, subject_value
+from mailgate.filters.spam_fields import edits_between, field_value, folded_list, new_field, subject_value, whole_lines
 from mailgate.message import AddHeader, apply_edits, split_header
 
 _NAMES = st.sampled_from(["A", "B", "C"])
@@ -18,6 +19,21 @@ _FIELDS = st.lists(st.tuples(_NAMES, st.sampled_from(["1", "2", "3\r\n\t4"])), m
 
 def section(fields: list[tuple[str, str]]) -> bytes:
     return "".join(f"{name}: {value}\r\n" for name, value in fields).encode()
+
+
+@given(st.text(st.sampled_from("a\r\n")).map(str.encode))
+def test_every_end_of_a_line_becomes_a_whole_one(octets: bytes) -> None:
+    assert whole_lines(octets) == re.sub(rb"\r\n|\r|\n", b"\r\n", octets)
+
+
+@given(st.text(st.sampled_from("a \t\u00fc\U0001f600"), min_size=500, max_size=3000))
+def test_no_line_is_longer_than_mail_may_have(text: str) -> None:
+    for repeated in (text, text * 3, "x" * 8000, "word " * 1500):
+        for value in (field_value(repeated), subject_value(repeated)):
+            field = AddHeader("N" * 70, value or "x")
+            assert max(map(len, field.raw.split(b"\r\n"))) <= 998
+            assert "".join(field.value.split()) == "".join(value.split())
+        assert "".join(field_value(repeated).split()) == "".join(repeated[:8000].split())
 
 
 @given(_FIELDS, _FIELDS, st.booleans())

@@ -47,10 +47,67 @@ class _New:
     at_end: bool = True
 
 
+@dataclass(slots=True, eq=False)
+class _Place:
+    """Where a field stands, with its name in lower case; None stands where it has been removed."""
+
+    name: str
+    field: HeaderField | _New | None
+
+
+class _Fields:
+    """The fields as they are changed. A milter may change as many as there are: none looks through all of them."""
+
+    def __init__(self, fields: Iterable[HeaderField]) -> None:
+        self._places = [_Place(field.name.lower(), field) for field in fields]
+        self._by_name: dict[str, list[_Place]] = {}
+        for place in self._places:
+            self._by_name.setdefault(place.name, []).append(place)
+        self._removed = 0
+        self._unsorted: set[str] = set()  # names whose places are not in order
+
+    def __len__(self) -> int:
+        return len(self._places) - self._removed
+
+    def left(self) -> list[HeaderField | _New]:
+        """Those that are there."""
+        return [place.field for place in self._places if place.field is not None]
+
+    def append(self, new: _New) -> None:
+        place = _Place(new.name.lower(), new)
+        self._places.append(place)
+        self._by_name.setdefault(place.name, []).append(place)
+
+    def insert(self, index: int, new: _New) -> None:
+        """Behind the first `index` fields."""
+        place = _Place(new.name.lower(), new)
+        if index and self._removed:
+            self._places = [one for one in self._places if one.field is not None]
+            self._removed = 0
+        self._places.insert(index, place)
+        self._by_name.setdefault(place.name, []).insert(0, place)
+        if index:
+            self._unsorted.add(place.name)
+
+    def change(self, name: str, number: int, new: _New | None) -> None:
+        """Put `new` in the place of that field of this name which has this number, from 1; None removes it."""
+        if name in self._unsorted:
+            self._unsorted.remove(name)
+            self._by_name[name] = [one for one in self._places if one.name == name and one.field is not None]
+        places = self._by_name.get(name, [])
+        if number <= len(places):
+            places[number - 1].field = new
+            if new is None:
+                del places[number - 1]
+                self._removed += 1
+        elif new is not None:
+            self.append(new)
+
+
 def header_edits(fields: Sequence[HeaderField], changes: Iterable[Change], keeps_space: bool) -> list[Edit]:
     """The edits of the header, for fields as the milter was shown them. `keeps_space`: the space behind the colon is
     part of values (SMFIP_HDR_LEADSPC). MilterError where a change would not make one field."""
-    now: list[HeaderField | _New] = list(fields)
+    now = _Fields(fields)
     for change in changes:
         match change:
             case HeaderAdded(name, value):
@@ -58,10 +115,15 @@ def header_edits(fields: Sequence[HeaderField], changes: Iterable[Change], keeps
             case HeaderInserted(index, name, value):
                 # Both 0 and 1 mean the top: Sendmail counts its own Received field, which we have not added yet.
                 is_last = index >= max(len(now), 2)
-                now.insert(index if index > 1 else 0, _new(name, value, keeps_space, at_end=is_last))
+                new = _new(name, value, keeps_space, at_end=is_last)
+                if is_last:
+                    now.append(new)
+                else:
+                    now.insert(index if index > 1 else 0, new)
             case HeaderChanged(index, name, value):
-                _change(now, max(index, 1), name, value, keeps_space)
-    return _differences(fields, now)
+                changed_to = _new(name, value, keeps_space) if value else None
+                now.change(name.decode("ascii", "replace").lower(), max(index, 1), changed_to)
+    return _differences(fields, now.left())
 
 
 def envelope_edits(changes: Iterable[Change]) -> list[Edit]:
@@ -76,18 +138,6 @@ def envelope_edits(changes: Iterable[Change]) -> list[Edit]:
             case RecipientRemoved(address):
                 edits.append(RemoveRecipient(_address(address)))
     return edits
-
-
-def _change(now: list[HeaderField | _New], index: int, name: bytes, value: bytes, keeps_space: bool) -> None:
-    wanted = name.decode("ascii", "replace").lower()
-    places = [place for place, field in enumerate(now) if field.name.lower() == wanted]
-    if index > len(places):
-        if value:
-            now.append(_new(name, value, keeps_space))
-    elif value:
-        now[places[index - 1]] = _new(name, value, keeps_space)
-    else:
-        del now[places[index - 1]]
 
 
 def _differences(fields: Sequence[HeaderField], now: Sequence[HeaderField | _New]) -> list[Edit]:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
+from mailgate.message.header import MAX_HEADER_LINES
 from mailgate.reply import Reply
 from mailgate.scanners.milter.codec import (
     Answer,
@@ -39,10 +40,11 @@ from mailgate.scanners.milter.macros import macros_for, told_at
 from mailgate.scanners.milter.negotiation import Agreement, agree
 from mailgate.scanners.milter.words import Actions, Code, MacroStage, Plain, Steps
 
-__all__ = ["GO_ON", "MAX_CHANGES", "BodySink", "Conversation", "Outcome", "Patience"]
+__all__ = ["GO_ON", "MAX_CHANGES", "MAX_REMOVED", "BodySink", "Conversation", "Outcome", "Patience"]
 
-#: Changes of one message, apart from pieces of a body.
-MAX_CHANGES = 1000
+#: Changes of one message, apart from pieces of a body and fields that are removed: of these a message may have so many
+#: as it has lines, as no sender shall be able to make a milter fail.
+MAX_CHANGES, MAX_REMOVED = 1000, MAX_HEADER_LINES
 #: Octets in all of the fields and addresses that a milter changes.
 _MAX_CHANGED = 512 * 1024
 #: Octets of a field's name that are told.
@@ -287,7 +289,7 @@ class Conversation:
 
     async def _outcome(self, code: Code, patience: float, sink: BodySink | None) -> Outcome:
         changes: list[Change] = []
-        changed = 0
+        changed = removed = 0
         has_body = False
         end = self._clock.seconds() + _LONGEST * patience
         while True:
@@ -313,7 +315,8 @@ class Conversation:
                 continue
             changes.append(answer)
             changed += _size_of(answer)
-            if len(changes) > MAX_CHANGES or changed > _MAX_CHANGED:
+            removed += isinstance(answer, HeaderChanged) and not answer.value
+            if removed > MAX_REMOVED or len(changes) - removed > MAX_CHANGES or changed > _MAX_CHANGED:
                 raise MilterError("changes more of a message than can be meant")
 
     def _check_word(self, code: Code, word: Plain) -> None:
