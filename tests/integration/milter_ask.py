@@ -47,7 +47,7 @@ async def shown(milter: Milter, one: Session, text: str, number: int) -> list[st
         edits = await milter.modify(one, mail, brought)
     except Exception as error:
         return [type(error).__name__, str(error), ""]
-    content = materialised(brought.content, edits, ContentWriter(Path(), 2**20))
+    content = materialised(brought.content, edits, ContentWriter(Path(), 2**26))
     octets = b"".join(rendered(content, [edit for edit in edits if is_of_header(edit)]))
     return ["Continue", "", octets.decode()]
 

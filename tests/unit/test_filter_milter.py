@@ -365,7 +365,7 @@ def test_a_body_that_takes_in_the_edits_before_it() -> None:
     mail.mail.edits = [*before]
     edits = mail.edits()
     check_body_edits(content, before, edits)
-    made = materialised(content, [*before, *edits], ContentWriter(Path(), 1000))
+    made = materialised(content, [*before, *edits], ContentWriter(Path(), 1 << 26))
     assert made.read() == b"Subject: one\r\n\r\nnew\r\n"
 
 
