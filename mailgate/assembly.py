@@ -4,7 +4,6 @@ sessions are given."""
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from mailgate.auth.checker import IAuthReactor
 from mailgate.auth.file import warnings as users_warnings
 from mailgate.auth.guesses import Guesses
 from mailgate.auth.portal import Authenticator, make_authenticator
-from mailgate.backends.keeping import Source, SourceKeeper, Sources, close_sources
+from mailgate.backends.keeping import Source, SourceKeeper, Sources, close_sources, made_of
 from mailgate.backends.questions import IBackendReactor
 from mailgate.config.auth import FileAuth
 from mailgate.config.load import ConfigError, Loaded
@@ -328,13 +327,13 @@ def make_users(
     guesses = next((one.guesses for one in known.values()), None) or Guesses()
     users: dict[str, Authenticator] = {}
     for name, section in config.auth.items():
-        made_of = (section, _digests(section), certificates)  # read first: a file that changes now is seen next time
-        if name in known and known[name].made_of == made_of:
+        now = (made_of(section), certificates)
+        if name in known and known[name].made_of == now:
             users[name] = known[name]
             continue
         try:
             users[name] = make_authenticator(
-                section, name=name, reactor=reactor, certificates=certificates, guesses=guesses, made_of=made_of
+                section, name=name, reactor=reactor, certificates=certificates, guesses=guesses, made_of=now
             )
         except ValueError as error:
             raise ConfigError(_lines(loaded, name, section, error)) from error
@@ -349,16 +348,3 @@ def _lines(loaded: Loaded, name: str, section: AuthSection, error: ValueError) -
     if isinstance(error.__cause__, FileNotFoundError):
         texts = (f"{section.path}: does not exist: make it with mailgate password",)
     return tuple(loaded.error(("auth", name, "path"), text) for text in texts)
-
-
-def _digests(section: AuthSection) -> tuple[bytes, ...]:
-    """What the files that a section names hold: users, secrets of ours, authorities. b"" for what cannot be read."""
-    return tuple(_digest(value) for _, value in section if isinstance(value, Path))
-
-
-def _digest(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
-        return b""

@@ -105,8 +105,8 @@ def close_sources(sources: Iterable[Source[IRuns]]) -> Deferred[list[Any]]:
 
 
 def made_of(section: BaseModel) -> object:
-    """A section, and what the files hold that it names: lists, secrets of ours, authorities. To be read before these
-    are used: a file that changes meanwhile is seen next time."""
+    """A section, and what the files hold that it names: lists, users, secrets of ours, authorities. To be read
+    before these are used: a file that changes meanwhile is seen next time."""
     return section, tuple(_digest(value) for _, value in section if isinstance(value, Path))
 
 

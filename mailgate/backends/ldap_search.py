@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,10 @@ from mailgate.backends.ldap_names import FilterTemplate
 from mailgate.backends.ldap_servers import DirectoryServers
 from mailgate.backends.questions import IBackendReactor, read_secret, verifying
 
-__all__ = ["DirectoryOptions", "DirectorySearch", "Login", "servers_of"]
+__all__ = ["SMTP_PREFIX", "DirectoryOptions", "DirectorySearch", "Login", "addresses_in", "servers_of"]
+
+#: What Active Directory writes before a mail address, in any case, to tell it from addresses of other kinds.
+SMTP_PREFIX = "smtp:"
 
 _SIZE_LIMIT_EXCEEDED = 4
 
@@ -57,6 +60,16 @@ def servers_of(section: DirectoryOptions, reactor: IBackendReactor) -> Directory
     """The servers that the section names; ValueError where it cannot work."""
     creators = verifying(reactor, section.ca)
     return DirectoryServers(section.urls, starttls=section.starttls, creators=creators, reactor=reactor)
+
+
+def addresses_in(attributes: Attributes, names: Collection[bytes]) -> Iterator[str]:
+    """The values of the attributes with these names (in lower case), without "smtp:"; any may be no address."""
+    for name, values in attributes.items():
+        # a long list of values comes in ranges: "proxyaddresses;range=0-1499"
+        if name.partition(b";")[0] in names:
+            for value in values:
+                text = value.decode("utf-8", "replace").strip()
+                yield text[len(SMTP_PREFIX) :] if text[: len(SMTP_PREFIX)].lower() == SMTP_PREFIX else text
 
 
 class DirectorySearch:

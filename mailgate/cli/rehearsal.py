@@ -7,7 +7,7 @@ import dataclasses
 import json
 import random
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -19,6 +19,7 @@ from twisted.internet.task import react
 
 from mailgate.address import NULL_PATH, Address, AddressError
 from mailgate.assembly import assemble
+from mailgate.awaiting import answered
 from mailgate.backends.keeping import IRuns, Source, close_sources
 from mailgate.cli.common import (
     BadConfigError,
@@ -195,8 +196,7 @@ async def _rehearse(reactor: Any, loaded: Loaded, registry: Registry, mail: _Mai
         name = mail.name
         if name is None:
             asked = listener.resolve_clients and not mail.address.is_loopback
-            found = confirmed_name(resolver, mail.address) if asked else ""
-            name = await found if isinstance(found, Awaitable) else found
+            name = await answered(confirmed_name(resolver, mail.address)) if asked else ""
         session = Session(
             id=new_id(),
             client=Client(mail.address, name=name),

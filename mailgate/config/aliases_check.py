@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from urllib.parse import urlsplit
 
 from mailgate.config.aliases import HttpAliases, MapAliases
 from mailgate.config.document import Document
 from mailgate.config.hosts import parse_mailbox
+from mailgate.config.identities import warn_of_clear_text, warn_of_secrets
 from mailgate.config.locate import Path
 from mailgate.config.machine import exposed
 from mailgate.config.problems import Problems, choices
 from mailgate.config.schema import Config
 
 __all__ = ["advise_on_aliases", "check_aliases"]
-
-_SECRET_FILES = ("password_file", "bind_password_file", "token_file")
-_HERE = ("localhost", "127.0.0.1", "::1")
 
 
 def check_aliases(document: Document, problems: Problems) -> None:
@@ -44,14 +41,9 @@ def advise_on_aliases(config: Config, document: Document, problems: Problems) ->
     has_route = _Routes(config)
     for name, section in config.aliases.items():
         path: Path = ("aliases", name)
-        for key in _SECRET_FILES:
-            file = getattr(section, key, None)
-            if file is not None and (text := exposed(file)):
-                problems.warn((*path, key), f"{file} {text}")
+        warn_of_secrets(path, section, problems)
         if isinstance(section, HttpAliases):
-            parts = urlsplit(section.url)
-            if parts.scheme == "http" and parts.hostname not in _HERE:
-                problems.warn((*path, "url"), "http: what is asked and answered can be read and changed on the way")
+            warn_of_clear_text((*path, "url"), section.url, problems)
         elif isinstance(section, MapAliases):
             for key, target in _targets(section):
                 if not has_route.to(target):

@@ -10,8 +10,9 @@ from mailgate.config.machine import exposed
 from mailgate.config.problems import Problems
 from mailgate.config.public import public_space
 from mailgate.config.schema import Config, ListenerSection, LmtpRoute, SmtpRoute
+from mailgate.config.section import Section
 
-__all__ = ["advise_on_identities"]
+__all__ = ["advise_on_identities", "warn_of_clear_text", "warn_of_secrets"]
 
 #: Who is in these lists may say anything about the client.
 _BELIEVED = {
@@ -19,8 +20,9 @@ _BELIEVED = {
     "xclient_from": "may pretend to be any client, and any user",
     "xforward_from": "may write any origin into the history",
 }
-#: What a listener says about AUTH, and files of `[auth.NAME]` that hold a secret of ours.
+#: What a listener says about AUTH.
 _FOR_AUTH = ("auth_mechanisms", "auth_without_tls", "max_auth_failures", "max_auth_failures_per_client")
+#: What a section about a service that is asked calls files that hold a secret of ours.
 _SECRET_FILES = ("password_file", "bind_password_file", "token_file", "client_secret_file")
 #: Mechanisms that work in clear text without showing the password.
 _SECRET_KEPT = {"scram-sha-256", "cram-md5"}
@@ -44,22 +46,27 @@ def advise_on_identities(config: Config, problems: Problems) -> None:
     for name in config.auth:
         if name not in used:
             problems.warn(("auth", name), "no listener names this section")
-        for key in _SECRET_FILES:
-            _secret(("auth", name, key), getattr(config.auth[name], key, None), problems)
+        warn_of_secrets(("auth", name), config.auth[name], problems)
         for key in ("url", "jwks", "introspection"):
-            if _is_in_clear_text(getattr(config.auth[name], key, None)):
-                problems.warn(
-                    ("auth", name, key), "http: what is asked and answered can be read and changed on the way"
-                )
+            warn_of_clear_text(("auth", name, key), getattr(config.auth[name], key, None), problems)
     asks = any(listener.client_certificates != "none" for listener in config.listeners)
     if config.tls.client_fingerprints and not asks:
         problems.warn(("tls", "client_fingerprints"), "no listener asks for a certificate: see client_certificates")
 
 
-def _is_in_clear_text(url: object) -> bool:
-    """Whether this is an address of a service that is reached over a network without TLS."""
-    parts = urlsplit(url) if isinstance(url, str) else None
-    return parts is not None and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1")
+def warn_of_secrets(path: Path, section: Section, problems: Problems) -> None:
+    """Warn where others on this machine can read a secret with which the section's service is asked."""
+    for key in _SECRET_FILES:
+        _secret((*path, key), getattr(section, key, None), problems)
+
+
+def warn_of_clear_text(path: Path, url: str | None, problems: Problems) -> None:
+    """Warn where this is an address of a service that is reached over a network without TLS."""
+    # What is asked by another protocol has addresses of its own, which nobody has taken apart yet.
+    if url is None or not url.lower().startswith("http:"):
+        return
+    if urlsplit(url).hostname not in ("localhost", "127.0.0.1", "::1"):
+        problems.warn(path, "http: what is asked and answered can be read and changed on the way")
 
 
 def _listener(config: Config, listener: ListenerSection, path: Path, problems: Problems) -> None:

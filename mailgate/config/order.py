@@ -55,7 +55,7 @@ def advise_on_order(config: Config, document: Document, problems: Problems) -> N
         for place in places:
             _readers(config, place, places, problems)
             _missing(config, place, places, problems)
-        _strangers(config, places, problems)
+        _strangers(places, problems)
 
 
 def _readers(config: Config, place: _Place, places: list[_Place], problems: Problems) -> None:
@@ -102,7 +102,7 @@ def _missing(config: Config, place: _Place, places: list[_Place], problems: Prob
         problems.warn(("filters", place.name, "rules"), "counts by asn or country, but geo is not in its pipeline")
 
 
-def _strangers(config: Config, places: list[_Place], problems: Problems) -> None:
+def _strangers(places: list[_Place], problems: Problems) -> None:
     """Whoever writes to an address that does not exist must not be told to come back."""
     recipients = min((one.group for one in places if one.kind == "recipients"), default=None)
     for place in places:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from mailgate.config.document import Document
+from mailgate.config.identities import warn_of_clear_text, warn_of_secrets
 from mailgate.config.locate import Path
-from mailgate.config.machine import exposed
 from mailgate.config.problems import Problems, choices
 from mailgate.config.recipients import CalloutRecipients, HttpRecipients, LdapRecipients
 from mailgate.config.schema import Config
@@ -14,8 +12,6 @@ from mailgate.config.units import format_duration
 
 __all__ = ["advise_on_recipients", "check_recipients", "check_sources"]
 
-_SECRET_FILES = ("password_file", "bind_password_file", "token_file")
-_HERE = ("localhost", "127.0.0.1", "::1")
 #: What counts for one way of asking a directory only.
 _FOR_SNAPSHOTS = ("refresh", "full_refresh", "page_size", "max_entries", "max_change")
 _FOR_SINGLE = ("cache", "cache_unknown", "cache_size", "connections")
@@ -66,14 +62,9 @@ def advise_on_recipients(config: Config, problems: Problems) -> None:
         path: Path = ("recipients", name)
         if name not in used:
             problems.warn(path, "no domain names this section")
-        for key in _SECRET_FILES:
-            file = getattr(section, key, None)
-            if file is not None and (text := exposed(file)):
-                problems.warn((*path, key), f"{file} {text}")
+        warn_of_secrets(path, section, problems)
         if isinstance(section, HttpRecipients):
-            parts = urlsplit(section.url)
-            if parts.scheme == "http" and parts.hostname not in _HERE:
-                problems.warn((*path, "url"), "http: what is asked and answered can be read and changed on the way")
+            warn_of_clear_text((*path, "url"), section.url, problems)
         elif isinstance(section, LdapRecipients):
             for key in _FOR_SINGLE if section.snapshot else _FOR_SNAPSHOTS:
                 if key in section.model_fields_set:

@@ -31,7 +31,7 @@ _OTHERS = _FORMATS[1:]
 _FILTERS = ("gzip", "bzip2", "xz", "lzma", "lzip", "compress", "zstd", "lz4")
 #: What an archive may unpack to whatever its size: small files are packed well.
 _FREE = 1024 * 1024
-#: Octets of a member that are read at a time, and characters of a path that are kept.
+#: Characters of a path that are kept.
 _LONGEST_PATH = 500
 #: How archives begin that programs find behind other octets too, and how many of those places are tried.
 _BEGINNINGS = (
@@ -91,7 +91,7 @@ class Unpacker:
             marks |= set(ole_marks(data))
         elif b"%PDF-" in data[:1024]:
             marks |= set(pdf_marks(data))
-        elif data[:5].lower() == b"{\\rtf"[:5]:
+        elif data[:5].lower() == b"{\\rtf":
             marks |= set(rtf_marks(data))
         elif data[:4] == TNEF:
             marks |= self._tnef(part, data, path, depth)

@@ -6,6 +6,7 @@ import codecs
 import mmap
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from publicsuffixlist import PublicSuffixList
@@ -20,7 +21,7 @@ from mailgate.content.walk import Leaf, Octets, Walk, is_message_name
 
 __all__ = ["Examiner"]
 
-#: Octets of a message that rules for "raw" see are all; of the header section:
+#: Octets of the header section that are searched; rules for "raw" see all of the message.
 _MOST_HEADER = 256 * 1024
 #: Memory that one regular expression may take.
 _EXPRESSION_MEMORY = 8 * 1024 * 1024
@@ -94,13 +95,14 @@ class _Work:
         )
 
     def _take(self, leaf: Leaf) -> None:
-        types = list(dict.fromkeys(self._type_of(way) for way in leaf.ways if way))
+        found = [[self._type_of(way)] if way else [] for way in leaf.ways]
+        types = list(dict.fromkeys(chain.from_iterable(found)))
         marks = list(leaf.marks)
         self._holder = leaf.holder
         if self._question.archives:
-            for way in leaf.ways:
-                name = leaf.names[0] if leaf.names else ""
-                marks += self._unpacker.marks(leaf.number, way, [self._type_of(way)] if way else [], name)
+            name = leaf.names[0] if leaf.names else ""
+            for way, of_way in zip(leaf.ways, found, strict=True):
+                marks += self._unpacker.marks(leaf.number, way, of_way, name)
         self._parts.append(
             Part(
                 number=leaf.number,

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mailgate.content.office import OLE_MAGIC
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -109,7 +111,7 @@ class Sniffer:
     def type_of(self, data: bytes) -> str:
         """The MIME type of what begins so."""
         start = data[:_LOOK_AT]
-        if start[:8] == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
+        if start[:8] == OLE_MAGIC:
             found = self._asked(start)
             return found if found.startswith("application/vnd") or "msi" in found else "application/x-ole-storage"
         if start[:2] == b"#!":

@@ -10,12 +10,12 @@ from itertools import islice
 from mailgate.dns.names import unmapped
 from mailgate.interfaces import Answer, IResolver
 
-__all__ = ["confirmed_name"]
+__all__ = ["HOSTNAME", "MOST_NAMES", "confirmed_name"]
 
 #: PTR names that are looked at; an address with more has no name that says anything.
-_MOST_NAMES = 5
-
-_HOSTNAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+MOST_NAMES = 5
+#: Only such names count: they end up in logs, header fields and replies.
+HOSTNAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 
 
 def confirmed_name(resolver: IResolver, address: IPv4Address | IPv6Address) -> str | Awaitable[str]:
@@ -32,8 +32,8 @@ def confirmed_name(resolver: IResolver, address: IPv4Address | IPv6Address) -> s
 
 
 def _names(pointer: Answer) -> Iterator[str]:
-    names = (name for name in pointer.records if isinstance(name, str) and _HOSTNAME.fullmatch(name))
-    return islice(names, _MOST_NAMES)
+    names = (name for name in pointer.records if isinstance(name, str) and HOSTNAME.fullmatch(name))
+    return islice(names, MOST_NAMES)
 
 
 def _first_confirmed(

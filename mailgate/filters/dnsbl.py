@@ -20,12 +20,11 @@ from mailgate.filters.dnsbl_results import ListedResult, SilentResult
 from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet
 from mailgate.filters.refusing import Manner, Objection, RefusalSection, Stage, Word
 from mailgate.filters.together import together
-from mailgate.interfaces import FilterServices, IConnectFilter, IHeloFilter, IMailFilter, IRecipientFilter
+from mailgate.interfaces import Answered, FilterServices, IConnectFilter, IHeloFilter, IMailFilter, IRecipientFilter
 from mailgate.verdict import Continue, Verdict
 
 __all__ = ["Dnsbl", "ListedResult", "ListsSilentError", "Options", "SilentResult", "build"]
 
-Answered = Verdict | None | Awaitable[Verdict | None]
 #: A list, the name in its zone that it is asked for, and what that stands for.
 _Question = tuple[DnsList, str, str]
 _Found = ListedResult | SilentResult | None

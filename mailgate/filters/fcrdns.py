@@ -13,23 +13,17 @@ from pydantic import Field
 from zope.interface import directlyProvides
 
 from mailgate.config.values import Flag
+from mailgate.dns.client_name import HOSTNAME, MOST_NAMES
 from mailgate.dns.names import unmapped
 from mailgate.envelope import Recipient, Session, Transaction
 from mailgate.filters.generic_names import is_generic
 from mailgate.filters.refusing import Manner, Objection, RefusalSection, Word
 from mailgate.filters.together import together
 from mailgate.findings import Finding
-from mailgate.interfaces import Answer, DnsStatus, FilterServices, IConnectFilter, IRecipientFilter
+from mailgate.interfaces import Answer, Answered, DnsStatus, FilterServices, IConnectFilter, IRecipientFilter
 from mailgate.verdict import Continue, Verdict
 
 __all__ = ["DynamicNameResult", "Fcrdns", "IprevResult", "Options", "build"]
-
-Answered = Verdict | None | Awaitable[Verdict | None]
-
-#: PTR names that are looked at; an address with more has no name that says anything.
-_MOST_NAMES = 5
-#: Only such names count: they end up in logs, header fields and replies.
-_HOSTNAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 
 
 class Options(RefusalSection):
@@ -135,8 +129,8 @@ class Fcrdns:
         found = pointer if isinstance(pointer, Answer) else await pointer
         if found.status is not DnsStatus.FOUND:
             return self._conclude(address, _without_name(address, found))
-        names = [one for one in found.records if isinstance(one, str) and _HOSTNAME.fullmatch(one)]
-        names = list(dict.fromkeys(names))[:_MOST_NAMES]
+        names = [one for one in found.records if isinstance(one, str) and HOSTNAME.fullmatch(one)]
+        names = list(dict.fromkeys(names))[:MOST_NAMES]
         rdtype = "A" if address.version == 4 else "AAAA"
         answers = await together(self._resolver.resolve(name, rdtype) for name in names)
         result, name = "fail", ""

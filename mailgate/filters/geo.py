@@ -15,7 +15,7 @@ from zope.interface import directlyProvides
 from mailgate.config.units import ConfigPath, Form
 from mailgate.dns.names import unmapped
 from mailgate.envelope import Recipient, Session, Transaction
-from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet
+from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet, is_known
 from mailgate.filters.refusing import Manner, Objection, RefusalSection
 from mailgate.findings import Finding
 from mailgate.interfaces import FilterServices, IConnectFilter, IRecipientFilter
@@ -124,7 +124,7 @@ class Geo:
     def on_connect(self, session: Session) -> Verdict | None:
         """Find out where the client is; refuse it where that is to be done at once."""
         address = session.client.address
-        if address is None or address.is_unspecified or address in _LOCAL:
+        if not is_known(address) or address in _LOCAL:
             return None
         result = self._find(unmapped(address))
         objection = self._objection(session, result) if self._manner.is_at_once else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,8 @@ from typing import Literal
 import maxminddb
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+
+from mailgate.stores.lists import look_at
 
 __all__ = ["GeoDatabase", "Place"]
 
@@ -33,7 +34,6 @@ _PROBES = tuple(map(ip_address, ("1.1.1.1", "8.8.8.8", "193.0.0.1", "2001:4860:4
 _COUNTRY = re.compile(r"[A-Za-z]{2}")
 _ASN = re.compile(r"(?:AS)?([0-9]{1,10})", re.IGNORECASE | re.ASCII)
 
-_Signature = tuple[int, int, int, int]
 Subject = Literal["country", "asn"]
 
 
@@ -64,7 +64,7 @@ class GeoDatabase:
         self._subject = subject
         self._clock = clock
         self._next_look = clock.seconds() + _LOOK_EVERY
-        self._signature = self._look()
+        self._signature = look_at(self._path)
         self._reading: Future[maxminddb.Reader] | None = None
         self._reader = _open(path, subject)
         self._is_torn = False
@@ -91,7 +91,7 @@ class GeoDatabase:
         if now < self._next_look or self._reading is not None:
             return
         self._next_look = now + _LOOK_EVERY
-        signature = self._look()
+        signature = look_at(self._path)
         if signature == self._signature:
             return
         self._signature = signature
@@ -108,14 +108,6 @@ class GeoDatabase:
             self._is_torn = False
         except ValueError as error:
             _log.error("{error}; its old content stays in force", error=str(error))
-
-    def _look(self) -> _Signature | None:
-        """What tells one content from another; None where there is no file. Taken before the content is read."""
-        try:
-            stat = os.stat(self._path)
-        except OSError:
-            return None
-        return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def _open(path: Path, subject: Subject) -> maxminddb.Reader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -20,15 +20,13 @@ from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet, is_known, pref
 from mailgate.filters.reputation import ReputationResult
 from mailgate.filters.steps import Steps, ready
 from mailgate.findings import Finding
-from mailgate.interfaces import FilterServices, IDataFilter, IRecipientFilter
+from mailgate.interfaces import Answered, FilterServices, IDataFilter, IRecipientFilter
 from mailgate.mailauth.results import SpfResult
 from mailgate.reply import Reply
 from mailgate.stores.domains import DomainTable
 from mailgate.verdict import Continue, Defer, Verdict
 
 __all__ = ["Greylist", "GreylistResult", "Options", "build"]
-
-Answered = Verdict | None | Awaitable[Verdict | None]
 
 #: Services whose many servers take turns, so that the one that comes back is another one; all of them come back, which
 #: is all that greylisting finds out.

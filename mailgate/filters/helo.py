@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal
@@ -19,12 +19,10 @@ from mailgate.filters.networks import NetworkSet
 from mailgate.filters.refusing import Manner, Objection, RefusalSection, Word
 from mailgate.filters.together import together
 from mailgate.findings import Finding
-from mailgate.interfaces import DnsStatus, FilterServices, IHeloFilter, IRecipientFilter
+from mailgate.interfaces import Answered, DnsStatus, FilterServices, IHeloFilter, IRecipientFilter
 from mailgate.verdict import Continue, Verdict
 
 __all__ = ["Helo", "HeloResult", "Options", "build"]
-
-Answered = Verdict | None | Awaitable[Verdict | None]
 
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")

@@ -37,7 +37,7 @@ from mailgate.message import Edit, Message
 from mailgate.scanners.milter.client import MilterClient, Settings
 from mailgate.scanners.milter.codec import MilterError
 from mailgate.scanners.milter.conversation import Patience
-from mailgate.scanners.milter.negotiation import NEWEST
+from mailgate.scanners.milter.negotiation import NEWEST, OLDEST
 from mailgate.scanners.pool import IScannerReactor
 from mailgate.verdict import Continue, Defer, Disconnect, PermanentFailure, Reject, TemporaryFailure
 
@@ -92,7 +92,7 @@ class Options(Section):
     still refuse or defer, not quarantine or discard"""
     macros: Annotated[dict[str, str], AfterValidator(_macro_names)] = Field(default={})
     """macros with constant values, in the place of ours or beside them: { "{daemon_name}" = "ORIGINATING" }"""
-    protocol: int = Field(default=NEWEST, ge=2, le=NEWEST, strict=True)
+    protocol: int = Field(default=NEWEST, ge=OLDEST, le=NEWEST, strict=True)
     """the newest version of the protocol that it is offered; only an old milter that refuses 6 needs another one"""
     packets: Literal["64KiB", "256KiB", "1MiB"] = "64KiB"
     """how large pieces of the body may be that it is offered to be sent; few milters take more than the smallest"""

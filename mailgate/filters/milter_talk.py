@@ -11,6 +11,7 @@ from twisted.internet.threads import deferToThreadPool
 
 from mailgate.address import Address
 from mailgate.envelope import Recipient, Session, Transaction
+from mailgate.filters.spam_fields import whole_lines
 from mailgate.message import (
     BodyEdit,
     Content,
@@ -325,7 +326,7 @@ class _NewBody:
             data = b"\r" + data
         self._ends_in_cr = data.endswith(b"\r")
         data = data.removesuffix(b"\r")
-        self._writer.write(_lines(data))
+        self._writer.write(whole_lines(data))
         if self._writer.size > self._most:
             raise MilterError(f"sends a body of more than {self._most} octets")
 
@@ -353,11 +354,6 @@ class _NewBody:
         """Nothing more comes."""
         if not self._is_done:
             self._writer.abandon()
-
-
-def _lines(data: bytes) -> bytes:
-    plain = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    return plain.replace(b"\n", b"\r\n")
 
 
 def _name_and_value(field: HeaderField) -> tuple[bytes, bytes]:

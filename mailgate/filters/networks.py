@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Generic, TypeGuard, TypeVar
 
 from mailgate.config.schema import Network
+from mailgate.dns.names import unmapped
 
 __all__ = ["LOCAL_NETWORKS", "NetworkSet", "NetworkTable", "block_of", "client_of", "is_known", "prefix_of"]
 
@@ -52,8 +53,7 @@ class NetworkTable(Generic[T]):
         """
         if address is None:
             return None
-        if isinstance(address, IPv6Address):
-            address = address.ipv4_mapped or address
+        address = unmapped(address)
         number = int(address)
         for shift, table in (self._v4 if address.version == 4 else self._v6).items():
             value = table.get(number >> shift)
@@ -99,8 +99,7 @@ def block_of(address: IPv4Address | IPv6Address) -> str:
 def prefix_of(address: IPv4Address | IPv6Address, v4: int, v6: int) -> str:
     """The network that an address is in, by the length of its prefix for IPv4 and for IPv6; the address itself where
     that is all of it."""
-    if isinstance(address, IPv6Address):
-        address = address.ipv4_mapped or address
+    address = unmapped(address)
     length = v4 if isinstance(address, IPv4Address) else v6
     if length == address.max_prefixlen:
         return str(address)

@@ -24,6 +24,7 @@ from mailgate.filters.rate_limit_rules import COUNTED_EVENTS, Limit, Rule, count
 from mailgate.filters.steps import Steps, ready
 from mailgate.findings import Finding
 from mailgate.interfaces import (
+    Answered,
     FilterServices,
     IConnectFilter,
     IEventObserver,
@@ -36,7 +37,6 @@ from mailgate.verdict import Continue, Verdict
 
 __all__ = ["Options", "RateLimit", "Rule", "SlowedResult", "build"]
 
-Answered = Verdict | None | Awaitable[Verdict | None]
 _Due = Sequence[tuple[Limit, str]]
 
 _log = Logger()

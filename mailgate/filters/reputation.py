@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,14 +20,12 @@ from mailgate.filters.open_sessions import OpenSession, OpenSessions, is_unknown
 from mailgate.filters.repute import Record, Records
 from mailgate.filters.steps import Steps
 from mailgate.findings import Finding, Points
-from mailgate.interfaces import FilterServices, IConnectFilter, IEventObserver, IMailFilter, IMessageFilter
+from mailgate.interfaces import Answered, FilterServices, IConnectFilter, IEventObserver, IMailFilter, IMessageFilter
 from mailgate.mailauth.results import DkimResult, SpfResult
 from mailgate.message import Message
 from mailgate.verdict import Continue, Verdict
 
 __all__ = ["Options", "Reputation", "ReputationResult", "build"]
-
-Answered = Verdict | None | Awaitable[Verdict | None]
 
 #: How one leans (`Record.leaning`) of whom this is to be said.
 _BAD, _GOOD = 0.5, -0.8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Literal
@@ -16,13 +16,11 @@ from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet
 from mailgate.filters.refusing import Word
 from mailgate.filters.together import together
 from mailgate.findings import Finding
-from mailgate.interfaces import Answer, DnsStatus, FilterServices, IMailFilter
+from mailgate.interfaces import Answer, Answered, DnsStatus, FilterServices, IMailFilter
 from mailgate.reply import Reply
 from mailgate.verdict import Continue, Defer, Reject, Verdict
 
 __all__ = ["Options", "Resolvable", "SenderDomainResult", "build"]
-
-Answered = Verdict | None | Awaitable[Verdict | None]
 
 #: Mail servers of a domain that are looked at, the preferred ones.
 _MOST_HOSTS = 10

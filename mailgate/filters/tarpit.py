@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -22,6 +22,7 @@ from mailgate.events import Event, Refused, SessionClosed
 from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet
 from mailgate.findings import Finding
 from mailgate.interfaces import (
+    Answered,
     FilterServices,
     IConnectFilter,
     IEventObserver,
@@ -32,8 +33,6 @@ from mailgate.interfaces import (
 from mailgate.verdict import Continue, Verdict
 
 __all__ = ["DelayedResult", "Options", "Tarpit", "build"]
-
-Answered = Verdict | None | Awaitable[Verdict | None]
 
 #: A filter's deadline is 10 seconds, unless it is configured.
 _LONGEST = 9.0

@@ -8,6 +8,7 @@ attachments and the messages in a message are left alone.
 
 from __future__ import annotations
 
+import base64
 import binascii
 import bisect
 import codecs
@@ -220,7 +221,7 @@ class _Leaf:
         if self._is_html:
             data = b"\r\n" + _folded(insertion.html).encode("ascii", "xmlcharrefreplace") + b"\r\n"
         else:
-            text = self._framed(insertion, at)
+            text = self._framed(insertion)
             try:
                 data = text.encode(self._charset)
                 fits = data.isascii() or self._takes_eight_bits
@@ -245,7 +246,7 @@ class _Leaf:
             return len(_BOM) if self.decoded.startswith(_BOM) else 0
         return len(self.decoded)
 
-    def _framed(self, insertion: Insertion, at: int) -> str:
+    def _framed(self, insertion: Insertion) -> str:
         """The lines that go in, with what sets them off from the text beside them."""
         lines = [one for line in insertion.text.splitlines() for one in _short(line)]
         if self._is_flowed:
@@ -289,7 +290,7 @@ class _Leaf:
         return sum(map(len, self._lines[:number])) + within
 
     def _base64(self, data: bytes) -> bytes:
-        encoded = _in_base64(data)
+        encoded = base64.encodebytes(data).replace(b"\n", b"\r\n")
         return encoded if self._raw.endswith(b"\n") or self._lacks_end else encoded.removesuffix(b"\r\n")
 
     def _rebuild(self, text: str, at: int, inserted: Inserted, note: str) -> bool:
@@ -388,11 +389,6 @@ def _unbase64(raw: bytes) -> bytes:
     if len(clean) % 4 or not _BASE64.fullmatch(clean):
         raise NotInsertedError("a text part in base64 that is damaged")
     return binascii.a2b_base64(clean)
-
-
-def _in_base64(data: bytes) -> bytes:
-    lines = (binascii.b2a_base64(data[at : at + 57], newline=False) for at in range(0, len(data), 57))
-    return b"".join([line + b"\r\n" for line in lines])
 
 
 def _wrapped(value: bytes) -> str:

@@ -131,9 +131,9 @@ class Asker:
         """An exception: an answer where it is one of the two that may cross a stage, else a failure."""
         error = failure.value
         if isinstance(error, TemporaryFailure):
-            return self._verdict(asked, scene, started, admission, Defer(error.reply, str(error)))
+            return self._verdict(asked, scene, started, Defer(error.reply, str(error)))
         if isinstance(error, PermanentFailure):
-            return self._verdict(asked, scene, started, admission, Reject(error.reply, str(error)))
+            return self._verdict(asked, scene, started, Reject(error.reply, str(error)))
         _log.failure(
             "the filter {filter} failed at {stage}",
             failure=failure,
@@ -158,9 +158,7 @@ class Asker:
             self._events.publish(BreakerChanged(at=now, filter=member.name, is_open=False))
         return now
 
-    def _verdict(
-        self, asked: Asked[R], scene: Scene, started: float, admission: Admission, verdict: Defer | Reject
-    ) -> R:
+    def _verdict(self, asked: Asked[R], scene: Scene, started: float, verdict: Defer | Reject) -> R:
         now = self._worked(asked.member)
         self._note(asked, scene, now - started, type(verdict).__name__.lower(), verdict.reason)
         return cast(R, verdict) if asked.enforced else asked.question.neutral

@@ -20,8 +20,8 @@ _MODULES = {
     "ldap": "mailgate.recipients.ldap",
     "callout": "mailgate.recipients.callout",
 }
-#: The extra that brings the library of a kind.
-_EXTRAS = {"ldap": "ldap", "sql": "postgresql"}
+#: The extra that brings the library of a kind, where it has another name.
+_EXTRAS = {"sql": "postgresql"}
 
 
 class DirectoryError(ValueError):

@@ -10,13 +10,13 @@ from ldaptor.protocols import pureldap  # type: ignore[import-untyped]  # ldapto
 from mailgate.address import Address, AddressError
 from mailgate.backends.ldap_connection import Attributes
 from mailgate.backends.ldap_names import FilterTemplate, parse_filter
+from mailgate.backends.ldap_search import SMTP_PREFIX, addresses_in
 from mailgate.backends.places import PLACES
 from mailgate.config.recipients import LdapRecipients
 from mailgate.stores.domains import canonical
 
 __all__ = ["Entry", "EntryReader", "filter_of", "template_of"]
 
-_PREFIX = "smtp:"
 _CONTROL = "userAccountControl"
 #: The bit of userAccountControl that tells of a disabled account (ADS_UF_ACCOUNTDISABLE).
 _DISABLED = 0x2
@@ -57,7 +57,8 @@ class EntryReader:
         """What it says; no address at all where it is skipped."""
         if self.is_skipped(attributes):
             return Entry((), False)
-        return Entry(tuple(dict.fromkeys(_addresses(self._values(attributes)))), self.is_restricted(attributes))
+        addresses = _addresses(addresses_in(attributes, self._addresses))
+        return Entry(tuple(dict.fromkeys(addresses)), self.is_restricted(attributes))
 
     def is_skipped(self, attributes: Attributes) -> bool:
         """Whether it is a disabled account, where those do not count."""
@@ -70,18 +71,9 @@ class EntryReader:
         """Whether it is for internal mail only."""
         return bool(self._restricted) and b"TRUE" in [one.upper() for one in attributes.get(self._restricted, [])]
 
-    def _values(self, attributes: Attributes) -> Iterator[bytes]:
-        for name, values in attributes.items():
-            # a long list of values comes in ranges: "proxyaddresses;range=0-1499"
-            if name.partition(b";")[0] in self._addresses:
-                yield from values
 
-
-def _addresses(values: Iterable[bytes]) -> Iterator[str]:
-    for value in values:
-        text = value.decode("utf-8", "replace").strip()
-        if text[: len(_PREFIX)].lower() == _PREFIX:
-            text = text[len(_PREFIX) :]
+def _addresses(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
         try:
             address = Address.parse(text)
         except AddressError:
@@ -100,5 +92,5 @@ def filter_of(section: LdapRecipients) -> Any:
 
 def template_of(section: LdapRecipients) -> FilterTemplate:
     """The filter for one address; ValueError where it is none."""
-    forms = "".join(f"({name}={{address}})({name}={_PREFIX}{{address}})" for name in section.attributes)
+    forms = "".join(f"({name}={{address}})({name}={SMTP_PREFIX}{{address}})" for name in section.attributes)
     return FilterTemplate(section.filter or f"(|{forms})", PLACES)

@@ -22,12 +22,13 @@ __all__ = ["AliasError", "make_alias_sources", "make_aliases"]
 
 _Key = tuple[str | int, ...]
 
-#: Kinds that ask a system, and the extra that brings the library of one.
+#: Kinds that ask a system.
 _MODULES = {
     "sql": "mailgate.rewriting.sql",
     "http": "mailgate.rewriting.http",
     "ldap": "mailgate.rewriting.ldap",
 }
+#: The extra that brings the library of a kind, where it has another name.
 _EXTRAS = {"sql": "postgresql"}
 
 #: Octets of a secret at least.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 
-from mailgate.backends.ldap_connection import Attributes
 from mailgate.backends.ldap_names import FilterTemplate
-from mailgate.backends.ldap_search import DirectorySearch
+from mailgate.backends.ldap_search import DirectorySearch, addresses_in
 from mailgate.backends.places import PLACES
 from mailgate.config.aliases import LdapAliases
 from mailgate.rewriting.asked import AskedAliases, bounded
@@ -16,7 +15,6 @@ __all__ = ["build"]
 
 #: Entries that one address may have.
 _MOST = 100
-_PREFIX = "smtp:"
 
 
 def build(section: LdapAliases, name: str, tools: AliasTools) -> AskedAliases:
@@ -35,15 +33,8 @@ class _Entries:
         self._search = DirectorySearch(section, tools.reactor, template, section.attributes, most=_MOST, cuts=False)
 
     async def find(self, values: Mapping[str, str]) -> tuple[str, ...] | None:
-        return bounded(self._targets(await self._search.find(values)))
+        entries = await self._search.find(values)
+        return bounded(target for attributes in entries for target in addresses_in(attributes, self._names))
 
     def close(self) -> None:
         self._search.close()
-
-    def _targets(self, entries: Iterable[Attributes]) -> Iterator[str]:
-        for attributes in entries:
-            for name, values in attributes.items():
-                if name.partition(b";")[0] in self._names:
-                    for value in values:
-                        text = value.decode("utf-8", "replace").strip()
-                        yield text[len(_PREFIX) :] if text[: len(_PREFIX)].lower() == _PREFIX else text

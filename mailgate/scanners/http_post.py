@@ -26,11 +26,11 @@ from zope.interface import implementer
 from mailgate.scanners.pool import ScannerError
 from mailgate.scanners.sending import Sending
 
-__all__ = ["LARGEST_ANSWER", "Posted", "post"]
+__all__ = ["Posted", "post"]
 
 #: The largest body of an answer, in octets, and what its header and its chunks may take beside it. It is understood in
 #: the reactor's thread.
-LARGEST_ANSWER = 256 * 1024
+_LARGEST_ANSWER = 256 * 1024
 _AROUND = 256 * 1024
 
 
@@ -100,7 +100,7 @@ class _Connection:
         def bounded(data: bytes) -> None:
             nonlocal received
             received += len(data)
-            if received > LARGEST_ANSWER + _AROUND:
+            if received > _LARGEST_ANSWER + _AROUND:
                 self.abort()
             else:
                 take(data)
@@ -133,8 +133,8 @@ class _Collector(Protocol):
         if self.whole.called:
             return
         self._octets += data
-        if len(self._octets) > LARGEST_ANSWER:
-            self.whole.errback(ScannerError(f"the answer has more than {LARGEST_ANSWER} octets"))
+        if len(self._octets) > _LARGEST_ANSWER:
+            self.whole.errback(ScannerError(f"the answer has more than {_LARGEST_ANSWER} octets"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.whole.called:

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-__all__ = ["FileError", "LineError", "LinesError", "WatchedFile"]
+__all__ = ["FileError", "LineError", "LinesError", "WatchedFile", "look_at"]
 
 T = TypeVar("T")
 
@@ -27,6 +27,16 @@ _AT_ONCE = 64 * 1024
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 
 _Signature = tuple[int, int, int, int]
+
+
+def look_at(path: Path) -> _Signature | None:
+    """What tells one content of a file from another, its size first; None where there is no file. To be taken before
+    the content is read."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 class LineError(ValueError):
@@ -81,7 +91,7 @@ class WatchedFile(Generic[T]):
         self._keep_filled = keep_filled
         self._is_filled = False
         self._next_look = clock.seconds() + _LOOK_EVERY
-        self._signature = self._look()
+        self._signature = look_at(self._path)
         self._reading: Future[T] | None = None
         self._value = self._read()
 
@@ -99,7 +109,7 @@ class WatchedFile(Generic[T]):
                 return
             reading, self._reading = self._reading, None
             self._take(reading.result)
-        signature = self._look()
+        signature = look_at(self._path)
         if signature == self._signature:
             return
         self._signature = signature
@@ -115,14 +125,6 @@ class WatchedFile(Generic[T]):
             self._value = read()
         except ValueError as error:
             _log.error("{error}; its old content stays in force", error=str(error))
-
-    def _look(self) -> _Signature | None:
-        """What tells one content from another; None where there is no file. Taken before the content is read."""
-        try:
-            stat = os.stat(self._path)
-        except OSError:
-            return None
-        return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
     def _read(self) -> T:
         try:

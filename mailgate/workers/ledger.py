@@ -98,9 +98,8 @@ class Ledger:
     def _answer(self, ticket: int, word: str, values: Sequence[Any]) -> Item:
         try:
             return ["answer", ticket, self._count(word, values)]
-        except (
-            Exception
-        ) as error:  # a filter that asks for nonsense fails by itself; raised here it would end the worker
+        except Exception as error:
+            # A filter that asks for nonsense fails by itself; raised here it would end the worker.
             return ["failed", ticket, f"{type(error).__name__}: {error}"]
 
     def _count(self, word: str, values: Sequence[Any]) -> float | str | None:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import ssl
-import threading
 from base64 import b64decode
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scanner_parts import ask, mail
 from secured import Trust
+from web_peer import WebPeer
 
 HAM, BAD = mail(b"hello\r\n"), mail(b"bad " * 100_000 + b"\r\n")
 
 
-class Service:
+class Service(WebPeer):
     """Refuses what has "bad" in it; `told` is what it was asked."""
 
     def __init__(self, identity: Path | None = None) -> None:
@@ -45,22 +44,7 @@ class Service:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's name
                 """Quietly."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # handshakes that fail are meant to
-        self.port = self._server.server_address[1]
-        if identity is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(identity)
-            self._server.socket = context.wrap_socket(
-                self._server.socket, server_side=True, do_handshake_on_connect=False
-            )
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(Handler, identity)
 
 
 @pytest.fixture

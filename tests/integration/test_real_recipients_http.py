@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import ssl
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -15,11 +13,12 @@ import pytest
 from parts import Postfix, wait_until
 from recipients_ask import NO, PUT_OFF, YES, AskingGateway
 from secured import Trust
+from web_peer import WebPeer
 
 PEOPLE = {"ann@corp.test", "o'brien&co@corp.test"}
 
 
-class Service:
+class Service(WebPeer):
     """Knows PEOPLE, at /known/ADDRESS and, by POST, at /known; `asked` are the addresses."""
 
     def __init__(self, identity: Path) -> None:
@@ -47,17 +46,7 @@ class Service:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's name
                 """Quietly."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # handshakes that fail are meant to
-        self.port = self._server.server_address[1]
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(identity)
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler, identity)
 
 
 @pytest.fixture
@@ -132,6 +121,7 @@ def test_a_server_that_takes_anything_is_found_out(base: Path) -> None:
         asked = {"kind": "callout", "route": "behind"}
         with AskingGateway(base / "gateway", "postfix.test", {"behind": asked}, routes=routes) as gateway:
             assert gateway.says("ann@postfix.test", "eve@postfix.test") == [YES, YES]
+            wait_until(lambda: " rcpt=" in postfix.log.read_text(errors="replace"), "the end of the session is logged")
             log = postfix.log.read_text(errors="replace")
             assert log.count(" rcpt=") == 1
             history = gateway.directory / "state" / "mailgate.log"

@@ -17,13 +17,13 @@ from zope.interface import implementer
 
 from mailgate.auth.checker import IAuthReactor
 
-__all__ = ["Asked", "Net", "failure_of", "is_waiting", "outcome"]
+__all__ = ["Asked", "Names", "Net", "failure_of", "is_waiting", "outcome"]
 
 T = TypeVar("T")
 
 
 @implementer(IHostnameResolver)
-class _Names:
+class Names:
     """Every name is at 192.0.2.1."""
 
     def resolveHostName(  # noqa: N802 (Twisted's)
@@ -46,7 +46,7 @@ class _Reactor(MemoryReactorClock):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Twisted is typed in part
-        self.nameResolver = _Names()
+        self.nameResolver = Names()
         self.handed: Queue[Any] = Queue()
 
     def callFromThread(self, function: Any, *args: Any) -> None:  # noqa: N802 (Twisted's)

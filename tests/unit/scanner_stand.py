@@ -21,6 +21,7 @@ from mailgate.pipeline.member import Member
 from mailgate.pipeline.runner import Pipeline
 from mailgate.testing import EventRecorder, message, services, session, transaction, wait_for
 from mailgate.verdict import Verdict
+from tests.unit.remote_peer import Names
 
 __all__ = [
     "HOSTILE",
@@ -119,24 +120,6 @@ def nobody(wire: Wire, octets: bytes) -> None:
     """Stands for a server that refuses connections."""
 
 
-@implementer(IHostnameResolver)
-class _Names:
-    """Every name is at 192.0.2.1."""
-
-    def resolveHostName(  # noqa: N802 (Twisted's)
-        self,
-        resolutionReceiver: Any,  # noqa: N803 (Twisted's)
-        hostName: str,  # noqa: N803 (Twisted's)
-        portNumber: int = 0,  # noqa: N803 (Twisted's)
-        addressTypes: Sequence[type] | None = None,  # noqa: N803 (Twisted's)
-        transportSemantics: str = "TCP",  # noqa: N803 (Twisted's)
-    ) -> Any:
-        resolutionReceiver.resolutionBegan(self)
-        resolutionReceiver.addressResolved(IPv4Address("TCP", "192.0.2.1", portNumber))
-        resolutionReceiver.resolutionComplete()
-        return self
-
-
 class _Connector:
     def __init__(self, factory: Any) -> None:
         self._factory = factory
@@ -168,7 +151,7 @@ class Scanners:
         self.room = room
         self.wires: list[Wire] = []
         self.asked: list[str] = []
-        self.nameResolver: IHostnameResolver = _Names()
+        self.nameResolver: IHostnameResolver = Names()
 
     @property
     def open(self) -> int:

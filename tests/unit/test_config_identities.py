@@ -175,3 +175,9 @@ def test_secrets_that_everybody_can_read(told: Told, tmp_path: Path) -> None:
     for file in files:
         file.chmod(0o640)
     assert told(text) == []
+
+
+def test_an_address_that_is_no_web_address_is_not_taken_apart(told: Told) -> None:
+    """It is the database's to say what is wrong with it."""
+    users = '[auth.users]\nkind = "sql"\nurl = "postgresql://u@[::1/db"\nquery = "SELECT 1"\n'
+    assert not any("changed on the way" in line for line in told(BEGIN + LISTENER + 'auth = "users"\n' + users + TLS))

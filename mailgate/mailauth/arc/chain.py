@@ -14,10 +14,13 @@ from mailgate.mailauth.dkim.signature import (
     HeaderFields,
     Signature,
     SignatureError,
-    domain_name,
+    read_algorithm,
     read_base64,
+    read_body_hash,
     read_canons,
+    read_key_name,
     read_number,
+    require_tags,
     without_signature,
 )
 from mailgate.mailauth.dkim.tags import TagError, decode_list, parse_tags
@@ -33,8 +36,6 @@ MAX_HOPS = 50
 
 _RESULTS, _MESSAGE, _SEAL = b"arc-authentication-results", b"arc-message-signature", b"arc-seal"
 _WRITTEN = {_RESULTS: "ARC-Authentication-Results", _MESSAGE: "ARC-Message-Signature", _SEAL: "ARC-Seal"}
-_ALGORITHMS = frozenset({b"rsa-sha256", b"ed25519-sha256"})
-_SHA256_OCTETS = 32
 _INSTANCE = re.compile(rb"[0-9]{1,9}")
 #: How an ARC-Authentication-Results field begins (section 4.1.1); the rest of it is as in Authentication-Results.
 _BEGINNING = re.compile(rb"[ \t\r\n]*+i[ \t\r\n]*+=[ \t\r\n]*+([0-9]{1,9})[ \t\r\n]*+;")
@@ -199,12 +200,12 @@ def _checked(field: Field, instance: int) -> int:
 def _seal(tags: Mapping[bytes, bytes]) -> Seal:
     if b"h" in tags:
         raise SignatureError("h= must not be there")
-    _require(tags, b"a", b"b", b"cv", b"d", b"s")
+    require_tags(tags, b"a", b"b", b"cv", b"d", b"s")
     read_number(tags, b"t", 12)
     validation = tags[b"cv"].lower()
     if validation not in (b"none", b"pass", b"fail"):
         raise SignatureError("cv= is neither none, pass nor fail")
-    return Seal(*_signer(tags), validation.decode(), read_base64(tags[b"b"], "b="))
+    return Seal(read_algorithm(tags[b"a"]), *read_key_name(tags), validation.decode(), read_base64(tags[b"b"], "b="))
 
 
 def _message_signature(tags: Mapping[bytes, bytes], form: bytes) -> Signature:
@@ -212,16 +213,15 @@ def _message_signature(tags: Mapping[bytes, bytes], form: bytes) -> Signature:
 
     Of the fields of ARC only the seal must not be in h=: the drafts had the others there.
     """
-    _require(tags, b"a", b"b", b"bh", b"d", b"h", b"s")
+    require_tags(tags, b"a", b"b", b"bh", b"d", b"h", b"s")
     names = [name for name in decode_list(tags[b"h"].lower()) if name]
     if len(names) > MAX_NAMES:
         raise SignatureError(f"h= has more than {MAX_NAMES} names")
     if _SEAL in names:
         raise SignatureError("h= must not name ARC-Seal")
-    body_hash = read_base64(tags[b"bh"], "bh=")
-    if len(body_hash) != _SHA256_OCTETS:
-        raise SignatureError("bh= is no digest of SHA-256")
-    algorithm, domain, selector = _signer(tags)
+    body_hash = read_body_hash(tags[b"bh"])
+    algorithm = read_algorithm(tags[b"a"])
+    domain, selector = read_key_name(tags)
     header_canon, body_canon = read_canons(form)
     return Signature(
         algorithm=algorithm,
@@ -237,23 +237,3 @@ def _message_signature(tags: Mapping[bytes, bytes], form: bytes) -> Signature:
         made=read_number(tags, b"t", 12),
         expires=read_number(tags, b"x", 12),
     )
-
-
-def _require(tags: Mapping[bytes, bytes], *names: bytes) -> None:
-    for name in names:
-        if name not in tags:
-            raise SignatureError(f"{name.decode()}= is missing")
-
-
-def _signer(tags: Mapping[bytes, bytes]) -> tuple[str, str, str]:
-    algorithm = tags[b"a"].lower()
-    if algorithm not in _ALGORITHMS:
-        if algorithm == b"rsa-sha1":
-            raise SignatureError("rsa-sha1 proves nothing any more (RFC 8301)")
-        raise SignatureError("a= is of no known algorithm")
-    domain, selector = domain_name(tags[b"d"]), domain_name(tags[b"s"])
-    if "." not in domain:
-        raise SignatureError("d= is no domain")
-    if not selector:
-        raise SignatureError("s= is no selector")
-    return algorithm.decode(), domain, selector

@@ -5,20 +5,18 @@ from __future__ import annotations
 import binascii
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from mailgate.mailauth.arc.chain import MAX_HOPS, ChainError, Hop, read_chain, standing
 from mailgate.mailauth.authentication_results import AuthenticationResults
 from mailgate.mailauth.dkim.canonical import Bodies, Field, canonical_fields, split_message
 from mailgate.mailauth.dkim.keys import SigningKey
-from mailgate.mailauth.dkim.sign import OVERSIGNED, SIGNED, fold, with_signature
-from mailgate.mailauth.dkim.signature import HeaderFields, domain_name
+from mailgate.mailauth.dkim.sign import FIELD_NAME, default_names, fold, signer, with_signature
+from mailgate.mailauth.dkim.signature import HeaderFields
 from mailgate.mailauth.results import ArcResult
 
 __all__ = ["CannotSealError", "seal_arc", "seal_header"]
 
-#: Of fields of one name no more are signed, from the last one up.
-_MOST_OF_A_NAME = 20
 #: RFC 8617 section 4.1.2. Authentication-Results would be taken away on the way.
 _NEVER_SIGNED = frozenset({"arc-authentication-results", "arc-message-signature", "arc-seal", "authentication-results"})
 
@@ -82,9 +80,9 @@ def seal_header(
 ) -> tuple[bytes, bytes, bytes]:
     """As `seal_arc`, where the digest of the relaxed form of the body is there."""
     hops, instance = _place(header, chain)
-    names = list(_default_names(header)) if headers is None else _given_names(headers)
-    signer = _signer(domain, selector)
-    made = f" t={int(time.time() if now is None else now)};"
+    names = default_names(header, "DKIM-Signature") if headers is None else _given_names(headers)
+    name, place = signer(domain, selector, "seal")
+    signed_by = [f" d={name};", f" s={place};", f" t={int(time.time() if now is None else now)};"]
 
     told = dataclasses.replace(AuthenticationResults.parse(authentication_results), authserv_id=authserv_id)
     beginning = f"ARC-Authentication-Results: i={instance}; "
@@ -92,14 +90,12 @@ def seal_header(
 
     digest = binascii.b2a_base64(body_hash, newline=False).decode()
     covered = [f"{':' if at else ' h='}{name}" for at, name in enumerate(names)]
-    tokens = [f" i={instance};", f" a={key.algorithm};", " c=relaxed/relaxed;", *signer, made]
+    tokens = [f" i={instance};", f" a={key.algorithm};", " c=relaxed/relaxed;", *signed_by]
     unsigned = fold("ARC-Message-Signature", [*tokens, *covered, ";", f" bh={digest};", " b="])
     octets = header.signed_octets([name.lower().encode() for name in names], "relaxed", _field(unsigned))
     message_signature = with_signature(unsigned, key.sign(octets))
 
-    unsigned = fold(
-        "ARC-Seal", [f" i={instance};", f" cv={chain.result};", f" a={key.algorithm};", *signer, made, " b="]
-    )
+    unsigned = fold("ARC-Seal", [f" i={instance};", f" cv={chain.result};", f" a={key.algorithm};", *signed_by, " b="])
     before = [field for hop in hops for field in (hop.results, hop.message_field, hop.seal_field)]
     own = [_field(results), _field(message_signature.removesuffix(b"\r\n")), _field(unsigned)]
     seal = with_signature(unsigned, key.sign(canonical_fields([*before, *own], "relaxed")))
@@ -133,28 +129,11 @@ def _field(octets: bytes) -> Field:
     return octets.partition(b":")[0].lower(), octets
 
 
-def _signer(domain: str, selector: str) -> tuple[str, str]:
-    name, place = domain_name(domain.encode()), domain_name(selector.encode())
-    if "." not in name:
-        raise ValueError(f"{domain!r} is no domain to seal for")
-    if not place:
-        raise ValueError(f"{selector!r} is no selector")
-    return f" d={name};", f" s={place};"
-
-
-def _default_names(header: HeaderFields) -> Iterator[str]:
-    """What a DKIM signature of ours covers, and the DKIM signatures of the message."""
-    for name in (*OVERSIGNED, *SIGNED, "DKIM-Signature"):
-        count = min(len(header.named(name.lower().encode())), _MOST_OF_A_NAME)
-        yield from [name] * (count + (name in OVERSIGNED))
-
-
 def _given_names(names: Sequence[str]) -> list[str]:
     lowered = {name.lower() for name in names}
     if "from" not in lowered:
         raise ValueError("From must be covered")
-    wrong = sorted(_NEVER_SIGNED & lowered) or [name for name in names if not name.isascii() or not name.isprintable()]
-    wrong += [name for name in names if not name or set(name) & set(" :;")]
+    wrong = sorted(_NEVER_SIGNED & lowered) or [name for name in names if not FIELD_NAME.fullmatch(name)]
     if wrong:
         raise ValueError(f"{wrong[0]!r} cannot be covered")
     return list(names)

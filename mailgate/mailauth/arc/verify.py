@@ -8,7 +8,14 @@ from collections.abc import Iterable, Iterator
 from mailgate.interfaces import IResolver
 from mailgate.mailauth.arc.chain import MAX_HOPS, ChainError, Hop, read_chain, sealed_octets
 from mailgate.mailauth.dkim.canonical import Bodies, Wanted, split_message
-from mailgate.mailauth.dkim.keys import KeyName, KeyUnavailableError, KeyUnusableError, PublicKey, fetch_keys
+from mailgate.mailauth.dkim.keys import (
+    KeyName,
+    KeyUnavailableError,
+    KeyUnusableError,
+    PublicKey,
+    fetch_keys,
+    key_name,
+)
 from mailgate.mailauth.dkim.limits import VerifyLimits
 from mailgate.mailauth.dkim.signature import SINGLE, HeaderFields, Signature, SignatureError
 from mailgate.mailauth.results import ArcResult
@@ -115,11 +122,9 @@ class ChainVerification:
 
     def _message(self, hop: Hop) -> Forms:
         forms = hop.message()
-        made, expires = forms[0].made, forms[0].expires
-        if expires is not None and expires + self._limits.late < self._now:
-            raise SignatureError("it has expired")
-        if made is not None and made - self._limits.early > self._now:
-            raise SignatureError("it was made in the future")
+        problem = self._limits.time_problem(forms[0].made, forms[0].expires, self._now)
+        if problem:
+            raise SignatureError(problem)
         return forms
 
     def _older(self) -> Iterator[Forms]:
@@ -173,14 +178,10 @@ class ChainVerification:
                 yield name.decode()
 
     def _key_problem(self, algorithm: str, key: PublicKey) -> str:
-        kind, _, hash_name = algorithm.partition("-")
-        if kind != key.algorithm:
-            return f"a={algorithm} with a key of {key.algorithm}"
-        if key.hashes and hash_name.encode() not in key.hashes:
-            return f"the key is not for {hash_name}"
-        if key.algorithm == "rsa" and key.bits < self._limits.key_bits:
+        problem = key.mismatch(algorithm)
+        if not problem and key.algorithm == "rsa" and key.bits < self._limits.key_bits:
             return f"a key of {key.bits} bits proves nothing"
-        return ""
+        return problem
 
     async def _oldest(self, older: list[Forms], bodies: Bodies, keys: _Keys) -> int:
         """The lowest instance whose message signature holds, 0 for the first (section 5.2, step 5)."""
@@ -206,7 +207,7 @@ class _Keys:
 
     async def get(self, domain: str, selector: str) -> PublicKey:
         """One of them. KeyUnavailableError, KeyUnusableError; `last` then tells of which."""
-        self.last = f"{selector}._domainkey.{domain}"
+        self.last = key_name(domain, selector)
         while (domain, selector) not in self._found:
             self._found |= await fetch_keys(self._resolver, self._waiting[:_AT_ONCE])
             del self._waiting[:_AT_ONCE]

@@ -84,6 +84,15 @@ class PublicKey:
             return False
         return True
 
+    def mismatch(self, algorithm: str) -> str:
+        """Why the key is none for what a= says, "" where it is one (RFC 6376 section 6.1.2)."""
+        kind, _, hash_name = algorithm.partition("-")
+        if kind != self.algorithm:
+            return f"a={algorithm} with a key of {self.algorithm}"
+        if self.hashes and hash_name.encode() not in self.hashes:
+            return f"the key is not for {hash_name}"
+        return ""
+
 
 def key_name(domain: str, selector: str) -> str:
     """Where a key is published."""

@@ -46,3 +46,11 @@ class VerifyLimits:
     early: float = 12 * 3600.0
     allow_uncovered: bool = True
     allow_added: bool = True
+
+    def time_problem(self, made: int | None, expires: int | None, now: float) -> str:
+        """Why a signature of these times (t=, x=) does not count now, "" where it does."""
+        if expires is not None and expires + self.late < now:
+            return "it has expired"
+        if made is not None and made - self.early > now:
+            return "it was made in the future"
+        return ""

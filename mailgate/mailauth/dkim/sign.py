@@ -11,7 +11,18 @@ from mailgate.mailauth.dkim.canonical import Bodies, Canon, split_message
 from mailgate.mailauth.dkim.keys import SigningKey
 from mailgate.mailauth.dkim.signature import HeaderFields, domain_name, is_within, read_canons
 
-__all__ = ["OVERSIGNED", "SIGNED", "body_form", "fold", "sign_dkim", "sign_header", "with_signature"]
+__all__ = [
+    "FIELD_NAME",
+    "OVERSIGNED",
+    "SIGNED",
+    "body_form",
+    "default_names",
+    "fold",
+    "sign_dkim",
+    "sign_header",
+    "signer",
+    "with_signature",
+]
 
 #: Fields that are signed once more than there are: whoever adds one breaks the signature (RFC 6376 section 8.15).
 OVERSIGNED = ("From", "Subject", "Date", "To", "Cc", "Reply-To", "Message-ID")
@@ -45,7 +56,8 @@ _NAME = "DKIM-Signature"
 #: Of fields of one name no more are signed, from the last one up.
 _MOST_OF_A_NAME = 20
 _LINE = 78
-_FIELD_NAME = re.compile(r"[!-9<-~]+")
+#: What can be a name in h=.
+FIELD_NAME = re.compile(r"[!-9<-~]+")
 #: What is not written as it stands in i= (RFC 6376 section 2.11), and is not wise to.
 _TO_ENCODE = re.compile(rb"[^!-:<>-~]")
 _OVERSIGNED = [(name, name.lower().encode()) for name in OVERSIGNED]
@@ -108,7 +120,7 @@ def sign_header(
     if not header.named(b"from"):
         raise ValueError("a message without From cannot be signed")
     header_canon, _ = read_canons(canonicalization.encode())
-    names = _default_names(header) if headers is None else _given_names(headers)
+    names = default_names(header) if headers is None else _given_names(headers)
     made = int(time.time() if now is None else now)
     tokens = [" v=1;", f" a={key.algorithm};", f" c={canonicalization};", *_signer(domain, selector, identity)]
     tokens.append(f" t={made};")
@@ -151,12 +163,29 @@ def with_signature(unsigned: bytes, signature: bytes) -> bytes:
     return unsigned + b"\r\n ".join(pieces) + b"\r\n"
 
 
-def _signer(domain: str, selector: str, identity: str) -> list[str]:
+def signer(domain: str, selector: str, deed: str) -> tuple[str, str]:
+    """d= and s= as they are written. ValueError where one cannot be; `deed` is what the domain does: "sign"."""
     name, key_place = domain_name(domain.encode()), domain_name(selector.encode())
     if "." not in name:
-        raise ValueError(f"{domain!r} is no domain to sign for")
+        raise ValueError(f"{domain!r} is no domain to {deed} for")
     if not key_place:
         raise ValueError(f"{selector!r} is no selector")
+    return name, key_place
+
+
+def default_names(header: HeaderFields, *more: str) -> list[str]:
+    """The names that are signed where none are given, each as often as it is to be; `more` go behind those of SIGNED,
+    and are signed as they are."""
+    names: list[str] = []
+    for name, lower in _OVERSIGNED:
+        names += [name] * (min(len(header.named(lower)), _MOST_OF_A_NAME) + 1)
+    for name, lower in (*_SIGNED, *((one, one.lower().encode()) for one in more)):
+        names += [name] * min(len(header.named(lower)), _MOST_OF_A_NAME)
+    return names
+
+
+def _signer(domain: str, selector: str, identity: str) -> list[str]:
+    name, key_place = signer(domain, selector, "sign")
     tokens = [f" d={name};", f" s={key_place};"]
     if identity:
         local, at, host = identity.rpartition("@")
@@ -171,19 +200,10 @@ def _encoded(match: re.Match[bytes]) -> bytes:
     return b"=%02X" % match[0][0]
 
 
-def _default_names(header: HeaderFields) -> list[str]:
-    names: list[str] = []
-    for name, lower in _OVERSIGNED:
-        names += [name] * (min(len(header.named(lower)), _MOST_OF_A_NAME) + 1)
-    for name, lower in _SIGNED:
-        names += [name] * min(len(header.named(lower)), _MOST_OF_A_NAME)
-    return names
-
-
 def _given_names(names: Sequence[str]) -> list[str]:
     if not any(name.lower() == "from" for name in names):
         raise ValueError("From must be signed")
-    wrong = [name for name in names if not _FIELD_NAME.fullmatch(name)]
+    wrong = [name for name in names if not FIELD_NAME.fullmatch(name)]
     if wrong:
         raise ValueError(f"{wrong[0]!r} is no name of a header field")
     return list(names)

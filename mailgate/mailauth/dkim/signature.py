@@ -20,11 +20,14 @@ __all__ = [
     "SignatureError",
     "domain_name",
     "is_within",
+    "read_algorithm",
     "read_base64",
+    "read_body_hash",
     "read_canons",
-    "read_names",
+    "read_key_name",
     "read_number",
     "read_signature",
+    "require_tags",
     "without_signature",
 ]
 
@@ -74,36 +77,23 @@ class Signature(Struct, frozen=True):
 
 def read_signature(tags: Mapping[bytes, bytes]) -> Signature:
     """The signature that the tags of a DKIM-Signature field describe. SignatureError where RFC 6376 forbids it."""
-    for name in (b"v", b"a", b"b", b"bh", b"d", b"h", b"s"):
-        if name not in tags:
-            raise SignatureError(f"{name.decode()}= is missing")
+    require_tags(tags, b"v", b"a", b"b", b"bh", b"d", b"h", b"s")
     if tags[b"v"] != b"1":
         raise SignatureError("v= is not 1")
-    algorithm = tags[b"a"].lower()
-    if algorithm not in _ALGORITHMS:
-        if algorithm == b"rsa-sha1":
-            raise SignatureError("rsa-sha1 proves nothing any more (RFC 8301)")
-        raise SignatureError("a= is of no known algorithm")
+    algorithm = read_algorithm(tags[b"a"])
     if b"q" in tags and b"dns/txt" not in decode_list(tags[b"q"].lower()):
         raise SignatureError("q= leaves no known way to the key")
-    domain = domain_name(tags[b"d"])
-    if "." not in domain:
-        raise SignatureError("d= is no domain")
-    selector = domain_name(tags[b"s"])
-    if not selector:
-        raise SignatureError("s= is no selector")
-    names = read_names(tags[b"h"])
+    domain, selector = read_key_name(tags)
+    names = _names(tags[b"h"])
     if b"from" not in names:
         raise SignatureError("From is not signed")
     header_canon, body_canon = read_canons(tags.get(b"c", b"simple"))
     made, expires = read_number(tags, b"t", 12), read_number(tags, b"x", 12)
     if made is not None and expires is not None and expires <= made:
         raise SignatureError("it expires (x=) before it is made (t=)")
-    body_hash = read_base64(tags[b"bh"], "bh=")
-    if len(body_hash) != _SHA256_OCTETS:
-        raise SignatureError("bh= is no digest of SHA-256")
+    body_hash = read_body_hash(tags[b"bh"])
     return Signature(
-        algorithm=algorithm.decode(),
+        algorithm=algorithm,
         domain=domain,
         selector=selector,
         identity=_identity(tags[b"i"], domain) if b"i" in tags else f"@{domain}",
@@ -134,6 +124,42 @@ def is_within(domain: str, parent: str) -> bool:
     return domain == parent or domain.endswith(f".{parent}")
 
 
+def require_tags(tags: Mapping[bytes, bytes], *names: bytes) -> None:
+    """SignatureError for the first of these tags that is not there."""
+    for name in names:
+        if name not in tags:
+            raise SignatureError(f"{name.decode()}= is missing")
+
+
+def read_algorithm(value: bytes) -> str:
+    """The algorithm that a= names, in lower case."""
+    algorithm = value.lower()
+    if algorithm not in _ALGORITHMS:
+        if algorithm == b"rsa-sha1":
+            raise SignatureError("rsa-sha1 proves nothing any more (RFC 8301)")
+        raise SignatureError("a= is of no known algorithm")
+    return algorithm.decode()
+
+
+def read_key_name(tags: Mapping[bytes, bytes]) -> tuple[str, str]:
+    """The domain and the selector (d=, s=), which must be there."""
+    domain = domain_name(tags[b"d"])
+    if "." not in domain:
+        raise SignatureError("d= is no domain")
+    selector = domain_name(tags[b"s"])
+    if not selector:
+        raise SignatureError("s= is no selector")
+    return domain, selector
+
+
+def read_body_hash(value: bytes) -> bytes:
+    """The digest of the body that bh= holds."""
+    body_hash = read_base64(value, "bh=")
+    if len(body_hash) != _SHA256_OCTETS:
+        raise SignatureError("bh= is no digest of SHA-256")
+    return body_hash
+
+
 def read_base64(value: bytes, what: str) -> bytes:
     """The octets, which may be folded anywhere; SignatureError where there are none."""
     try:
@@ -151,16 +177,6 @@ def read_canons(value: bytes) -> tuple[Canon, Canon]:
         return _CANONS[value.lower()]
     except KeyError:
         raise SignatureError("c= is of no known form") from None
-
-
-def read_names(value: bytes) -> list[bytes]:
-    """The names of a list of header fields (h=), lower case, in their order."""
-    names = without_space(value).lower().split(b":")
-    if len(names) > MAX_NAMES:
-        raise SignatureError(f"h= has more than {MAX_NAMES} names")
-    if not all(names):
-        raise SignatureError("h= has an empty name")
-    return names
 
 
 def read_number(tags: Mapping[bytes, bytes], name: bytes, digits: int) -> int | None:
@@ -220,6 +236,16 @@ class HeaderFields:
         chosen = self.select(names)
         chosen.append((signature[0], without_signature(signature[1])))
         return canonical_fields(chosen, canon)
+
+
+def _names(value: bytes) -> list[bytes]:
+    """The names of a list of header fields (h=), lower case, in their order."""
+    names = without_space(value).lower().split(b":")
+    if len(names) > MAX_NAMES:
+        raise SignatureError(f"h= has more than {MAX_NAMES} names")
+    if not all(names):
+        raise SignatureError("h= has an empty name")
+    return names
 
 
 def _identity(value: bytes, domain: str) -> str:

@@ -108,10 +108,9 @@ class Verification:
             return DkimResult("permerror", reason=f"the field cannot be read: {error}")
         except SignatureError as error:
             return _unread(tags, str(error))
-        if signature.expires is not None and signature.expires + self._limits.late < self._now:
-            return _result("permerror", signature, "it has expired")
-        if signature.made is not None and signature.made - self._limits.early > self._now:
-            return _result("permerror", signature, "it was made in the future")
+        problem = self._limits.time_problem(signature.made, signature.expires, self._now)
+        if problem:
+            return _result("permerror", signature, problem)
         if not self.header.named(b"from"):
             return _result("permerror", signature, "the message has no From")
         return field, signature
@@ -156,14 +155,10 @@ class Verification:
 
 def _mismatch(signature: Signature, key: PublicKey) -> str:
     """Why a key is none for this signature, "" where it is one (RFC 6376 section 6.1.2)."""
-    kind, _, hash_name = signature.algorithm.partition("-")
-    if kind != key.algorithm:
-        return f"a={signature.algorithm} with a key of {key.algorithm}"
-    if key.hashes and hash_name.encode() not in key.hashes:
-        return f"the key is not for {hash_name}"
-    if key.strict_identity and signature.identity.rpartition("@")[2] != signature.domain:
+    problem = key.mismatch(signature.algorithm)
+    if not problem and key.strict_identity and signature.identity.rpartition("@")[2] != signature.domain:
         return "the key (t=s) is for d= only, and i= is below it"
-    return ""
+    return problem
 
 
 def _result(result: str, signature: Signature, reason: str, key: PublicKey | None = None) -> DkimResult:

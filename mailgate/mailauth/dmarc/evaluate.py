@@ -12,12 +12,12 @@ from mailgate.mailauth.dmarc.organization import Domains, Policy
 from mailgate.mailauth.dmarc.record import Mode
 from mailgate.mailauth.results import ArcResult, DkimResult, DmarcRecord, DmarcResult, SpfResult
 
-__all__ = ["MAX_IDENTITIES", "STRICTNESS", "evaluate_dmarc"]
+__all__ = ["MAX_IDENTITIES", "evaluate_dmarc"]
 
 #: Domains of signatures whose organization is looked for; each may cost a walk.
 MAX_IDENTITIES = 10
 #: Policies, the mildest first.
-STRICTNESS = ("none", "quarantine", "reject")
+_STRICTNESS = ("none", "quarantine", "reject")
 
 _MOST_NAMED = 5
 _MILDER = {"reject": "quarantine", "quarantine": "none", "none": "none"}
@@ -149,7 +149,9 @@ class _Evaluation:
         if answer.is_temporary:
             # It fails either way; what is asked for in both cases is certain.
             return min(
-                ("sp", record.subdomain_policy), ("np", record.missing_policy), key=lambda one: STRICTNESS.index(one[1])
+                ("sp", record.subdomain_policy),
+                ("np", record.missing_policy),
+                key=lambda one: _STRICTNESS.index(one[1]),
             )
         if answer.status is DnsStatus.NXDOMAIN:
             return "np", record.missing_policy
@@ -172,7 +174,7 @@ def _together(results: Sequence[DmarcResult]) -> DmarcResult:
         return results[0]
     failed = [one for one in results if one.result == "fail"]
     if failed:
-        worst = max(failed, key=lambda one: STRICTNESS.index(one.policy))
+        worst = max(failed, key=lambda one: _STRICTNESS.index(one.policy))
         if worst.policy != "none":
             return worst
     for one in results:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from mailgate.mailauth.authentication_results import AuthenticationResults, AuthenticationResultsError
+from mailgate.mailauth.dkim.signature import is_within
 from mailgate.mailauth.dmarc.author import author_domain
 from mailgate.mailauth.results import ArcResult, DmarcResult
 
@@ -66,4 +67,4 @@ def _is_aligned(method: str, text: str, result: DmarcResult) -> bool:
     record = result.record
     if record is None or (record.strict_spf if method == "spf" else record.strict_dkim):
         return False
-    return domain == result.organization or domain.endswith(f".{result.organization}")
+    return is_within(domain, result.organization)

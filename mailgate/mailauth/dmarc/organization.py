@@ -12,6 +12,7 @@ from publicsuffixlist import PublicSuffixList
 
 from mailgate.awaiting import answered
 from mailgate.interfaces import Answer, IResolver
+from mailgate.mailauth.dkim.signature import is_within
 from mailgate.mailauth.dmarc.record import Mode, RecordReading, read_records
 from mailgate.mailauth.results import DmarcRecord
 
@@ -92,7 +93,7 @@ class Domains(ABC):
         if strict or author.rpartition(".")[2] != identity.rpartition(".")[2]:
             return False
         organization = await self.organization_of(author)
-        if organization.is_certain and not _is_within(identity, organization.domain):
+        if organization.is_certain and not is_within(identity, organization.domain):
             return False  # whatever the identity's own is
         other = await self.organization_of(identity)
         if not (organization.is_certain and other.is_certain):
@@ -213,7 +214,3 @@ def _is_broken(reading: RecordReading) -> bool:
 
 def _policy_of(reading: RecordReading) -> Policy:
     return Policy(None if reading.problem else reading.record, reading.problem, is_broken=_is_broken(reading))
-
-
-def _is_within(domain: str, above: str) -> bool:
-    return domain == above or domain.endswith(f".{above}")

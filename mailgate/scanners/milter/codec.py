@@ -36,7 +36,6 @@ __all__ = [
     "packet",
     "parse_answer",
     "parse_options",
-    "parse_strings",
     "strings",
 ]
 
@@ -159,15 +158,6 @@ def strings(*texts: bytes) -> bytes:
     if any(b"\0" in text for text in texts):
         raise ValueError("a string of the milter protocol has no zero octet")
     return b"".join([text + b"\0" for text in texts])
-
-
-def parse_strings(data: bytes) -> list[bytes]:
-    """The strings that data consists of; MilterError where the last one does not end."""
-    if not data:
-        return []
-    if not data.endswith(b"\0"):
-        raise MilterError("a string without its end")
-    return data[:-1].split(b"\0")
 
 
 class PacketReader:
@@ -297,15 +287,24 @@ def _packet(code: bytes, data: bytes = b"") -> bytes:
     return _LENGTH.pack(1 + len(data)) + code + data
 
 
+def _parse_strings(data: bytes) -> list[bytes]:
+    """The strings that data consists of; MilterError where the last one does not end."""
+    if not data:
+        return []
+    if not data.endswith(b"\0"):
+        raise MilterError("a string without its end")
+    return data[:-1].split(b"\0")
+
+
 def _exactly(count: int, data: bytes) -> list[bytes]:
-    found = parse_strings(data)
+    found = _parse_strings(data)
     if len(found) != count:
         raise MilterError(f"{len(found)} strings, where there are {count}")
     return found
 
 
 def _one_or_two(data: bytes) -> tuple[bytes, bytes]:
-    found = parse_strings(data)
+    found = _parse_strings(data)
     if not 1 <= len(found) <= 2:
         raise MilterError(f"{len(found)} strings, where there are 1 or 2")
     return found[0], found[1] if len(found) == 2 else b""

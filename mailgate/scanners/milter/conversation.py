@@ -93,11 +93,6 @@ class Outcome:
         return self.word not in (Plain.CONTINUE, Plain.SKIP)
 
     @property
-    def is_acceptance(self) -> bool:
-        """Whether it wants the message to go on."""
-        return self.word in (Plain.CONTINUE, Plain.SKIP, Plain.ACCEPT)
-
-    @property
     def is_refusal(self) -> bool:
         """Whether it is a no, for good or for now."""
         return self.word in (Plain.REJECT, Plain.TEMPFAIL, Plain.SHUTDOWN, Plain.CONNECTION_FAILURE)
