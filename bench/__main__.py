@@ -15,7 +15,9 @@ import sys
 
 from parts import Sink, folder, missing
 
+from bench import api, scanners
 from bench.inbound import measure
+from bench.scanner_systems import NEEDED
 from bench.systems import start
 from bench.tables import as_markdown, as_text, detail, summary
 from bench.works import Row, Wanted, chosen
@@ -38,6 +40,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tls", action="store_true", help="the same under TLS too, for mailgate and Postfix")
     parser.add_argument("--only", action="append", help="mailgate, workers, postfix, haraka or sink")
     parser.add_argument("--inbound", action="store_true", help="only what judging inbound mail costs, with slow DNS")
+    parser.add_argument("--scanners", action="store_true", help="only mail that clamd and rspamd look at")
+    parser.add_argument("--api", action="store_true", help="only mail handed in by HTTP, beside SMTP")
     parser.add_argument("--markdown", action="store_true", help="print the figures for a page, too")
     return parser.parse_args()
 
@@ -45,9 +49,10 @@ def _options() -> argparse.Namespace:
 def main() -> int:
     """Run the bench; 2 where what it needs is not installed."""
     options = _options()
-    absent = missing("smtp-source", "smtp-sink", "postfix")
+    absent = missing("smtp-source", "smtp-sink", "postfix", *(NEEDED if options.scanners else ()))
     if absent:
-        print(f"the bench needs {', '.join(absent)} (Debian: apt-get install postfix)")
+        more = " clamav-daemon clamav-milter rspamd" if options.scanners else ""
+        print(f"the bench needs {', '.join(absent)} (Debian: apt-get install postfix{more})")
         return 2
     ways = {"one": (False,), "many": (True,), "both": (False, True)}[options.sessions]
     wanted = Wanted(options.messages, options.sizes, options.connections, ways, options.rate, options.tls)
@@ -55,8 +60,17 @@ def main() -> int:
     with folder("bench") as base, contextlib.ExitStack() as stack:
         sink = Sink(base / "sink")
         stack.enter_context(sink)
+        if options.api:
+            print(
+                api.measure(base, sink, messages=options.messages, rounds=options.rounds, clients=options.connections)
+            )
+            return 0
         if options.inbound:
             print(measure(base, sink, messages=min(options.messages, 1000), connections=options.connections))
+            return 0
+        if options.scanners:
+            messages, rate = min(options.messages, 400), min(options.rate, 20.0)
+            scanners.measure(base, sink, scanners.Asked(messages, options.rounds, options.connections, ways, rate))
             return 0
         systems = start(
             base,

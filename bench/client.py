@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import array
 import contextlib
+import itertools
 import multiprocessing
 import os
 import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -42,6 +43,8 @@ class Load:
     reuse: bool = False
     tls: bool = True
     rate: float = 0.0
+    content: bytes = b""
+    number: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def _work(load: Load, free: int, taken: int, given: int, told: Connection) -> No
     os.close(given)
     delays = array.array("d")
     context = _context() if load.tls else None
-    content = _content(load.size) if load.size else b""
+    contents = _contents(load) if load.size else None
     poll = select.epoll()
     running: dict[int, tuple[_Steps, int]] = {}
     is_over = is_waiting = False
@@ -116,7 +119,7 @@ def _work(load: Load, free: int, taken: int, given: int, told: Connection) -> No
                 free -= 1
                 plain = socket.create_connection(("127.0.0.1", load.port))
                 talk = _Talk(plain, delays)
-                running[plain.fileno()] = (talk.all(context, content, is_more if load.reuse else None), select.EPOLLIN)
+                running[plain.fileno()] = (talk.all(context, contents, is_more if load.reuse else None), select.EPOLLIN)
                 poll.register(plain, select.EPOLLIN)
         if is_over and not running:
             break
@@ -148,6 +151,16 @@ def _context() -> ssl.SSLContext:
     return context
 
 
+def _contents(load: Load) -> Iterator[bytes]:
+    content = load.content + b".\r\n" if load.content else _content(load.size)
+    for number in itertools.count():
+        if load.number:
+            own = b"%d-%d" % (os.getpid(), number)
+            yield content.replace(load.number, own.zfill(len(load.number)))
+        else:
+            yield content
+
+
 def _content(size: int) -> bytes:
     head = b"From: <from@client.test>\r\nTo: <to@bench.test>\r\nSubject: bench\r\nMessage-ID: <b@client.test>\r\n\r\n"
     line = b"X" * 78 + b"\r\n"
@@ -163,9 +176,14 @@ class _Talk:
         self._socket = plain
         self._delays = delays
 
-    def all(self, context: ssl.SSLContext | None, content: bytes, is_more: Callable[[], bool | None] | None) -> _Steps:
-        """From the banner to the end; `content` as it goes over the wire, "" for no message, again while `is_more`.
-        Without a `context`, in clear text."""
+    def all(
+        self,
+        context: ssl.SSLContext | None,
+        contents: Iterator[bytes] | None,
+        is_more: Callable[[], bool | None] | None,
+    ) -> _Steps:
+        """From the banner to the end; the next of `contents` as it goes over the wire, None for no message, again while
+        `is_more`. Without a `context`, in clear text."""
         yield from self._expect(b"220")
         yield from self._say(b"EHLO client.test\r\n", b"250")
         if context is not None:
@@ -174,11 +192,11 @@ class _Talk:
             self._socket = secure
             yield from _done(secure.do_handshake)
             yield from self._say(b"EHLO client.test\r\n", b"250")
-        while content:
+        while contents is not None:
             yield from self._say(b"MAIL FROM:<from@client.test>\r\n", b"250")
             yield from self._say(b"RCPT TO:<to@bench.test>\r\n", b"250")
             yield from self._say(b"DATA\r\n", b"354")
-            yield from self._send(content)
+            yield from self._send(next(contents))
             sent = time.monotonic()
             yield from self._expect(b"250")
             self._delays.append(time.monotonic() - sent)

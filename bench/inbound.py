@@ -23,6 +23,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import rsa
 from parts import Gateway, Part, Sink, free_port
 
+from bench.processor import processor_of
 from bench.tables import as_text
 from mailgate.mailauth import SigningKey, sign_dkim
 
@@ -134,9 +135,9 @@ def measure(base: Path, sink: Sink, *, messages: int, connections: int, delay: f
             )
             directory = base / f"inbound-{len(found)}"
             with Gateway(directory, configuration, [ready]) as gateway:
-                before = _processor(gateway.pid)
+                before = processor_of(gateway.pid)
                 found[name] = _send(port, key, name, messages, connections)
-                found[name].processor = _processor(gateway.pid) - before
+                found[name].processor = processor_of(gateway.pid) - before
                 steps = _steps(directory / "state" / "mailgate.log")
     return _told(found, steps, messages, delay)
 
@@ -186,12 +187,6 @@ def _message(domain: str, key: SigningKey) -> tuple[str, bytes]:
         f"Date: Thu, 26 Nov 2026 06:00:00 +0000\r\nMessage-ID: <1@{domain}>\r\n\r\n"
     ).encode() + line * 60
     return domain, sign_dkim(content, key, domain=domain, selector="s") + content
-
-
-def _processor(pid: int) -> float:
-    """Seconds of processor time that it has taken."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def _steps(log: Path) -> list[Mapping[str, Any]]:

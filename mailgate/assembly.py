@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
@@ -13,16 +13,17 @@ from typing import cast
 
 from twisted.internet.interfaces import IReactorTime
 
-from mailgate.auth.checker import IAuthReactor
+from mailgate.addressing import alias_sources, make_addressing, recipient_sources
 from mailgate.auth.file import warnings as users_warnings
-from mailgate.auth.guesses import Guesses
-from mailgate.auth.portal import Authenticator, make_authenticator
-from mailgate.backends.keeping import Source, SourceKeeper, Sources, close_sources, made_of
+from mailgate.auth.portal import Authenticator
+from mailgate.backends.keeping import SourceKeeper, Sources
 from mailgate.backends.questions import IBackendReactor
 from mailgate.config.auth import FileAuth
 from mailgate.config.load import ConfigError, Loaded
-from mailgate.config.schema import AuthSection, Config, ListenerSection
+from mailgate.config.schema import Config, ListenerSection
 from mailgate.dns.client_name import confirmed_name
+from mailgate.filters.list_unsubscribe import Options as ListUnsubscribeOptions
+from mailgate.filters.own_signature import own_signature
 from mailgate.interfaces import (
     FilterServices,
     ICounters,
@@ -32,31 +33,39 @@ from mailgate.interfaces import (
     IIntake,
     IPipeline,
     IProber,
+    IRescan,
     IResolver,
+    ISuppressions,
 )
 from mailgate.message import MemoryBudget
 from mailgate.pipeline.build import build_pipelines
 from mailgate.pipeline.registry import Registry
-from mailgate.recipients.build import DirectoryError, make_sources
+from mailgate.quarantine.threads import at_once
 from mailgate.recipients.directory import Directory
-from mailgate.recipients.source import ISource, SourceTools
+from mailgate.recipients.source import SourceTools
 from mailgate.relay.client.terms import Terms, TermsError, read_terms
 from mailgate.relay.probing import NoProber
 from mailgate.relay.replies.classify import Bounces
 from mailgate.relay.routing import Routing
+from mailgate.relay.security.office import check_authorities
 from mailgate.reporting.compose import make_signer
 from mailgate.reporting.office import Reporting
-from mailgate.rewriting.build import AliasError, make_alias_sources, make_aliases
-from mailgate.rewriting.source import AliasSource, AliasTools
+from mailgate.reporting.tls_office import TlsReporting
+from mailgate.rewriting.build import AliasError, make_aliases
+from mailgate.rewriting.secret_lines import SecretFile
+from mailgate.rewriting.unsubscribe import UnsubscribeTokens
 from mailgate.smtp.conversation import SessionServices
 from mailgate.smtp.offers import Offers
 from mailgate.smtp.postmaster import postmaster_domain
-from mailgate.stores.lists import FileError
+from mailgate.stores.suppressions import Suppressions
 from mailgate.tls.client import ClientContexts
 from mailgate.tls.pem import TlsError
 from mailgate.tls.store import CertificateStore
+from mailgate.web.injection.taking import Taker
+from mailgate.web.places import Places
+from mailgate.webhooks.target import Target, TargetError, make_targets
 
-__all__ = ["Assembler", "Assembly", "assemble", "make_addressing", "make_certificates", "make_users"]
+__all__ = ["Assembler", "Assembly", "assemble", "make_certificates"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +74,7 @@ class Assembly:
 
     config: Config
     pipelines: Mapping[str, IPipeline]
+    rescans: Mapping[str, IRescan]
     delivery_filter: IDeliveryFilter | None
     observers: Sequence[IEventObserver]
     routing: Routing
@@ -75,6 +85,9 @@ class Assembly:
     terms: Mapping[str, Terms]
     bounces: Bounces
     reporting: Reporting | None
+    tls_reporting: TlsReporting | None
+    webhooks: Mapping[str, Target]
+    unsubscribe: UnsubscribeTokens | None
 
     def warnings(self) -> list[str]:
         """What is no error, but should be seen to: of files of users, and of our certificates."""
@@ -128,6 +141,26 @@ class Assembly:
             postmaster_domain=postmaster_domain(self.config),
         )
 
+    def taker(
+        self, *, clock: IReactorTime, events: IEvents, intake: IIntake, incoming: Path, budget: MemoryBudget
+    ) -> Taker | None:
+        """What takes mail by HTTP; None where none is taken."""
+        section = self.config.http.injection
+        if section is None or not self.config.http.endpoints:
+            return None
+        return Taker(
+            section,
+            hostname=self.config.gateway.hostname,
+            pipeline=self.pipelines[section.pipeline],
+            routing=self.routing,
+            intake=intake,
+            events=events,
+            clock=clock,
+            incoming=incoming,
+            memory_limit=self.config.gateway.memory_limit,
+            budget=budget,
+        )
+
 
 def assemble(
     loaded: Loaded,
@@ -140,9 +173,11 @@ def assemble(
     random: Random,
     users: Mapping[str, Authenticator] = MappingProxyType({}),
     sources: Sources | None = None,
+    suppressions: ISuppressions | None = None,
 ) -> Assembly:
     """Build it, with the `users` of make_users and the `sources` of make_addressing; without those it makes some that
-    follow what a gateway has saved, and ask no next hop. ConfigError where a filter, a list, a table or a certificate
+    follow what a gateway has saved, and ask no next hop. `suppressions` are read where the gateway keeps them if not
+    given. ConfigError where a filter, a list, a table or a certificate
     cannot be made of what the file says."""
     config = loaded.config
     try:
@@ -160,15 +195,18 @@ def assemble(
                 leads=False,
             )
             sources = make_addressing(loaded, tools)
-        directory = Directory(config, {name: one.source for name, one in _recipients_of(sources).items()})
-        known = {name: one.source for name, one in _aliases_of(sources).items()}
+        directory = Directory(config, {name: one.source for name, one in recipient_sources(sources).items()})
+        known = {name: one.source for name, one in alias_sources(sources, "aliases").items()}
         aliases = make_aliases(config, known, directory=directory, is_local=directory.is_local, clock=clock)
         routing = Routing(config, aliases)
         terms = read_terms(config.routes, ClientContexts(clock))
-    except (AliasError, TermsError) as error:
+        webhooks = make_targets(config.webhooks, cast(IBackendReactor, clock))
+        check_authorities(config.mta_sts, clock)
+    except (AliasError, TargetError, TermsError) as error:
         raise ConfigError(tuple(loaded.error(key, text) for key, text in error.errors)) from error
     except ValueError as error:
         raise ConfigError((f"{loaded.path}: {error}",)) from error
+    bounces = Bounces.of(config.bounces, loaded.rules)
     services = FilterServices(
         clock=clock,
         resolver=resolver,
@@ -179,11 +217,16 @@ def assemble(
         random=random,
         hostname=config.gateway.hostname,
         state_dir=config.gateway.state_dir,
+        owners={name: one.source.find for name, one in alias_sources(sources, "senders").items()},
+        suppressions=suppressions
+        or Suppressions(Places(config.gateway.state_dir).suppressions, at_once, clock.seconds),
+        classify=bounces.classifier.category,
     )
     built = build_pipelines(loaded, registry, services)
     return Assembly(
         config=config,
         pipelines=built.by_name,
+        rescans=built.rescans,
         delivery_filter=built.delivery or None,
         observers=built.observers,
         routing=routing,
@@ -192,9 +235,23 @@ def assemble(
         users=users,
         certificates=certificates,
         terms=terms,
-        bounces=Bounces.of(config.bounces, loaded.rules),
+        bounces=replace(bounces, sign=own_signature(loaded, services)),
         reporting=_reporting(loaded),
+        tls_reporting=_tls_reporting(loaded),
+        webhooks=webhooks,
+        unsubscribe=_unsubscribe(loaded, clock),
     )
+
+
+def _tls_reporting(loaded: Loaded) -> TlsReporting | None:
+    """How reports about TLS are made; None where there are none."""
+    section = loaded.config.tls_reports
+    if not section.enabled:
+        return None
+    try:
+        return TlsReporting(section, make_signer(section.dkim))
+    except ValueError as error:
+        raise ConfigError((loaded.error(("tls_reports", "dkim", "key"), str(error)),)) from error
 
 
 def _reporting(loaded: Loaded) -> Reporting | None:
@@ -212,6 +269,15 @@ def _reporting(loaded: Loaded) -> Reporting | None:
     return Reporting(section, sign, "rfc7489" if standard == "rfc7489" else "rfc9989")
 
 
+def _unsubscribe(loaded: Loaded, clock: IReactorTime) -> UnsubscribeTokens | None:
+    """What reads the tokens of all filters of kind list-unsubscribe; None where there are none."""
+    paths = [one.secrets for one in loaded.options.values() if isinstance(one, ListUnsubscribeOptions)]
+    if not paths:
+        return None
+    files = [SecretFile(path, clock) for path in dict.fromkeys(paths)]
+    return UnsubscribeTokens(lambda: [secret for file in files for secret in file()])
+
+
 class Assembler:
     """Builds the configurations of one gateway, one after another, with the same parts."""
 
@@ -224,6 +290,7 @@ class Assembler:
         events: IEvents,
         random: Random,
         prober: IProber,
+        suppressions: ISuppressions,
         leads: bool,
     ) -> None:
         """`leads`: whether this process, of several, reads what one is enough to read."""
@@ -233,6 +300,7 @@ class Assembler:
         self._events = events
         self._random = random
         self._prober = prober
+        self._suppressions = suppressions
         self._leads = leads
 
     def build(
@@ -259,42 +327,11 @@ class Assembler:
                 random=self._random,
                 users=users,
                 sources=sources,
+                suppressions=self._suppressions,
             )
         except ConfigError:
             keeper.drop(sources)
             raise
-
-
-def make_addressing(loaded: Loaded, tools: SourceTools, known: Sources = MappingProxyType({})) -> Sources:
-    """What `[recipients.NAME]` and `[aliases.NAME]` are made to, by ("recipients", NAME) and ("aliases", NAME); see
-    `make_sources` and `make_alias_sources`. ConfigError where one cannot be made."""
-    errors: list[str] = []
-    recipients: Mapping[str, Source[ISource]] = {}
-    aliases: Mapping[str, Source[AliasSource]] = {}
-    try:
-        recipients = make_sources(loaded.config, tools, _recipients_of(known))
-    except DirectoryError as error:
-        errors += [loaded.error(key, text) for key, text in error.errors]
-    try:
-        aliases = make_alias_sources(loaded.config, AliasTools(tools.reactor, tools.events), _aliases_of(known))
-    except AliasError as error:
-        errors += [loaded.error(key, text) for key, text in error.errors]
-    made: Sources = {
-        **{("recipients", name): one for name, one in recipients.items()},
-        **{("aliases", name): one for name, one in aliases.items()},
-    }
-    if errors:
-        close_sources(one for key, one in made.items() if known.get(key) is not one)
-        raise ConfigError(tuple(errors))
-    return made
-
-
-def _recipients_of(sources: Sources) -> dict[str, Source[ISource]]:
-    return {name: cast("Source[ISource]", one) for (kind, name), one in sources.items() if kind == "recipients"}
-
-
-def _aliases_of(sources: Sources) -> dict[str, Source[AliasSource]]:
-    return {name: cast("Source[AliasSource]", one) for (kind, name), one in sources.items() if kind == "aliases"}
 
 
 def make_certificates(config: Config, clock: IReactorTime) -> CertificateStore | None:
@@ -310,41 +347,3 @@ def make_certificates(config: Config, clock: IReactorTime) -> CertificateStore |
         ciphers=section.ciphers,
         client_ca=section.client_ca,
     )
-
-
-def make_users(
-    loaded: Loaded,
-    reactor: IAuthReactor,
-    known: Mapping[str, Authenticator] = MappingProxyType({}),
-) -> dict[str, Authenticator]:
-    """An authenticator for each [auth.NAME]; those `known` go on whose section, files and certificates are as they
-    were when they were made.
-
-    ConfigError where one cannot be made, because of what its files hold now as well.
-    """
-    config = loaded.config
-    certificates = {print_: name for name, print_ in config.tls.client_fingerprints.items()}
-    guesses = next((one.guesses for one in known.values()), None) or Guesses()
-    users: dict[str, Authenticator] = {}
-    for name, section in config.auth.items():
-        now = (made_of(section), certificates)
-        if name in known and known[name].made_of == now:
-            users[name] = known[name]
-            continue
-        try:
-            users[name] = make_authenticator(
-                section, name=name, reactor=reactor, certificates=certificates, guesses=guesses, made_of=now
-            )
-        except ValueError as error:
-            raise ConfigError(_lines(loaded, name, section, error)) from error
-    return users
-
-
-def _lines(loaded: Loaded, name: str, section: AuthSection, error: ValueError) -> tuple[str, ...]:
-    """The lines of ConfigError about a section that cannot be made."""
-    if not isinstance(section, FileAuth):
-        return (loaded.error(("auth", name), str(error)),)
-    texts = error.errors if isinstance(error, FileError) else (str(error),)
-    if isinstance(error.__cause__, FileNotFoundError):
-        texts = (f"{section.path}: does not exist: make it with mailgate password",)
-    return tuple(loaded.error(("auth", name, "path"), text) for text in texts)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
 
 from msgspec import Struct, field
 
 from mailgate.address import Address
-from mailgate.message import Edit, HeaderEdit
+from mailgate.message import Edit, For, HeaderEdit
 
 __all__ = [
     "EIGHT_BIT_MAIL",
+    "KEPT_STEPS",
     "NO_ORIGIN",
     "PLAIN_MAIL",
     "Client",
@@ -23,6 +24,7 @@ __all__ = [
     "EnvelopeRecipient",
     "Evidence",
     "Identity",
+    "Kept",
     "MailParameters",
     "Origin",
     "Recipient",
@@ -69,11 +71,46 @@ def _random_bits() -> int:
 class Evidence(list[object]):
     """What filters found out, as typed values: each is found again by its type."""
 
-    __slots__ = ()
+    __slots__ = ("_meant",)
+
+    _meant: dict[int, Callable[[Address], bool]]  # by the place of a result; not set where each is about all
 
     def add(self, value: object) -> None:
         """Keep one result."""
         self.append(value)
+
+    def add_for(self, value: object, is_for: Callable[[Address], bool]) -> None:
+        """Keep one result of a filter that is for some recipients only."""
+        if self.is_about_all:
+            self._meant = {}
+        self._meant[len(self)] = is_for
+        self.append(value)
+
+    @property
+    def is_about_all(self) -> bool:
+        """Whether every result is about every recipient."""
+        return not hasattr(self, "_meant")
+
+    @staticmethod
+    def shared(
+        recipients: Iterable[Address], *evidence: Evidence
+    ) -> Iterator[tuple[Sequence[Address], Sequence[object]]]:
+        """The recipients for whom the same was found, and all that was: of the evidence of the session and of the
+        transaction, one behind the other. However many results there are, each is looked at once for each group."""
+        scopes = list({one for found in evidence if not found.is_about_all for one in found._meant.values()})
+        groups: dict[tuple[bool, ...], list[Address]] = {}
+        for address in recipients:
+            groups.setdefault(tuple([is_for(address) for is_for in scopes]), []).append(address)
+        for those, members in groups.items():
+            found_for = {is_for for is_for, is_so in zip(scopes, those, strict=True) if is_so}
+            yield members, [value for found in evidence for value in found._of(found_for)]
+
+    def _of(self, scopes: Collection[Callable[[Address], bool]]) -> list[object]:
+        """What was found for all, and for those in these scopes."""
+        if self.is_about_all:
+            return self
+        meant = self._meant
+        return [value for place, value in enumerate(self) if place not in meant or meant[place] in scopes]
 
     def get(self, kind: type[T]) -> T | None:
         """The latest result of this type, or None."""
@@ -247,7 +284,9 @@ class Transaction(Struct, kw_only=True):
 
     `id` becomes the queue id; `declared_size` is SIZE= in octets, or None; `edits` are carried out in their order:
     those of the body and of the envelope before the message is accepted, those of the header when it is sent on.
-    `origin` is what XFORWARD told of this message, None where nothing.
+    `edits_for` are those that some recipients' messages have beyond these, in their order: none is shown to a filter,
+    which finds in `edits` what the recipients have that it is asked about. `origin` is what XFORWARD told of this
+    message, None where nothing. `mark` as in Envelope.
     """
 
     id: str
@@ -257,8 +296,10 @@ class Transaction(Struct, kw_only=True):
     parameters: MailParameters = PLAIN_MAIL
     origin: Origin | None = None
     edits: list[Edit] = field(default_factory=list)
+    edits_for: tuple[For, ...] = ()
     trace: list[TraceStep] = field(default_factory=list)
     evidence: Evidence = field(default_factory=Evidence)
+    mark: str = ""
 
 
 class EnvelopeRecipient(Struct, frozen=True):
@@ -280,10 +321,27 @@ class EnvelopeRecipient(Struct, frozen=True):
     return_path: Address | None = None
 
 
+KEPT_STEPS = 300
+"""Steps of a trace that Kept has at most: where there were more, those that say "continue" go first."""
+
+
+class Kept(Struct, frozen=True, kw_only=True):
+    """Why a message is in quarantine, as its filters found it: the trace of its session and its transaction, and the
+    facts of the evidence. `has_original`: the content was changed, and lies as it was received with the originals.
+    """
+
+    steps: tuple[TraceStep, ...] = ()
+    facts: tuple[str, ...] = ()
+    has_original: bool = False
+
+
 class Envelope(Struct, frozen=True, kw_only=True):
     """What the spool keeps beside the content. `received` is in seconds since the epoch, UTC.
 
     `client` names who sent it, for people; `origin` is the same for a next hop that is told by XCLIENT or XFORWARD.
+    `listener` is the name of the listener that took it, "" where it is our own. `kept` is there where any recipient is
+    in quarantine. `stream` names the kind of mail that it is for its sender ("news", "invoices"), "" for none. `mark`
+    is the key of a counter that becomes 1 in the commit that makes the message durable, "" for none; it is not kept.
     """
 
     queue_id: str
@@ -295,3 +353,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     client: str = ""
     origin: Origin = NO_ORIGIN
     edits: tuple[HeaderEdit, ...] = ()
+    listener: str = ""
+    kept: Kept | None = None
+    stream: str = ""
+    mark: str = ""

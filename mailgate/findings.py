@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Finding", "Points"]
+__all__ = ["Finding", "Points", "Remembered", "Stream"]
 
 
 class Finding:
@@ -34,3 +34,26 @@ class Points(Finding):
 
     def summary(self) -> str:
         return f"{self.points:+g} points: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream(Finding):
+    """Which kind of mail a message is for its sender: the first that is found goes into the envelope."""
+
+    name: str
+
+    def summary(self) -> str:
+        return f"stream {self.name}"
+
+    def facts(self) -> Sequence[str]:
+        return (f"stream.{self.name.lower()}",)
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered(Finding):
+    """Facts that were found when the message came, for filters that are asked about it again."""
+
+    found: tuple[str, ...]
+
+    def facts(self) -> Sequence[str]:
+        return self.found

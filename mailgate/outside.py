@@ -14,13 +14,16 @@ from mailgate.config.load import Loaded
 from mailgate.config.schema import Config
 from mailgate.dns.resolver import Resolver
 from mailgate.observe.hub import EventHub
-from mailgate.observe.log import JsonLog
+from mailgate.observe.log import JsonLog, Logs
+from mailgate.observe.postfix_log import PostfixLog
 from mailgate.observe.recorder import Recorder
+from mailgate.quarantine.threads import in_reactors_threads
 from mailgate.relay.ready.local import LocalQueue
 from mailgate.relay.transports import ITransportReactor, RouteTransports, Transports
 from mailgate.reporting.office import IOfficeReactor
 from mailgate.sockets.reactor import hasten
 from mailgate.spool.sqlite import SqliteSpool
+from mailgate.stores.suppressions import Suppressions
 from mailgate.web.places import Places
 from mailgate.workers.records import make_sinks
 from mailgate.workers.team import Team
@@ -35,7 +38,7 @@ class IGatewayReactor(ITransportReactor, IAuthReactor, IReactorUDP, IOfficeReact
 class Outside(Service):
     """Makes them, each once, from the configuration in `loaded`; `team` is what the process shares with others."""
 
-    json_log: JsonLog
+    json_log: JsonLog | Logs
 
     def __init__(self, loaded: Loaded, reactor: IGatewayReactor, team: Team, events: EventHub) -> None:
         self.loaded = loaded
@@ -79,6 +82,11 @@ class Outside(Service):
         """What delivers."""
         return RouteTransports(self.reactor, self.make_pool, self.config.gateway.hostname)
 
+    def make_suppressions(self) -> Suppressions:
+        """The addresses that get no more mail of ours."""
+        in_thread = in_reactors_threads(self.reactor)
+        return Suppressions(self.places.suppressions, in_thread, self.reactor.seconds)
+
     def make_pool(self) -> ThreadPool:
         """Threads that wait for a disk."""
         pool = ThreadPool(0, LocalQueue.LIMIT, name="delivery")
@@ -88,5 +96,9 @@ class Outside(Service):
 
     def make_recorder(self) -> Recorder:
         """The log and the history; OSError where they cannot be written."""
-        self.json_log = JsonLog(self.config.log.path, self.places.state_dir)
+        section, directory = self.config.log, self.places.state_dir
+        self.json_log = JsonLog(section.path, directory)
+        if section.postfix:
+            hostname = self.config.gateway.hostname
+            self.json_log = Logs([self.json_log, PostfixLog(section.postfix, directory, hostname)])
         return Recorder(make_sinks(self._team, self.config, self.json_log, self.places.history))

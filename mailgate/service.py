@@ -19,7 +19,8 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mailgate.assembly import Assembler, Assembly, make_users
+from mailgate.addressing import make_users
+from mailgate.assembly import Assembler, Assembly
 from mailgate.auth.portal import Authenticator
 from mailgate.auth.retired import Retired, close_all
 from mailgate.awaiting import surely, within
@@ -30,21 +31,25 @@ from mailgate.events import ConfigRefused, ConfigReloaded, Started, Stopped, Sto
 from mailgate.interfaces import IEventObserver, SpoolError, SweepReport
 from mailgate.message import MemoryBudget
 from mailgate.observe.hub import EventHub
+from mailgate.offices import Offices
 from mailgate.outside import IGatewayReactor, Outside
 from mailgate.pipeline.registry import Registry
 from mailgate.process import cannot_start, own_directory, own_secret, raise_descriptor_limit
+from mailgate.quarantine.originals import Originals
+from mailgate.quarantine.threads import in_reactors_threads
 from mailgate.relay.editing import ContentEditor
 from mailgate.relay.intake import Intake
 from mailgate.relay.locate import Locator, OwnAddresses
-from mailgate.relay.own_mail import OwnMail
 from mailgate.relay.probing import Prober
+from mailgate.relay.security.accounts import Accountant
+from mailgate.relay.security.office import SecurityOffice
 from mailgate.relay.service import Relay
 from mailgate.relay.turn import Turns
 from mailgate.relay.warm_up import WarmUp
-from mailgate.reporting.office import ReportingOffice
 from mailgate.smtp.factory import Listener
 from mailgate.sockets.sessions import open_wide
-from mailgate.web.control import Control, StatusBoard
+from mailgate.web.control import StatusBoard
+from mailgate.web.desk import HttpDesk
 from mailgate.workers.ports import CannotBindError, open_ports
 from mailgate.workers.team import Team, alone, make_counters
 from mailgate.workers.together import Answers
@@ -96,6 +101,14 @@ class Gateway(Outside):
         self._sources = SourceKeeper(reactor)
         self._budget = MemoryBudget(loaded.config.gateway.memory_ceiling)
         self._prepared: _Prepared | None = None
+        self.http = HttpDesk(
+            loaded.config,
+            reactor,
+            leads=not team.worker,
+            counters=team.counters,
+            status=self.board.status,
+            ask_others=team.ask_others,
+        )
 
     # -- start
 
@@ -105,7 +118,8 @@ class Gateway(Outside):
         factory = self.listeners.__getitem__
         try:
             self._ports += open_ports(self.reactor, self.config.listeners, factory, self._team.sockets)
-        except CannotBindError as error:
+            self.http.listen(self.reactor)
+        except (CannotBindError, CannotListenError) as error:
             self._cannot_start(str(error))
 
     def startService(self) -> None:
@@ -120,14 +134,23 @@ class Gateway(Outside):
             self._secret = own_secret(self.places.secret)
             self.recorder = self.make_recorder()
             self.events.add(self.recorder)
+            self.http.watch(self.events)
             self.spool = self.open_spool()
             if self._team.kept is not None:
                 self._team.kept.open()
-            self.resolver = self.make_resolver()
+            self.resolver = self.http.counted(self.make_resolver())
             self.transports = self.make_transports()
             locator = Locator(
                 self.resolver, self.config.gateway.hostname, self.random, OwnAddresses(self.reactor.seconds)
             )
+            self._security = SecurityOffice(
+                self.places.policies,
+                locator,
+                reactor=self.reactor,
+                resolver=self.resolver,
+                leads=not self._team.worker,
+            )
+            self.suppressions = self.make_suppressions()
             self._prober = Prober(self.transports, locator, self.reactor)
             self._assembler = Assembler(
                 reactor=self.reactor,
@@ -136,6 +159,7 @@ class Gateway(Outside):
                 events=self.events,
                 random=self.random,
                 prober=self._prober,
+                suppressions=self.suppressions,
                 leads=not self._team.worker,
             )
             self._users = make_users(self.loaded, self.reactor)
@@ -147,6 +171,7 @@ class Gateway(Outside):
         self._warn(self.loaded, assembly)
         swept = self.spool.sweep()  # before anything else that the spool is asked
         self._deliver_by(assembly)
+        accountant = Accountant(self.reactor, lambda: self._security.security)
         self.relay = Relay(
             self.spool,
             self.config,
@@ -160,10 +185,12 @@ class Gateway(Outside):
             warm_up=WarmUp(self.spool, self.reactor, worker=self._team.worker, workers=self._team.workers),
             bounces=assembly.bounces,
             delivery_filter=assembly.delivery_filter,
+            account=accountant.account,
         )
         self._together = self._team.together(self.relay)
-        self.answers = Answers(self.relay, self.spool, self._team.worker)
+        self.answers = Answers(self.relay, self.spool, self._team.worker, self.http.numbers)
         self._turns = Turns(self._team.operators_spool(self.spool), self._together.kick, self.reactor)
+        originals = Originals(self.places.originals, in_reactors_threads(self.reactor), set_aside=self.places.set_aside)
         self.intake = Intake(
             self.spool,
             refusal=self.spool.refusal,
@@ -172,24 +199,28 @@ class Gateway(Outside):
             clock=self.reactor,
             editor=ContentEditor(self.spool.incoming, self.reactor, self._budget),
             next_hop=self.relay.next_hop,
+            originals=originals,
         )
-        own_mail = OwnMail(
-            self.spool,
-            route=self.relay.route_of,
-            deliver=self.relay.deliver,
-            events=self.events,
-            clock=self.reactor,
-            hostname=self.config.gateway.hostname,
-        )
-        self._office = ReportingOffice(
-            self.places.reports,
-            reactor=self.reactor,
-            events=self.events,
+        self.offices = Offices(
+            self,
+            self._team,
+            spool=self.spool,
+            relay=self.relay,
+            relays=self._together,
             resolver=self.resolver,
-            random=self.random,
-            send=own_mail.send,
+            originals=originals,
+            accountant=accountant,
+            http=self.http,
+            board=self.board,
+            secret=self._secret,
+            suppressions=self.suppressions,
+            intake=self.intake,
+            budget=self._budget,
         )
-        self._listen_for_operators()
+        try:
+            self.offices.listen()
+        except OSError as error:
+            self._cannot_start(f"mailgate: cannot start: {error}")
         self._serve(assembly)
         for port in self._ports:
             open_wide(port)
@@ -204,6 +235,7 @@ class Gateway(Outside):
         if not self.running:
             return
         self.relay.start()
+        self.offices.start()
         self.events.publish(Started(at=self.reactor.seconds(), listeners=tuple(self.listeners)))
         _log.info("mailgate accepts and delivers; {leftovers} leftovers were removed", leftovers=report.leftovers)
 
@@ -222,11 +254,12 @@ class Gateway(Outside):
     def _deliver_by(self, assembly: Assembly) -> None:
         """From now on, next hops are met, and recipients looked up, by this configuration."""
         self.transports.use(assembly.terms)
+        self._security.use(assembly.config)
         self._prober.use(assembly.config, assembly.bounces.classifier)
         self._sources.use(assembly.sources)
 
     def _serve(self, assembly: Assembly) -> None:
-        self._office.use(assembly.config.gateway.hostname, assembly.reporting)
+        self.offices.use(assembly)
         for observer in self._filter_observers:
             self.events.remove(observer)
         self._filter_observers = assembly.observers
@@ -254,17 +287,6 @@ class Gateway(Outside):
             return  # the first one says the same
         for warning in (*loaded.warnings, *assembly.warnings()):
             _log.warn("{warning}", warning=warning)
-
-    def _listen_for_operators(self) -> None:
-        if self._team.worker:
-            return  # the first one does
-        spool = self._team.operators_spool(self.spool)
-        routes = lambda: self.config.routes  # noqa: E731  they change at a reload
-        self.control = Control(self.reactor, spool, self.events, self._together, self.board, routes)
-        try:
-            self.control.listen(self.places.control)
-        except (OSError, CannotListenError) as error:
-            self._cannot_start(f"mailgate: cannot start: {error}")
 
     # -- reload
 
@@ -325,6 +347,7 @@ class Gateway(Outside):
         self.events.publish(Stopping(at=self.reactor.seconds()))
         await self.stop_accepting()
         listeners = list(self.listeners.values())
+        await within(self.reactor, end, Deferred.fromCoroutine(self.offices.stop_taking()))
         if not await within(
             self.reactor, end, gatherResults([listener.drain() for listener in listeners], consumeErrors=True)
         ):
@@ -333,9 +356,8 @@ class Gateway(Outside):
         if not await within(self.reactor, end, Deferred.fromCoroutine(self.relay.stop())):
             self.relay.cut()
             await within(self.reactor, self.reactor.seconds() + 2.0, Deferred.fromCoroutine(self.relay.stop()))
-        await within(self.reactor, self.reactor.seconds() + 5.0, Deferred.fromCoroutine(self._office.close()))
-        if not self._team.worker:
-            await surely(self.control.close())
+        await self.offices.close()
+        await within(self.reactor, self.reactor.seconds() + 2.0, Deferred.fromCoroutine(self._security.close()))
         users = close_all([*self._users.values(), *self._retired.take()])
         await within(self.reactor, self.reactor.seconds() + 2.0, users)
         await within(self.reactor, self.reactor.seconds() + 2.0, self._sources.close())

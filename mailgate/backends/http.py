@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionClosed
 from twisted.internet.interfaces import IConsumer, IOpenSSLClientConnectionCreator
@@ -21,12 +22,12 @@ from twisted.web.client import (
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 from mailgate.backends.questions import BackendError, Creators, IBackendReactor, verifying
 
-__all__ = ["MAX_BODY", "Fetched", "Fetcher"]
+__all__ = ["MAX_BODY", "Fetched", "Fetcher", "NoTlsError"]
 
 #: The largest answer that is read, in octets.
 MAX_BODY = 64 * 1024
@@ -36,26 +37,43 @@ _KEPT, _KEPT_FOR = 4, 60
 _LOST = (RequestTransmissionFailed, ResponseNeverReceived)
 
 
+class NoTlsError(BackendError):
+    """The handshake of TLS failed, or the peer has not proved its name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A response: its status and all of its body."""
+    """A response: its status, all of its body, and the Content-Type as it came ("" where there is none)."""
 
     status: int
     body: bytes = field(repr=False)
+    content_type: str = ""
 
 
 class Fetcher:
     """An HTTP client with kept connections. Time-outs are its callers', who cancel."""
 
-    def __init__(self, reactor: IBackendReactor, *, connect_timeout: float, ca: Path | None = None) -> None:
-        """`ca` is a file of authorities in PEM, in the place of the system's; ValueError where it has none."""
+    def __init__(
+        self,
+        reactor: IBackendReactor,
+        *,
+        connect_timeout: float,
+        ca: Path | None = None,
+        endpoints: Callable[[Creators], IAgentEndpointFactory] | None = None,
+    ) -> None:
+        """`ca` is a file of authorities in PEM, in the place of the system's; ValueError where it has none. `endpoints`
+        makes what finds hosts and connects to them, instead of the reactor."""
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = _KEPT
         self._pool.cachedConnectionTimeout = _KEPT_FOR
         # what is sent twice is decided below, for POST too
         self._pool.retryAutomatically = False
-        policy = _Verified(verifying(reactor, ca))
-        self._agent: IAgent = Agent(reactor, policy, connectTimeout=connect_timeout, pool=self._pool)
+        creators = verifying(reactor, ca)
+        self._agent: IAgent
+        if endpoints is None:
+            self._agent = Agent(reactor, _Verified(creators), connectTimeout=connect_timeout, pool=self._pool)
+        else:
+            self._agent = Agent.usingEndpointFactory(reactor, endpoints(creators), pool=self._pool)
 
     async def fetch(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Fetched:
         """The response, whatever its status; BackendError where none came or it is too large.
@@ -70,7 +88,8 @@ class Fetcher:
                     raise
             return await self._fetch(method, url, headers, body)
         except (ResponseFailed, RequestTransmissionFailed, ConnectError, ConnectionClosed, OSError) as error:
-            raise BackendError(f"no answer over HTTP: {_cause(error)}") from None
+            is_tls = any(reason.check(SSL.Error) for reason in _reasons(error))
+            raise (NoTlsError if is_tls else BackendError)(f"no answer over HTTP: {_cause(error)}") from None
 
     def close(self) -> Deferred[None]:
         """Close the kept connections."""
@@ -80,7 +99,8 @@ class Fetcher:
         producer = None if body is None else _Body(body)
         fields = Headers({name: [value] for name, value in headers.items()})
         response = await self._agent.request(method.encode(), url.encode(), fields, producer)
-        return Fetched(response.code, await _body(response))
+        (content_type, *_) = response.headers.getRawHeaders("content-type", [""])
+        return Fetched(response.code, await _body(response), content_type)
 
 
 def _body(response: IResponse) -> Deferred[bytes]:
@@ -134,8 +154,8 @@ class _Collector(Protocol):
             return
         self._octets += data
         if len(self._octets) > MAX_BODY:
-            self._abort()
             self.whole.errback(BackendError("the answer over HTTP is too large"))
+            self._abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.whole.called:

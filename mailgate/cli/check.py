@@ -13,7 +13,8 @@ import click
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from mailgate.assembly import assemble, make_users
+from mailgate.addressing import make_users
+from mailgate.assembly import assemble
 from mailgate.auth.checker import IAuthReactor
 from mailgate.cli.common import config_option, json_option, printable
 from mailgate.config.load import ConfigError, load

@@ -27,6 +27,16 @@ from mailgate.web.models import (
     Suspensions,
 )
 from mailgate.web.places import Places
+from mailgate.web.quarantine_models import (
+    Deleted,
+    DeleteOrder,
+    KeptPage,
+    KeptShown,
+    Released,
+    ReleaseOrder,
+    Rescanned,
+    RescanOrder,
+)
 from mailgate.web.selection import EVERYTHING, Action, Change, Resume, Selection, Suspend
 
 __all__ = ["Desk", "open_desk"]
@@ -56,6 +66,21 @@ class Desk(Protocol):
 
     def change(self, action: Action, change: Change) -> Changed:
         """Do something with entries."""
+
+    def kept(self, selection: Selection, limit: int, after: str = "") -> KeptPage:
+        """At most `limit` entries of what is in quarantine, from behind the place `after`."""
+
+    def kept_message(self, queue_id: str) -> KeptShown | None:
+        """A message in quarantine, or None."""
+
+    def release_kept(self, order: ReleaseOrder) -> Released:
+        """Let mail go that is in quarantine."""
+
+    def delete_kept(self, order: DeleteOrder) -> Deleted:
+        """Remove mail that is in quarantine."""
+
+    def rescan(self, order: RescanOrder) -> Rescanned:
+        """Ask content filters again."""
 
     def sites(self, selection: Selection = EVERYTHING) -> Sites:
         """What the relay does now, for what is chosen."""
@@ -158,6 +183,25 @@ class _ControlDesk:
 
     def change(self, action: Action, change: Change) -> Changed:
         return self._tell(Changed, f"/v1/queue/{action}", change, _CHANGE_TIMEOUT)
+
+    def kept(self, selection: Selection, limit: int, after: str = "") -> KeptPage:
+        query = selection.model_dump(exclude_defaults=True) | {"limit": limit, "after": after}
+        return self._ask(KeptPage, "GET", f"/v1/quarantine?{urlencode(query, doseq=True)}")
+
+    def kept_message(self, queue_id: str) -> KeptShown | None:
+        try:
+            return self._ask(KeptShown, "GET", f"/v1/quarantine/{quote(queue_id, safe='')}")
+        except _NothingThereError:
+            return None
+
+    def release_kept(self, order: ReleaseOrder) -> Released:
+        return self._tell(Released, "/v1/quarantine/release", order, _CHANGE_TIMEOUT)
+
+    def delete_kept(self, order: DeleteOrder) -> Deleted:
+        return self._tell(Deleted, "/v1/quarantine/delete", order, _CHANGE_TIMEOUT)
+
+    def rescan(self, order: RescanOrder) -> Rescanned:
+        return self._tell(Rescanned, "/v1/quarantine/rescan", order, _CHANGE_TIMEOUT)
 
     def sites(self, selection: Selection = EVERYTHING) -> Sites:
         query = urlencode(selection.model_dump(exclude_defaults=True), doseq=True)

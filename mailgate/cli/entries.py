@@ -25,6 +25,10 @@ _OTHERS = {
     ("hold", "held"): ("is held already", "are held already"),
     ("hold", "quarantined"): ("is quarantined and waits already", "are quarantined and wait already"),
     ("release", "queued"): ("is not held", "are not held"),
+    ("release", "quarantined"): (
+        "is quarantined, and released by its id or with --state quarantined only",
+        "are quarantined, and released by their ids or with --state quarantined only",
+    ),
     ("bounce", "quarantined"): (
         "is quarantined, and returned with --state quarantined only",
         "are quarantined, and returned with --state quarantined only",

@@ -16,10 +16,15 @@ __all__ = ["main"]
 #: Where each command is; the text behind it stands in the list of commands.
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("mailgate.cli.check", "Read the configuration and say everything that is wrong with it."),
+    "dkim-key": ("mailgate.cli.dkim_key", "Make a key for DKIM, and see whether DNS has it."),
     "dmarc-report": ("mailgate.cli.dmarc_report", "What DMARC reports that we got say of mail in our domains' name."),
     "filters": ("mailgate.cli.filters", "Installed filters, their stages and options."),
+    "mta-sts": ("mailgate.cli.mta_sts", "What our domains should publish: MTA-STS policy, TLSA, where reports go."),
     "password": ("mailgate.cli.password", "A line with a user's password, hashed, for the file of [auth.NAME]."),
+    "quarantine": ("mailgate.cli.quarantine", "Look at what filters keep back, release it, or delete it."),
     "queue": ("mailgate.cli.queue", "Look at what waits for delivery, and change it."),
+    "suppressions": ("mailgate.cli.suppressions", "The addresses that get no more mail of ours."),
+    "token": ("mailgate.cli.token", "A token for a program that uses the HTTP API."),
     "try": ("mailgate.cli.rehearsal", "What would happen to a mail, filter by filter; nothing is delivered."),
     "why": ("mailgate.cli.why", "What happened to a mail, and why."),
 }

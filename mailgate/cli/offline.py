@@ -17,12 +17,14 @@ from zope.interface import implementer
 from mailgate.address import NULL_PATH
 from mailgate.awaiting import as_deferred
 from mailgate.cli.common import BadConfigError, FailedError, route_names
-from mailgate.config.load import ConfigError, load
+from mailgate.config.load import ConfigError, Loaded, load
 from mailgate.interfaces import Grouping, IEvents, IRelay, ISpool, Selector, SiteView, SpoolError
 from mailgate.observe.history import History
 from mailgate.observe.hub import EventHub
 from mailgate.observe.recorder import Recorder
 from mailgate.pipeline.registry import Registry
+from mailgate.quarantine.originals import Originals
+from mailgate.quarantine.sending import Sending
 from mailgate.relay.giving_up import give_up
 from mailgate.relay.outcomes import OutcomeWriter
 from mailgate.relay.replies.classify import Bounces
@@ -33,6 +35,17 @@ from mailgate.spool.sqlite import SqliteSpool
 from mailgate.web.models import Changed, Groups, Page, Resumed, Shown, Sites, Status, SuspensionNow, Suspensions
 from mailgate.web.operations import QueueOperations, parse_after
 from mailgate.web.places import Places
+from mailgate.web.quarantine import QuarantineOperations
+from mailgate.web.quarantine_models import (
+    Deleted,
+    DeleteOrder,
+    KeptPage,
+    KeptShown,
+    Released,
+    ReleaseOrder,
+    Rescanned,
+    RescanOrder,
+)
 from mailgate.web.selection import EVERYTHING, Action, Change, Resume, Selection, Suspend
 from mailgate.web.steering import Steering
 
@@ -90,6 +103,25 @@ class OfflineDesk:
         self._record()
         return self._run(self._operations.change(action, change))
 
+    def kept(self, selection: Selection, limit: int, after: str = "") -> KeptPage:
+        return self._run(self._quarantine().list(selection, limit, parse_after(after)))
+
+    def kept_message(self, queue_id: str) -> KeptShown | None:
+        return self._run(self._quarantine().show(queue_id))
+
+    def release_kept(self, order: ReleaseOrder) -> Released:
+        quarantine = self._quarantine()
+        self._record()
+        return self._run(quarantine.release(order))
+
+    def delete_kept(self, order: DeleteOrder) -> Deleted:
+        quarantine = self._quarantine()
+        self._record()
+        return self._run(quarantine.delete(order))
+
+    def rescan(self, order: RescanOrder) -> Rescanned:
+        return self._run(self._quarantine().rescan(order))
+
     def sites(self, selection: Selection = EVERYTHING) -> Sites:
         return Sites(sites=())
 
@@ -126,6 +158,29 @@ class OfflineDesk:
         # What a daemon that was killed had under delivery is queued again.
         self._run(self._spool.sweep())
 
+    def _quarantine(self) -> QuarantineOperations:
+        """What is in quarantine, for how long the configuration says. BadConfigError where that cannot be used."""
+        loaded = _load(self._config)
+        originals = Originals(self._places.originals)
+        routing = Routing(loaded.config)
+        sending = Sending(
+            self._spool,
+            self._events,
+            self._relay,
+            originals=originals,
+            route_of=lambda recipient, sender: routing.next_hop(recipient, sender) or REPORTS,
+            incoming=self._spool.incoming,
+        )
+        return QuarantineOperations(
+            self._spool,
+            self._events,
+            queue=self._operations,
+            originals=originals,
+            review=None,
+            sending=sending,
+            retention=lambda: loaded.config.quarantine.retention,
+        )
+
     def _routes(self) -> Collection[str]:
         return route_names(self._config)
 
@@ -145,6 +200,13 @@ class OfflineDesk:
         raise AssertionError("unreachable")
 
 
+def _load(path: Path) -> Loaded:
+    try:
+        return load(path, Registry().find)
+    except ConfigError as error:
+        raise BadConfigError("\n".join(error.errors)) from None
+
+
 @implementer(IRelay)
 class _NoRelay:
     """IRelay where none runs: there is nobody to wake, and what is to be given up is given up here and now."""
@@ -157,10 +219,7 @@ class _NoRelay:
 
     def prepare(self, path: Path) -> None:
         """Before `bounce`: reports are made with the whole configuration. BadConfigError where it cannot be used."""
-        try:
-            loaded = load(path, Registry().find)
-        except ConfigError as error:
-            raise BadConfigError("\n".join(error.errors)) from None
+        loaded = _load(path)
         config, routing = loaded.config, Routing(loaded.config)
         self._writer = OutcomeWriter(
             self._spool,

@@ -222,6 +222,7 @@ async def _rehearse(reactor: Any, loaded: Loaded, registry: Registry, mail: _Mai
             mail.content,
             _fault(mail.content, most),
             mail.go_on,
+            may_report=listener.refused_for_some == "report" or session.identity is not None,
         )
     finally:
         await close_sources(sources)

@@ -9,6 +9,7 @@ from mailgate.address import Address
 from mailgate.envelope import Recipient, Session, TraceStep, Transaction
 from mailgate.interfaces import IPipeline, IRouting, Placed
 from mailgate.message import Content, Message, release
+from mailgate.smtp.answers import WITH_THE_OTHERS, answers_to, settled
 from mailgate.verdict import Accept, Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
 from mailgate.web.words import described
 
@@ -34,7 +35,8 @@ class RecipientFate:
 
 @dataclass(slots=True)
 class Rehearsal:
-    """The whole account: the trace in order, the fate of each recipient, the header edits."""
+    """The whole account: the trace in order, the fate of each recipient, the edits. Edits for some recipients say whom
+    they are for."""
 
     steps: list[TraceStep] = field(default_factory=list)
     recipients: list[RecipientFate] = field(default_factory=list)
@@ -56,11 +58,13 @@ async def rehearse(
     content: Content,
     fault: Reject | Disconnect | None = None,
     go_on: bool = False,
+    may_report: bool = False,
 ) -> Rehearsal:
     """Play the mail through; a refusal at a stage ends it there, as it would in a session.
 
     `fault` is what the session itself says to the content, once it has come. With `go_on` the later stages are asked
-    all the same; the first refusal is what counts, and what comes `then` is told with it.
+    all the same; the first refusal is what counts, and what comes `then` is told with it. `may_report`: what is refused
+    for some and taken for others is reported to the sender, not put into quarantine.
     """
     fates: dict[int, RecipientFate] = {}
 
@@ -76,7 +80,10 @@ async def rehearse(
 
     def end() -> Rehearsal:
         edits = [described(edit) for edit in transaction.edits]
-        release(transaction.edits)
+        for some in transaction.edits_for:
+            whom = ", ".join(map(str, some.recipients))
+            edits += [f"for {whom}: {described(edit)}" for edit in some.edits]
+        release([*transaction.edits, *transaction.edits_for])
         return Rehearsal(
             steps=[*session.trace, *transaction.trace],
             recipients=[fates[number] for number in range(len(recipients))],
@@ -109,8 +116,14 @@ async def rehearse(
             asked.append(number)
     if asked:
         verdicts = await _verdicts(pipeline, session, transaction, content, fault, go_on)
-        for number, recipient, verdict in zip(asked, transaction.recipients, verdicts, strict=True):
+        is_lmtp = "LMTP" in session.protocol
+        if not is_lmtp:
+            verdicts = settled(verdicts, may_report=may_report)
+        told = answers_to(verdicts, is_lmtp=is_lmtp) or [None] * len(verdicts)
+        for number, recipient, verdict, reply in zip(asked, transaction.recipients, verdicts, told, strict=True):
             fate = _fate(recipient.address, verdict, recipient)
+            if reply is not None and reply.is_transient and fate.outcome != "deferred":
+                fate = RecipientFate(fate.address, "deferred", reply=str(reply), reason=WITH_THE_OTHERS, then=fate)
             fates[number] = replace(fates[number], then=fate) if number in fates else fate
     return end()
 

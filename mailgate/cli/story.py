@@ -89,6 +89,11 @@ _FATES = {
     "quarantined": "quarantined",
 }
 
+#: What the detail of an action is.
+_DETAILS = {"reroute": "to route", "release": "how", "copy": "how"}
+#: What filters say that are asked again.
+_AGAIN = {"pass": "none objects", "objects": "there is an objection", "unknown": "one could not tell, so it stays"}
+
 #: What a report to the sender tells, by its kind.
 _REPORTS = {"delayed": "delay", "relayed": "relaying", "delivered": "success"}
 
@@ -100,6 +105,8 @@ def _fate(fields: Fields, before: str) -> str:
             return "deleted"
         case "operator_acted", "release":
             return "released" if before == "quarantined" else ""
+        case "quarantine_expired", _:
+            return "deleted after its time in quarantine"
         case event, _:
             return _FATES.get(event, "")
 
@@ -120,6 +127,8 @@ def _event(fields: Fields) -> Iterator[str]:
                 yield f"asked for: {printable(wish)}"
             for alias in fields.get("aliases", ()):
                 yield f"stands for others: {printable(alias)}"
+            if text("split_from"):
+                yield f"split from {text('split_from')}, as filters have changed it for some recipients only"
             yield from _trace(fields)
         case "refused":
             whom = text("recipient") or _list(fields)
@@ -158,9 +167,31 @@ def _event(fields: Fields) -> Iterator[str]:
             yield f"{kept} for {_list(fields)}"
             yield f"because: {text('reason')}"
         case "operator_acted":
-            yield f"an administrator asked: {text('action')} {_list(fields)}"
+            whom = f"to {_list(fields)}" if text("action") == "copy" else _list(fields)
+            yield f"{text('by') or 'an administrator'} asked: {text('action')} {whom}"
             if text("detail"):
-                yield f"{'to route' if text('action') == 'reroute' else 'because'}: {text('detail')}"
+                yield f"{_DETAILS.get(text('action'), 'because')}: {text('detail')}"
+        case "rescanned":
+            yield f"filters were asked again for {_list(fields)}: {_AGAIN.get(text('result'), text('result'))}"
+            if text("filter"):
+                yield f"{text('filter')}: {text('reason')}"
+        case "quarantine_expired":
+            yield f"deleted after {span(fields.get('seconds', 0.0))} in quarantine: {_list(fields)}"
+            yield f"it was there because: {text('reason')}"
+        case "limit_near":
+            what = "is used up" if fields.get("is_reached") else "is nearly used up"
+            yield f"the limit of {text('subject')} {what}: {text('rule')}, {text('count')} of {text('limit')}"
+        case "account_suspected" if fields.get("action") == "release":
+            yield f"the account {text('user')} is not suspected any more"
+        case "account_suspected":
+            yield f"the account {text('user')} is suspected: {text('action')}"
+            for signal in fields.get("signals", ()):
+                yield printable(signal)
+        case "bounced_back" | "complained" as kind:
+            what = "a bounce came back" if kind == "bounced_back" else "a complaint came"
+            yield f"{what} for {text('recipient')}, which {text('proof')} proves"
+            if text("reason"):
+                yield f"because: {text('reason')}"
         case "entry_set_aside":
             yield f"set aside, because it cannot be read: {text('reason')}"
             yield f"it lies in {text('where')}"

@@ -10,6 +10,7 @@ from mailgate.config.delivery import advise_on_delivery
 from mailgate.config.document import Document
 from mailgate.config.endpoints import listening
 from mailgate.config.hosts import parse_domain_pattern, parse_host
+from mailgate.config.http_check import advise_on_http
 from mailgate.config.identities import advise_on_identities
 from mailgate.config.locate import Path
 from mailgate.config.machine import holds_a_line
@@ -28,6 +29,7 @@ from mailgate.config.schema import (
     RetrySection,
     SmtpRoute,
 )
+from mailgate.config.security_check import advise_on_security
 from mailgate.config.units import format_duration
 
 __all__ = ["advise"]
@@ -62,6 +64,8 @@ def advise(config: Config, document: Document, problems: Problems) -> None:
     advise_on_order(config, document, problems)
     advise_on_ports(config, problems)
     advise_on_delivery(config, problems)
+    advise_on_security(config, problems)
+    advise_on_http(config, document, problems)
 
 
 def _relays(config: Config, problems: Problems) -> None:
@@ -243,6 +247,7 @@ def _has_many(config: Config, domain: str) -> bool:
 def _unused(config: Config, document: Document, problems: Problems) -> None:
     used = {section.route for section in config.domains.values()} | {config.routing.default}
     used |= {*config.routing.recipients.values(), *config.routing.senders.values()}
+    used |= {getattr(route, "fallback", None) for route in config.routes.values()}
     for name in config.routes:
         if name not in used:
             problems.warn(("routes", name), "no entry of [domains] or [routing] names this route")

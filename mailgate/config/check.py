@@ -14,10 +14,12 @@ from mailgate.config.aliases_check import check_aliases
 from mailgate.config.delivery import check_delivery
 from mailgate.config.document import Document
 from mailgate.config.hosts import parse_domain_pattern, parse_routing_pattern
+from mailgate.config.http_check import check_http
 from mailgate.config.locate import Path
 from mailgate.config.problems import Problems, choices
 from mailgate.config.recipients_check import check_recipients, check_sources
 from mailgate.config.schema import FilterCommon
+from mailgate.config.security_check import check_security
 from mailgate.config.wording import field_types, reworded
 from mailgate.interfaces import IFilterFactory
 
@@ -31,12 +33,15 @@ def check(document: Document, problems: Problems) -> None:
     _listeners(document, problems)
     for path, normal in (
         (("domains",), parse_domain_pattern),
+        (("tls_policies",), parse_domain_pattern),
         (("routing", "recipients"), parse_routing_pattern),
         (("routing", "senders"), parse_routing_pattern),
     ):
         _twice(path, document.table(*path), normal, problems)
     check_aliases(document, problems)
     check_recipients(document, problems)
+    check_security(document, problems)
+    check_http(document, problems)
     seen: set[tuple[object, str]] = set()
     for name, place in document.pipeline_filters():
         if (place[1], name) in seen:
@@ -87,6 +92,11 @@ def _references(document: Document, problems: Problems) -> None:
     for domain, section in document.tables("domains").items():
         known(("domains", domain, "route"), section.get("route"), "route", routes)
         check_sources(document, domain, section.get("recipients"), problems)
+    for name, section in document.tables("routes").items():
+        fallback = section.get("fallback")
+        known(("routes", name, "fallback"), fallback, "route", routes)
+        if fallback == name:
+            problems.error(("routes", name, "fallback"), "a route is no fallback of its own")
     known(("routing", "default"), document.table("routing").get("default"), "route", routes)
     for key in ("recipients", "senders"):
         for pattern, route in document.table("routing", key).items():

@@ -23,7 +23,7 @@ _BELIEVED = {
 #: What a listener says about AUTH.
 _FOR_AUTH = ("auth_mechanisms", "auth_without_tls", "max_auth_failures", "max_auth_failures_per_client")
 #: What a section about a service that is asked calls files that hold a secret of ours.
-_SECRET_FILES = ("password_file", "bind_password_file", "token_file", "client_secret_file")
+_SECRET_FILES = ("password_file", "bind_password_file", "token_file", "client_secret_file", "refresh_token_file")
 #: Mechanisms that work in clear text without showing the password.
 _SECRET_KEPT = {"scram-sha-256", "cram-md5"}
 
@@ -42,6 +42,8 @@ def advise_on_identities(config: Config, problems: Problems) -> None:
             _secret(("routes", name, "certificate"), route.certificate, problems)
             if route.auth is not None:
                 _secret(("routes", name, "auth", "password_file"), route.auth.password_file, problems)
+                if route.auth.oauth is not None:
+                    warn_of_secrets(("routes", name, "auth", "oauth"), route.auth.oauth, problems)
     used = {listener.auth for listener in config.listeners}
     for name in config.auth:
         if name not in used:
@@ -49,6 +51,12 @@ def advise_on_identities(config: Config, problems: Problems) -> None:
         warn_of_secrets(("auth", name), config.auth[name], problems)
         for key in ("url", "jwks", "introspection"):
             warn_of_clear_text(("auth", name, key), getattr(config.auth[name], key, None), problems)
+    asked = {one for section in config.filters.values() for one in _names(section.own.get("senders"))}
+    for name, source in config.senders.items():
+        if name not in asked:
+            problems.warn(("senders", name), "no filter names this section: see senders of the filter sender-login")
+        warn_of_secrets(("senders", name), source, problems)
+        warn_of_clear_text(("senders", name, "url"), getattr(source, "url", None), problems)
     asks = any(listener.client_certificates != "none" for listener in config.listeners)
     if config.tls.client_fingerprints and not asks:
         problems.warn(("tls", "client_fingerprints"), "no listener asks for a certificate: see client_certificates")
@@ -67,6 +75,10 @@ def warn_of_clear_text(path: Path, url: str | None, problems: Problems) -> None:
         return
     if urlsplit(url).hostname not in ("localhost", "127.0.0.1", "::1"):
         problems.warn(path, "http: what is asked and answered can be read and changed on the way")
+
+
+def _names(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _listener(config: Config, listener: ListenerSection, path: Path, problems: Problems) -> None:
@@ -94,14 +106,15 @@ def _secret(path: Path, file: FilePath | None, problems: Problems) -> None:
 def _route(route: SmtpRoute | LmtpRoute, path: Path, problems: Problems) -> None:
     if route.tls in ("off", "opportunistic", "required"):
         for key in ("tls_name", "tls_ca", "tls_fingerprints"):
-            if getattr(route, key):
+            is_for_policies = key == "tls_ca" and isinstance(route, SmtpRoute) and route.security != "none"
+            if getattr(route, key) and not is_for_policies:
                 problems.warn((*path, key), f'has no effect: tls = "{route.tls}" looks at no certificate')
     if route.tls == "off" and route.certificate is not None:
         problems.warn((*path, "certificate"), 'has no effect: tls is "off"')
     if route.auth is not None:
         if route.auth.without_tls:
             problems.warn((*path, "auth", "without_tls"), "the password can be read by whoever sees the network")
-        elif route.tls == "off" and not _SECRET_KEPT & set(route.auth.mechanisms):
+        elif route.tls == "off" and (route.auth.oauth is not None or not _SECRET_KEPT & set(route.auth.mechanisms)):
             problems.warn((*path, "auth"), 'nobody can log in: tls is "off", and every mechanism needs it')
         if "external" in route.auth.mechanisms and route.certificate is None:
             problems.warn((*path, "auth", "mechanisms"), "external shows a certificate: give the route one")

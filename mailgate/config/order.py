@@ -25,6 +25,10 @@ _READS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "greylist": (("spf", "reputation"), "by which it knows who need not wait"),
     "tarpit": (("dnsbl", "fcrdns", "helo"), "for whose findings it lets clients wait"),
     "rate-limit": (("geo",), "by which it knows country and network"),
+    "compromised": (("geo",), "by which it knows countries"),
+    "null-sender": (("batv",), "by which it knows answers to mail of ours"),
+    "arc-seal": (("fcrdns", "spf", *_CONTENT), "whose results it seals"),
+    "batv": (("verp",), "whose return paths it leaves as they are"),
 }
 #: Options of a filter that make it read what it otherwise does not; the word stands in one of their values.
 _ONLY_WITH = {("rate-limit", "geo"): ("rules", ("asn", "country"))}
@@ -32,6 +36,22 @@ _ONLY_WITH = {("rate-limit", "geo"): ("rules", ("asn", "country"))}
 _NEEDS = {
     ("dmarc", "spf"): "mail that only SPF proves fails",
     ("dmarc", "dkim"): "forwarded mail, of which a signature proves the author, fails",
+    ("arc-seal", "arc"): "mail that has a chain already is not sealed",
+}
+_SIGNERS = ("dkim-sign", "arc-seal")
+#: Filters that change the body, or fields that signatures cover, and the options without which they do not.
+_CHANGERS: Mapping[str, tuple[str, ...]] = {
+    "attachments": (),
+    "banner": (),
+    "command": (),
+    "edit-headers": (),
+    "headers": ("add", "add_missing", "rename", "strip"),
+    "http": (),
+    "list-unsubscribe": (),
+    "milter": (),
+    "rspamd": (),
+    "spamassassin": ("take",),
+    "submission": (),
 }
 
 
@@ -56,6 +76,7 @@ def advise_on_order(config: Config, document: Document, problems: Problems) -> N
             _readers(config, place, places, problems)
             _missing(config, place, places, problems)
         _strangers(places, problems)
+        _signed(config, places, problems)
 
 
 def _readers(config: Config, place: _Place, places: list[_Place], problems: Problems) -> None:
@@ -109,3 +130,30 @@ def _strangers(places: list[_Place], problems: Problems) -> None:
         if place.kind == "greylist" and recipients is not None and place.group < recipients:
             text = "stands before recipients: mail to addresses that do not exist is deferred before it is refused"
             problems.warn(place.path, f"{place.name} {text}")
+
+
+def _signed(config: Config, places: list[_Place], problems: Problems) -> None:
+    """What is changed behind a signature breaks it; modifiers are asked in their order, those of one group too."""
+    signers: list[str] = []
+    for place in places:
+        if place.kind in _SIGNERS:
+            signers.append(place.name)
+        elif signers and _changes(config, place):
+            text = f"stands behind {', '.join(signers)}, and may change what is signed, so that the signature fails"
+            problems.warn(place.path, f"{place.name} {text}")
+        if place.kind == "dkim-sign" and config.filter(place.name).on_failure == "continue":
+            text = 'lets mail go without a signature where a key cannot be had: on_failure is "continue"'
+            problems.warn(place.path, f"{place.name} {text}")
+    kinds = {one.kind for one in places}
+    for place in places:
+        if place.kind == "list-unsubscribe" and not kinds & {"dkim-sign", "milter"}:
+            text = "has no dkim-sign behind it in this pipeline: nobody believes fields that are not signed"
+            problems.warn(place.path, f"{place.name} {text}")
+        if place.kind == "batv" and any(one.kind == "recipients" and one.group < place.group for one in places):
+            text = "stands behind recipients, which does not know tagged addresses and refuses them"
+            problems.warn(place.path, f"{place.name} {text}")
+
+
+def _changes(config: Config, place: _Place) -> bool:
+    options = _CHANGERS.get(place.kind)
+    return options is not None and (not options or any(map(config.filter(place.name).own.get, options)))

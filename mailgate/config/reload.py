@@ -9,6 +9,7 @@ __all__ = ["as_running", "needs_restart"]
 _SECTIONS = ("spool", "dns", "counters", "history", "log")
 _GATEWAY = ("hostname", "state_dir", "workers")
 _LISTENER = ("endpoints", "protocol")
+_HTTP = ("endpoints", "tls", "max_connections", "max_connections_per_client", "max_body", "request_timeout")
 
 
 def needs_restart(old: Config, new: Config) -> tuple[str, ...]:
@@ -22,6 +23,7 @@ def needs_restart(old: Config, new: Config) -> tuple[str, ...]:
         if _differ(before.get(name), after.get(name))
     ]
     waits += [name for name in _SECTIONS if getattr(old, name) != getattr(new, name)]
+    waits += [f"http.{key}" for key in _HTTP if getattr(old.http, key) != getattr(new.http, key)]
     return tuple(waits)
 
 
@@ -30,6 +32,7 @@ def as_running(started: Config, new: Config) -> Config:
     before = {section.name: section for section in started.listeners}
     kept = {key: getattr(started.gateway, key) for key in _GATEWAY}
     changes: dict[str, object] = {name: getattr(started, name) for name in _SECTIONS}
+    changes["http"] = new.http.model_copy(update={key: getattr(started.http, key) for key in _HTTP})
     changes["gateway"] = new.gateway.model_copy(update=kept)
     changes["listeners"] = [
         section.model_copy(update={key: getattr(before[section.name], key) for key in _LISTENER})

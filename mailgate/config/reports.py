@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,7 @@ from mailgate.config.section import Section
 from mailgate.config.units import ConfigPath, Size, at_least, format_size
 from mailgate.config.values import Domain, Flag, Hostname, OneMailbox
 
-__all__ = ["ReportsDkimSection", "ReportsSection"]
+__all__ = ["ReportsDkimSection", "ReportsSection", "TlsReportsSection"]
 
 
 class ReportsDkimSection(Section):
@@ -24,11 +24,9 @@ class ReportsDkimSection(Section):
     """a file with the private key (PEM, RSA or Ed25519); nobody but mailgate should be able to read it"""
 
 
-class ReportsSection(Section):
-    """`[reports]`: what we tell the owners of domains that ask for it (rua) about mail in their name, once a day."""
-
+class _ReporterSection(Section):
     enabled: Flag = False
-    """whether results of the filter dmarc are gathered, and reports are sent"""
+    """whether anything is gathered and reports are sent"""
     sender: OneMailbox | None = Field(default=None, alias="from")
     """the address that reports come from, as author and as envelope sender; required where they are enabled. Answers
     come to it, so somebody should read them"""
@@ -44,14 +42,29 @@ class ReportsSection(Section):
     """domains that are not reported on"""
     max_size: Annotated[Size, at_least(64 * 1024, format_size)] = 10 * 1024**2
     """a report whose mail is larger is not sent"""
-    form: Literal["rfc9990", "rfc7489"] = "rfc9990"
-    """the schema of the reports: that of 2026, or the one before, which does not tell np and t"""
 
     @model_validator(mode="after")
-    def _whole(self) -> ReportsSection:
+    def _whole(self) -> Self:
         if self.enabled and self.sender is None:
-            raise ValueError('reports need a sender: from = "dmarc-reports@..."')
+            raise ValueError('reports need a sender: from = "reports@..."')
         domain = self.sender.rpartition("@")[2] if self.sender else ""
         if self.dkim and domain and domain != self.dkim.domain and not domain.endswith(f".{self.dkim.domain}"):
             raise ValueError(f"dkim.domain {self.dkim.domain} is not the domain of from ({domain}), nor above it")
         return self
+
+
+class ReportsSection(_ReporterSection):
+    """`[reports]`: what we tell the owners of domains that ask for it (rua) about mail in their name, once a day."""
+
+    enabled: Flag = False
+    """whether results of the filter dmarc are gathered, and reports are sent"""
+    form: Literal["rfc9990", "rfc7489"] = "rfc9990"
+    """the schema of the reports: that of 2026, or the one before, which does not tell np and t"""
+
+
+class TlsReportsSection(_ReporterSection):
+    """`[tls_reports]`: what we tell domains that ask for it (_smtp._tls) about TLS with their mail hosts, once a day:
+    how many sessions there were, and what was wrong (RFC 8460)."""
+
+    enabled: Flag = False
+    """whether what comes of TLS is gathered, of routes with `security`, and reports are sent"""

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mailgate.config.section import Section
 from mailgate.config.units import ConfigPath, Duration, Timeout
-from mailgate.config.values import Count, Fingerprint, Flag, Hostname, Hosts, MaildirPath, Mechanism, Name, Port
+from mailgate.config.values import (
+    Count,
+    Fingerprint,
+    Flag,
+    Hostname,
+    Hosts,
+    HttpUrl,
+    MaildirPath,
+    Mechanism,
+    Name,
+    Port,
+)
 
 __all__ = [
     "ClientAuth",
+    "ClientOAuth",
     "DiscardRoute",
     "LmtpRoute",
     "MaildirRoute",
@@ -37,17 +49,57 @@ class RetrySection(Section):
     """after this long without delivery the sender is told, once, that it is late, unless it asked not to be; 0 never"""
 
 
+class ClientOAuth(Section):
+    """`auth.oauth` of a route: where we get the tokens with which we log in (RFC 6749)."""
+
+    token_url: HttpUrl
+    """the token endpoint of the provider: "https://login.microsoftonline.com/TENANT/oauth2/v2.0/token" """
+    client_id: str = Field(min_length=1)
+    """as which application we ask"""
+    client_secret_file: ConfigPath | None = None
+    """a file with the application's secret; a public client, with a refresh token only, has none"""
+    refresh_token_file: ConfigPath | None = None
+    """a file with a refresh token that somebody has got by logging in once: mail is then sent as that user. Without it
+    the application itself logs in (client credentials). Where the provider gives a new one it is written to this file,
+    which mailgate must be able to write in its folder"""
+    scope: str = ""
+    """what is asked for: "https://outlook.office365.com/.default" """
+    client_auth: Literal["body", "basic"] = "body"
+    """where name and secret of the application stand: body (of the request), or basic (its Authorization field)"""
+    ca: ConfigPath | None = None
+    """the authorities (PEM) that the provider's certificate must come from; the system's if not given"""
+    timeout: Timeout = 10.0
+    """how long we wait for a token"""
+
+    @model_validator(mode="after")
+    def _whole(self) -> ClientOAuth:
+        if self.client_secret_file is None and (self.refresh_token_file is None or self.client_auth == "basic"):
+            raise ValueError("client_secret_file is needed, but for a refresh_token_file with client_auth body")
+        return self
+
+
 class ClientAuth(Section):
     """`auth` of a route: who we are there (RFC 4954)."""
 
     username: str = Field(min_length=1)
     """the user's name"""
-    password_file: ConfigPath
-    """a file with the password"""
+    password_file: ConfigPath | None = None
+    """a file with the password; one of this and `oauth` is needed"""
+    oauth: ClientOAuth | None = None
+    """where tokens come from, in the place of a password; the mechanisms are then xoauth2 and oauthbearer"""
     mechanisms: list[Mechanism] = ["scram-sha-256-plus", "scram-sha-256", "cram-md5", "plain", "login"]
     """what may be used, the best first; external shows `certificate` instead of a password"""
     without_tls: Flag = False
     """whether the password may go out in clear text"""
+
+    @model_validator(mode="after")
+    def _whole(self) -> ClientAuth:
+        if (self.password_file is None) == (self.oauth is None):
+            raise ValueError("give either password_file or oauth")
+        wrong = set(self.mechanisms) - {"xoauth2", "oauthbearer"}
+        if self.oauth is not None and "mechanisms" in self.model_fields_set and wrong:
+            raise ValueError("mechanisms: tokens are for xoauth2 and oauthbearer")
+        return self
 
 
 class _RouteSection(Section):
@@ -94,6 +146,12 @@ class ServerRoute(_RouteSection):
     """whether the next hop is told by XFORWARD where the message came from, for its log"""
     proxy_protocol: Flag = False
     """whether each connection begins with a PROXY header (v2) that names the client; one message a connection then"""
+    fallback: Name | None = None
+    """the route by which mail goes from its second attempt on that this one could not deliver in `fallback_after`: a
+    smart host of a provider, where the hosts of this one cannot be reached or take nothing. Its own fallback counts for
+    nothing then"""
+    fallback_after: Duration = 900.0
+    """how old such mail is at least"""
     chunking: Flag = True
     """whether content goes by BDAT where it is offered and spares a conversion (BINARYMIME)"""
 
@@ -108,6 +166,9 @@ class SmtpRoute(ServerRoute):
     by the MX records of the recipient's domain"""
     port: Port = 25
     """the port of hosts that name none, and of MX hosts"""
+    security: Literal["none", "auto", "dane", "mta-sts"] = "none"
+    """what destinations publish of their TLS, and is asked of their hosts: dane: TLSA records, which need `dns.dnssec`;
+    mta-sts: policies over HTTPS; auto: both, as far as they can be had; none: what `tls` says is all"""
 
 
 class LmtpRoute(ServerRoute):

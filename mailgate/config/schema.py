@@ -12,10 +12,14 @@ from pydantic import ConfigDict, Field
 
 from mailgate.config.aliases import AliasSection, ForwardingSection
 from mailgate.config.auth import AuthSection
+from mailgate.config.http import HttpSection
+from mailgate.config.quarantine import QuarantineSection
 from mailgate.config.recipients import ListRecipients, RecipientsSection, Sources
-from mailgate.config.reports import ReportsSection
+from mailgate.config.reports import ReportsSection, TlsReportsSection
 from mailgate.config.routes import DiscardRoute, LmtpRoute, MaildirRoute, RetrySection, Route, SmtpRoute
 from mailgate.config.section import Section
+from mailgate.config.security import MtaStsSection, TlsPolicySection
+from mailgate.config.senders import SenderSection
 from mailgate.config.shaping import (
     BouncesSection,
     PoolSection,
@@ -41,6 +45,8 @@ from mailgate.config.values import (
     Pattern,
     Server,
 )
+from mailgate.config.webhooks import WebhookSection
+from mailgate.config.whom import Whom
 
 __all__ = [
     "AliasSection",
@@ -64,6 +70,7 @@ __all__ = [
     "Network",
     "PipelineSection",
     "PoolSection",
+    "QuarantineSection",
     "RecipientsSection",
     "ReportsSection",
     "RetrySection",
@@ -95,6 +102,10 @@ class GatewaySection(Section):
     """content up to this size stays in memory while it is received; larger content goes to a file"""
     memory_ceiling: Annotated[Size, at_least(1024**2, format_size)] = 64 * 1024**2
     """content that all sessions together keep in memory while it is received; above it all content goes to files"""
+    sign_with: Name | None = None
+    """the filter of kind dkim-sign whose keys sign what we write ourselves: reports about mail that could not be
+    delivered, notices, digests of the quarantine, and reports of [reports] and [tls_reports] that have no `dkim` of
+    their own. Reports and notices come from addresses at `hostname`: that domain must have keys there, or one above"""
 
 
 class ListenerSection(Section):
@@ -175,6 +186,10 @@ class ListenerSection(Section):
     history, the Received field and rules about names"""
     command_timeout: Timeout = 300.0
     """how long we wait for the next command (RFC 5321: at least 5 minutes)"""
+    refused_for_some: Literal["quarantine", "report"] = "quarantine"
+    """SMTP has one answer for all recipients of a message. One that is refused for some and taken for others goes into
+    quarantine for the former, or (report) its sender gets a report, who is likely forged in mail from strangers.
+    Clients that may relay or have logged in get a report in any case, and LMTP has an answer for each"""
     data_timeout: Timeout = 180.0
     """how long we wait for the next piece of content (RFC 5321: at least 3 minutes)"""
     session_timeout: Timeout = 3600.0
@@ -248,6 +263,13 @@ class FilterCommon(Section):
     on_failure: Literal["defer", "continue", "reject", "quarantine"] = "defer"
     """what is done where the filter failed: defer (451), continue, reject (550), or quarantine (before there is
     content: defer)"""
+    only_for: list[Whom] = []
+    """the recipients that the filter is for, all if empty: addresses, domains, "*.domain", or "file:lists/pilots.txt",
+    a file with one of these a line, which is read again when it changes. It is not asked where nobody of a message is
+    meant; what it decides and changes holds for those who are. Addresses as they are written to, before aliases. Asked
+    before RCPT, when nobody knows the recipients, it refuses at the RCPT of those that it is for"""
+    except_for: list[Whom] = []
+    """the recipients that the filter is not for, in the same forms; they may be among those of `only_for`"""
 
 
 class FilterSection(FilterCommon):
@@ -270,6 +292,9 @@ class DnsSection(Section):
     """how long one question may take, all servers and retries together"""
     cache_size: Annotated[int, Field(strict=True, ge=0)] = 20000
     """answers that are kept in memory, each for its time to live; 0 keeps none"""
+    dnssec: Flag = False
+    """whether the servers validate by DNSSEC, and the way to them is safe, as on this machine: then we believe what
+    they say of that (the AD flag), which DANE needs"""
 
 
 class SpoolSection(Section):
@@ -311,6 +336,9 @@ class LogSection(Section):
 
     path: str = "mailgate.log"
     """a file, relative to the state directory; "-" is standard output, "" no log. Opened anew at a reload"""
+    postfix: str = ""
+    """a second one, with the lines that Postfix would write: for programs that read its log, like pflogsumm and
+    fail2ban. "mail.log", or "-"; "" writes none"""
 
 
 class Config(Section):
@@ -322,6 +350,7 @@ class Config(Section):
     recipients: dict[Name, RecipientsSection] = {}
     aliases: dict[Name, AliasSection] = {}
     forwarding: ForwardingSection = ForwardingSection()
+    senders: dict[Name, SenderSection] = {}
     routes: dict[Name, Route] = {}
     routing: RoutingSection = RoutingSection()
     sources: dict[Name, SourceSection] = {}
@@ -329,6 +358,7 @@ class Config(Section):
     shaping: dict[Name, ShapingSection] = {}
     bounces: BouncesSection = BouncesSection()
     reports: ReportsSection = ReportsSection()
+    quarantine: QuarantineSection = QuarantineSection()
     pipelines: dict[Name, PipelineSection]
     filters: dict[Name, FilterSection] = {}
     dns: DnsSection = DnsSection()
@@ -337,7 +367,12 @@ class Config(Section):
     history: HistorySection = HistorySection()
     log: LogSection = LogSection()
     tls: TlsSection = TlsSection()
+    tls_policies: dict[Domain, TlsPolicySection] = {}
+    mta_sts: MtaStsSection = MtaStsSection()
+    tls_reports: TlsReportsSection = TlsReportsSection()
     auth: dict[Name, AuthSection] = {}
+    http: HttpSection = HttpSection()
+    webhooks: dict[Name, WebhookSection] = {}
 
     def filter(self, name: str) -> FilterSection:
         """The section of a filter that a pipeline names; an empty one where the file has none."""

@@ -68,6 +68,7 @@ class Walk:
         self.problems: list[Problem] = []
         self.used = 0  # octets that decoding has yielded
         self.count = 0
+        self.is_full = False  # there are more leaves than may be taken: what follows is not looked at
         self._limits = limits
         self._sources = [_Source(octets, 0, -1, 0)]
         self._lines = 0
@@ -75,7 +76,7 @@ class Walk:
 
     def leaves(self) -> Iterator[Leaf]:
         """The leaves, first to last; those of encoded messages behind the others."""
-        while self._sources:
+        while self._sources and not self.is_full:
             source = self._sources.pop(0)
             self._level = source.level
             yield from _Reading(self, source).leaves()
@@ -88,6 +89,7 @@ class Walk:
     def take(self) -> int:
         """The number of the next leaf; -1 where there are too many."""
         if self.count >= self._limits.parts:
+            self.is_full = True
             self.note("parts")
             return -1
         self.count += 1
@@ -147,7 +149,7 @@ class _Reading:
             at, is_last, level = yield from self._between(0, "preamble")
         else:
             is_last = False
-        while at < self._size:
+        while at < self._size and not self._walk.is_full:
             if is_last:
                 at, is_last, level = yield from self._between(at, "epilogue")
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dns.name
 import dns.rcode
 import dns.rdatatype
 
@@ -38,7 +39,10 @@ def read_answer(response: Response) -> Answer | None:
     else:
         return None
     if found is not None:
-        return None if response.rcode == _NXDOMAIN else _positive(found, ttl, is_secure=response.is_secure)
+        if response.rcode == _NXDOMAIN:
+            return None
+        name = "" if owner == response.owner else _name(owner)
+        return _positive(found, ttl, is_secure=response.is_secure, alias=name)
     negative = _negative_ttl(response, owner)
     kept = 0.0 if negative is None else float(min(ttl, negative, _LONGEST_NEGATIVE))
     if response.rcode == _NXDOMAIN:
@@ -48,11 +52,15 @@ def read_answer(response: Response) -> Answer | None:
     return Answer(DnsStatus.NODATA, ttl=kept, secure=response.is_secure)
 
 
-def _positive(found: RecordSet, ttl: int, *, is_secure: bool) -> Answer:
+def _positive(found: RecordSet, ttl: int, *, is_secure: bool, alias: str) -> Answer:
     records = tuple(found.records)
     if len(records) > 1 and isinstance(records[0], tuple):  # of MX
         records = tuple(sorted(records))  # type: ignore[type-var]  # pairs of a number and a name
-    return Answer(DnsStatus.FOUND, records, float(ttl), is_secure)
+    return Answer(DnsStatus.FOUND, records, float(ttl), is_secure, alias)
+
+
+def _name(owner: Owner) -> str:
+    return dns.name.Name(owner).to_text(omit_final_dot=True)
 
 
 def _negative_ttl(response: Response, owner: Owner) -> int | None:

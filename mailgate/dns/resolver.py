@@ -79,7 +79,8 @@ class Resolver:
         kept = self._cache.get(key)
         if kept is not None:
             expires, answer = kept
-            return Answer(answer.status, answer.records, expires - self._clock.seconds(), answer.secure)
+            ttl = expires - self._clock.seconds()
+            return Answer(answer.status, answer.records, ttl, answer.secure, answer.alias)
         lookup = self._lookups.get(key)
         if lookup is None:
             local = without_asking(*key)

@@ -19,7 +19,7 @@ from mailgate.content.models import Limits
 from mailgate.envelope import Session, Transaction
 from mailgate.filters.attachment_rules import EXTENSIONS, Action, AttachmentResult, Blocked, Place, judge
 from mailgate.filters.examining import Examining, ExaminingSection, stated
-from mailgate.interfaces import FilterServices, IMessageFilter, IMessageModifier
+from mailgate.interfaces import FilterServices, IContentFilter, IMarkingModifier
 from mailgate.message import AddHeader, Edit, HeaderField, Message, RemoveHeader, Splice, body_at
 from mailgate.verdict import Continue, Verdict
 
@@ -90,7 +90,7 @@ def build(options: Options, services: FilterServices) -> object:
     return Attachments(options, services)
 
 
-@implementer(IMessageFilter, IMessageModifier)
+@implementer(IContentFilter, IMarkingModifier)
 class Attachments:
     """Looks once; what it then changes follows from its evidence."""
 
@@ -143,9 +143,7 @@ class Attachments:
     ) -> Sequence[Edit] | Awaitable[Sequence[Edit]]:
         """Strip and tag."""
         results = [one for one in transaction.evidence.all(AttachmentResult) if one.owner is self]
-        edits: list[Edit] = []
-        if message.values(self._options.header):
-            edits.append(RemoveHeader(self._options.header))
+        edits = [*self.forged(message)]
         tags = sorted({one.kind for one in results if one.action == "tag"})
         if tags:
             edits.append(AddHeader(self._options.header, ", ".join(tags)))
@@ -154,6 +152,10 @@ class Attachments:
             return edits
         edits += self._strip(stripped, transaction, message)
         return self._kept(edits, transaction, message) if self._keeper else edits
+
+    def forged(self, message: Message) -> Sequence[Edit]:
+        """The field of the action tag."""
+        return [RemoveHeader(self._options.header)] if message.values(self._options.header) else []
 
     async def _kept(self, edits: list[Edit], transaction: Transaction, message: Message) -> Sequence[Edit]:
         if self._keeper is not None:

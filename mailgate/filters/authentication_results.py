@@ -14,7 +14,7 @@ from mailgate.config.units import Form
 from mailgate.config.values import Flag
 from mailgate.envelope import Session, Transaction
 from mailgate.filters.fcrdns import IprevResult
-from mailgate.interfaces import FilterServices, IMessageModifier
+from mailgate.interfaces import FilterServices, IMarkingModifier
 from mailgate.mailauth.authentication_results import AuthenticationResults, MethodResult, is_by
 from mailgate.mailauth.results import ArcResult, DkimResult, DmarcResult, SpfResult
 from mailgate.message import AddHeader, Edit, Message, RemoveHeader
@@ -71,7 +71,7 @@ def build(options: Options, services: FilterServices) -> object:
     return AuthenticationResultsFilter(options, services.hostname)
 
 
-@implementer(IMessageModifier)
+@implementer(IMarkingModifier)
 class AuthenticationResultsFilter:
     """Takes away what pretends to be ours, and puts our own field on top."""
 
@@ -84,13 +84,17 @@ class AuthenticationResultsFilter:
 
     def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit]:
         """Removals, each by the field's value so that what our own filters have added stays, and our field."""
-        values = list(dict.fromkeys(message.values(FIELD)))
-        removes_all = self._remove_all or len(values) > _MAX_READ or sum(map(len, values)) > _MAX_CHARACTERS
-        edits: list[Edit] = [RemoveHeader(FIELD, value) for value in values if removes_all or is_by(value, self._ids)]
+        edits = [*self.forged(message)]
         if self._add:
             results = results_of(session, transaction, tell_identity=self._tell_identity)
             edits.append(AddHeader(FIELD, AuthenticationResults(self._id, results).text(len(FIELD) + 2)))
         return edits
+
+    def forged(self, message: Message) -> Sequence[Edit]:
+        """Fields in our name."""
+        values = list(dict.fromkeys(message.values(FIELD)))
+        removes_all = self._remove_all or len(values) > _MAX_READ or sum(map(len, values)) > _MAX_CHARACTERS
+        return [RemoveHeader(FIELD, value) for value in values if removes_all or is_by(value, self._ids)]
 
 
 def results_of(session: Session, transaction: Transaction, *, tell_identity: bool = False) -> tuple[MethodResult, ...]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import html
 import mmap
-from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Literal
@@ -26,6 +25,7 @@ from mailgate.interfaces import FilterServices, IMessageModifier
 from mailgate.message import (
     Content,
     Edit,
+    For,
     Message,
     ReplaceBody,
     Splice,
@@ -45,6 +45,8 @@ _NOTE = "banner"
 _AT_ONCE = 16 * 1024
 #: Characters of the line that tells that the text is there already.
 _MARKER = 20
+#: Texts that are put into one message.
+_MOST_TEXTS = 50
 
 
 class Texts(Section):
@@ -52,7 +54,8 @@ class Texts(Section):
 
     text: str = ""
     """the text for text/plain parts, of one line or more. $sender, $sender_domain, $recipient_domain and $hostname
-    stand for what they say, $$ for a dollar. Without any, plain text stays as it is"""
+    stand for what they say, $$ for a dollar. Without any, plain text stays as it is. With $recipient_domain,
+    recipients in different domains have different texts"""
     text_file: ConfigPath | None = None
     """a file with that text, in UTF-8, in its place; it is read when the gateway starts or reloads"""
     html: str = ""
@@ -76,7 +79,8 @@ class Options(Texts):
     """other texts by domain, or "*.domain": { "example.org" = { text = "Example Ltd, ..." } }. A section without any
     text: nothing is put in for that domain"""
     domains_of: Literal["sender", "recipients"] = "sender"
-    """whose domain that is. A message to recipients with different texts is one message: it gets the default text"""
+    """whose domain that is. Recipients with different texts get messages of their own, each with its text; where there
+    would be more than 50 of them, all get the default text"""
     only_domains: Flag = False
     """put in a text only for domains in `domains`"""
     external_only: Flag = False
@@ -129,22 +133,21 @@ class Banner:
 
     def modify(
         self, session: Session, transaction: Transaction, message: Message
-    ) -> Sequence[Edit] | Awaitable[Sequence[Edit]]:
-        """The edits, or none where this message gets no text."""
+    ) -> Sequence[Edit | For] | Awaitable[Sequence[Edit | For]]:
+        """The edits, for each text those that put it in; none where this message gets no text."""
         content = message.content
         if content.size > self._max_size or self._is_exempt(session, transaction):
             return []
-        templates = self._templates_for(transaction)
-        if templates is None:
+        texts = self._texts_for(transaction)
+        if not texts:
             return []
-        insertion = templates.insertion(self._named(transaction), self._is_top, self._once, self._marker)
         sources = [content, *(edit.content for edit in transaction.edits if isinstance(edit, ReplaceBody))]
-        is_quick = all(one.in_memory and one.size <= _AT_ONCE for one in sources)
+        is_quick = all(one.in_memory and one.size * len(texts) <= _AT_ONCE for one in sources)
         before = tuple(transaction.edits)
         if is_quick or self._threads is None or self._reactor is None:
-            return self._edits(session, transaction, content, before, insertion)
+            return self._edits(session, transaction, content, before, texts)
         pool = self._threads.getThreadPool()
-        return deferToThreadPool(self._reactor, pool, self._edits, session, transaction, content, before, insertion)
+        return deferToThreadPool(self._reactor, pool, self._edits, session, transaction, content, before, texts)
 
     def _is_exempt(self, session: Session, transaction: Transaction) -> bool:
         if self._external_only and session.identity is not None:
@@ -156,25 +159,36 @@ class Banner:
             or (bool(sender) and self._exempt_domains.has(sender.domain))
         )
 
-    def _templates_for(self, transaction: Transaction) -> _Templates | None:
-        if self._of_sender:
-            return self._of_domain(transaction.sender)
-        found = [self._of_domain(one.address) for one in transaction.recipients]
-        return found[0] if found and all(one is found[0] for one in found) else self._default
+    def _texts_for(self, transaction: Transaction) -> Mapping[Insertion, Sequence[Address]]:
+        """What is put in for which recipients; for nobody by name where it is the same for all."""
+        addresses = [one.address for one in transaction.recipients]
+        found: dict[tuple[_Templates | None, str], list[Address]] = {}
+        for address in addresses:
+            templates = self._of_domain(transaction.sender if self._of_sender else address)
+            domain = address.domain if templates is not None and templates.is_by_recipient else ""
+            found.setdefault((templates, domain), []).append(address)
+        if len(found) > _MOST_TEXTS:
+            found = {(self._default, ""): addresses}
+        texts: dict[Insertion, list[Address]] = {}
+        for (templates, domain), members in found.items():
+            if templates is not None:
+                insertion = self._insertion(templates, transaction.sender, domain)
+                texts.setdefault(insertion, []).extend([] if len(found) == 1 else members)
+        return texts
 
     def _of_domain(self, address: Address) -> _Templates | None:
         if address and self._by_domain.has(address.domain):
             return self._by_domain.match(address.domain)
         return self._default
 
-    def _named(self, transaction: Transaction) -> dict[str, str]:
-        domains = {one.address.domain for one in transaction.recipients}
-        return {
-            "sender": str(transaction.sender),
-            "sender_domain": transaction.sender.domain,
-            "recipient_domain": domains.pop() if len(domains) == 1 else "",
+    def _insertion(self, templates: _Templates, sender: Address, recipient_domain: str) -> Insertion:
+        names = {
+            "sender": str(sender),
+            "sender_domain": sender.domain,
+            "recipient_domain": recipient_domain,
             "hostname": self._hostname,
         }
+        return templates.insertion(names, self._is_top, self._once, self._marker)
 
     def _edits(
         self,
@@ -182,14 +196,17 @@ class Banner:
         transaction: Transaction,
         content: Content,
         before: Sequence[Edit],
-        insertion: Insertion,
-    ) -> list[Edit]:
-        try:
-            edits = _put_in(content, before, insertion)
-        except (NotInsertedError, ValueError):  # the latter: nobody knows where the body begins
-            return []
-        if self._sealer is not None:
-            edits += self._sealer.fields(session, transaction, content, (*before, *edits))
+        texts: Mapping[Insertion, Sequence[Address]],
+    ) -> list[Edit | For]:
+        edits: list[Edit | For] = []
+        for insertion, recipients in texts.items():
+            try:
+                own = _put_in(content, before, insertion)
+            except (NotInsertedError, ValueError):  # the latter: nobody knows where the body begins
+                continue
+            if self._sealer is not None:
+                own += self._sealer.fields(session, transaction, content, (*before, *own))
+            edits += [For(tuple(recipients), tuple(own))] if recipients else own
         return edits
 
 
@@ -197,6 +214,7 @@ class _Templates:
     def __init__(self, text: str, fragment: str) -> None:
         self._text = _template(text)
         self._html = _template(fragment or _as_html(text))
+        self.is_by_recipient = "recipient_domain" in {*self._text.get_identifiers(), *self._html.get_identifiers()}
         lines = [line.strip() for line in text.splitlines() if "$" not in line]
         self._marker = max(lines, key=len, default="")
 
@@ -217,8 +235,7 @@ def _put_in(content: Content, before: Sequence[Edit], insertion: Insertion) -> l
         octets = b"\r\n" + body
         inserted = insert(octets, header, 2, insertion, _NOTE)
         return [*inserted.header, ReplaceBody(_spliced(octets, inserted), len(changes), _NOTE)]
-    with _octets(content) as octets_:
-        inserted = insert(octets_, content.header, body_at(content), insertion, _NOTE)
+    inserted = insert(_octets(content), content.header, body_at(content), insertion, _NOTE)
     taken = [change for change in changes if isinstance(change, Splice)]
     for splice in inserted.splices:
         if any(splice.start < one.end and one.start < splice.end for one in taken):
@@ -226,13 +243,12 @@ def _put_in(content: Content, before: Sequence[Edit], insertion: Insertion) -> l
     return [*inserted.header, *inserted.splices]
 
 
-@contextmanager
-def _octets(content: Content) -> Iterator[bytes | mmap.mmap]:
+def _octets(content: Content) -> bytes | mmap.mmap:
     if content.path is None:
-        yield content.read()
-        return
-    with content.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as octets:
-        yield octets
+        return content.read()
+    # Not to be closed: matches in the frames of an exception look into it still. It ends with the last of them.
+    with content.path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _spliced(octets: bytes, inserted: Inserted) -> Content:

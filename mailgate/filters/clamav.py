@@ -13,7 +13,6 @@ from mailgate.config.units import Size, at_least, format_size
 from mailgate.config.values import Host
 from mailgate.envelope import Session, Transaction
 from mailgate.filters.scanning import (
-    EndpointMaker,
     Oversize,
     OwnResult,
     ScannerSection,
@@ -25,11 +24,11 @@ from mailgate.filters.scanning import (
     too_large,
 )
 from mailgate.findings import Finding
-from mailgate.interfaces import Answered, FilterServices, IMessageFilter, IMessageModifier
+from mailgate.interfaces import Answered, FilterServices, IContentFilter, IMarkingModifier
 from mailgate.message import AddHeader, Edit, Message, RemoveHeader
 from mailgate.message.header import begins_with_field
 from mailgate.scanners.clamd import Scan, Scanned
-from mailgate.scanners.conversation import converse
+from mailgate.scanners.conversation import Line
 from mailgate.verdict import Verdict
 
 __all__ = ["Clamav", "Options", "VirusResult", "build"]
@@ -96,7 +95,7 @@ def build(options: Options, services: FilterServices) -> object:
     return Clamav(options, services)
 
 
-@implementer(IMessageFilter, IMessageModifier)
+@implementer(IContentFilter, IMarkingModifier)
 class Clamav:
     """One question for each message."""
 
@@ -118,22 +117,26 @@ class Clamav:
 
     def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit]:
         """Tell of a suspicion, and of a virus that goes on, in a header field; remove those that came along."""
-        edits: list[Edit] = [RemoveHeader(_FIELD)] if message.values(_FIELD) else []
+        edits = [*self.forged(message)]
         result = own_result(transaction.evidence, VirusResult, self._by)
         if result is not None and result.name:
             word = "Suspected" if result.is_suspicion else "Infected"
             edits.append(AddHeader(_FIELD, f"{word} ({result.name})"))
         return edits
 
+    def forged(self, message: Message) -> Sequence[Edit]:
+        """Whoever has sent it, we have not said it."""
+        return [RemoveHeader(_FIELD)] if message.values(_FIELD) else []
+
     async def _scan(self, message: Message) -> Verdict:
-        async def ask(endpoint: EndpointMaker) -> Scanned:
+        async def ask(line: Line) -> Scanned:
             content = message.content
-            scanned = await converse(endpoint(), Scan(content))
+            scanned = await line.ask(Scan(content))
             is_certain = bool(scanned.virus) and not scanned.virus.startswith(self._suspicions)
             if is_certain or scanned.is_too_large or not content.header or begins_with_field(content.header):
                 return scanned
             # An odd line in the header to some programs, the beginning of the body to others: both must be clean.
-            other = await converse(endpoint(), Scan(content, as_body=True))
+            other = await line.ask(Scan(content, as_body=True))
             return other if other.virus or other.is_too_large else scanned
 
         scanned = await self._pool.ask(ask)

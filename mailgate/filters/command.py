@@ -18,7 +18,7 @@ from mailgate.config.values import Count, Flag
 from mailgate.envelope import Session, Transaction
 from mailgate.filters.scanning import Oversize, OwnResult, fact_word, own_result, said, too_large
 from mailgate.findings import Finding, Points
-from mailgate.interfaces import Answered, FilterServices, IMessageFilter, IMessageModifier, MaybeVerdict
+from mailgate.interfaces import Answered, FilterServices, IContentFilter, IMessageModifier, MaybeVerdict
 from mailgate.message import AddHeader, Edit, Message
 from mailgate.scanners.command import CommandAnswer, CommandError, CommandRunner, CommandSettings, ICommandReactor
 from mailgate.scanners.pool import ScannerError
@@ -102,7 +102,7 @@ def build(options: Options, services: FilterServices) -> object:
     return Command(options, services)
 
 
-@implementer(IMessageFilter, IMessageModifier)
+@implementer(IContentFilter, IMessageModifier)
 class Command:
     """One question for each message."""
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated
 
+from msgspec.structs import replace
 from pydantic import AfterValidator, Field, model_validator
 from zope.interface import implementer
 
@@ -14,11 +15,11 @@ from mailgate.address import Address
 from mailgate.config.schema import Section
 from mailgate.config.units import Form
 from mailgate.config.values import Flag, Pattern
-from mailgate.envelope import Session, Transaction
+from mailgate.envelope import Evidence, Session, Transaction
 from mailgate.filters.weights import is_fact
 from mailgate.findings import Finding
 from mailgate.interfaces import FilterServices, IMessageModifier
-from mailgate.message import AddHeader, Edit, HeaderField, Message, RemoveHeader, apply_edits, split_header
+from mailgate.message import AddHeader, Edit, For, HeaderField, Message, RemoveHeader, apply_edits, split_header
 from mailgate.mime.subject import decoded, prefixed
 from mailgate.stores.domains import DomainTable
 
@@ -107,9 +108,24 @@ class EditHeaders:
             raise ValueError("no rules: there is nothing to do")
         self._rules = [_Rule(rule) for rule in options.rules]
 
-    def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit]:
-        """The edits of all rules that apply."""
-        facts = frozenset(_facts((*session.evidence, *transaction.evidence)))
+    def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit | For]:
+        """The edits of all rules that apply, to each recipient's message by what was found for it."""
+        if session.evidence.is_about_all and transaction.evidence.is_about_all:
+            facts = frozenset(_facts((*session.evidence, *transaction.evidence)))
+            return self._edits(session, transaction, message, facts)
+        people = {one.address: one for one in transaction.recipients}
+        groups: dict[frozenset[str], list[Address]] = {}
+        for addresses, evidence in Evidence.shared(people, session.evidence, transaction.evidence):
+            groups.setdefault(frozenset(_facts(evidence)), []).extend(addresses)
+        found: list[Edit | For] = []
+        for facts, members in groups.items():
+            those = replace(transaction, recipients=[people[one] for one in members])
+            edits = self._edits(session, those, message, facts)
+            if edits:
+                found.append(For(tuple(members), tuple(edits)))
+        return found
+
+    def _edits(self, session: Session, transaction: Transaction, message: Message, facts: frozenset[str]) -> list[Edit]:
         edits: list[Edit] = []
         for rule in self._rules:
             if rule.applies(session, transaction, facts):

@@ -60,6 +60,9 @@ class Options(Section):
     already stays beside it, unless it is in `strip`"""
     add_missing: list[Literal["Date", "Message-ID"]] = Field(default=[])
     """fields that a message without them gets (RFC 6409 section 8; for mail of your own, not for what comes in)"""
+    hide_users: Annotated[bool, Field(strict=True)] = False
+    """whether our Received field leaves out the name and address of clients that have logged in, shown a certificate,
+    or are in trusted_networks: where your users are is nobody's business. The history has it all the same"""
 
 
 def build(options: Options, services: FilterServices) -> object:
@@ -81,6 +84,7 @@ class Headers:
         # Each field goes on top of the one before it.
         self._add = [AddHeader(name, value) for name, value in reversed(options.add.items())]
         self._add_missing = options.add_missing
+        self._hide_users = options.hide_users
         self._looks_at_fields = bool(options.strip or options.rename or options.add_missing)
         self._loop = Reply.of(554, "5.4.6", "Too many hops: this message is in a loop")
         self._clock = services.clock
@@ -135,8 +139,11 @@ class Headers:
         protocol = session.protocol
         if transaction.parameters.smtputf8:
             protocol = f"UTF8{protocol.removeprefix('E')}"  # RFC 6531 section 4.3
+        who = f"{helo} ({_peer(session.client)})"
+        if self._hide_users and session.identity is not None:
+            who = "submission"
         return (
-            f"from {helo} ({_peer(session.client)}){secured}\r\n\tby {session.hostname} (mailgate) with {protocol}"
+            f"from {who}{secured}\r\n\tby {session.hostname} (mailgate) with {protocol}"
             f" id {transaction.id}{only};\r\n\t{self._now()}"
         )
 

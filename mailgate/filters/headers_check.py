@@ -19,7 +19,7 @@ from mailgate.filters.examining import stated
 from mailgate.filters.forged_names import LookAlikes, display_name, domains_in, has_mixed_scripts, plain_name
 from mailgate.filters.networks import NetworkSet
 from mailgate.findings import Finding
-from mailgate.interfaces import FilterServices, IMessageFilter
+from mailgate.interfaces import FilterServices, IContentFilter
 from mailgate.mailauth.dmarc.author import author_domains
 from mailgate.mailauth.dmarc.organization import organizational_domain
 from mailgate.message import MAX_HEADER, Message
@@ -127,7 +127,7 @@ def build(options: Options, services: FilterServices) -> object:
     return HeadersCheck(options, services)
 
 
-@implementer(IMessageFilter)
+@implementer(IContentFilter)
 class HeadersCheck:
     """Reads the header section alone, which is bounded."""
 

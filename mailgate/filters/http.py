@@ -20,7 +20,7 @@ The answer is 200 with one JSON object, of which only `verdict` is needed:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, cast
 from urllib.parse import urlsplit
@@ -38,8 +38,9 @@ from mailgate.config.values import HttpUrl
 from mailgate.envelope import Recipient, Session, Transaction
 from mailgate.filters.scanning import AskedSection, OwnResult, own_result, said, too_large
 from mailgate.findings import Finding, Points
-from mailgate.interfaces import Answered, FilterServices, IMessageFilter, IMessageModifier
+from mailgate.interfaces import Answered, FilterServices, IContentFilter, IMessageModifier
 from mailgate.message import AddHeader, Content, Edit, Message
+from mailgate.scanners.conversation import Line
 from mailgate.scanners.pool import IScannerReactor, Pool, ScannerError, endpoint_of
 from mailgate.scanners.verdict_service import ServiceAnswer, ask_service
 from mailgate.verdict import Accept, Continue, Verdict
@@ -109,17 +110,16 @@ def build(options: Options, services: FilterServices) -> object:
 @dataclass(frozen=True, slots=True)
 class _Service:
     url: str
-    endpoint: Callable[[], IStreamClientEndpoint]
+    line: Line
 
 
-@implementer(IMessageFilter, IMessageModifier)
+@implementer(IContentFilter, IMessageModifier)
 class HttpVerdict:
     """One question for each message."""
 
     def __init__(self, options: Options, services: FilterServices) -> None:
         self._options = options
         self._hostname = services.hostname
-        self._clock = services.clock
         self._by = object()
         self._fields: list[tuple[str, str]] = []
         if options.token_file is not None:
@@ -158,7 +158,7 @@ class HttpVerdict:
         facts = self._facts(session, transaction, message)
 
         async def ask(service: _Service) -> tuple[ServiceAnswer, list[Recipient]]:
-            answer = await ask_service(service.endpoint(), service.url, self._fields, facts, content, self._clock)
+            answer = await ask_service(service.line, service.url, self._fields, facts, content)
             return answer, _named(answer, transaction.recipients)
 
         answer, named = await self._pool.ask(ask)
@@ -216,7 +216,7 @@ def _service(url: str, reactor: IScannerReactor, creators: Creators, options: Op
         plain = endpoint_of(where, reactor, options.connect_timeout)
         return wrapClientTLS(creators(host), plain) if parts.scheme == "https" else plain
 
-    return _Service(url, endpoint)
+    return _Service(url, Line(endpoint, reactor))
 
 
 def _host_of(url: str) -> str:

@@ -97,6 +97,9 @@ class Talk:
     ) -> Outcome:
         """Show the content, as `edits` have left it. What the milter changes is kept for `take_edits`."""
         try:
+            if self._message.transaction == transaction.id and self._message.is_shown:
+                # It goes on as several messages, of which this is another one.
+                await self._begin_message(transaction)
             outcome = await self._envelope(session, transaction, "data", None)
             if not outcome.is_final and not self._message.is_shown:
                 outcome = await self._content(session, transaction, message, edits)

@@ -18,7 +18,7 @@ from mailgate.filters.open_sessions import is_unknown_recipient
 from mailgate.reply import Reply
 from mailgate.verdict import Defer, Disconnect, Reject, Verdict
 
-__all__ = ["COUNTED_EVENTS", "Limit", "Rule", "counted_event"]
+__all__ = ["COUNTED_EVENTS", "SUBJECTS", "Limit", "Rule", "counted_event", "shortened"]
 
 Counted = Literal["connections", "messages", "recipients", "bytes", "refusals", "unknown-recipients", "auth-failures"]
 Subject = Callable[[Session, Transaction | None, Recipient | None], str]
@@ -147,7 +147,7 @@ class Limit:
         only = f" only {','.join(map(str, rule.only))}" if rule.only else ""
         kind = f" bucket {self.burst:g}" if self.is_bucket else ""
         self._prefix = f"rate-limit {self.title}{only} {rule.window:g}{kind} "
-        self._subjects = [_SUBJECTS[one] for one in rule.subjects]
+        self._subjects = [SUBJECTS[one] for one in rule.subjects]
         number = format_size(rule.limit) if rule.count == "bytes" else str(rule.limit)
         self._told = f"in {format_duration(rule.window)}, the limit is {number}"
         self._make = self._maker(rule.text or _text(rule))
@@ -160,7 +160,7 @@ class Limit:
         found = [subject(session, transaction, recipient) for subject in self._subjects]
         if not all(found):
             return ""
-        return self._prefix + " ".join(one if len(one) <= _LONG else _shortened(one) for one in found)
+        return self._prefix + " ".join(map(shortened, found))
 
     def refuse(self, key: str, count: int | None) -> Verdict:
         """The verdict at a count that leaves no room; None for a bucket, which does not count."""
@@ -188,8 +188,11 @@ class Limit:
         return lambda reason: Defer(reply, reason)
 
 
-def _shortened(subject: str) -> str:
-    """What peers think of takes little memory, however long it is; its beginning is enough for people."""
+def shortened(subject: str) -> str:
+    """A subject of a count as it stands in a key: what peers think of takes little memory, however long it is; its
+    beginning is enough for people."""
+    if len(subject) <= _LONG:
+        return subject
     digest = hashlib.blake2b(subject.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
     return f"{subject[: _LONG // 2]}...{digest}"
 
@@ -267,7 +270,7 @@ def _recipient_domain(_session: Session, _transaction: Transaction | None, recip
     return recipient.address.domain if recipient is not None else ""
 
 
-_SUBJECTS: dict[str, Subject] = {
+SUBJECTS: dict[str, Subject] = {
     "client": _client,
     "network": _network,
     "asn": _asn,

@@ -9,29 +9,31 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from zope.interface import implementer
 
+from mailgate.address import Address
 from mailgate.backends.questions import read_secret
 from mailgate.config.units import ConfigPath, Form, Size, at_least, format_size
 from mailgate.config.values import Flag, Host
 from mailgate.envelope import Recipient, Session, Transaction
 from mailgate.filters.scanning import (
-    EndpointMaker,
     Opinion,
     Oversize,
     OwnResult,
     ScannerSection,
     Word,
     fact_word,
+    for_each,
     grouped,
     own_result,
+    said_of_each,
     server_pool,
-    strictest,
     too_large,
 )
 from mailgate.filters.spam_fields import is_field_name, new_field, subject_value
 from mailgate.filters.together import together
 from mailgate.findings import Finding, Points
-from mailgate.interfaces import Answered, FilterServices, IMessageFilter, IMessageModifier
-from mailgate.message import AddHeader, Content, Edit, Message, RemoveHeader
+from mailgate.interfaces import FilterServices, IContentFilter, IMarkingModifier, Voted
+from mailgate.message import AddHeader, Content, Edit, For, Message, RemoveHeader
+from mailgate.scanners.conversation import Line
 from mailgate.scanners.rspamd import Judged, ask_rspamd
 from mailgate.verdict import Verdict
 
@@ -65,7 +67,7 @@ class Options(ScannerSection):
     """what to do with those: continue, defer, quarantine or reject (552)"""
     reject: Word = "reject"
     """what to do where rspamd says "reject": reject, defer, quarantine, discard or continue. Where it says so of some
-    recipients only (see `per_recipient`), the message is quarantined for these"""
+    recipients only (see `per_recipient`), `refused_for_some` of the listener says what becomes of it for these"""
     soft_reject: Literal["defer", "continue"] = "defer"
     """what to do where it says "soft reject", which its modules greylist and ratelimit do: defer (451) or continue"""
     greylist: Literal["defer", "continue"] = "continue"
@@ -110,6 +112,15 @@ class RspamdResult(Finding, OwnResult):
 
 
 @dataclass(frozen=True, slots=True)
+class RspamdShare(OwnResult):
+    """What rspamd says about some recipients, where others have their own."""
+
+    judged: Judged
+    recipients: tuple[Address, ...]
+    by: object = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class RspamdSymbol(Finding):
     """One of rspamd's symbols, as a fact that has a weight of its own."""
 
@@ -124,7 +135,7 @@ def build(options: Options, services: FilterServices) -> object:
     return Rspamd(options, services)
 
 
-@implementer(IMessageFilter, IMessageModifier)
+@implementer(IContentFilter, IMarkingModifier)
 class Rspamd:
     """Asks once, or once for each domain, at the same time."""
 
@@ -143,10 +154,9 @@ class Rspamd:
             self._fixed.append(("Settings-ID", options.settings_id))
         if options.password_file is not None:
             self._fixed.append(("Password", read_secret(options.password_file)))
-        self._clock = services.clock
         self._by = object()
 
-    def on_message(self, session: Session, transaction: Transaction, message: Message) -> Answered:
+    def on_message(self, session: Session, transaction: Transaction, message: Message) -> Voted:
         """Do what rspamd says."""
         size = message.content.size
         if size > self._options.max_size:
@@ -154,32 +164,48 @@ class Rspamd:
             return too_large(self._options.oversize, size, self._options.max_size, evidence)
         return self._judge(session, transaction, message)
 
-    def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit]:
-        """The fields that rspamd adds and removes, and the one that marks spam."""
-        name = self._options.spam_field
-        edits: list[Edit] = [RemoveHeader(name)] if name and message.values(name) else []
+    def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit | For]:
+        """The fields that rspamd adds and removes, and the one that marks spam, to each by its own."""
         result = own_result(transaction.evidence, RspamdResult, self._by)
         if result is None or result.judged is None:
-            return edits
-        judged = result.judged
+            return self.forged(message)
+        shares = [one for one in transaction.evidence.all(RspamdShare) if one.by is self._by]
+        if not shares:
+            return self._edits(result.judged, message)
+        found = [(one.recipients, self._edits(one.judged, message)) for one in shares]
+        return for_each(found, transaction.recipients, self.forged(message))
+
+    def forged(self, message: Message) -> Sequence[Edit]:
+        """The field that marks spam."""
+        name = self._options.spam_field
+        return [RemoveHeader(name)] if name and message.values(name) else []
+
+    def _edits(self, judged: Judged, message: Message) -> list[Edit]:
+        edits = [*self.forged(message)]
         if self._options.headers:
             edits += _edits(judged, message)
-        if name and judged.action == "add header":
-            edits.append(AddHeader(name, "Yes"))
+        if self._options.spam_field and judged.action == "add header":
+            edits.append(AddHeader(self._options.spam_field, "Yes"))
         return edits
 
-    async def _judge(self, session: Session, transaction: Transaction, message: Message) -> Verdict:
+    async def _judge(self, session: Session, transaction: Transaction, message: Message) -> Verdict | Sequence[Verdict]:
         most = self._options.max_domains if self._options.per_recipient else 1
         groups = grouped(transaction.recipients, self._group_of, most)
         known = _facts(session, transaction)
-        found = await together(self._ask(message.content, [*known, *_told(members)]) for _, members in groups)
+        asked = [self._ask(message.content, [*known, *_told(members)]) for _, members in groups]
+        found = [await asked[0]] if len(asked) == 1 else await together(asked)
         opinions = [self._opinion(one, members) for one, (_, members) in zip(found, groups, strict=True)]
-        heaviest = max(found, key=lambda one: one.score)
-        return strictest(opinions, self._evidence(heaviest))
+        evidence = self._evidence(max(found, key=lambda one: one.score))
+        if len(groups) > 1:
+            shares = zip(found, groups, strict=True)
+            evidence += tuple(
+                RspamdShare(one, tuple(each.address for each in members), self._by) for one, (_, members) in shares
+            )
+        return said_of_each(opinions, evidence)
 
     async def _ask(self, content: Content, known: Sequence[tuple[str, str]]) -> Judged:
-        async def ask(endpoint: EndpointMaker) -> Judged:
-            return await ask_rspamd(endpoint(), content, [*self._fixed, *known], self._clock)
+        async def ask(line: Line) -> Judged:
+            return await ask_rspamd(line, content, [*self._fixed, *known])
 
         return await self._pool.ask(ask)
 

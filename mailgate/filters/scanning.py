@@ -9,39 +9,38 @@ from functools import partial
 from typing import Literal, TypeVar, cast
 
 from pydantic import Field
-from twisted.internet.interfaces import IStreamClientEndpoint
 
+from mailgate.address import Address
 from mailgate.config.hosts import parse_host
 from mailgate.config.schema import Section
 from mailgate.config.units import Size, Timeout, format_size
 from mailgate.config.values import Count, Host
 from mailgate.envelope import Evidence, Recipient
 from mailgate.interfaces import FilterServices
+from mailgate.message import Edit, For
 from mailgate.reply import Reply
+from mailgate.scanners.conversation import Line
 from mailgate.scanners.pool import IScannerReactor, Pool, endpoint_of
 from mailgate.verdict import Continue, Defer, Discard, Quarantine, Reject, Verdict
 
 __all__ = [
     "AskedSection",
-    "EndpointMaker",
     "Opinion",
     "Oversize",
     "OwnResult",
     "ScannerSection",
     "Word",
     "fact_word",
+    "for_each",
     "grouped",
     "own_result",
     "said",
+    "said_of_each",
     "server_pool",
-    "strictest",
     "too_large",
 ]
 
 T = TypeVar("T", bound="OwnResult")
-
-EndpointMaker = Callable[[], IStreamClientEndpoint]
-"""Makes the endpoint of a server, for one connection: making it may ask the reactor."""
 
 Word = Literal["continue", "quarantine", "discard", "defer", "reject"]
 Oversize = Literal["continue", "defer", "quarantine", "reject"]
@@ -100,12 +99,15 @@ def own_result(evidence: Evidence, kind: type[T], by: object) -> T | None:
     return next((one for one in reversed(evidence) if isinstance(one, kind) and one.by is by), None)
 
 
-def server_pool(options: ScannerSection, services: FilterServices, default_port: int) -> Pool[EndpointMaker]:
+def server_pool(options: ScannerSection, services: FilterServices, default_port: int) -> Pool[Line]:
     """The servers of a section."""
     reactor = cast(IScannerReactor, services.clock)
     hosts = [parse_host(text, default_port) for text in options.servers]
     return Pool(
-        {str(host): partial(endpoint_of, host, reactor, options.connect_timeout) for host in hosts},
+        {
+            str(host): Line(partial(endpoint_of, host, reactor, options.connect_timeout), services.clock)
+            for host in hosts
+        },
         services.clock,
         in_turns=options.order == "in-turns",
         limit=options.connections,
@@ -145,22 +147,24 @@ def too_large(word: Oversize, size: int, limit: int | None, evidence: tuple[obje
     return said(word, "", reason, evidence)
 
 
-def strictest(opinions: Sequence[Opinion], evidence: tuple[object, ...]) -> Verdict:
-    """One verdict for opinions about different recipients, which loses nothing.
+def said_of_each(opinions: Sequence[Opinion], evidence: tuple[object, ...]) -> Verdict | Sequence[Verdict]:
+    """The verdicts for opinions about different recipients: one where all are of one mind, with the reason of the
+    first. The evidence comes with the first."""
+    if len({one.word for one in opinions}) == 1:
+        return said(opinions[0].word, opinions[0].text, opinions[0].reason, evidence)
+    verdicts: list[Verdict] = [Continue(evidence)]
+    verdicts += [said(one.word, one.text, one.reason, (), one.recipients) for one in opinions if one.word != "continue"]
+    return verdicts
 
-    Where all are of one mind, that. Where somebody's is deferred, it is for all: the message comes again, whole. Where
-    it is refused for some only, it is quarantined for these, since a refusal of what was taken would go to a sender
-    that is likely forged.
-    """
-    words = {one.word for one in opinions}
-    heaviest = max(opinions, key=lambda one: _STRENGTH[one.word])
-    if len(words) == 1 or heaviest.word == "defer":
-        return said(heaviest.word, heaviest.text, heaviest.reason, evidence)
-    about = [one for one in opinions if one.word != "continue"]
-    named = [recipient for one in about for recipient in one.recipients]
-    word: Word = "discard" if {one.word for one in about} == {"discard"} else "quarantine"
-    some = named if "continue" in words else ()
-    return said(word, "", heaviest.reason, evidence, some)
+
+def for_each(
+    shares: Sequence[tuple[Sequence[Address], Sequence[Edit]]], recipients: Sequence[Recipient], others: Sequence[Edit]
+) -> list[For]:
+    """The edits of some recipients each, and those of the `others`, about whom nothing was found."""
+    known = {address for addresses, _ in shares for address in addresses}
+    left = tuple(one.address for one in recipients if one.address not in known)
+    found = [For(tuple(addresses), tuple(edits)) for addresses, edits in shares if edits]
+    return [*found, For(left, tuple(others))] if left and others else found
 
 
 def grouped(
@@ -182,6 +186,3 @@ def fact_word(text: str) -> str:
 
 def _short(text: str) -> str:
     return " ".join(text.split())[:_LONGEST_TEXT]
-
-
-_STRENGTH: dict[Word, int] = {"continue": 0, "discard": 1, "quarantine": 2, "reject": 3, "defer": 4}

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from zope.interface import implementer
 
+from mailgate.address import Address
 from mailgate.config.schema import Section
 from mailgate.config.units import Form
 from mailgate.config.values import Domain
-from mailgate.envelope import Recipient, Session, Transaction
+from mailgate.envelope import Evidence, Recipient, Session, Transaction
 from mailgate.filters.weights import DEFAULT_WEIGHTS, Part, is_fact, parts_of, total
 from mailgate.findings import Finding
-from mailgate.interfaces import FilterServices, IMessageFilter, IMessageModifier
-from mailgate.message import AddHeader, Edit, Message, RemoveHeader
+from mailgate.interfaces import FilterServices, IMarkingModifier, IWeighingFilter
+from mailgate.message import AddHeader, Edit, For, Message, RemoveHeader
 from mailgate.reply import Reply
 from mailgate.stores.domains import DomainTable
 from mailgate.verdict import Continue, Quarantine, Reject, Verdict
@@ -53,6 +54,10 @@ class ScoreResult(Finding):
 
     points: float
     parts: tuple[Part, ...] = ()
+    recipients: frozenset[Address] | None = None
+    """whose it is, where filters have found something for some recipients only; None for all"""
+    by: object = field(default=None, repr=False, compare=False)
+    """the filter, of which a pipeline may have several"""
 
     def summary(self) -> str:
         return f"score={self.points:g} {_named(self.parts)}".rstrip()
@@ -66,8 +71,8 @@ class Thresholds(Section):
     quarantine: _Threshold = None
     """the message is taken, and kept back; false, if not given"""
     reject: _Threshold = None
-    """the message is refused (550 5.7.1), where that is so for all its recipients; where for some, it is quarantined
-    for these: a refusal of what was taken would go to a sender that is likely forged. 10.0, if not given"""
+    """the message is refused (550 5.7.1); where that is so for some of its recipients only, see `refused_for_some` of
+    the listener. 10.0, if not given"""
 
 
 _DEFAULTS = Thresholds(tag=4.0, quarantine=False, reject=10.0)
@@ -101,8 +106,8 @@ class Options(Section):
     domains: dict[Domain, Thresholds] = Field(default={})
     """other thresholds for recipients in these domains: { "example.org" = { reject = 15.0, quarantine = 8.0 } }"""
     score_field: _FieldName = "X-Spam-Score"
-    """the header field with the sum, from `tag` on; of several recipients the lowest tag counts. Fields of these three
-    names are removed from every message, so that nobody sends them along; "" for none"""
+    """the header field with the sum, for the recipients whose `tag` is reached: others get a message without it. Fields
+    of these three names are removed from every message, so that nobody sends them along; "" for none"""
     status_field: _FieldName = "X-Spam-Status"
     """the header field with the sum, the threshold and the facts"""
     flag_field: _FieldName = "X-Spam-Flag"
@@ -133,11 +138,6 @@ class _Limits:
             raise ValueError(f"{name}: tag, quarantine and reject must not be lower than the one before")
         return limits
 
-    @property
-    def keeps(self) -> float | None:
-        """From when on a message does not go to the recipient, whether it is quarantined or refused."""
-        return self.reject if self.quarantine is None else self.quarantine
-
 
 def _number(given: Thresholds, otherwise: Thresholds, key: str) -> float | None:
     value = getattr(given, key)
@@ -148,7 +148,7 @@ def _number(given: Thresholds, otherwise: Thresholds, key: str) -> float | None:
     return None if value is False else float(value)
 
 
-@implementer(IMessageFilter, IMessageModifier)
+@implementer(IWeighingFilter, IMarkingModifier)
 class Score:
     """Sums up at the message stage, and adds the fields of what was tagged when its turn comes to modify."""
 
@@ -167,33 +167,68 @@ class Score:
         names = (options.score_field, options.status_field, options.flag_field)
         self._fields = {name.lower(): name for name in names if name}
 
-    def on_message(self, session: Session, transaction: Transaction, message: Message) -> Verdict:
-        """Reject for all, Quarantine for those whose threshold is reached, or Continue; with the sum as evidence."""
-        parts = parts_of((*session.evidence, *transaction.evidence), self._weights)
-        points = total(parts)
-        result = ScoreResult(points, parts)
-        limits = [(one, self._limits_of(one)) for one in transaction.recipients]
-        refusing = [limit.reject for _, limit in limits if limit.reject is not None and points >= limit.reject]
-        if refusing and len(refusing) == len(limits):
-            return Reject(self._refusal, _reason(result, max(refusing)), evidence=(result,))
-        kept = [(one, lowest) for one, limit in limits if (lowest := limit.keeps) is not None and points >= lowest]
+    def on_message(self, session: Session, transaction: Transaction, message: Message) -> Verdict | Sequence[Verdict]:
+        """Reject, Quarantine or Continue, for each recipient by its own thresholds; with the sum as evidence."""
+        results = self._results(session, transaction)
+        refused: list[tuple[Address, ScoreResult, float]] = []
+        kept: list[tuple[Address, ScoreResult, float]] = []
+        the_only = results[0] if len(results) == 1 else None
+        for one in transaction.recipients:
+            result, limits = the_only or _of(one, results), self._limits_of(one)
+            if limits.reject is not None and result.points >= limits.reject:
+                refused.append((one.address, result, limits.reject))
+            elif limits.quarantine is not None and result.points >= limits.quarantine:
+                kept.append((one.address, result, limits.quarantine))
+        everybody, evidence = len(transaction.recipients), tuple(results)
+        if len(refused) == everybody and refused:
+            return Reject(self._refusal, _why(refused), evidence=evidence)
+        if len(kept) == everybody and kept:
+            return Quarantine(_why(kept), evidence=evidence)
+        verdicts: list[Verdict] = []
+        if refused:
+            verdicts.append(Reject(self._refusal, _why(refused), _whom(refused)))
         if kept:
-            named = () if len(kept) == len(limits) else tuple(one.address for one, _ in kept)
-            return Quarantine(_reason(result, max(lowest for _, lowest in kept)), named, evidence=(result,))
-        return Continue((result,))
+            verdicts.append(Quarantine(_why(kept), _whom(kept)))
+        return [Continue(evidence), *verdicts] if verdicts else Continue(evidence)
 
-    def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit]:
-        """Remove the fields that came along, and add ours where there are points enough."""
-        edits: list[Edit] = []
-        header = message.content.header.lower()
-        if any(name.encode() in header for name in self._fields):
-            found = {field.name.lower() for field in message.fields} & self._fields.keys()
-            edits += [RemoveHeader(self._fields[name]) for name in sorted(found)]
-        result = transaction.evidence.get(ScoreResult)
-        tags = [tag for one in transaction.recipients if (tag := self._limits_of(one).tag) is not None]
-        if result is not None and tags and result.points >= min(tags):
-            edits += self._added(result, min(tags))
+    def _results(self, session: Session, transaction: Transaction) -> list[ScoreResult]:
+        """One sum for all, or where filters have found something for some only, one for each with the same findings."""
+        if session.evidence.is_about_all and transaction.evidence.is_about_all:
+            parts = parts_of((*session.evidence, *transaction.evidence), self._weights)
+            return [ScoreResult(total(parts), parts, by=self)]
+        groups: dict[tuple[Part, ...], list[Address]] = {}
+        addresses = [one.address for one in transaction.recipients]
+        for members, found in Evidence.shared(addresses, session.evidence, transaction.evidence):
+            groups.setdefault(parts_of(found, self._weights), []).extend(members)
+        if len(groups) == 1:
+            return [ScoreResult(total(parts), parts, by=self) for parts in groups]
+        return [ScoreResult(total(parts), parts, frozenset(members), self) for parts, members in groups.items()]
+
+    def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit | For]:
+        """Remove the fields that came along, and add ours for those recipients whose tag is reached."""
+        edits: list[Edit | For] = [*self.forged(message)]
+        results = [one for one in transaction.evidence.all(ScoreResult) if one.by is self]
+        if not results:
+            return edits
+        tagged: dict[tuple[ScoreResult, float], list[Address]] = {}
+        the_only = results[-1] if results[-1].recipients is None else None
+        for one in transaction.recipients:
+            result, tag = the_only or _of(one, results), self._limits_of(one).tag
+            if tag is not None and result.points >= tag:
+                tagged.setdefault((result, tag), []).append(one.address)
+        for (result, tag), members in tagged.items():
+            added = self._added(result, tag)
+            is_for_all = len(members) == len(transaction.recipients)
+            edits += added if is_for_all or not added else [For(tuple(members), tuple(added))]
         return edits
+
+    def forged(self, message: Message) -> Sequence[Edit]:
+        """The fields of these three names."""
+        header = message.content.header.lower()
+        if not any(name.encode() in header for name in self._fields):
+            return []
+        found = {field.name.lower() for field in message.fields} & self._fields.keys()
+        return [RemoveHeader(self._fields[name]) for name in sorted(found)]
 
     def _added(self, result: ScoreResult, tag: float) -> Sequence[Edit]:
         """Each goes on top of the one before it."""
@@ -210,6 +245,24 @@ class Score:
 
     def _limits_of(self, recipient: Recipient) -> _Limits:
         return self._domains.match(recipient.address.domain) or self._all
+
+
+def _of(recipient: Recipient, results: Sequence[ScoreResult]) -> ScoreResult:
+    """The latest sum that is this recipient's."""
+    address = recipient.address
+    return next((one for one in reversed(results) if one.recipients is None or address in one.recipients), _NOTHING)
+
+
+_NOTHING = ScoreResult(0.0)
+
+
+def _why(reached: Sequence[tuple[Address, ScoreResult, float]]) -> str:
+    _, result, threshold = max(reached, key=lambda one: (one[1].points, one[2]))
+    return _reason(result, threshold)
+
+
+def _whom(reached: Sequence[tuple[Address, ScoreResult, float]]) -> tuple[Address, ...]:
+    return tuple(address for address, _, _ in reached)
 
 
 def _reason(result: ScoreResult, threshold: float) -> str:

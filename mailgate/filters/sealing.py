@@ -20,13 +20,17 @@ from mailgate.mailauth.dkim.signature import HeaderFields
 from mailgate.mailauth.results import ArcResult, DkimResult
 from mailgate.message import AddHeader, Content, Edit, apply_edits, edited_body
 
-__all__ = ["SealOptions", "Sealer"]
+__all__ = ["SealOptions", "Sealer", "Selector", "parse_selector"]
 
 
-def _selector(text: str) -> str:
+def parse_selector(text: str) -> str:
+    """A selector, in lower case; ValueError where the text is none."""
     if not text or not all(part and part.replace("-", "").replace("_", "").isalnum() for part in text.split(".")):
         raise ValueError(f"{text!r} is no selector")
     return text.lower()
+
+
+Selector = Annotated[str, AfterValidator(parse_selector), Form("selector")]
 
 
 class SealOptions(Section):
@@ -34,7 +38,7 @@ class SealOptions(Section):
 
     domain: Hostname
     """the domain that seals"""
-    selector: Annotated[str, AfterValidator(_selector), Form("selector")]
+    selector: Selector
     """where its key is published: SELECTOR._domainkey.DOMAIN"""
     key: ConfigPath
     """the private key, RSA or Ed25519: PEM, or the seed of an Ed25519 key in base64"""
@@ -66,6 +70,13 @@ class Sealer:
         has_passed = any(one.result == "pass" for one in transaction.evidence.all(DkimResult))
         if not has_passed and (chain is None or chain.result != "pass"):
             return []
+        return self.whatever_passed(session, transaction, content, edits)
+
+    def whatever_passed(
+        self, session: Session, transaction: Transaction, content: Content, edits: Sequence[Edit]
+    ) -> list[Edit]:
+        """As `fields`, where what was found is told whatever it is."""
+        chain = transaction.evidence.get(ArcResult)
         if chain is None:
             if b"arc-" in content.header.lower():
                 return []

@@ -17,7 +17,7 @@ from mailgate.filters.examining import Examining, ExaminingSection, Word, stated
 from mailgate.filters.networks import NetworkSet
 from mailgate.filters.signature_rules import MOST_RULES, Signature, check_expressions, parse_signature, read_signatures
 from mailgate.findings import Finding
-from mailgate.interfaces import FilterServices, IMessageFilter
+from mailgate.interfaces import FilterServices, IContentFilter
 from mailgate.message import Message
 from mailgate.stores.lists import WatchedFile
 from mailgate.verdict import Continue, Verdict
@@ -80,7 +80,7 @@ def build(options: Options, services: FilterServices) -> object:
     return Signatures(options, services)
 
 
-@implementer(IMessageFilter)
+@implementer(IContentFilter)
 class Signatures:
     """Hands the rules to the process that reads the message, with each message: they may have changed."""
 

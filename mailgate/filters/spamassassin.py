@@ -12,28 +12,29 @@ from typing import Annotated, Literal
 from pydantic import Field
 from zope.interface import implementer
 
+from mailgate.address import Address
 from mailgate.config.units import Size, at_least, format_size
 from mailgate.config.values import Flag, Host
 from mailgate.envelope import Recipient, Session, Transaction
 from mailgate.filters.scanning import (
-    EndpointMaker,
     Opinion,
     Oversize,
     OwnResult,
     ScannerSection,
     Word,
+    for_each,
     grouped,
     own_result,
+    said_of_each,
     server_pool,
-    strictest,
     too_large,
 )
 from mailgate.filters.spam_fields import edits_between, folded_list, whole_lines
 from mailgate.filters.together import together
 from mailgate.findings import Finding, Points
-from mailgate.interfaces import Answered, FilterServices, IMessageFilter, IMessageModifier
-from mailgate.message import AddHeader, Content, Edit, Message, RemoveHeader, ReplaceBody, edited_body
-from mailgate.scanners.conversation import converse
+from mailgate.interfaces import FilterServices, IContentFilter, IMarkingModifier, Voted
+from mailgate.message import AddHeader, Content, Edit, For, Message, RemoveHeader, ReplaceBody, edited_body
+from mailgate.scanners.conversation import Line
 from mailgate.scanners.spamd import Check, Checked, Command, is_user
 from mailgate.verdict import Verdict
 
@@ -54,8 +55,9 @@ class Options(ScannerSection):
     """`[filters.spamassassin]`: what SpamAssassin counts makes a message tagged, quarantined or refused.
 
     spamd sees the message with a Received field of ours on top, from which it knows the client; it must trust this
-    gateway (trusted_networks) to ask DNS about the client. The score of the recipient that counts most is told in
-    X-Spam-Flag (only for spam), X-Spam-Status and X-Spam-Level; fields of these names that came along are removed.
+    gateway (trusted_networks) to ask DNS about the client. The score is told in X-Spam-Flag (only for spam),
+    X-Spam-Status and X-Spam-Level, to recipients with users of their own each by his; fields of these names that came
+    along are removed.
     """
 
     servers: list[Host] = Field(default=["127.0.0.1:783"], min_length=1)
@@ -68,8 +70,8 @@ class Options(ScannerSection):
     oversize: Oversize = "continue"
     """what to do with those: continue, defer, quarantine or reject (552)"""
     reject: _Threshold = 15.0
-    """from how many points on a message is refused; false for never. Where that is so for some recipients only, it is
-    quarantined for these"""
+    """from how many points on a message is refused; false for never. See `refused_for_some` of the
+    listener where that is so for some recipients only"""
     quarantine: _Threshold = False
     """from how many points on it is quarantined"""
     points: Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)] = 0.0
@@ -118,6 +120,16 @@ class SpamResult(Finding, OwnResult):
 
 
 @dataclass(frozen=True, slots=True)
+class SpamShare(OwnResult):
+    """What SpamAssassin found by the preferences of some recipients, where others have theirs."""
+
+    found: Checked
+    shown: bytes = field(repr=False)
+    recipients: tuple[Address, ...]
+    by: object = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SpamTest(Finding):
     """One of SpamAssassin's tests that hit, as a fact that has a weight of its own."""
 
@@ -132,7 +144,7 @@ def build(options: Options, services: FilterServices) -> object:
     return SpamAssassin(options, services)
 
 
-@implementer(IMessageFilter, IMessageModifier)
+@implementer(IContentFilter, IMarkingModifier)
 class SpamAssassin:
     """Asks once, or once for each user, at the same time."""
 
@@ -147,38 +159,61 @@ class SpamAssassin:
         self._clock = services.clock
         self._by = object()
 
-    def on_message(self, session: Session, transaction: Transaction, message: Message) -> Answered:
+    def on_message(self, session: Session, transaction: Transaction, message: Message) -> Voted:
         """Do what the options say about the score."""
         size = message.content.size
         if size > self._options.max_size:
             return too_large(self._options.oversize, size, self._options.max_size, (SpamResult(by=self._by),))
         return self._judge(session, transaction, message)
 
-    def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit]:
-        """The fields that tell of the score, or what SpamAssassin has made of the message."""
-        if not self._options.fields and self._options.take == "score":
-            return []
+    def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit | For]:
+        """The fields that tell of the score, or what SpamAssassin has made of the message, to each by its own."""
         result = own_result(transaction.evidence, SpamResult, self._by)
-        if result is None or result.found is None:
-            return _removals(message)
-        if result.found.message:
-            edits = self._rewritten(result.found.message, message.content, result.shown)
+        if self._has_no_fields or result is None or result.found is None:
+            return self.forged(message)
+        there = {one.address for one in transaction.recipients}
+        shares = [one for one in transaction.evidence.all(SpamShare) if one.by is self._by]
+        if not shares:
+            return self._edits(result.found, result.shown, message)
+        # What SpamAssassin has made of a message may be all of it: only for those who are asked about.
+        meant = [one for one in shares if not there.isdisjoint(one.recipients)]
+        found = [(one.recipients, self._edits(one.found, one.shown, message)) for one in meant]
+        return for_each(found, transaction.recipients, self.forged(message))
+
+    def forged(self, message: Message) -> Sequence[Edit]:
+        """The fields that tell of the score; others may write them where this filter does not."""
+        return [] if self._has_no_fields else _removals(message)
+
+    @property
+    def _has_no_fields(self) -> bool:
+        return not self._options.fields and self._options.take == "score"
+
+    def _edits(self, found: Checked, shown: bytes, message: Message) -> list[Edit]:
+        if found.message:
+            edits = self._rewritten(found.message, message.content, shown)
             if edits is not None:
                 return edits
-        return _removals(message) + (_own_fields(result.found) if self._options.fields else [])
+        return _removals(message) + (_own_fields(found) if self._options.fields else [])
 
-    async def _judge(self, session: Session, transaction: Transaction, message: Message) -> Verdict:
+    async def _judge(self, session: Session, transaction: Transaction, message: Message) -> Verdict | Sequence[Verdict]:
         groups = grouped(transaction.recipients, self._user_of, self._options.max_users)
         prefix = self._prefix(session, transaction)
         found = await together(self._check(message.content, user, prefix) for user, _ in groups)
         opinions = [self._opinion(one, members) for one, (_, members) in zip(found, groups, strict=True)]
         number = max(range(len(found)), key=lambda number: found[number].score)
-        return strictest(opinions, self._evidence(found[number], groups[number][0], prefix))
+        evidence = self._evidence(found[number], groups[number][0], prefix)
+        if len(groups) > 1:
+            shares = zip(found, groups, strict=True)
+            evidence += tuple(
+                SpamShare(one, prefix, tuple(each.address for each in members), self._by)
+                for one, (_, members) in shares
+            )
+        return said_of_each(opinions, evidence)
 
     async def _check(self, content: Content, user: str, prefix: bytes) -> Checked:
-        async def ask(endpoint: EndpointMaker) -> Checked:
+        async def ask(line: Line) -> Checked:
             check = Check(self._command, content, user=user or self._options.user, prefix=prefix)
-            return await converse(endpoint(), check)
+            return await line.ask(check)
 
         return await self._pool.ask(ask)
 

@@ -20,7 +20,7 @@ from mailgate.filters.examining import Examining, ExaminingSection, Word, stated
 from mailgate.filters.networks import NetworkSet
 from mailgate.filters.together import together
 from mailgate.findings import Finding
-from mailgate.interfaces import FilterServices, IMessageFilter
+from mailgate.interfaces import FilterServices, IContentFilter
 from mailgate.message import Message
 from mailgate.stores.domains import DomainTable
 from mailgate.verdict import Continue, Verdict
@@ -99,7 +99,7 @@ def build(options: Options, services: FilterServices) -> object:
     return Uribl(options, services)
 
 
-@implementer(IMessageFilter)
+@implementer(IContentFilter)
 class Uribl:
     """Every domain is asked at every list at the same time, as far as there is time."""
 

@@ -11,7 +11,7 @@ from zope.interface import Attribute, Interface
 from mailgate.envelope import Envelope, EnvelopeRecipient, Identity, Recipient, Session, Transaction
 from mailgate.events import Event
 from mailgate.interfaces.services import FilterServices
-from mailgate.message import Edit, Message
+from mailgate.message import Edit, For, Message
 from mailgate.verdict import Verdict
 
 __all__ = [
@@ -19,21 +19,26 @@ __all__ = [
     "AttemptContext",
     "IAuthFilter",
     "IConnectFilter",
+    "IContentFilter",
     "IDataFilter",
     "IDeliveryFilter",
     "IEventObserver",
     "IFilterFactory",
     "IHeloFilter",
     "IMailFilter",
+    "IMarkingModifier",
     "IMessageFilter",
     "IMessageModifier",
     "IRecipientFilter",
     "IRouter",
+    "IWeighingFilter",
     "MaybeVerdict",
+    "Voted",
 ]
 
 MaybeVerdict = Verdict | None
 Answered = MaybeVerdict | Awaitable[MaybeVerdict]
+Voted = MaybeVerdict | Sequence[Verdict] | Awaitable[MaybeVerdict | Sequence[Verdict]]
 
 
 class IConnectFilter(Interface):
@@ -81,8 +86,26 @@ class IDataFilter(Interface):
 class IMessageFilter(Interface):
     """Asked when the content is complete. Looks and votes, changes nothing; may run beside others."""
 
-    def on_message(session: Session, transaction: Transaction, message: Message) -> Answered:
-        """Judge the message. A Reject, Defer, Quarantine or Discard may name single recipients."""
+    def on_message(session: Session, transaction: Transaction, message: Message) -> Voted:
+        """Judge the message. A Reject, Defer, Quarantine or Discard may name single recipients.
+
+        The answer may be a sequence of verdicts, each a vote of its own: refused for some, in quarantine for others.
+        Accept and Disconnect stand alone. `transaction.recipients` are those that the filter is asked about: where
+        the configuration says that it is for some only, the others do not show, and its answer is not about them.
+        """
+
+
+class IContentFilter(IMessageFilter):
+    """A message filter that looks at content, sender, recipients and where the mail came from, and may be asked again.
+
+    It is asked again when mail has waited, in quarantine or in the queue, and what it knows may have changed. The
+    session and the transaction are then made up from what the spool keeps: there is no earlier evidence but the facts
+    that were found (`Remembered`), and nothing must be counted as another message.
+    """
+
+
+class IWeighingFilter(IContentFilter):
+    """A content filter that judges by what others have found. It is asked again only where that is known."""
 
 
 class IMessageModifier(Interface):
@@ -93,12 +116,29 @@ class IMessageModifier(Interface):
     carried out before it is accepted: a Splice names octets of the content as received, whatever was spliced before,
     and a ReplaceBody takes in what was done to the body before it (`edited_body` of mailgate.message). An edit of the
     body that does not fit the content, or the edits before it, is the filter's failure.
+
+    Edits may be for some of the recipients (`For`): those then get a message of their own. From there on, and where a
+    filter is for some recipients only, modifiers are asked once for each such message, with its recipients in
+    `transaction.recipients` and what is done to it in `transaction.edits`, so that what one adds up or signs is right
+    for it. 100 messages may be made of one; edits that make more are the filter's failure.
     """
 
     def modify(
         session: Session, transaction: Transaction, message: Message
-    ) -> Sequence[Edit] | Awaitable[Sequence[Edit]]:
+    ) -> Sequence[Edit | For] | Awaitable[Sequence[Edit | For]]:
         """The edits to record; the message itself stays as it is."""
+
+
+class IMarkingModifier(IMessageModifier):
+    """A modifier that tells in header fields of its own what has been found, which a sender may have put in as well.
+
+    Where it is not asked (its breaker is open) or fails, and `on_failure` does not refuse the message, these edits
+    stand in for its own: nobody is to believe such a field because a scanner is out of order.
+    """
+
+    def forged(message: Message) -> Sequence[Edit]:
+        """What removes the fields that this filter alone writes, of those that came with the message; it looks at the
+        header only."""
 
 
 class IRouter(Interface):
@@ -122,7 +162,10 @@ class IDeliveryFilter(Interface):
     """Asked before each delivery attempt."""
 
     def on_attempt(attempt: AttemptContext) -> Answered:
-        """A Defer postpones the attempt, a Reject ends in a bounce; other verdicts let it go on."""
+        """A Defer postpones the attempt, a Reject ends in a bounce, a Discard drops the message; others let it go on.
+
+        These three may name single recipients; about the other ones the filters are asked again.
+        """
 
 
 class IEventObserver(Interface):

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import enum
 import random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+from msgspec import Struct
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import Interface
 
 from mailgate.address import NULL_PATH, Address
 from mailgate.events import Event
+from mailgate.reply import Reply
 
 __all__ = [
     "Answer",
     "DnsStatus",
     "FilterServices",
+    "FindOwners",
     "ICounters",
     "IEvents",
     "IProber",
     "IRecipientDirectory",
     "IResolver",
+    "ISuppressions",
     "ProbeResult",
     "RecipientStatus",
+    "Suppression",
 ]
 
 
@@ -45,13 +50,15 @@ class Answer:
 
     `records` depend on the type: A and AAAA are address objects, PTR and CNAME names, MX pairs of preference and
     name (sorted by preference), TXT octets joined per record. Names are lower case without a final dot; the
-    null MX has the name "". `secure` is True where a trusted resolver vouched with DNSSEC; `ttl` in seconds.
+    null MX has the name "". `secure` is True where a trusted resolver vouched with DNSSEC; `ttl` in seconds. `alias`
+    is the name that has the records where CNAMEs lead there, and otherwise "".
     """
 
     status: DnsStatus
     records: tuple[object, ...] = ()
     ttl: float = 0.0
     secure: bool = False
+    alias: str = ""
 
     @property
     def is_temporary(self) -> bool:
@@ -143,6 +150,41 @@ class ProbeResult:
     reason: str = ""
 
 
+class Suppression(Struct, frozen=True):
+    """An address, or all of "@domain", gets no more mail of ours.
+
+    `scope` says which mail: "" all, else the name of a stream, the address of a sender, or "@domain" of senders.
+    `reason` is "bounce", "complaint", "unsubscribe" or "manual", `detail` the private cause. `added` and `until` are
+    seconds since the epoch, `until` 0 where it is for good.
+    """
+
+    address: str
+    scope: str = ""
+    reason: str = "manual"
+    detail: str = ""
+    added: float = 0.0
+    until: float = 0.0
+
+
+class ISuppressions(Interface):
+    """The addresses that get no more mail of ours; all workers share them. Fails with sqlite3.Error or OSError where
+    they cannot be asked now."""
+
+    def find(addresses: Sequence[Address], scopes: Sequence[str]) -> Awaitable[Mapping[Address, Suppression]]:
+        """Those of the addresses that get none of the mail of any of these scopes, which should have "" among them."""
+
+    def add(*entries: Suppression) -> Awaitable[int]:
+        """Keep these, on disk when it answers; how many of them were not there."""
+
+    def remove(address: str, scope: str | None = None) -> Awaitable[int]:
+        """Remove an address from one scope, or from all; how many entries went."""
+
+    def list(
+        limit: int, after: tuple[str, str] = ("", ""), *, address: str = "", scope: str | None = None, reason: str = ""
+    ) -> Awaitable[Sequence[Suppression]]:
+        """At most `limit` entries behind one (address and scope), in the order of both, which may be narrowed down."""
+
+
 class IEvents(Interface):
     """Where events are published."""
 
@@ -150,12 +192,18 @@ class IEvents(Interface):
         """Tell every observer; an observer that raises is logged and does not disturb the others."""
 
 
+FindOwners = Callable[[str], Sequence[str] | Awaitable[Sequence[str] | None] | None]
+"""Who may use an address (in lower case) as a sender, or all of "@domain": names of identities as they are written,
+None where nobody may. It fails where the source cannot be asked now."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterServices:
     """What a filter may use.
 
     `local_domains` answers whether mail for a domain (lower case) is ours to take from anyone. `random` is for
-    jitter and sampling, not for secrets; `state_dir` is private to this gateway.
+    jitter and sampling, not for secrets; `state_dir` is private to this gateway. `owners` are the `[senders.NAME]`,
+    `suppressions` None where there is nobody who keeps any. `classify` tells the category of a refusal, as in Bounced.
     """
 
     clock: IReactorTime
@@ -167,3 +215,6 @@ class FilterServices:
     random: random.Random
     hostname: str
     state_dir: Path
+    owners: Mapping[str, FindOwners] = field(default_factory=dict)
+    suppressions: ISuppressions | None = None
+    classify: Callable[[Reply], str] = lambda reply: "other"

@@ -12,7 +12,7 @@ from mailgate.message import Content, Message
 from mailgate.reply import Reply
 from mailgate.verdict import Defer, Reject, Verdict
 
-__all__ = ["Expanded", "IAliases", "IIntake", "IPipeline", "IRouting", "Placed"]
+__all__ = ["Expanded", "IAliases", "IIntake", "IOriginals", "IPipeline", "IRouting", "Placed"]
 
 Placed = str | tuple[Target, ...] | Reject | Defer
 """Where mail for an address goes: a route, or the addresses that it stands for, each with its own; or why nowhere."""
@@ -86,3 +86,13 @@ class IIntake(Interface):
 
     def refuse_before_data(size: int | None) -> Reply | None:
         """452 where the spool cannot take a message (of this size) now, else None."""
+
+
+class IOriginals(Interface):
+    """Keeps what messages in quarantine were before filters changed their content."""
+
+    def keep(queue_id: str, content: Content) -> Awaitable[None]:
+        """Make a copy that is durable; OSError where the disk does not take it. The content stays the caller's.
+
+        What no message in the spool belongs to is removed some time later.
+        """

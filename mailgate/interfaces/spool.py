@@ -239,6 +239,9 @@ class ISpool(Interface):
         unless they are none.
         """
 
+    def accept_all(messages: Sequence[tuple[Envelope, Content]], until: float) -> Awaitable[Sequence[Lease]]:
+        """As accept for several messages, in one commit: all of them, or none. A lease for each."""
+
     def lease_in_turn(
         destination: Destination, limit: int, until: float, without: Sequence[str] = ()
     ) -> Awaitable[Sequence[Lease]]:
@@ -279,7 +282,12 @@ class ISpool(Interface):
         """Stop attempts until `release`; the number of recipients that changed. Leased ones finish theirs first."""
 
     def release(selector: Selector) -> Awaitable[int]:
-        """End `hold` or quarantine: the recipients are due at once; the number that changed."""
+        """End `hold` or quarantine: the recipients are due at once; the number that changed. The end of a quarantine is
+        noted among the counters, as "DAY/released/ID/NUMBER"."""
+
+    def quarantine(selector: Selector, reason: str) -> Awaitable[Sequence[EntryView]]:
+        """Put what is queued or held into quarantine; those that were put there. What is leased stays as it is, and so
+        does what somebody has released."""
 
     def retry(selector: Selector) -> Awaitable[int]:
         """Make queued recipients due now."""
@@ -300,7 +308,8 @@ class ISpool(Interface):
         """Those that are in force."""
 
     def add_counts(amounts: Mapping[str, int]) -> Awaitable[None]:
-        """Add to counters that outlive us. A key begins with its day ("2026-11-26/..."); those of 40 days ago go."""
+        """Add to counters that outlive us. A key begins with its day ("2026-11-26/..."); those of 40 days ago go, and
+        those that come to 0 by something being taken away."""
 
     def counts(prefix: str) -> Awaitable[Mapping[str, int]]:
         """The counters whose keys begin so."""

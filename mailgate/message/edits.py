@@ -24,9 +24,11 @@ __all__ = [
     "AddHeader",
     "AddRecipient",
     "BodyEdit",
+    "ChangeReturnPath",
     "ChangeSender",
     "Edit",
     "EnvelopeEdit",
+    "For",
     "HeaderEdit",
     "RemoveHeader",
     "RemoveRecipient",
@@ -152,16 +154,45 @@ class ChangeSender(Struct, frozen=True):
     address: Address
 
 
+class ChangeReturnPath(Struct, frozen=True):
+    """Tell the next hop this reverse-path in the place of the sender: for these recipients, or for all where none is
+    named. Reports come back to it; those that we make ourselves still go to the sender.
+
+    Recipients are named as they were written to. Mail that aliases send on with a reverse-path of its own keeps that.
+    """
+
+    address: Address
+    recipients: tuple[Address, ...] = ()
+
+
 HeaderEdit = AddHeader | RemoveHeader | RenameHeader
 """What is kept beside the content, and applied when the message is sent on."""
 
 BodyEdit = Splice | ReplaceBody
 """What makes another content, before the message is accepted."""
 
-EnvelopeEdit = AddRecipient | RemoveRecipient | ChangeSender
+EnvelopeEdit = AddRecipient | RemoveRecipient | ChangeSender | ChangeReturnPath
 """What makes another envelope, before the message is accepted."""
 
 Edit = HeaderEdit | BodyEdit | EnvelopeEdit
+
+
+class For(Struct, frozen=True):
+    """Edits for some of the recipients that the filter was asked about: these get a message of their own, the others
+    one without the edits.
+
+    Recipients are named as they were written to, before aliases; naming one that is not there changes nothing. An edit
+    of the envelope is one of that message's envelope: its reverse-path, its recipients. Whoever is added gets one
+    copy, that of the first who were to share theirs. ValueError where nobody is named.
+    """
+
+    recipients: tuple[Address, ...]
+    edits: tuple[Edit, ...]
+
+    def __post_init__(self) -> None:
+        if not self.recipients:
+            raise ValueError("edits for nobody: name the recipients, or return the edits themselves")
+
 
 _OF_HEADER = (AddHeader, RemoveHeader, RenameHeader)
 
@@ -180,6 +211,8 @@ def release(edits: Iterable[object]) -> None:
         if isinstance(edit, ReplaceBody):
             edit.content.discard()
             edit.content.give_back()
+        elif isinstance(edit, For):
+            release(edit.edits)
 
 
 def apply_edits(header: bytes, edits: Sequence[Edit]) -> bytes:

@@ -12,18 +12,24 @@ from pathlib import Path
 from twisted.logger import Logger
 
 from mailgate.events import (
+    AccountSuspected,
     Bounced,
+    BouncedBack,
+    Complained,
     Deferred,
     Delivered,
     Discarded,
     EntrySetAside,
     Event,
     FilterFailed,
+    LimitNear,
     MessageAccepted,
     OperatorActed,
     Quarantined,
+    QuarantineExpired,
     Refused,
     Reported,
+    Rescanned,
 )
 from mailgate.observe.parts import INSERT_ENTRIES, INSERT_KEYS, create, list_parts, open_part
 from mailgate.observe.recorder import Written
@@ -36,17 +42,23 @@ _log = Logger()
 
 #: What is kept; the rest concerns connections and the gateway itself, and is in the log.
 _KEPT: tuple[type[Event], ...] = (
+    AccountSuspected,
     Bounced,
+    BouncedBack,
+    Complained,
     Deferred,
     Delivered,
     Discarded,
     EntrySetAside,
     FilterFailed,
+    LimitNear,
     MessageAccepted,
     OperatorActed,
     Quarantined,
+    QuarantineExpired,
     Refused,
     Reported,
+    Rescanned,
 )
 
 #: A part holds at most this share of the size and of the time that are kept, which are overstepped by no more.

@@ -1,4 +1,4 @@
-"""The log: one JSON object a line for each event."""
+"""The log: a file of lines, and the one that has a JSON object a line for each event."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from twisted.logger import Logger
 from mailgate.observe.recorder import Written
 from mailgate.observe.render import to_stamp
 
-__all__ = ["JsonLog"]
+__all__ = ["FileLog", "JsonLog", "Logs"]
 
 _log = Logger()
 
 _STDOUT = 1
 
 
-class JsonLog:
-    """A sink that appends lines to a file.
+class FileLog:
+    """A sink that appends lines to a file; its heirs say which.
 
     `path` is relative to `directory`; "-" is standard output, "" no log. A disk that is full costs lines, which are
-    counted; when it can be written again a line of its own, "log_lines_lost", says how many.
+    counted; when it can be written again a line of its own says how many.
     """
 
     def __init__(self, path: str, directory: Path) -> None:
@@ -46,7 +46,7 @@ class JsonLog:
         self._reopen = self._path is not None
 
     def write(self, batch: Sequence[Written]) -> None:
-        self._write([one.line for one in batch])
+        self._write(self._lines(batch))
 
     def missed(self, count: int) -> None:
         self._lose(count, "more events than could be written")
@@ -61,6 +61,14 @@ class JsonLog:
             os.close(self._descriptor)
         self._descriptor = None
 
+    def _lines(self, batch: Sequence[Written]) -> list[bytes]:
+        """What is written of these events, without line ends."""
+        raise NotImplementedError
+
+    def _note(self, lost: int, error: str) -> bytes:
+        """The line that says how many were lost."""
+        raise NotImplementedError
+
     def _write(self, lines: list[bytes]) -> None:
         if self._reopen and self._path is not None:
             self._reopen = False
@@ -69,8 +77,7 @@ class JsonLog:
             return
         told = self._lost
         if told:
-            note = {"at": to_stamp(time.time()), "event": "log_lines_lost", "count": told, "error": self._error}
-            lines = [json.dumps(note, separators=(",", ":")).encode(), *lines]
+            lines = [self._note(told, self._error), *lines]
         text = (b"\n" if self._torn else b"") + b"".join(line + b"\n" for line in lines)
         done = 0
         view = memoryview(text)
@@ -108,6 +115,45 @@ class JsonLog:
             os.close(self._descriptor)
         self._descriptor = descriptor
         self._torn = False
+
+
+class JsonLog(FileLog):
+    """One JSON object a line for each event; "log_lines_lost" says how many lines a full disk has cost."""
+
+    def _lines(self, batch: Sequence[Written]) -> list[bytes]:
+        return [one.line for one in batch]
+
+    def _note(self, lost: int, error: str) -> bytes:
+        note = {"at": to_stamp(time.time()), "event": "log_lines_lost", "count": lost, "error": error}
+        return json.dumps(note, separators=(",", ":")).encode()
+
+
+class Logs:
+    """Several logs as one."""
+
+    def __init__(self, logs: Sequence[FileLog]) -> None:
+        self._logs = logs
+
+    def reopen(self) -> None:
+        """As in FileLog, for all."""
+        for one in self._logs:
+            one.reopen()
+
+    def write(self, batch: Sequence[Written]) -> None:
+        for one in self._logs:
+            one.write(batch)
+
+    def missed(self, count: int) -> None:
+        for one in self._logs:
+            one.missed(count)
+
+    def tidy(self) -> None:
+        for one in self._logs:
+            one.tidy()
+
+    def close(self) -> None:
+        for one in self._logs:
+            one.close()
 
 
 def _open(path: Path) -> int:

@@ -55,7 +55,7 @@ INSERT_KEYS = f"""
 INSERT OR IGNORE INTO keys
 SELECT e.id / {SEGMENT}, {KEY.replace("?", "k.value")}, e.id
 FROM entries e, json_each(json_extract(e.line, '$.queue_id', '$.session', '$.sender', '$.recipient', '$.message_id',
-    '$.report', '$.user')) k
+    '$.report', '$.user', '$.split_from')) k
 WHERE e.id > :last AND k.value <> ''
 UNION ALL
 SELECT e.id / {SEGMENT}, {KEY.replace("?", "k.value")}, e.id FROM entries e, json_each(e.line, '$.recipients') k

@@ -57,7 +57,8 @@ def read_history(directory: Path, subject: str, *, since: float = 0.0, limit: in
     """Stories that `subject` plays a part in, by events at or after `since` (seconds since the epoch).
 
     The subject is a queue id, a Message-ID, an address of sender or recipient, a user whose login was refused, a
-    session's id or a client's address; case does not matter. A story is told whole, also what lies before `since`.
+    session's id or a client's address; case does not matter. A story is told whole, also what lies before `since`, and
+    where a message was split for some of its recipients, with those of the other parts behind it.
     Files that cannot be read are named as they lie in `directory`.
     """
     start = to_stamp(max(since, 0.0))
@@ -67,7 +68,7 @@ def read_history(directory: Path, subject: str, *, since: float = 0.0, limit: in
             ids.setdefault(_story_of(entry))
             if len(ids) > limit:
                 break
-        entries: dict[str, list[Entry]] = {one: [] for one in list(ids)[:limit]}
+        entries: dict[str, list[Entry]] = {one: [] for one in readers.with_their_parts(list(ids)[:limit])}
         about: dict[str, str] = {}
         for entry in readers.in_order(list(entries)):
             if entry.get("report"):
@@ -80,6 +81,11 @@ def read_history(directory: Path, subject: str, *, since: float = 0.0, limit: in
 
 def _story_of(entry: Entry) -> str:
     return str(entry.get("queue_id") or entry.get("session") or "")
+
+
+def _whole_of(entry: Entry) -> str:
+    """The id of the message from which that of the entry was split; "" for none."""
+    return str(entry.get("split_from") or "")
 
 
 def _at(entry: Entry) -> str:
@@ -103,6 +109,18 @@ class _Histories:
 
     def in_order(self, words: Sequence[str]) -> Iterator[Entry]:
         return heapq.merge(*(one.in_order(words) for one in self._readers), key=_at)
+
+    def with_their_parts(self, ids: Sequence[str]) -> Sequence[str]:
+        """These stories, each with those of all parts into which its message was split, the first part first."""
+        whole = {one: one for one in ids}
+        for entry in self.in_order(ids):
+            if _story_of(entry) in whole and _whole_of(entry):
+                whole[_story_of(entry)] = _whole_of(entry)
+        parts: dict[str, list[str]] = {first: [first] for first in dict.fromkeys(whole.values())}
+        for entry in self.in_order(list(parts)):
+            if _whole_of(entry) in parts:
+                parts[_whole_of(entry)].append(_story_of(entry))
+        return list(dict.fromkeys(one for found in parts.values() for one in found))
 
     def lost(self, since: str) -> int:
         return sum(one.lost(since) for one in self._readers)

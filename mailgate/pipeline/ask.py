@@ -14,15 +14,16 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mailgate.address import Address
 from mailgate.awaiting import as_deferred
 from mailgate.envelope import Evidence, TraceStep
 from mailgate.events import BreakerChanged, FilterFailed
 from mailgate.findings import Finding
 from mailgate.interfaces import IEvents
-from mailgate.message import Edit, release
+from mailgate.message import Edit, For, release
 from mailgate.pipeline.breaker import Admission
-from mailgate.pipeline.member import Asked, Member, R, stand_in
-from mailgate.pipeline.votes import CONTINUE
+from mailgate.pipeline.member import Asked, Member, R, named, stand_in
+from mailgate.pipeline.votes import CONTINUE, Several
 from mailgate.verdict import Defer, PermanentFailure, Reject, TemporaryFailure
 
 __all__ = ["MAX_STEPS", "Asker", "Scene", "join"]
@@ -37,14 +38,19 @@ _ORDINARY = Admission.ORDINARY  # an enum's attribute is no plain one
 #: long has greeted us far more often than mail needs.
 MAX_STEPS = 500
 _MAX_ERROR = 500
-_MAX_NAMED = 10
+_MAX_VERDICTS = 20
 _MAX_FOUND = 10
+
+
+_Told = tuple[str, str, tuple[object, ...], str, str]
+"""A verdict as it is recorded: its word, its reason, its evidence, whom it names, and the evidence in words."""
 
 
 class Scene(Struct):
     """What a question is about: where its trace and its evidence go, and the names for an event about it.
 
-    `check_edits` raises where the edits that a filter answers do not fit the message.
+    `recipient` names whom it is about, where that is not all. `check_edits` raises where the edits that a filter
+    answers do not fit the message. `is_for` tells which recipients the filter is for, where it is not for all.
     """
 
     trace: list[TraceStep]
@@ -52,7 +58,8 @@ class Scene(Struct):
     session: str = ""
     queue_id: str = ""
     recipient: str = ""
-    check_edits: Callable[[Sequence[Edit]], None] | None = None
+    check_edits: Callable[[Sequence[Edit | For]], None] | None = None
+    is_for: Callable[[Address], bool] | None = None
 
 
 class Asker:
@@ -93,10 +100,14 @@ class Asker:
         """Understand, record and return an answer."""
         try:
             word, reason, result = asked.question.read(answer)
-            plain = result is asked.question.neutral or type(result) is tuple  # edits
-            evidence, named, found = ((), "", "") if plain else _details(result)
+            if result is asked.question.neutral or type(result) is tuple:  # edits
+                told: list[_Told] = [(word, reason, (), "", "")]
+            elif isinstance(result, Several):
+                told = _several(result)
+            else:
+                told = [(word, reason, *_details(result))]
             if type(result) is tuple and scene.check_edits is not None:
-                scene.check_edits(cast("Sequence[Edit]", result))
+                scene.check_edits(cast("Sequence[Edit | For]", result))
         except Exception as error:  # an answer may be anything, and looking at it may do anything
             _let_go(answer)
             return self._failed(asked, scene, started, admission, f"{type(error).__name__}: {error}")
@@ -106,22 +117,19 @@ class Asker:
             member.breaker.abandoned(admission)
         else:
             now = self._worked(member)
-        for value in evidence:
-            scene.evidence.add(value)
-        if asked.question.once or word != "continue" or len(scene.trace) < MAX_STEPS:
-            seconds = now - started
-            scene.trace.append(
-                TraceStep(
-                    asked.question.stage,
-                    member.name,
-                    word,
-                    reason,
-                    seconds,
-                    asked.enforced,
-                    scene.recipient or named,
-                    found,
+        for word, reason, evidence, about, found in told:
+            for value in evidence:
+                if scene.is_for is None:
+                    scene.evidence.add(value)
+                else:
+                    scene.evidence.add_for(value, scene.is_for)
+            if asked.question.once or word != "continue" or len(scene.trace) < MAX_STEPS:
+                recipient = about if scene.is_for is not None and about else scene.recipient or about
+                scene.trace.append(
+                    TraceStep(
+                        asked.question.stage, member.name, word, reason, now - started, asked.enforced, recipient, found
+                    )
                 )
-            )
         if asked.enforced:
             return result
         _let_go(answer)
@@ -301,8 +309,15 @@ def _details(result: object) -> tuple[tuple[object, ...], str, str]:
     if len(evidence) > _MAX_FOUND:
         told.append(f"{len(evidence) - _MAX_FOUND} more")
     found = "; ".join(told)[:_MAX_ERROR]
-    named = getattr(result, "recipients", ())
-    if not named:
-        return evidence, "", found
-    more = f" and {len(named) - _MAX_NAMED} more" if len(named) > _MAX_NAMED else ""
-    return evidence, ", ".join(map(str, named[:_MAX_NAMED])) + more, found
+    return evidence, named(getattr(result, "recipients", ())), found
+
+
+def _several(ballot: Several) -> list[_Told]:
+    """Each verdict on its own, the evidence of what the trace no longer names too."""
+    told: list[_Told] = [
+        (type(one).__name__.lower(), getattr(one, "reason", ""), *_details(one)) for one in ballot.verdicts
+    ]
+    if len(told) > _MAX_VERDICTS:
+        rest = told[_MAX_VERDICTS:]
+        told[_MAX_VERDICTS:] = [("several", f"{len(rest)} more", tuple(one for _ in rest for one in _[2]), "", "")]
+    return told

@@ -11,11 +11,13 @@ from zope.interface.verify import verifyObject
 
 from mailgate.config.load import ConfigError, Loaded
 from mailgate.config.schema import FilterSection, PipelineSection
-from mailgate.interfaces import FilterServices, IDeliveryFilter, IEventObserver
+from mailgate.interfaces import FilterServices, IDeliveryFilter, IEventObserver, IMarkingModifier
 from mailgate.pipeline.delivery import DeliveryFilters
 from mailgate.pipeline.member import QUESTIONS, Member
 from mailgate.pipeline.registry import FilterBrokenError, FilterNotFoundError, Registry
+from mailgate.pipeline.rescan import Rescan
 from mailgate.pipeline.runner import Pipeline
+from mailgate.pipeline.scope import Scope
 
 __all__ = ["HEADERS", "Pipelines", "build_pipelines"]
 
@@ -25,17 +27,22 @@ _log = Logger()
 #: Received field in every mail.
 HEADERS = "headers"
 
-_INTERFACES: tuple[type[Interface], ...] = (*(question.interface for question in QUESTIONS), IEventObserver)
+_INTERFACES: tuple[type[Interface], ...] = (
+    *(question.interface for question in QUESTIONS),
+    IMarkingModifier,
+    IEventObserver,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Pipelines:
-    """What a configuration's filters make.
+    """What a configuration's filters make; `rescans` are the content filters of each pipeline, to be asked again.
 
     A delivery attempt and an event know of no pipeline: `delivery` and `observers` hold what any pipeline names.
     """
 
     by_name: Mapping[str, Pipeline]
+    rescans: Mapping[str, Rescan]
     delivery: DeliveryFilters
     observers: Sequence[IEventObserver]
 
@@ -53,6 +60,12 @@ def build_pipelines(loaded: Loaded, registry: Registry, services: FilterServices
     return Pipelines(
         {
             name: Pipeline(members_of, services.clock, services.events, loaded.config.routes)
+            for name, members_of in groups.items()
+        },
+        {
+            name: Rescan(
+                members_of, {one: builder.kind_of(one) for one in builder.members}, services.clock, services.events
+            )
             for name, members_of in groups.items()
         },
         DeliveryFilters(
@@ -77,7 +90,7 @@ class _Builder:
 
     def groups(self, section: PipelineSection) -> list[list[Member]]:
         groups = [[entry] if isinstance(entry, str) else list(entry) for entry in section.filters]
-        kinds = {self._kind_of(name) for group in groups for name in group}
+        kinds = {self.kind_of(name) for group in groups for name in group}
         members = [[member for name in group if (member := self.member(name))] for group in groups]
         if HEADERS not in kinds:
             member = self.default_headers()
@@ -89,25 +102,22 @@ class _Builder:
 
     def default_headers(self) -> Member | None:
         """The headers filter as its section says, if there is one, else as it is by default."""
-        if self._kind_of(HEADERS) == HEADERS:
+        if self.kind_of(HEADERS) == HEADERS:
             return self.member(HEADERS)
         # The name belongs to a filter of another kind.
         return self._member(f"{HEADERS} (by default)", FilterSection(kind=HEADERS), None)
 
-    def _kind_of(self, name: str) -> str:
+    def kind_of(self, name: str) -> str:
+        """The kind of the filter of this name."""
         return self._loaded.config.filter(name).kind or name
 
     def _member(self, name: str, section: FilterSection, options: object | None) -> Member | None:
         if name not in self._tried:
             self._tried.add(name)
             try:
-                self.members[name] = Member(
-                    name,
-                    self._filter(section.kind or name, options),
-                    section.mode,
-                    section.deadline,
-                    section.on_failure,
-                )
+                built = self._filter(section.kind or name, options)
+                scope = self._scope(section, built)
+                self.members[name] = Member(name, built, section.mode, section.deadline, section.on_failure, scope)
             except (FilterNotFoundError, FilterBrokenError, ValueError) as error:
                 self._refuse(name, str(error))
             except Exception as error:
@@ -117,6 +127,13 @@ class _Builder:
 
     def _refuse(self, name: str, reason: str) -> None:
         self.errors.append(self._loaded.error(("filters", name), reason))
+
+    def _scope(self, section: FilterSection, built: object) -> Scope | None:
+        if not (section.only_for or section.except_for):
+            return None
+        if IDeliveryFilter.providedBy(built):
+            raise ValueError("only_for, except_for: a filter that is asked before deliveries is for all recipients")
+        return Scope(section.only_for, section.except_for, self._services.clock)
 
     def _filter(self, kind: str, options: object | None) -> object:
         factory = self._registry.find(kind)

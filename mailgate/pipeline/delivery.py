@@ -15,7 +15,7 @@ from mailgate.interfaces import AttemptContext, IDeliveryFilter, IEvents
 from mailgate.pipeline.ask import Asker, Scene
 from mailgate.pipeline.member import ATTEMPT, Member, asked_of
 from mailgate.pipeline.votes import CONTINUE
-from mailgate.verdict import Accept, Defer, Reject, Verdict
+from mailgate.verdict import Accept, Defer, Discard, Reject, Verdict
 
 __all__ = ["DeliveryFilters"]
 
@@ -24,7 +24,7 @@ __all__ = ["DeliveryFilters"]
 class DeliveryFilters:
     """Asks its members in order, with their deadlines, breakers and failure policies. Nothing raises.
 
-    The verdict is Defer, Reject or Continue: the first objection ends the round, Accept skips the rest.
+    The verdict is Defer, Reject, Discard or Continue: the first objection ends the round, Accept skips the rest.
     False where it has no members: then there is nothing to ask.
     """
 
@@ -45,7 +45,7 @@ class DeliveryFilters:
         for asked in self._asked:
             answer = self._asker.ask(asked, scene, (attempt,))
             verdict: Verdict = (yield answer) if isinstance(answer, Deferred) else answer
-            if isinstance(verdict, Defer | Reject):
+            if isinstance(verdict, Defer | Reject | Discard):
                 return verdict
             if isinstance(verdict, Accept):
                 break

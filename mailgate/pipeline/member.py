@@ -25,8 +25,10 @@ from mailgate.interfaces import (
 from mailgate.message import (
     AddHeader,
     AddRecipient,
+    ChangeReturnPath,
     ChangeSender,
     Edit,
+    For,
     HeaderField,
     RemoveHeader,
     RemoveRecipient,
@@ -35,9 +37,10 @@ from mailgate.message import (
     Splice,
 )
 from mailgate.pipeline.breaker import Breaker
-from mailgate.pipeline.votes import CONTINUE, STRENGTH
+from mailgate.pipeline.scope import Scope
+from mailgate.pipeline.votes import CONTINUE, STRENGTH, Ballot, Several
 from mailgate.reply import Reply
-from mailgate.verdict import Defer, Quarantine, Reject, Verdict
+from mailgate.verdict import Accept, Defer, Disconnect, Quarantine, Reject, Verdict
 
 __all__ = [
     "ATTEMPT",
@@ -57,6 +60,7 @@ __all__ = [
     "Question",
     "Reading",
     "asked_of",
+    "named",
     "route_among",
     "stand_in",
 ]
@@ -71,14 +75,19 @@ _VERBS: dict[type, str] = {
     AddRecipient: "add recipient",
     RemoveRecipient: "remove recipient",
     ChangeSender: "change sender to",
+    ChangeReturnPath: "return path",
 }
 #: Edits that the trace names one by one.
 _MAX_NAMED = 50
+#: Recipients that a step of the trace names.
+_MAX_TOLD = 10
+#: Verdicts of one filter about one message.
+_MAX_VERDICTS = 1000
 
 R = TypeVar("R")
 """The results of a question. Verdicts are always among them, for what stands in for an answer."""
 
-Edits = tuple[Edit, ...]
+Edits = tuple[Edit | For, ...]
 
 Reading = tuple[str, str, R]
 """An answer, understood: the word for the trace, the private reason, and the result to act on."""
@@ -88,7 +97,8 @@ Reading = tuple[str, str, R]
 class Member:
     """One configured filter: made once for its name, and shared by the pipelines that name it.
 
-    `deadline` is in seconds. The breaker counts for all stages and all pipelines together.
+    `scope` says which recipients it is for, None for all. `deadline` is in seconds. The breaker counts for all stages
+    and all pipelines together.
     """
 
     name: str
@@ -96,6 +106,7 @@ class Member:
     mode: Literal["enforce", "shadow"] = "enforce"
     deadline: float = 10.0
     on_failure: Literal["defer", "continue", "reject", "quarantine"] = "defer"
+    scope: Scope | None = None
     breaker: Breaker = field(default_factory=Breaker, init=False)
 
 
@@ -103,9 +114,9 @@ class Member:
 class Question(Generic[R]):
     """One method of one stage interface.
 
-    `stage` is the trace's word; `neutral` the result of a filter that does not matter; `read` understands an
-    answer, or raises. `has_content` says whether the message is there, and
-    `once` that a transaction puts this question once, not at each recipient.
+    `stage` is the trace's word; `neutral` the result of a filter that does not matter, and `missing` that of one that
+    has failed and lets the mail go on, where it is another; `read` understands an answer, or raises. `has_content` says
+    whether the message is there, and `once` that a transaction puts this question once, not at each recipient.
     """
 
     stage: str
@@ -115,6 +126,7 @@ class Question(Generic[R]):
     neutral: R
     has_content: bool = False
     once: bool = True
+    missing: R | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,7 +150,7 @@ def asked_of(member: Member, question: Question[R]) -> Asked[R] | None:
 def stand_in(on_failure: str, question: Question[R], reason: str) -> R:
     """What is acted on instead of the answer of a filter that failed."""
     if on_failure == "continue":
-        return question.neutral
+        return question.neutral if question.missing is None else question.missing
     verdict: Verdict
     if on_failure == "reject":
         verdict = Reject(_REJECT, reason)
@@ -158,6 +170,20 @@ def _read_verdict(answer: object) -> Reading[Verdict]:
     return word, getattr(answer, "reason", ""), answer
 
 
+def _read_ballot(answer: object) -> Reading[Ballot]:
+    if not isinstance(answer, list | tuple):
+        return _read_verdict(answer)
+    if len(answer) > _MAX_VERDICTS:
+        raise ValueError(f"answered {len(answer)} verdicts, and {_MAX_VERDICTS} is the most")
+    verdicts = tuple(_read_verdict(one)[2] for one in answer)
+    if any(isinstance(one, Accept | Disconnect) for one in verdicts):
+        raise TypeError("answered Accept or Disconnect among others, which are for the whole message")
+    told = [one for one in verdicts if one is not CONTINUE]
+    if len(told) < 2:
+        return _read_verdict(told[0] if told else None)
+    return "several", "", Several(tuple(told))
+
+
 def _read_edits(answer: object) -> Reading[Edits | Verdict]:
     if type(answer) is not list and (not isinstance(answer, Sequence) or isinstance(answer, str | bytes)):
         raise TypeError(f"answered {reprlib.repr(answer)} where a sequence of edits belongs")
@@ -168,7 +194,7 @@ def _read_edits(answer: object) -> Reading[Edits | Verdict]:
     return ("edit" if edits else "continue"), "; ".join(words), edits
 
 
-def _checked(edit: Edit) -> str:
+def _checked(edit: Edit | For) -> str:
     """What the edit does, for the trace. ValueError where it could not be applied when the message is sent on."""
     verb = _VERBS.get(type(edit), "")
     match edit:
@@ -176,13 +202,24 @@ def _checked(edit: Edit) -> str:
             if isinstance(edit, RenameHeader):
                 HeaderField.of(edit.to, "")
             return f"{verb} {edit.name}"
-        case AddRecipient() | RemoveRecipient() | ChangeSender() if isinstance(edit.address, Address):
+        case AddRecipient() | RemoveRecipient() | ChangeSender() | ChangeReturnPath() if isinstance(
+            edit.address, Address
+        ):
             return f"{verb} <{edit.address}>"
         case Splice():
             return edit.note or f"put {len(edit.data)} octets for {edit.end - edit.start} at {edit.start}"
         case ReplaceBody():
             return edit.note or f"a new body of {edit.content.size} octets"
+        case For() if not any(isinstance(one, For) for one in edit.edits):
+            what = ", ".join(map(_checked, edit.edits)) or "nothing"
+            return f"for {named(edit.recipients)}: {what}"
     raise TypeError(f"answered {reprlib.repr(edit)} where an edit belongs")
+
+
+def named(recipients: Sequence[Address]) -> str:
+    """The first of them, for the trace; "" for none."""
+    more = f" and {len(recipients) - _MAX_TOLD} more" if len(recipients) > _MAX_TOLD else ""
+    return ", ".join(map(str, recipients[:_MAX_TOLD])) + more
 
 
 def _read_route(answer: object) -> Reading[str | Verdict | None]:
@@ -199,8 +236,10 @@ AUTH = Question("auth", IAuthFilter, "on_auth", _read_verdict, CONTINUE)
 MAIL = Question("mail", IMailFilter, "on_mail", _read_verdict, CONTINUE)
 RCPT = Question("rcpt", IRecipientFilter, "on_rcpt", _read_verdict, CONTINUE, once=False)
 DATA = Question("data", IDataFilter, "on_data", _read_verdict, CONTINUE)
-MESSAGE = Question("message", IMessageFilter, "on_message", _read_verdict, CONTINUE, has_content=True)
-MODIFY: Question[Edits | Verdict] = Question("modify", IMessageModifier, "modify", _read_edits, (), has_content=True)
+MESSAGE: Question[Ballot] = Question("message", IMessageFilter, "on_message", _read_ballot, CONTINUE, has_content=True)
+MODIFY: Question[Edits | Verdict] = Question(
+    "modify", IMessageModifier, "modify", _read_edits, (), has_content=True, missing=CONTINUE
+)
 ROUTE: Question[str | Verdict | None] = Question("route", IRouter, "route", _read_route, None, once=False)
 ATTEMPT = Question("attempt", IDeliveryFilter, "on_attempt", _read_verdict, CONTINUE)
 

@@ -5,25 +5,31 @@ of a group counts (see `votes`). A refusal ends its stage, Accept skips the rest
 nothing; before there is a message they are kept as `Pending` evidence. So a stage before the message answers Continue
 or a refusal, and the message stage Quarantine and Discard, too.
 
+A filter that is for some recipients only (`Scope`) is asked about these, and its answer is for these: at RCPT about
+each of them, later about those of the transaction. Before RCPT nobody knows whom mail is for: it is asked, and what it
+has decided waits for those that it is for. So does a refusal at DATA that is for some.
+
 A stage whose filters all answer at once creates no Deferred and no coroutine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, Generic, NamedTuple
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from mailgate.address import Address
 from mailgate.awaiting import run
-from mailgate.envelope import Identity, Recipient, Session, Transaction
+from mailgate.envelope import Identity, Recipient, Session, TraceStep, Transaction
 from mailgate.interfaces import IEvents, IPipeline
-from mailgate.message import Message, check_body_edits
-from mailgate.pipeline.ask import MAX_STEPS, Asker, Scene, join
+from mailgate.message import Message
+from mailgate.pipeline.ask import MAX_STEPS, Asker, Scene
+from mailgate.pipeline.judging import MessageStage, awaited
+from mailgate.pipeline.looks import Look, Looks, scene_of
 from mailgate.pipeline.member import (
     AUTH,
     CONNECT,
@@ -41,18 +47,31 @@ from mailgate.pipeline.member import (
     asked_of,
     route_among,
 )
-from mailgate.pipeline.votes import CONTINUE, Pending, Votes, is_refusal, strongest
+from mailgate.pipeline.votes import CONTINUE, Pending, for_some, is_refusal, strongest
 from mailgate.reply import Reply
-from mailgate.verdict import Accept, Discard, Disconnect, Quarantine, Verdict
+from mailgate.verdict import Accept, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
 
 __all__ = ["Member", "Pipeline"]
 
 _Group = tuple[Asked[R], ...]
-_Stage = tuple[_Group[Verdict], ...]
-_Verdicts = list[Verdict]
 _Answers = list[Verdict | Deferred[Verdict]]
 
 _TOO_MANY_GREETINGS = Disconnect(Reply.of(421, "4.7.0", "Too many greetings"), "too many greetings in one session")
+
+
+class _Stage(NamedTuple, Generic[R]):
+    groups: tuple[_Group[R], ...]
+    is_for_all: bool  # whether every filter is for every recipient
+
+    @classmethod
+    def of(cls, question: Question[R], groups: Sequence[Sequence[Member]]) -> _Stage[R]:
+        asked = [tuple(one for member in group if (one := asked_of(member, question))) for group in groups]
+        found = tuple(group for group in asked if group)
+        return cls(found, all(one.member.scope is None for group in found for one in group))
+
+    @property
+    def in_order(self) -> list[Asked[R]]:
+        return [one for group in self.groups for one in group]
 
 
 @implementer(IPipeline)
@@ -70,45 +89,50 @@ class Pipeline:
         routes: Collection[str] | None = None,
     ) -> None:
         self._asker = Asker(clock, events)
-        self._connect = _stage(CONNECT, groups)
-        self._helo = _stage(HELO, groups)
-        self._auth = _stage(AUTH, groups)
-        self._mail = _stage(MAIL, groups)
-        self._rcpt = _stage(RCPT, groups)
-        self._data = _stage(DATA, groups)
-        self._message = _stage(MESSAGE, groups)
-        self._modifiers = [asked for group in _stage(MODIFY, groups) for asked in group]
-        self._routers = [
-            asked for group in _stage(ROUTE if routes is None else route_among(routes), groups) for asked in group
-        ]
+        self._connect = _Stage.of(CONNECT, groups)
+        self._helo = _Stage.of(HELO, groups)
+        self._auth = _Stage.of(AUTH, groups)
+        self._mail = _Stage.of(MAIL, groups)
+        self._rcpt = _Stage.of(RCPT, groups)
+        self._data = _Stage.of(DATA, groups)
+        self._message = MessageStage(self._asker, _Stage.of(MESSAGE, groups).groups, _Stage.of(MODIFY, groups).in_order)
+        self._routers = _Stage.of(ROUTE if routes is None else route_among(routes), groups).in_order
+        early = (self._connect, self._helo, self._auth, self._mail)
+        self._holds = not all(stage.is_for_all for stage in early)  # refusals, until recipients are named
+        self._asks_at_rcpt = bool(self._rcpt.groups or self._routers or self._holds)
 
     def connect(self, session: Session) -> Verdict | Deferred[Verdict]:
-        if not self._connect:
+        if not self._connect.groups:
             return CONTINUE
         return self._judge(self._connect, _of_session(session), (session,))
 
     def helo(self, session: Session) -> Verdict | Deferred[Verdict]:
-        if not self._helo:
+        if not self._helo.groups:
             return CONTINUE
         if len(session.trace) >= MAX_STEPS:
             return _TOO_MANY_GREETINGS
         return self._judge(self._helo, _of_session(session), (session,))
 
     def auth(self, session: Session, identity: Identity) -> Verdict | Deferred[Verdict]:
-        if not self._auth:
+        if not self._auth.groups:
             return CONTINUE
         return self._judge(self._auth, _of_session(session), (session, identity))
 
     def mail(self, session: Session, transaction: Transaction) -> Verdict | Deferred[Verdict]:
-        if not self._mail:
+        if not self._mail.groups:
             return CONTINUE
-        return self._judge(self._mail, _of(session, transaction), (session, transaction))
+        return self._judge(self._mail, scene_of(session, transaction), (session, transaction))
 
     def rcpt(self, session: Session, transaction: Transaction, recipient: Recipient) -> Verdict | Deferred[Verdict]:
-        if not self._rcpt and not self._routers:
+        if not self._asks_at_rcpt:
             return CONTINUE
         address = recipient.address
-        scene = _of(session, transaction, str(address))
+        scene = scene_of(session, transaction, str(address))
+        if self._holds:
+            held = _held_for(address, session, transaction)
+            if held is not None:
+                _note(held, scene)
+                return held.verdict
         values = (session, transaction, recipient)
         verdict = self._judge(self._rcpt, scene, values, address)
         if not self._routers:
@@ -116,27 +140,33 @@ class Pipeline:
         return run(self._choose_route(verdict, scene, values, recipient))
 
     def data(self, session: Session, transaction: Transaction) -> Verdict | Deferred[Verdict]:
-        if not self._data:
+        if not self._data.groups:
             return CONTINUE
-        return self._judge(self._data, _of(session, transaction), (session, transaction))
+        scene, values = scene_of(session, transaction), (session, transaction)
+        if self._data.is_for_all:
+            return self._judge(self._data, scene, values)
+        return run(self._judge_for_some(self._data, scene, values, None, Looks(session, transaction)))
 
     def message(
         self, session: Session, transaction: Transaction, message: Message
     ) -> Sequence[Verdict] | Deferred[Sequence[Verdict]]:
-        return run(self._judge_message(session, transaction, message))
+        return run(self._message.judge(session, transaction, message))
 
     def _judge(
-        self, stage: _Stage, scene: Scene, values: tuple[object, ...], recipient: Address | None = None
+        self, stage: _Stage[Verdict], scene: Scene, values: tuple[object, ...], recipient: Address | None = None
     ) -> Verdict | Deferred[Verdict]:
-        for place, group in enumerate(stage):
+        if not stage.is_for_all:
+            return run(self._judge_for_some(stage, scene, values, recipient))
+        groups = stage.groups
+        for place, group in enumerate(groups):
             answers = [self._asker.ask(asked, scene, values) for asked in group]
             if len(answers) > 1 or answers[0] is not CONTINUE:  # else, as mostly, there is nothing to weigh
-                return run(self._weigh(stage[place:], answers, scene, values, recipient))
+                return run(self._weigh(groups[place:], answers, scene, values, recipient))
         return CONTINUE
 
     def _weigh(
         self,
-        stage: _Stage,
+        groups: tuple[_Group[Verdict], ...],
         answers: _Answers,
         scene: Scene,
         values: tuple[object, ...],
@@ -144,10 +174,10 @@ class Pipeline:
     ) -> Generator[Deferred[Any], Any, Verdict]:
         """The rest of a stage, from a group on whose answers are given."""
         kept: list[Pending] = []
-        for place, group in enumerate(stage):
+        for place, group in enumerate(groups):
             if place:
                 answers = [self._asker.ask(asked, scene, values) for asked in group]
-            verdicts = yield from _awaited(answers)
+            verdicts = yield from awaited(answers)
             number = strongest(verdicts)
             verdict = verdicts[number]
             if verdict is CONTINUE:
@@ -158,10 +188,45 @@ class Pipeline:
                 break
             if isinstance(verdict, (Discard, Quarantine)):
                 kept.append(Pending(verdict, group[number].member.name, recipient))
-        for pending in kept:
-            # A greeting that is repeated must not fill the memory.
-            if pending not in scene.evidence:
-                scene.evidence.add(pending)
+        _keep(kept, scene)
+        return CONTINUE
+
+    def _judge_for_some(
+        self,
+        stage: _Stage[Verdict],
+        scene: Scene,
+        values: tuple[object, ...],
+        recipient: Address | None,
+        looks: Looks | None = None,
+    ) -> Generator[Deferred[Any], Any, Verdict]:
+        """A stage with filters that are for some recipients only: about `recipient`, about those of `looks`, or before
+        there are any."""
+        kept: list[Pending] = []
+        for group in stage.groups:
+            seen = [(asked, _look(asked, scene, values, recipient, looks)) for asked in group]
+            asking = [(asked, look) for asked, look in seen if look is not None]
+            if not asking:
+                continue
+            answers: _Answers = [self._asker.ask(asked, look.scene, look.values) for asked, look in asking]
+            verdicts = list((yield from awaited(answers)))
+            for place, (asked, look) in enumerate(asking):
+                verdict, scope = verdicts[place], asked.member.scope
+                if scope is None or verdict is CONTINUE:
+                    continue
+                verdict = verdicts[place] = for_some(verdict)
+                if recipient is None and (looks is None or look.among is not None):
+                    verdicts[place] = CONTINUE
+                    if isinstance(verdict, Reject | Defer | Discard | Quarantine):
+                        kept.append(Pending(verdict, asked.member.name, is_for=scope.is_for))
+            number = strongest(verdicts)
+            verdict = verdicts[number]
+            if is_refusal(verdict):
+                return verdict
+            if isinstance(verdict, Accept):
+                break
+            if isinstance(verdict, (Discard, Quarantine)):
+                kept.append(Pending(verdict, asking[number][0].member.name, recipient))
+        _keep(kept, scene)
         return CONTINUE
 
     def _choose_route(
@@ -175,6 +240,9 @@ class Pipeline:
         if is_refusal(verdict):
             return verdict
         for router in self._routers:
+            scope = router.member.scope
+            if scope is not None and not scope.is_for(recipient.address):
+                continue
             answer = self._asker.ask(router, scene, values)
             route: str | Verdict | None = (yield answer) if isinstance(answer, Deferred) else answer
             if isinstance(route, str):
@@ -184,60 +252,43 @@ class Pipeline:
                 return route
         return CONTINUE
 
-    def _judge_message(
-        self, session: Session, transaction: Transaction, message: Message
-    ) -> Generator[Deferred[Any], Any, Sequence[Verdict]]:
-        votes = Votes(transaction.recipients)
-        votes.add_pending(session, transaction)
-        scene = _of(session, transaction)
-        values = (session, transaction, message)
-        for group in self._message:
-            answers = [self._asker.ask(asked, scene, values) for asked in group]
-            if len(answers) == 1 and answers[0] is CONTINUE:
-                continue
-            verdicts = yield from _awaited(answers)
-            heaviest = verdicts[strongest(verdicts)]
-            if heaviest is CONTINUE:
-                continue
-            if isinstance(heaviest, Accept):
-                break
-            for verdict in verdicts:
-                votes.add(verdict)
-            if votes.all_refused:
-                return votes.verdicts
-        if self._modifiers:
-            scene.check_edits = partial(check_body_edits, message.content, transaction.edits)
-        for modifier in self._modifiers:
-            if not votes.somebody_gets_it:
-                break
-            answer = self._asker.ask(modifier, scene, values)
-            edits = (yield answer) if isinstance(answer, Deferred) else answer
-            if isinstance(edits, tuple):
-                transaction.edits.extend(edits)
-            else:
-                votes.add(edits)
-        return votes.verdicts
+
+def _look(
+    asked: Asked[Verdict], scene: Scene, values: tuple[object, ...], recipient: Address | None, looks: Looks | None
+) -> Look | None:
+    """How a filter is asked before the message; None where it is for nobody who is known."""
+    scope = asked.member.scope
+    if scope is None:
+        return Look(scene, values)
+    if looks is not None:
+        return looks.of(asked)
+    if recipient is not None and not scope.is_for(recipient):
+        return None
+    return Look(replace(scene, is_for=scope.is_for), values)
 
 
-def _awaited(answers: _Answers) -> Generator[Deferred[Any], Any, _Verdicts]:
-    """What the filters of a group answer, once all have."""
-    if len(answers) == 1:
-        (only,) = answers
-        return [(yield only) if isinstance(only, Deferred) else only]
-    if any(isinstance(answer, Deferred) for answer in answers):
-        verdicts: _Verdicts = yield Deferred.fromCoroutine(join(answers))
-        return verdicts
-    return answers  # type: ignore[return-value]  # none of them is a Deferred
+def _keep(kept: Sequence[Pending], scene: Scene) -> None:
+    for pending in kept:
+        # A greeting that is repeated must not fill the memory.
+        if pending not in scene.evidence:
+            scene.evidence.add(pending)
 
 
-def _stage(question: Question[R], groups: Sequence[Sequence[Member]]) -> tuple[_Group[R], ...]:
-    asked = [tuple(one for member in group if (one := asked_of(member, question))) for group in groups]
-    return tuple(group for group in asked if group)
+def _held_for(address: Address, session: Session, transaction: Transaction) -> Pending | None:
+    """The refusal that waits for this recipient, the strongest of several; None where there is none."""
+    found = [
+        pending
+        for evidence in (session.evidence, transaction.evidence)
+        for pending in evidence.all(Pending)
+        if pending.is_for is not None and is_refusal(pending.verdict) and pending.is_for(address)
+    ]
+    return found[strongest([one.verdict for one in found])] if found else None
+
+
+def _note(held: Pending, scene: Scene) -> None:
+    word = type(held.verdict).__name__.lower()
+    scene.trace.append(TraceStep("rcpt", held.filter, word, held.verdict.reason, recipient=scene.recipient))
 
 
 def _of_session(session: Session) -> Scene:
     return Scene(session.trace, session.evidence, session.id)
-
-
-def _of(session: Session, transaction: Transaction, recipient: str = "") -> Scene:
-    return Scene(transaction.trace, transaction.evidence, session.id, transaction.id, recipient)

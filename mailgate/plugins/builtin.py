@@ -7,36 +7,49 @@ from mailgate.pipeline.registry import FilterMaker
 __all__ = [
     "access",
     "arc",
+    "arc_seal",
     "attachments",
     "authentication_results",
     "banner",
+    "batv",
     "clamav",
     "command",
+    "compromised",
     "dedupe",
     "dkim",
+    "dkim_sign",
     "dmarc",
     "dnsbl",
     "early_talker",
     "edit_headers",
     "fcrdns",
+    "feedback",
     "geo",
     "greylist",
     "headers",
     "headers_check",
     "helo",
     "http",
+    "list_unsubscribe",
     "milter",
+    "null_sender",
+    "quota",
     "rate_limit",
     "recipients",
     "reputation",
     "resolvable",
     "rspamd",
     "score",
+    "sender_login",
     "signatures",
     "spamassassin",
     "spf",
+    "stream",
+    "submission",
+    "suppressions",
     "tarpit",
     "uribl",
+    "verp",
 ]
 
 # the connection
@@ -86,3 +99,31 @@ spamassassin = FilterMaker(
     "spamassassin", "mailgate.filters.spamassassin", "has SpamAssassin count what looks like spam"
 )
 uribl = FilterMaker("uribl", "mailgate.filters.uribl", "asks lists in DNS about the domains that links lead to")
+# what our users send
+arc_seal = FilterMaker(
+    "arc-seal", "mailgate.filters.arc_seal", "seals what is handed on with what was found out about it"
+)
+batv = FilterMaker("batv", "mailgate.filters.batv", "tags reverse-paths, and knows reports about mail that is not ours")
+dkim_sign = FilterMaker("dkim-sign", "mailgate.filters.dkim_sign", "signs mail of our users by DKIM")
+list_unsubscribe = FilterMaker(
+    "list-unsubscribe", "mailgate.filters.list_unsubscribe", "adds links to unsubscribe by one click"
+)
+verp = FilterMaker("verp", "mailgate.filters.verp", "gives each recipient of a newsletter a reverse-path of its own")
+compromised = FilterMaker(
+    "compromised", "mailgate.filters.compromised", "stops mail of accounts that others seem to use"
+)
+null_sender = FilterMaker(
+    "null-sender", "mailgate.filters.null_sender", "judges reports, receipts and automatic replies"
+)
+quota = FilterMaker("quota", "mailgate.filters.quota", "limits how much an identity sends, and tells it before")
+sender_login = FilterMaker(
+    "sender-login", "mailgate.filters.sender_login", "lets users send as addresses of their own only"
+)
+submission = FilterMaker(
+    "submission", "mailgate.filters.submission", "adds what mail of our users lacks, removes what others need not see"
+)
+feedback = FilterMaker("feedback", "mailgate.filters.feedback", "reads bounces and complaints about our mail")
+stream = FilterMaker("stream", "mailgate.filters.stream", "tells the streams of our mail apart")
+suppressions = FilterMaker(
+    "suppressions", "mailgate.filters.suppressions", "holds up mail to those who cannot get it or do not want it"
+)

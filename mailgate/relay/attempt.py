@@ -10,8 +10,10 @@ from zope.interface import Attribute, Interface
 from mailgate.envelope import Envelope, EnvelopeRecipient, Origin, Tls
 from mailgate.interfaces import Handover, OutcomeKind
 from mailgate.message import Content
+from mailgate.relay.security.demand import Demand
 from mailgate.relay.sources import SYSTEM, Source
 from mailgate.reply import Reply
+from mailgate.tls.failures import TlsFailure
 
 __all__ = ["ConnectFailedError", "IConnection", "IConnector", "ITransport", "Result", "Target"]
 
@@ -44,7 +46,8 @@ class Target(Struct, frozen=True):
     """Where to connect: an address (IPv4, IPv6 or a unix socket's path) and the name it was found under.
 
     `is_vouched_for`: the configuration names this host, or DNS does and DNSSEC vouches for that. Otherwise whoever can
-    forge DNS can have named a host of his own, and a certificate for its name proves nothing.
+    forge DNS can have named a host of his own, and a certificate for its name proves nothing. `demand` is what is asked
+    of TLS with it beyond the route; None where nobody has looked for that.
     """
 
     host: str
@@ -52,6 +55,7 @@ class Target(Struct, frozen=True):
     port: int
     lmtp: bool = False
     is_vouched_for: bool = True
+    demand: Demand | None = None
 
     def __str__(self) -> str:
         return f"{self.host}[{self.address}]:{self.port}" if self.port else self.address
@@ -64,7 +68,7 @@ class ConnectFailedError(Exception):
     "auth" or "xclient". Always temporary for the mail, except that a 5yz greeting (`is_permanent`) means that this host
     will never take mail from us (RFC 5321 section 3.1). A 5yz at the other stages is about us, which an administrator
     can mend, or about the client that XCLIENT names. `in_clear`: TLS alone is to blame, and is not asked for: the host
-    may be asked again in clear text.
+    may be asked again in clear text. `tls_failure` is what was wrong with TLS, where anything was, in one word.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class ConnectFailedError(Exception):
         stage: str = "greeting",
         is_ours: bool = False,
         in_clear: bool = False,
+        tls_failure: TlsFailure = "",
     ) -> None:
         super().__init__(f"{target}: {reason}")
         self.target = target
@@ -84,6 +89,7 @@ class ConnectFailedError(Exception):
         self.stage = stage
         self.is_ours = is_ours or stage == "connect"
         self.in_clear = in_clear
+        self.tls_failure: TlsFailure = tls_failure
 
     @property
     def is_permanent(self) -> bool:
@@ -103,7 +109,12 @@ class IConnection(Interface):
         "whether it is in clear text only because TLS has failed with this host, which an attacker can bring about: "
         "what it cannot take is put off, not refused"
     )
-    security: str = Attribute('`tls` for people: "TLSv1.3 TLS_AES_256_GCM_SHA384 verified", or ""')
+    tls_failure: TlsFailure = Attribute("what the peer's certificate lacks, though nobody insisted on it, in one word")
+    is_for_domain: bool = Attribute("whether the peer has proved a name of the one domain only that it was opened for")
+    security: str = Attribute(
+        '`tls` for people: "TLSv1.3 TLS_AES_256_GCM_SHA384 verified", with "DANE" or "MTA-STS" before the last word '
+        'where such a policy asked for that; or ""'
+    )
 
     def deliver(
         envelope: Envelope, recipients: Sequence[EnvelopeRecipient], content: Content

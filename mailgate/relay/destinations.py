@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from mailgate.awaiting import as_deferred
 from mailgate.config.routes import ServerRoute
 from mailgate.config.schema import LmtpRoute, RetrySection, Route, SmtpRoute
-from mailgate.interfaces import Destination, OutcomeKind, Selector
+from mailgate.interfaces import Destination, Selector
 from mailgate.interfaces.spool import EVERYTHING
 from mailgate.relay.findings import LOCAL_ERROR
 from mailgate.relay.locate import Hosts, NoHosts
@@ -208,7 +208,8 @@ class Destinations:
     def _locate(self, job: Job, route: ServerRoute) -> None:
         if not isinstance(route, SmtpRoute | LmtpRoute):
             raise TypeError(f"no route to servers: {route!r}")
-        hosts = self._tools.locator.hosts(job.route, route, job.domain)
+        relaxed = job.lease.envelope.parameters.tls_optional
+        hosts = self._tools.locator.hosts(job.route, route, job.domain, relaxed=relaxed)
         if not isinstance(hosts, Awaitable):
             self._located(job, route, hosts)
             return
@@ -346,8 +347,7 @@ class Destinations:
 
     def _end(self, job: Job, why: NoHosts, retry: RetrySection) -> None:
         job.started, job.remaining = self._tools.clock.seconds(), job.recipients
-        kind = OutcomeKind.FAILED if why.reply.is_permanent else OutcomeKind.DEFERRED
-        job.settle(kind, why.reply, "", why.reason)
+        job.settle(why.kind, why.reply, "", why.reason)
         self._keeper.finished(job, retry)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -11,9 +13,10 @@ from twisted.internet.interfaces import IReactorFromThreads, IReactorThreads, IR
 from twisted.internet.threads import deferToThreadPool
 
 from mailgate.address import Address
-from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, EnvelopeRecipient, MailParameters
+from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, EnvelopeRecipient, MailParameters, new_id
 from mailgate.message import (
     AddRecipient,
+    ChangeReturnPath,
     ChangeSender,
     Content,
     ContentWriter,
@@ -33,6 +36,8 @@ NextHop = Callable[[Address, Address], str | None]
 
 #: Octets of new content that are kept in memory at most.
 _IN_MEMORY = 256 * 1024
+#: Where a file can have no second name: on such a disk, or so many times.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
 class ContentEditor:
@@ -60,17 +65,55 @@ class ContentEditor:
         writer = ContentWriter(self._directory, 0)
         return deferToThreadPool(self._reactor, self._threads.getThreadPool(), materialised, content, changes, writer)
 
+    def copy(self, content: Content) -> Content | Deferred[Content]:
+        """The same octets once more, to be discarded on their own. OSError as `edit`."""
+        if content.path is None:
+            return _like(content, Content(content.read()))
+        name = self._directory / f"incoming-{new_id()}"
+        try:
+            os.link(content.path, name)  # no octet of a file is ever changed: both names may mean one
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+        else:
+            return _like(content, Content(None, name, content.size))
+        writer = ContentWriter(self._directory, 0)
+        if self._threads is None or self._reactor is None:
+            return _copied(content, writer)
+        return deferToThreadPool(self._reactor, self._threads.getThreadPool(), _copied, content, writer)
+
+
+def _copied(content: Content, writer: ContentWriter) -> Content:
+    try:
+        for chunk in content.chunks():
+            writer.write(chunk)
+        return _like(content, writer.finish())
+    except BaseException:
+        writer.abandon()
+        raise
+
+
+def _like(content: Content, made: Content) -> Content:
+    made.is_whole_lines = content.is_whole_lines
+    return made
+
 
 class EnvelopeChanges:
     """What edits make of the envelope of a message. ValueError where a recipient that is added has no route."""
 
     def __init__(self, edits: Iterable[Edit], sender: Address, next_hop: NextHop) -> None:
         self.sender = sender
+        self._return_path: Address | None = None
+        self._return_paths: dict[Address, Address] = {}
         wanted: dict[Address, bool] = {}  # whether it is to be a recipient: of several edits the last counts
         for edit in edits:
             match edit:
                 case ChangeSender(address):
                     self.sender = address
+                case ChangeReturnPath(address, ()):
+                    self._return_path = address
+                case ChangeReturnPath(address, recipients):
+                    self._return_paths |= dict.fromkeys(recipients, address)
                 case AddRecipient(address):
                     wanted[address] = True
                 case RemoveRecipient(address):
@@ -82,6 +125,10 @@ class EnvelopeChanges:
             if route is None:
                 raise ValueError(f"a filter adds {address}, and no [domains] or [routing] entry is for that")
             self._added[address] = route
+
+    def return_path(self, address: Address) -> Address | None:
+        """The reverse-path of mail to this recipient; None for the sender."""
+        return self._return_paths.get(address, self._return_path)
 
     def removes(self, address: Address) -> bool:
         """Whether this recipient, and whom it stands for, gets the message no more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
@@ -13,27 +13,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailgate.address import Address
 from mailgate.awaiting import answered, as_deferred
-from mailgate.envelope import (
-    Envelope,
-    EnvelopeRecipient,
-    MailParameters,
-    Origin,
-    Recipient,
-    Session,
-    Target,
-    Transaction,
-)
+from mailgate.envelope import Envelope, MailParameters, Origin, Recipient, Session, Target, Transaction
 from mailgate.events import Discarded, MessageAccepted, Quarantined, Refused
-from mailgate.interfaces import IEvents, IIntake, ISpool, Lease, SpoolError
-from mailgate.message import Content, Message, body_edits, is_of_header, release
+from mailgate.findings import Stream
+from mailgate.interfaces import IEvents, IIntake, IOriginals, ISpool, Lease, SpoolError
+from mailgate.message import BodyEdit, Content, Message, body_edits, is_of_header, release
 from mailgate.observe.asked import asked_for
-from mailgate.relay.editing import ContentEditor, EnvelopeChanges, NextHop, with_new_octets
+from mailgate.relay.editing import ContentEditor, NextHop, with_new_octets
+from mailgate.relay.kept import kept_of
+from mailgate.relay.parts import Part, change, fill, parts_of
 from mailgate.relay.ready.jobs import LEASE_TIME
 from mailgate.reply import Reply
-from mailgate.verdict import Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
-from mailgate.wire.xtext import utf8_addr_xtext, xtext_encode
+from mailgate.verdict import Defer, Discard, Disconnect, Quarantine, Reject, Verdict
 
 __all__ = ["Intake"]
 
@@ -55,7 +47,7 @@ class Intake:
 
     `refusal` is the spool's: why it cannot take so many octets now, or "". What filters have changed about the body
     and the envelope is made so before the spool is asked: `editor` makes the content, and `next_hop` tells the route of
-    recipients who are added.
+    recipients who are added. `originals` gets what came of a message that is changed and goes into quarantine.
     """
 
     def __init__(
@@ -68,6 +60,7 @@ class Intake:
         clock: IReactorTime,
         editor: ContentEditor,
         next_hop: NextHop,
+        originals: IOriginals,
     ) -> None:
         self._spool = spool
         self._refusal = refusal
@@ -76,6 +69,7 @@ class Intake:
         self._clock = clock
         self._editor = editor
         self._next_hop = next_hop
+        self._originals = originals
 
     def refuse_before_data(self, size: int | None) -> Reply | None:
         return _NO_ROOM if self._refusal(size or 0) else None
@@ -83,28 +77,131 @@ class Intake:
     def take(
         self, session: Session, transaction: Transaction, content: Content, verdicts: Sequence[Verdict]
     ) -> Deferred[Sequence[Reply]]:
-        if all(map(is_of_header, transaction.edits)):
-            return self._take(session, transaction, content, verdicts)
-        return Deferred.fromCoroutine(self._take_edited(session, transaction, content, verdicts))
+        parts = parts_of(transaction)
+        if len(parts) > 1 or not all(map(is_of_header, parts[0].edits)):
+            return Deferred.fromCoroutine(self._take_edited(session, transaction, content, verdicts, parts))
+        going = fill(parts, transaction, verdicts, is_lmtp=_is_lmtp(session))
+        if not going:
+            _give_up(content)
+            return succeed(self._none(session, transaction, verdicts, parts))
+        drafts = [(self._envelope(session, transaction, going[0], content), content)]
+        return self._accept(session, transaction, verdicts, parts, going, drafts)
 
     async def _take_edited(
-        self, session: Session, transaction: Transaction, content: Content, verdicts: Sequence[Verdict]
+        self,
+        session: Session,
+        transaction: Transaction,
+        content: Content,
+        verdicts: Sequence[Verdict],
+        parts: Sequence[Part],
     ) -> Sequence[Reply]:
-        edits = transaction.edits
-        edited = content
+        """Make what has been changed; `content` is that of the first of the parts that change nothing of it."""
+        contents: list[Content] = []
+        edits = [*transaction.edits, *transaction.edits_for]
         try:
-            changes = EnvelopeChanges(edits, transaction.sender, self._next_hop)
-            if body_edits(edits):
-                edited = await answered(self._editor.edit(content, edits))
+            change(parts, transaction.sender, self._next_hop)
+            going = fill(parts, transaction, verdicts, is_lmtp=_is_lmtp(session))
+            if len(going) > 1 and self._refusal(content.size * len(going)):
+                raise OSError(errno.ENOSPC, f"no room for it {len(going)} times")
+            await self._make(going, content, contents)
+            for part in going:
+                if _is_kept_back(part) and body_edits(part.edits):
+                    await self._originals.keep(part.queue_id, content)
+            drafts = [
+                (self._envelope(session, transaction, part, made), made)
+                for part, made in zip(going, contents, strict=True)
+            ]
         except Exception as error:  # nobody has been promised anything yet, and the client keeps its message
-            _give_up(content)
+            for one in (content, *contents):
+                _give_up(one)
             release(edits)
             return self._cannot_edit(session, transaction, verdicts, error)
-        if edited is not content:
+        if content not in contents:
             _give_up(content)
-            release(edits)
-            transaction.parameters = with_new_octets(transaction.parameters, edits)
-        return await self._take(session, transaction, edited, verdicts, changes)
+        release(edits)
+        if not going:
+            return self._none(session, transaction, verdicts, parts)
+        return await self._accept(session, transaction, verdicts, parts, going, drafts)
+
+    async def _make(self, parts: Sequence[Part], content: Content, contents: list[Content]) -> None:
+        """The content of each part, put into `contents` as it comes to be."""
+        made: dict[tuple[BodyEdit, ...], Content] = {}
+        for part in parts:
+            edits = tuple(body_edits(part.edits))
+            if edits in made:
+                contents.append(await answered(self._editor.copy(made[edits])))
+            else:
+                contents.append(await answered(self._editor.edit(content, edits)) if edits else content)
+                made[edits] = contents[-1]
+
+    def _envelope(self, session: Session, transaction: Transaction, part: Part, content: Content) -> Envelope:
+        """What the spool is to keep of a part, beside its content."""
+        parameters = (
+            transaction.parameters if part.changes is None else with_new_octets(transaction.parameters, part.edits)
+        )
+        return Envelope(
+            queue_id=part.queue_id,
+            sender=transaction.sender if part.changes is None else part.changes.sender,
+            recipients=tuple(part.recipients),
+            received=self._clock.seconds(),
+            size=content.size,
+            parameters=_with_header(parameters, content),
+            client=str(session.client),
+            origin=transaction.origin or origin_of(session),
+            edits=tuple(filter(is_of_header, part.edits)),
+            listener=session.listener,
+            mark=transaction.mark,
+            kept=(
+                kept_of(session, transaction, has_original=bool(body_edits(part.edits)))
+                if _is_kept_back(part)
+                else None
+            ),
+            stream=_stream_of(transaction),
+        )
+
+    def _accept(
+        self,
+        session: Session,
+        transaction: Transaction,
+        verdicts: Sequence[Verdict],
+        parts: Sequence[Part],
+        going: Sequence[Part],
+        drafts: Sequence[tuple[Envelope, Content]],
+    ) -> Deferred[Sequence[Reply]]:
+        """Have the spool take all of the drafts, one for each part that is going, or none."""
+        message_id = message_id_of(drafts[0][1])  # now: a file moves when it is taken over
+
+        def durable(leases: Lease | Sequence[Lease]) -> Sequence[Reply]:
+            for part, (envelope, content) in zip(going, drafts, strict=True):
+                content.give_back()
+                self._tell_accepted(session, transaction, envelope, part.named, message_id)
+            self._tell_fates(transaction, verdicts, parts)
+            for lease in (leases,) if isinstance(leases, Lease) else leases:
+                self._deliver(lease)
+            return _answers(session, transaction, verdicts, going)
+
+        def failed(failure: Failure) -> Sequence[Reply]:
+            for _, content in drafts:
+                content.give_back()
+            reply = _NO_ROOM
+            if not failure.check(SpoolError):
+                _log.failure("a message could not be taken", failure=failure)
+                reply = _OURS
+            return _all(reply, session, verdicts)
+
+        until = self._clock.seconds() + LEASE_TIME
+        spool = self._spool
+        accepted: Awaitable[Lease | Sequence[Lease]] = (
+            spool.accept(*drafts[0], until) if len(drafts) == 1 else spool.accept_all(drafts, until)
+        )
+        return as_deferred(accepted).addCallbacks(durable, failed)
+
+    def _none(
+        self, session: Session, transaction: Transaction, verdicts: Sequence[Verdict], parts: Sequence[Part]
+    ) -> Sequence[Reply]:
+        """Nobody gets anything of it, and that is well."""
+        self._tell_fates(transaction, verdicts, parts)
+        return _answers(session, transaction, verdicts, ())
 
     def _cannot_edit(
         self, session: Session, transaction: Transaction, verdicts: Sequence[Verdict], error: Exception
@@ -130,98 +227,7 @@ class Intake:
                 trace=(*session.trace, *transaction.trace),
             )
         )
-        is_lmtp = "LMTP" in session.protocol
-        return [
-            verdict.reply if is_lmtp and isinstance(verdict, Reject | Defer | Disconnect) else reply
-            for verdict in verdicts
-        ]
-
-    def _take(
-        self,
-        session: Session,
-        transaction: Transaction,
-        content: Content,
-        verdicts: Sequence[Verdict],
-        changes: EnvelopeChanges | None = None,
-    ) -> Deferred[Sequence[Reply]]:
-        now = self._clock.seconds()
-        is_lmtp = "LMTP" in session.protocol
-        taken = Reply(250, "2.0.0", (f"queued as {transaction.id}",))
-        replies = [taken] * len(verdicts)
-        recipients: list[EnvelopeRecipient] = []
-        named: list[Recipient] = []  # of whom something is kept
-        has_fates = has_aliases = False
-        removed: list[Address] = []
-        for number, (recipient, verdict) in enumerate(zip(transaction.recipients, verdicts, strict=True)):
-            quarantine = refusal = ""
-            if type(verdict) is Continue:
-                pass
-            elif isinstance(verdict, Discard):
-                has_fates = True
-                continue
-            elif isinstance(verdict, Quarantine):
-                has_fates = True
-                quarantine = verdict.reason
-            elif isinstance(verdict, Reject | Defer | Disconnect):
-                if is_lmtp:
-                    replies[number] = verdict.reply  # its own tells it
-                    continue
-                refusal = str(verdict.reply)
-            if changes is not None and not refusal and changes.removes(recipient.address):
-                removed.append(recipient.address)
-                continue
-            named.append(recipient)
-            if recipient.targets:
-                has_aliases = True
-                recipients += _targets_of(recipient, len(transaction.recipients) + len(recipients), quarantine, refusal)
-                continue
-            recipients.append(
-                EnvelopeRecipient(
-                    number, recipient.address, recipient.route, quarantine, refusal, recipient.notify, recipient.orcpt
-                )
-            )
-        if changes is not None:
-            removed += [one.address for one in recipients if not one.refusal and changes.removes(one.address)]
-            recipients = [one for one in recipients if one.refusal or not changes.removes(one.address)]
-            there = [one.address for one in transaction.recipients] + [one.address for one in recipients]
-            recipients += changes.added(there, max((one.number for one in recipients), default=len(verdicts)) + 1)
-        if not recipients:
-            _give_up(content)
-            self._tell_fates(transaction, verdicts, removed)
-            return succeed(replies)
-        if has_aliases:
-            recipients = _without_doubles(recipients)
-        envelope = Envelope(
-            queue_id=transaction.id,
-            sender=transaction.sender if changes is None else changes.sender,
-            recipients=tuple(recipients),
-            received=now,
-            size=content.size,
-            parameters=_with_header(transaction.parameters, content),
-            client=str(session.client),
-            origin=transaction.origin or origin_of(session),
-            edits=tuple(filter(is_of_header, transaction.edits)),
-        )
-        message_id = message_id_of(content)  # now: a file moves when it is taken over
-
-        def durable(lease: Lease) -> Sequence[Reply]:
-            content.give_back()
-            self._tell_accepted(session, transaction, envelope, named, message_id)
-            if has_fates or removed:
-                self._tell_fates(transaction, verdicts, removed)
-            self._deliver(lease)
-            return replies
-
-        def failed(failure: Failure) -> Sequence[Reply]:
-            content.give_back()
-            reply = _NO_ROOM
-            if not failure.check(SpoolError):
-                _log.failure("a message could not be taken", failure=failure)
-                reply = _OURS
-            return [reply if told is taken else told for told in replies]
-
-        accepted = self._spool.accept(envelope, content, now + LEASE_TIME)
-        return as_deferred(accepted).addCallbacks(durable, failed)
+        return _all(reply, session, verdicts)
 
     def _tell_accepted(
         self,
@@ -233,6 +239,7 @@ class Intake:
     ) -> None:
         identity, tls, proxy = session.identity, session.tls, session.proxy
         aliases = [one for one in named if one.targets]
+        is_split = envelope.queue_id != transaction.id
         self._events.publish(
             MessageAccepted(
                 at=self._clock.seconds(),
@@ -251,30 +258,83 @@ class Intake:
                 proxy="" if proxy is None else str(proxy),
                 asked=asked_for(envelope, transaction.recipients if aliases else None),
                 aliases=tuple(map(_told, aliases)),
-                trace=(*session.trace, *transaction.trace),
+                split_from=transaction.id if is_split else "",
+                stream=envelope.stream,
+                trace=() if is_split else (*session.trace, *transaction.trace),
             )
         )
 
-    def _tell_fates(self, transaction: Transaction, verdicts: Sequence[Verdict], removed: Sequence[Address]) -> None:
-        """An event for each policy that keeps the message from some of its recipients."""
-        gone = frozenset(removed)
-        for kind, event in ((Discard, Discarded), (Quarantine, Quarantined)):
-            concerned: dict[str, list[str]] = {}
-            for recipient, verdict in zip(transaction.recipients, verdicts, strict=True):
-                if isinstance(verdict, kind) and (kind is Discard or recipient.address not in gone):
-                    concerned.setdefault(verdict.reason, []).append(str(recipient.address))
-            if kind is Discard and removed:
-                concerned.setdefault(_REMOVED, []).extend(map(str, removed))
-            for reason, addresses in concerned.items():
-                self._events.publish(
-                    event(
-                        at=self._clock.seconds(),
-                        queue_id=transaction.id,
-                        sender=str(transaction.sender),
-                        recipients=tuple(addresses),
-                        reason=reason,
+    def _tell_fates(self, transaction: Transaction, verdicts: Sequence[Verdict], parts: Sequence[Part]) -> None:
+        """An event for each policy that keeps a message from some of its recipients."""
+        for part in parts:
+            if not (part.has_fates or part.removed):
+                continue
+            gone = frozenset(part.removed)
+            for kind, event in ((Discard, Discarded), (Quarantine, Quarantined)):
+                concerned: dict[str, list[str]] = {}
+                for place in part.places:
+                    verdict, address = verdicts[place], transaction.recipients[place].address
+                    if isinstance(verdict, kind) and (kind is Discard or address not in gone):
+                        concerned.setdefault(verdict.reason, []).append(str(address))
+                if kind is Discard and gone:
+                    concerned.setdefault(_REMOVED, []).extend(map(str, part.removed))
+                for one in part.added:
+                    if kind is Quarantine and one.quarantine:
+                        concerned.setdefault(one.quarantine, []).append(str(one.address))
+                for reason, addresses in concerned.items():
+                    self._events.publish(
+                        event(
+                            at=self._clock.seconds(),
+                            queue_id=part.queue_id,
+                            sender=str(transaction.sender),
+                            recipients=tuple(addresses),
+                            reason=reason,
+                        )
                     )
-                )
+
+
+def _is_lmtp(session: Session) -> bool:
+    return "LMTP" in session.protocol
+
+
+def _answers(
+    session: Session, transaction: Transaction, verdicts: Sequence[Verdict], going: Sequence[Part]
+) -> Sequence[Reply]:
+    """What is told of each recipient, once all that is kept is durable: LMTP has a reply for each, with the id of its
+    message, and SMTP one for all."""
+    replies = [_queued(transaction.id)] * len(verdicts)
+    if _is_lmtp(session):
+        for part in going[1:]:
+            for place in part.places:
+                replies[place] = _queued(part.queue_id)
+        for place, verdict in enumerate(verdicts):
+            if isinstance(verdict, Reject | Defer | Disconnect):
+                replies[place] = verdict.reply
+    return replies
+
+
+def _all(reply: Reply, session: Session, verdicts: Sequence[Verdict]) -> Sequence[Reply]:
+    """This reply for every recipient; over LMTP those that are refused keep their own."""
+    is_lmtp = _is_lmtp(session)
+    return [
+        verdict.reply if is_lmtp and isinstance(verdict, Reject | Defer | Disconnect) else reply for verdict in verdicts
+    ]
+
+
+def _queued(queue_id: str) -> Reply:
+    return Reply(250, "2.0.0", (f"queued as {queue_id}",))
+
+
+def _is_kept_back(part: Part) -> bool:
+    """Whether it is in quarantine for anybody."""
+    return part.has_fates and any(one.quarantine for one in part.recipients)
+
+
+def _stream_of(transaction: Transaction) -> str:
+    for found in transaction.evidence:
+        if isinstance(found, Stream):
+            return found.name
+    return ""
 
 
 def _give_up(content: Content) -> None:
@@ -289,40 +349,6 @@ def _told(alias: Recipient) -> str:
 
 def _told_target(target: Target) -> str:
     return str(target.address) if target.return_path is None else f"{target.address} from {target.return_path}"
-
-
-def _targets_of(recipient: Recipient, number: int, quarantine: str, refusal: str) -> Iterator[EnvelopeRecipient]:
-    """A recipient for each target. Reports name the address that the sender wrote to (RFC 3461 section 5.2.7.2)."""
-    orcpt = recipient.orcpt or _original(recipient.address)
-    for place, target in enumerate(recipient.targets):
-        yield EnvelopeRecipient(
-            number + place,
-            target.address,
-            recipient.route or target.route,
-            quarantine,
-            refusal,
-            recipient.notify,
-            orcpt,
-            target.return_path,
-        )
-
-
-def _original(address: Address) -> str:
-    text = str(address)
-    return f"rfc822;{xtext_encode(text)}" if text.isascii() else f"utf-8;{utf8_addr_xtext(text)}"
-
-
-def _without_doubles(recipients: Sequence[EnvelopeRecipient]) -> list[EnvelopeRecipient]:
-    """One for each address: where several recipients stand for it, or it is one itself, the first that lets it through.
-
-    Of those that are kept back or refused, the first.
-    """
-    found: dict[Address, EnvelopeRecipient] = {}
-    for one in recipients:
-        before = found.get(one.address)
-        if before is None or ((before.quarantine or before.refusal) and not (one.quarantine or one.refusal)):
-            found[one.address] = one
-    return list(found.values())
 
 
 def origin_of(session: Session) -> Origin:

@@ -50,4 +50,5 @@ def _attempted(kind: type[E], job: Job, outcome: Outcome, now: float) -> partial
         seconds=now - job.started,
         site=outcome.site,
         source=outcome.source,
+        stream=envelope.stream,
     )

@@ -223,6 +223,7 @@ class OutcomeWriter:
             route=self._route_of(envelope),
             retry_until=until,
             is_report=is_report,
+            sign=self._bounces.sign,
         )
 
     def _deferral(self, job: Job, result: Result, retry: RetrySection, now: float) -> Outcome:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from twisted.internet.interfaces import IReactorTime
 
 from mailgate.address import Address
-from mailgate.envelope import Envelope, EnvelopeRecipient, new_id
+from mailgate.envelope import PLAIN_MAIL, Envelope, EnvelopeRecipient, MailParameters, new_id
 from mailgate.events import MessageAccepted
 from mailgate.interfaces import IEvents, ISpool, Lease
 from mailgate.message import Content
@@ -39,11 +39,20 @@ class OwnMail:
         self._events = events
         self._clock = clock
         self._hostname = hostname
+        self._sign: Callable[[bytes], bytes] | None = None
 
-    def send(self, sender: Address, recipients: Sequence[Address], octets: bytes) -> Awaitable[str]:
-        """Take responsibility for a mail with CRLF line ends: its queue id; SpoolError where it cannot be taken now."""
+    def use(self, sign: Callable[[bytes], bytes] | None) -> None:
+        """From now on the octets of mail are signed so."""
+        self._sign = sign
+
+    def send(
+        self, sender: Address, recipients: Sequence[Address], octets: bytes, *, tls_optional: bool = False
+    ) -> Awaitable[str]:
+        """Take responsibility for a mail with CRLF line ends: its queue id; SpoolError where it cannot be taken now.
+
+        `tls_optional`: it is to get there whatever is wrong with TLS (RFC 8689 section 4.1)."""
         now = self._clock.seconds()
-        content = Content(octets)
+        content = Content(octets if self._sign is None else self._sign(octets))
         envelope = Envelope(
             queue_id=new_id(),
             sender=sender,
@@ -54,6 +63,7 @@ class OwnMail:
             received=now,
             size=content.size,
             client=self._hostname,
+            parameters=MailParameters(tls_optional=True) if tls_optional else PLAIN_MAIL,
         )
         return self._take(envelope, content, now + LEASE_TIME)
 

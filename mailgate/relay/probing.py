@@ -79,7 +79,7 @@ class Prober:
         if isinstance(hosts, NoHosts):
             return _nobody(hosts.reason)
         lmtp = isinstance(route, LmtpRoute)
-        targets = await self._locator.targets(hosts, lmtp=lmtp, ipv6=route.ipv6)
+        targets = await self._locator.targets(hosts, lmtp=lmtp, ipv6=route.ipv6, domain=address.domain)
         if isinstance(targets, NoHosts):
             return _nobody(targets.reason)
         connector, source = self._transports.connector(name, route), _source(config, route)

@@ -39,7 +39,7 @@ from mailgate.relay.orders import Orders
 from mailgate.relay.outcomes import OutcomeWriter
 from mailgate.relay.ready.jobs import Job, JobQueue
 from mailgate.relay.ready.overdue import look_over
-from mailgate.relay.ready.tools import SiteTools
+from mailgate.relay.ready.tools import Account, SiteTools, account_nothing
 from mailgate.relay.replies.classify import Bounces
 from mailgate.relay.replies.shaping import Shaping
 from mailgate.relay.returns import Returns
@@ -82,12 +82,14 @@ class Relay:
         warm_up: WarmUp,
         bounces: Bounces,
         delivery_filter: IDeliveryFilter | None = None,
+        account: Account = account_nothing,
     ) -> None:
         self._spool = spool
         self._clock = clock
         self._events = events
         self._random = random
         self._locator = locator
+        self._account = account
         self._slots = slots
         self._warm_up = warm_up
         self._hostname = config.gateway.hostname
@@ -133,6 +135,7 @@ class Relay:
             events=self._events,
             clock=self._clock,
             random=self._random,
+            account=self._account,
         )
 
     def _make_writer(

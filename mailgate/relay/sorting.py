@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 
 from mailgate.address import NULL_PATH, Address
 from mailgate.awaiting import as_deferred
+from mailgate.config.routes import ServerRoute
 from mailgate.config.schema import RetrySection, SmtpRoute
 from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import AttemptContext, Destination, IDeliveryFilter, Lease, OutcomeKind, Suspension
@@ -22,7 +23,7 @@ from mailgate.relay.ready.jobs import MOST_RECIPIENTS, Job
 from mailgate.relay.routing import Routing
 from mailgate.relay.suspended import Suspensions, ends
 from mailgate.reply import Reply, ReplyError, parse_reply
-from mailgate.verdict import Defer, Reject, Verdict
+from mailgate.verdict import Defer, Discard, Reject, Verdict
 
 __all__ = ["REPORTS", "REPORT_ROUTE", "Sorter"]
 
@@ -33,6 +34,7 @@ REPORTS = "(reports)"
 REPORT_ROUTE = SmtpRoute(transport="smtp")
 
 _REFUSED = Reply.of(550, "5.7.1", "Refused by policy")
+_DROPPED = Reply.of(250, "2.0.0", "Discarded by policy")
 
 
 class Sorter:
@@ -68,7 +70,8 @@ class Sorter:
             recipients = lease.recipients
             if len(recipients) == 1 and not recipients[0].refusal:  # most mail
                 one = recipients[0]
-                route = one.route if one.route in self._destinations.routes else self._route_for(lease, one)
+                is_plain = one.route in self._destinations.routes and not lease.attempts
+                route = one.route if is_plain else self._route_for(lease, one)
                 self._judge(Job(lease, recipients, route, domain=one.address.domain, in_turn=in_turn))
             else:
                 self._sort_many(lease, in_turn)
@@ -129,10 +132,16 @@ class Sorter:
                 self._judge(Job(lease, part, name, domain=domain, in_turn=in_turn))
 
     def _route_for(self, lease: Lease, recipient: EnvelopeRecipient) -> str:
-        """The route chosen at arrival; where it is gone, what the configuration says now."""
-        if recipient.route in self._destinations.routes:
-            return recipient.route
+        """The route chosen at arrival, or in time its fallback; where it is gone, what the configuration says now."""
         envelope = lease.envelope
+        route = self._destinations.routes.get(recipient.route)
+        if route is not None:
+            has_failed = lease.attempts.get(recipient.number, 0) > 0
+            fallback = route.fallback if has_failed and isinstance(route, ServerRoute) else None
+            if fallback is None or not isinstance(route, ServerRoute) or fallback not in self._destinations.routes:
+                return recipient.route
+            is_late = self._clock.seconds() - envelope.received >= route.fallback_after
+            return fallback if is_late else recipient.route
         is_report = not envelope.sender and not envelope.client
         now = self._routing.next_hop(recipient.address, envelope.sender)
         return now or (REPORTS if is_report else recipient.route)
@@ -163,11 +172,17 @@ class Sorter:
         attempt = max((attempts.get(one.number, 0) for one in job.recipients), default=0) + 1
 
         def judged(verdict: Verdict | None) -> None:
-            if isinstance(verdict, Reject | Defer):
-                kind = OutcomeKind.FAILED if isinstance(verdict, Reject) else OutcomeKind.DEFERRED
-                self._end(job, kind, verdict.reply, verdict.reason)
-            else:
+            if not isinstance(verdict, Reject | Defer | Discard) or not _concerns(verdict, job):
                 self._destinations.put(job)
+                return
+            concerned, rest = self._parted(job, verdict)
+            if isinstance(verdict, Discard):
+                self._end(concerned, OutcomeKind.DISCARDED, _DROPPED, verdict.reason)
+            else:
+                kind = OutcomeKind.FAILED if isinstance(verdict, Reject) else OutcomeKind.DEFERRED
+                self._end(concerned, kind, verdict.reply, verdict.reason)
+            if rest is not None:
+                self._judge(rest)
 
         def failed(failure: Failure) -> None:
             _log.failure("a delivery filter failed", failure=failure)
@@ -185,9 +200,27 @@ class Sorter:
         except Exception:
             failed(Failure())
 
+    def _parted(self, job: Job, verdict: Reject | Defer | Discard) -> tuple[Job, Job | None]:
+        """The job of the recipients that a verdict is about, and one of the others, where there are any, which begins
+        anew."""
+        named = frozenset(verdict.recipients)
+        rest = tuple(one for one in job.recipients if one.address not in named) if named else ()
+        if not rest:
+            return job, None
+        self._jobs.remove(job)
+        concerned = tuple(one for one in job.recipients if one.address in named)
+        own = Job(job.lease, concerned, job.route, domain=job.domain, in_turn=job.in_turn)
+        self._jobs.add(own)
+        return own, Job(job.lease, rest, job.route, domain=job.domain, in_turn=job.in_turn)
+
     def _end(self, job: Job, kind: OutcomeKind, reply: Reply, reason: str) -> None:
         """An outcome without an attempt."""
         job.started, job.remaining = self._clock.seconds(), job.recipients
         job.settle(kind, reply, "", reason)
         route = self._destinations.routes.get(job.route)
         self._finished(job, (route or REPORT_ROUTE).retry)
+
+
+def _concerns(verdict: Reject | Defer | Discard, job: Job) -> bool:
+    """Whether it is about any recipient of the job; without names it is about all."""
+    return not verdict.recipients or any(one.address in verdict.recipients for one in job.recipients)

@@ -14,6 +14,8 @@ from mailgate.config.schema import DiscardRoute, LmtpRoute, MaildirRoute, SmtpRo
 from mailgate.relay.attempt import IConnector, ITransport
 from mailgate.relay.client.connector import IClientReactor, SmtpConnector, WithoutTls
 from mailgate.relay.client.terms import Terms, terms_of
+from mailgate.relay.client.token_login import TokenConnector
+from mailgate.relay.client.tokens import TokenSources
 from mailgate.relay.discard import DiscardTransport
 from mailgate.relay.maildir import IMaildirReactor, MaildirTransport
 from mailgate.tls.client import ClientContexts
@@ -58,27 +60,36 @@ class RouteTransports:
         self._pool: ThreadPool | None = None
         self._terms: Mapping[str, Terms] = {}
         self._contexts = ClientContexts(reactor)
+        self._tokens = TokenSources(reactor)
         self._without_tls: WithoutTls = TTLCache(_WITHOUT_TLS, _FORGOTTEN_AFTER, timer=reactor.seconds)
 
     def use(self, terms: Mapping[str, Terms]) -> None:
         """From now on connectors are made on these terms (see `read_terms`), by the name of their route."""
         self._terms = terms
         self._without_tls.clear()
+        self._tokens.keep(one.login.tokens for one in terms.values() if one.login and one.login.tokens)
 
     def connector(self, name: str, route: SmtpRoute | LmtpRoute) -> IConnector:
         """As in Transports. A route without terms, which the configuration does not have, gets those that it says;
         TermsError where its files do not serve."""
-        terms = self._terms.get(name)
-        return SmtpConnector(
-            self._reactor,
-            self._hostname,
-            route.connect_timeout,
-            route.command_timeout,
-            route.data_timeout,
-            terms=terms_of(route, self._contexts) if terms is None else terms,
-            without_tls=self._without_tls,
-            work=self._work,
-        )
+        found = self._terms.get(name)
+        terms = terms_of(route, self._contexts) if found is None else found
+
+        def on_terms(terms: Terms) -> SmtpConnector:
+            return SmtpConnector(
+                self._reactor,
+                self._hostname,
+                route.connect_timeout,
+                route.command_timeout,
+                route.data_timeout,
+                terms=terms,
+                without_tls=self._without_tls,
+                work=self._work,
+            )
+
+        if terms.login is None or terms.login.tokens is None:
+            return on_terms(terms)
+        return TokenConnector(on_terms, terms, self._tokens.of(terms.login.tokens))
 
     def local(self, route: MaildirRoute | DiscardRoute) -> ITransport:
         """As in Transports."""

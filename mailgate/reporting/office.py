@@ -15,8 +15,9 @@ from mailgate.interfaces import IResolver
 from mailgate.mailauth.dmarc.record import Mode
 from mailgate.observe.hub import EventHub
 from mailgate.reporting.compose import Signer
+from mailgate.reporting.daily import Send
 from mailgate.reporting.gathering import wanted
-from mailgate.reporting.service import DmarcReports, Send
+from mailgate.reporting.service import DmarcReports
 from mailgate.stores.aggregates import Aggregates
 
 __all__ = ["IOfficeReactor", "Reporting", "ReportingOffice"]

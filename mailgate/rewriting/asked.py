@@ -40,7 +40,7 @@ class AskedAliases:
 
     def __init__(self, lookup: Lookup, options: CacheOptions, name: str, tools: AliasTools) -> None:
         self._lookup = lookup
-        outage = Outage(f"aliases.{name}", tools.reactor, tools.events)
+        outage = Outage(f"{tools.kind}.{name}", tools.reactor, tools.events)
         # most addresses are no aliases: their mail must not wait for the end of an outage
         self._answers: Remembered[str, Targets] = Remembered(
             lookup.whom, options, tools.reactor, outage, keeps_missing=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from types import MappingProxyType
 
@@ -11,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from mailgate.backends.keeping import Source, close_sources, made_of
 from mailgate.config.aliases import AliasSection, MapAliases, PatternAliases
 from mailgate.config.schema import Config
+from mailgate.config.senders import SenderSection
 from mailgate.interfaces import IRecipientDirectory
 from mailgate.rewriting.aliases import Aliases, DomainAliases
 from mailgate.rewriting.source import AliasSource, AliasTools
@@ -18,7 +20,7 @@ from mailgate.rewriting.srs import Srs
 from mailgate.rewriting.tables import AliasMap, PatternRules
 from mailgate.stores.lists import FileError
 
-__all__ = ["AliasError", "make_alias_sources", "make_aliases"]
+__all__ = ["AliasError", "make_alias_sources", "make_aliases", "make_sender_sources"]
 
 _Key = tuple[str | int, ...]
 
@@ -48,9 +50,25 @@ def make_alias_sources(
 ) -> dict[str, Source[AliasSource]]:
     """A source for each `[aliases.NAME]`; those `known` go on whose section and files are as they were. AliasError,
     with everything that is wrong."""
+    return _make("aliases", config.aliases, tools, known)
+
+
+def make_sender_sources(
+    config: Config, tools: AliasTools, known: Mapping[str, Source[AliasSource]] = MappingProxyType({})
+) -> dict[str, Source[AliasSource]]:
+    """The same for each `[senders.NAME]`, whose targets are the identities that may use an address."""
+    return _make("senders", config.senders, replace(tools, kind="senders"), known)
+
+
+def _make(
+    kind: str,
+    sections: Mapping[str, AliasSection | SenderSection],
+    tools: AliasTools,
+    known: Mapping[str, Source[AliasSource]],
+) -> dict[str, Source[AliasSource]]:
     made: dict[str, Source[AliasSource]] = {}
     errors: list[tuple[_Key, str]] = []
-    for name, section in config.aliases.items():
+    for name, section in sections.items():
         now = made_of(section)
         if name in known and known[name].made_of == now:
             made[name] = known[name]
@@ -58,12 +76,12 @@ def make_alias_sources(
         try:
             made[name] = Source(_source(section, name, tools), now)
         except FileError as error:
-            errors += [(("aliases", name, "path"), text) for text in error.errors]
+            errors += [((kind, name, "path"), text) for text in error.errors]
         except ValueError as error:
-            errors.append((("aliases", name), str(error)))
+            errors.append(((kind, name), str(error)))
         except ImportError as error:
             extra = _EXTRAS.get(section.kind, section.kind)
-            errors.append((("aliases", name, "kind"), f"needs the extra mailgate[{extra}]: {error}"))
+            errors.append(((kind, name, "kind"), f"needs the extra mailgate[{extra}]: {error}"))
     if errors:
         close_sources(one for name, one in made.items() if known.get(name) is not one)
         raise AliasError(errors)
@@ -96,7 +114,7 @@ def make_aliases(
     return Aliases(domains, directory, is_local, srs, clock)
 
 
-def _source(section: AliasSection, name: str, tools: AliasTools) -> AliasSource:
+def _source(section: AliasSection | SenderSection, name: str, tools: AliasTools) -> AliasSource:
     if isinstance(section, MapAliases):
         return AliasMap(section.entries, section.path, tools.reactor)
     if isinstance(section, PatternAliases):

@@ -33,7 +33,8 @@ class AliasSource(IRuns, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AliasTools:
-    """What a source is built with."""
+    """What a source is built with. `kind` is what the configuration calls its sections, for events."""
 
     reactor: IBackendReactor
     events: IEvents
+    kind: str = "aliases"

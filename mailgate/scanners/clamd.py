@@ -1,4 +1,4 @@
-"""clamd: INSTREAM, as clamd(8) describes it. One command a connection, which clamd closes after its answer."""
+"""clamd: INSTREAM in sessions (IDSESSION), as clamd(8) describes them: each answer has the number of its command."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass
 
 from mailgate.message import Content
+from mailgate.scanners.conversation import is_small
 from mailgate.scanners.pool import ScannerError
 from mailgate.scanners.sending import Pieces
 
@@ -41,31 +42,46 @@ class Scan:
     def __init__(self, content: Content, *, as_body: bool = False) -> None:
         self._content = content
         self._first = _FIRST_FIELD + b"\r\n" if as_body else _FIRST_FIELD
+        self._number = 1
+        self.is_small = is_small(content)
+        self.keeps = False
 
-    def pieces(self) -> Pieces:
+    def pieces(self, number: int = 1) -> Pieces:
         """The command, then each piece with its length before it, then the length 0."""
-        yield b"zINSTREAM\0" + struct.pack("!L", len(self._first)) + self._first
+        self._number = number
+        begin = b"zIDSESSION\0" if number == 1 else b""
+        yield begin + b"zINSTREAM\0" + struct.pack("!L", len(self._first)) + self._first
         for chunk in self._content.chunks():
             if chunk:
                 yield struct.pack("!L", len(chunk))
                 yield chunk
         yield bytes(4)
 
+    def is_whole(self, answer: bytearray) -> bool:
+        """Whether it has its end."""
+        return b"\0" in answer
+
     def read(self, answer: bytes, was_sent: bool) -> Scanned:
-        """The result; ScannerError for errors, half an answer, two, and one to a part of the content only."""
+        """The result; ScannerError for errors, half an answer, two, that of another command, and one to a part of the
+        content only."""
         if not answer:
             raise ScannerError("clamd has closed without an answer")
         text, end, more = answer.partition(b"\0")
         line = text.decode("utf-8", "replace").strip()
         if not end or more:
             raise ScannerError(f"no answer of clamd's: {_shown(line)}")
-        if line == _TOO_LARGE:
+        number, _, said = line.partition(": ")
+        if number != str(self._number):
+            raise ScannerError(f"no answer of clamd's to what it was asked: {_shown(line)}")
+        if said == _TOO_LARGE:
             return Scanned(is_too_large=True)
         if not was_sent:
             raise ScannerError(f"clamd answers before it has everything: {_shown(line)}")
-        if line == "stream: OK":
+        if said == "stream: OK":
+            self.keeps = True
             return Scanned()
-        if match := _FOUND.fullmatch(line):
+        if match := _FOUND.fullmatch(said):
+            self.keeps = True
             return Scanned(match[1][:_LONGEST_NAME])
         raise ScannerError(f"clamd answers {_shown(line)}")
 

@@ -1,37 +1,25 @@
-"""A message that is asked about over HTTP: one request a connection, sent as fast as it is taken."""
+"""A message that is asked about over HTTP/1.1: one POST, sent as fast as it is taken (RFC 9112)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectError, ConnectionClosed
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.python.failure import Failure
-from twisted.web.client import (
-    URI,
-    Agent,
-    RequestGenerationFailed,
-    RequestTransmissionFailed,
-    ResponseDone,
-    ResponseFailed,
-)
-from twisted.web.http import PotentialDataLoss
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory, IResponse
-from zope.interface import implementer
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from mailgate.scanners.pool import ScannerError
-from mailgate.scanners.sending import Sending
+from mailgate.scanners.sending import Pieces
 
-__all__ = ["Posted", "post"]
+__all__ = ["Post", "Posted"]
 
 #: The largest body of an answer, in octets, and what its header and its chunks may take beside it. It is understood in
 #: the reactor's thread.
 _LARGEST_ANSWER = 256 * 1024
 _AROUND = 256 * 1024
+#: What may stand in our fields (RFC 9110 section 5.5); a name is a token.
+_FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t -~]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,117 +30,110 @@ class Posted:
     body: bytes = field(repr=False)
 
 
-async def post(
-    endpoint: IStreamClientEndpoint,
-    url: str,
-    fields: Sequence[tuple[str, str]],
-    sending: Sending,
-    clock: IReactorTime,
-) -> Posted:
-    """The response, whatever its status. ScannerError where none came, it is too large, or it came before everything
-    was sent; OSError where what is sent cannot be read. Redirects are not followed. Cancelling closes the connection.
+class Post:
+    """A request with these fields and a body of `length` octets, and its response, whatever the status.
+
+    ValueError for fields that are none. Redirects are not followed. `body` is called each time that it is sent.
     """
-    connection = _Connection(endpoint)
-    agent = Agent.usingEndpointFactory(clock, connection)
-    headers = Headers()
-    for name, value in fields:
-        headers.addRawHeader(name, value)
-    try:
-        response = await agent.request(b"POST", url.encode("ascii"), headers, sending)
-        if not sending.is_over:
+
+    largest = _LARGEST_ANSWER + _AROUND
+    ends_with_stream = False
+
+    def __init__(
+        self, url: str, fields: Sequence[tuple[str, str]], body: Callable[[], Pieces], length: int, *, is_small: bool
+    ) -> None:
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        host = parts.netloc.rpartition("@")[2]
+        lines = [f"Host: {host}", f"Content-Length: {length}", *(f"{name}: {value}" for name, value in fields)]
+        if not all(map(_FIELD.fullmatch, lines)):
+            raise ValueError("a field of the request cannot be sent")
+        self._head = "\r\n".join([f"POST {target} HTTP/1.1", *lines, "\r\n"]).encode("ascii")
+        self._body = body
+        self._response = _Response()
+        self.is_small = is_small
+        self.keeps = False
+
+    def pieces(self, number: int = 1) -> Pieces:
+        """The request."""
+        self._response = _Response()
+        yield self._head
+        yield from self._body()
+
+    def is_whole(self, answer: bytearray) -> bool:
+        """Whether the response has its end, or is none."""
+        return self._response.take(answer)
+
+    def read(self, answer: bytes, was_sent: bool) -> Posted:
+        """The response; ScannerError where it is none, half of one, too large, or came before everything was sent."""
+        response = self._response
+        response.close()
+        if response.fault:
+            raise ScannerError(f"no answer over HTTP: {response.fault}")
+        if not response.is_whole and not response.ends_with_connection:
+            raise ScannerError("half an answer over HTTP" if answer else "no answer over HTTP")
+        if not was_sent:
             raise ScannerError("answered before everything was sent")
-        return Posted(response.code, await _body(response))
-    except RequestGenerationFailed as error:
-        raise _first(error) from None
-    except (ResponseFailed, RequestTransmissionFailed, ConnectError, ConnectionClosed) as error:
-        raise ScannerError(f"no answer over HTTP: {_cause(error)}") from None
-    finally:
-        sending.stopProducing()
-        connection.abort()
+        if len(response.body) > _LARGEST_ANSWER:
+            raise ScannerError(f"the answer has more than {_LARGEST_ANSWER} octets")
+        self.keeps = response.is_whole and response.is_kept
+        return Posted(response.status, bytes(response.body))
 
 
-@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
-class _Connection:
-    """The endpoint of one request, whichever its URL. The connection is ours to end, and ends where an answer is larger
-    than any should be: Twisted takes as many header fields as come."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
-        self._endpoint = endpoint
-        self._protocol: IProtocol | None = None
-
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:  # noqa: N802 (Twisted's)
-        return self
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803 (Twisted's)
-        connecting: Deferred[IProtocol] = self._endpoint.connect(protocolFactory)
-        return connecting.addCallbacks(self._connected, _unconnected)
-
-    def abort(self) -> None:
-        """Close at once, if it is open."""
-        abort = getattr(getattr(self._protocol, "transport", None), "abortConnection", None)
-        if abort is not None:
-            abort()
-
-    def _connected(self, protocol: IProtocol) -> IProtocol:
-        self._protocol = protocol
-        received, take = 0, protocol.dataReceived
-
-        def bounded(data: bytes) -> None:
-            nonlocal received
-            received += len(data)
-            if received > _LARGEST_ANSWER + _AROUND:
-                self.abort()
-            else:
-                take(data)
-
-        protocol.dataReceived = bounded  # type: ignore[method-assign]  # whoever has the protocol calls it so
-        return protocol
-
-
-def _unconnected(failure: Failure) -> Failure:
-    """A file that cannot be read is an OSError, too: whatever a name or a connection fails with is not."""
-    if isinstance(failure.value, OSError):
-        return Failure(ScannerError(f"no connection: {failure.value}"))
-    return failure
-
-
-def _body(response: IResponse) -> Deferred[bytes]:
-    collector = _Collector()
-    response.deliverBody(collector)
-    return collector.whole
-
-
-class _Collector(Protocol):
-    """Takes a body up to its bound."""
+class _Response:
+    """What is known of a response so far. The methods in between are those that httptools calls."""
 
     def __init__(self) -> None:
-        self.whole: Deferred[bytes] = Deferred()
-        self._octets = bytearray()
+        self.status = 0
+        self.body = bytearray()
+        self.fault = ""
+        self.is_whole = False
+        self.is_kept = False
+        self._has_length = False
+        self._taken = 0
+        self._parser = HttpResponseParser(self)
 
-    def dataReceived(self, data: bytes) -> None:
-        if self.whole.called:
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether its body is what comes until the connection ends (RFC 9112 section 6.3)."""
+        return self.status >= 200 and not self._has_length
+
+    def take(self, answer: bytearray) -> bool:
+        """Go on with what is new in the answer; whether nothing more is to be learned."""
+        new = bytes(answer[self._taken :])
+        self._taken = len(answer)
+        try:
+            self._parser.feed_data(new)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            if not self.is_whole:
+                self.fault = f"{type(error).__name__}: {str(error)[:200]!a}"
+            self.is_kept = False
+            return True
+        return self.is_whole
+
+    def close(self) -> None:
+        """Nothing more comes; the parser and this do not hold each other any more."""
+        del self._parser
+
+    def on_message_begin(self) -> None:
+        if self.is_whole:  # nobody has asked for another one
+            self.is_kept = False
             return
-        self._octets += data
-        if len(self._octets) > _LARGEST_ANSWER:
-            self.whole.errback(ScannerError(f"the answer has more than {_LARGEST_ANSWER} octets"))
+        self.status, self._has_length = 0, False
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.whole.called:
-            return
-        # without a length, the end of the connection is the end of the body
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self.whole.callback(bytes(self._octets))
-        else:
-            self.whole.errback(ScannerError(f"half an answer over HTTP: {reason.getErrorMessage()}"))
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() in (b"content-length", b"transfer-encoding"):
+            self._has_length = True
 
+    def on_headers_complete(self) -> None:
+        if not self.is_whole:
+            self.status = self._parser.get_status_code()
 
-def _first(error: RequestGenerationFailed) -> BaseException:
-    """What the producer of the request failed with."""
-    reasons: list[Failure] = list(error.reasons)
-    return reasons[0].value if reasons and reasons[0].value is not None else error
+    def on_body(self, body: bytes) -> None:
+        if not self.is_whole:
+            self.body += body
 
-
-def _cause(error: BaseException) -> str:
-    reasons: list[Failure] = list(getattr(error, "reasons", ()))
-    told = [f"{reason.type.__name__}: {reason.getErrorMessage()}" for reason in reasons if reason.type]
-    return "; ".join(told) or f"{type(error).__name__}: {error}"
+    def on_message_complete(self) -> None:
+        if not self.is_whole and self.status >= 200:  # those below are followed by another (RFC 9110 section 15.2)
+            self.is_whole = True
+            self.is_kept = self._parser.should_keep_alive()

@@ -86,7 +86,9 @@ class Pool(Generic[S]):
     async def _ask(self, work: Callable[[S], Coroutine[Deferred[Any], Any, T]]) -> T:
         end = self._clock.seconds() + self._timeout
         waiting: Deferred[Any] = self._slots.acquire()
-        await waiting.addTimeout(self._timeout, self._clock, onTimeoutCancel=_busy)
+        if not waiting.called:
+            waiting.addTimeout(self._timeout, self._clock, onTimeoutCancel=_busy)
+        await waiting
         try:
             return await self._first_answer(work, end)
         finally:

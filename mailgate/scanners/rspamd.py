@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+import msgspec
 
 from mailgate.message import Content
-from mailgate.scanners.http_post import Posted, post
+from mailgate.scanners.conversation import Line, is_small
+from mailgate.scanners.http_post import Post, Posted
 from mailgate.scanners.pool import ScannerError
-from mailgate.scanners.sending import Pieces, Sending
+from mailgate.scanners.sending import Pieces
 
 __all__ = ["Added", "Judged", "Removed", "Symbol", "ask_rspamd", "read_answer"]
 
+_URL = "http://rspamd/checkv2"
 #: Symbols, and fields of a header, that are looked at.
 MOST_SYMBOLS, MOST_FIELDS = 500, 100
 _UNPRINTABLE = re.compile(r"[^ -~]+")
@@ -64,46 +66,44 @@ class Judged:
     removed: tuple[Removed, ...] = ()
 
 
-class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+class _Symbol(msgspec.Struct, frozen=True):
+    score: float = 0.0
 
 
-class _Symbol(_Read):
-    score: FiniteFloat = 0.0
-
-
-class _Value(_Read):
+class _Value(msgspec.Struct, frozen=True):
     value: str
     order: int = 0
 
 
-class _Milter(_Read):
+class _Milter(msgspec.Struct, frozen=True):
     add_headers: dict[str, str | _Value | list[str | _Value]] = {}
     remove_headers: dict[str, int | list[int]] = {}
 
 
-class _Answer(_Read):
-    action: str = Field(min_length=1, max_length=100)
-    score: FiniteFloat
-    required_score: FiniteFloat = 0.0
+class _Answer(msgspec.Struct, frozen=True):
+    action: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    score: float
+    required_score: float = 0.0
     symbols: dict[str, _Symbol] = {}
     messages: dict[str, object] = {}
     subject: str = ""
     milter: _Milter = _Milter()
-    dkim_signature: str | list[str] = Field(default=[], alias="dkim-signature")
+    dkim_signature: str | list[str] = msgspec.field(default_factory=list, name="dkim-signature")
+
+
+_READER = msgspec.json.Decoder(_Answer)
 
 
 async def ask_rspamd(
-    endpoint: IStreamClientEndpoint,
+    line: Line,
     content: Content,
     fields: Sequence[tuple[str, str]],
-    clock: IReactorTime,
 ) -> Judged:
     """What rspamd says of this content; `fields` tell it what it should know. ScannerError where it says nothing that
     can be believed, OSError where the content cannot be read."""
     told = [(name, _UNPRINTABLE.sub("?", value)[:_LONGEST]) for name, value in fields]
-    sending = Sending(_pieces(content), content.size)
-    return read_answer(await post(endpoint, "http://rspamd/checkv2", told, sending, clock))
+    asked = Post(_URL, told, lambda: _pieces(content), content.size, is_small=is_small(content))
+    return read_answer(await line.ask(asked))
 
 
 def read_answer(answer: Posted) -> Judged:
@@ -111,9 +111,9 @@ def read_answer(answer: Posted) -> Judged:
     if answer.status != 200:
         raise ScannerError(f"rspamd answers {answer.status}: {_short(answer.body)}")
     try:
-        found = _Answer.model_validate_json(answer.body)
-    except ValidationError as error:
-        raise ScannerError(f"no answer of rspamd's: {_first(error)}") from None
+        found = _READER.decode(answer.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ScannerError(f"no answer of rspamd's: {str(error)[:200]!a}") from None
     symbols = [Symbol(name, one.score) for name, one in found.symbols.items()]
     symbols.sort(key=lambda one: (-abs(one.score), one.name))
     text = found.messages.get("smtp_message", "")
@@ -149,13 +149,6 @@ def _removed(milter: _Milter) -> list[Removed]:
     for name, numbers in milter.remove_headers.items():
         found += [Removed(name, one) for one in (numbers if isinstance(numbers, list) else [numbers])]
     return found
-
-
-def _first(error: ValidationError) -> str:
-    """The first thing that is wrong with it, without repeating what it says."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"][:4])
-    return f"{where}: {first['msg']}"[:200] if where else first["msg"][:200]
 
 
 def _short(octets: bytes) -> str:

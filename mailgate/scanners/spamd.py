@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mailgate.message import Content
+from mailgate.scanners.conversation import is_small
 from mailgate.scanners.pool import ScannerError
 from mailgate.scanners.sending import Pieces
 
@@ -47,22 +48,28 @@ class Check:
     """
 
     ends_with_stream = True
+    keeps = False
 
     def __init__(self, command: Command, content: Content, *, user: str = "", prefix: bytes = b"") -> None:
         self._command = command
         self._content = content
         self._user = user if is_user(user) else ""
         self._prefix = prefix
+        self.is_small = is_small(content)
         self.largest = _ROOM
         if command == "PROCESS":
             self.largest += 2 * content.size
 
-    def pieces(self) -> Pieces:
+    def pieces(self, number: int = 1) -> Pieces:
         """The request, then the message."""
         user = f"User: {self._user}\r\n" if self._user else ""
         length = len(self._prefix) + self._content.size
         yield f"{self._command} SPAMC/1.5\r\n{user}Content-length: {length}\r\n\r\n".encode() + self._prefix
         yield from self._content.chunks()
+
+    def is_whole(self, answer: bytearray) -> bool:
+        """Never: spamd closes behind it."""
+        return False
 
     def read(self, answer: bytes, was_sent: bool) -> Checked:
         """The result; ScannerError for errors, half an answer, and one to a part of the message only."""

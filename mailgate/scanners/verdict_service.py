@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from mailgate.message import Content, HeaderField
-from mailgate.scanners.http_post import Posted, post
+from mailgate.scanners.conversation import Line, is_small
+from mailgate.scanners.http_post import Post, Posted
 from mailgate.scanners.pool import ScannerError
-from mailgate.scanners.sending import Pieces, Sending
+from mailgate.scanners.sending import Pieces
 
 __all__ = ["NewField", "ServiceAnswer", "ask_service", "read_service_answer"]
 
@@ -61,21 +61,23 @@ class ServiceAnswer(_Read):
 
 
 async def ask_service(
-    endpoint: IStreamClientEndpoint,
+    line: Line,
     url: str,
     fields: Sequence[tuple[str, str]],
     facts: Mapping[str, object],
     content: Content | None,
-    clock: IReactorTime,
 ) -> ServiceAnswer:
-    """The answer of the service at `url`, which is told the facts, and the content in base64 as `content` (null where
-    it is None). ScannerError where there is no answer that can be believed, OSError where the content cannot be read.
+    """The answer of the service at `url`, to which the line leads: it is told the facts, and the content in base64 as
+    `content` (null where it is None). ScannerError where there is no answer that can be believed, OSError where the
+    content cannot be read.
     """
     start = json.dumps(dict(facts))[:-1] + (", " if facts else "") + '"content": '
     head, tail = (f'{start}"'.encode(), b'"}') if content is not None else (f"{start}null".encode(), b"}")
     length = len(head) + len(tail) + (4 * -(-content.size // 3) if content is not None else 0)
     told = [("Content-Type", "application/json"), ("Accept", "application/json"), *fields]
-    return read_service_answer(await post(endpoint, url, told, Sending(_pieces(head, content, tail), length), clock))
+    is_at_once = content is None or is_small(content)
+    asked = Post(url, told, lambda: _pieces(head, content, tail), length, is_small=is_at_once)
+    return read_service_answer(await line.ask(asked))
 
 
 def read_service_answer(answer: Posted) -> ServiceAnswer:

@@ -12,11 +12,12 @@ from mailgate.message import Message
 from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.refusal import RefusalTeller
-from mailgate.verdict import Defer, Disconnect, Reject, Verdict
+from mailgate.verdict import Defer, Disconnect, Quarantine, Reject, Verdict
 
-__all__ = ["answers_to", "of_a_stranger", "tell_refusals"]
+__all__ = ["WITH_THE_OTHERS", "answers_to", "of_a_stranger", "settled", "tell_refusals"]
 
-_WITH_THE_OTHERS = "deferred because another recipient is: SMTP has one answer for all"
+#: The private reason for those whom nobody objects to.
+WITH_THE_OTHERS = "deferred because another recipient is: SMTP has one answer for all"
 
 _Refusal = Reject | Defer | Disconnect
 
@@ -38,12 +39,27 @@ def of_a_stranger(parameters: MailParameters) -> tuple[MailParameters, bytes]:
     return parameters, answer
 
 
+def settled(verdicts: Sequence[Verdict], *, may_report: bool) -> Sequence[Verdict]:
+    """The verdicts that one answer can carry out: where some recipients are refused and others not, what is refused
+    goes into quarantine unless its sender may get a report of it, which in mail from strangers goes to a forged one."""
+    if may_report or not any(map(_is_rejected, verdicts)):
+        return verdicts
+    if all(isinstance(one, _Refusal) for one in verdicts) or any(map(_is_deferred, verdicts)):
+        return verdicts  # one answer tells all of it
+    return [
+        Quarantine(f"refused: {one.reply} ({one.reason})", evidence=one.evidence)
+        if isinstance(one, Reject | Disconnect)
+        else one
+        for one in verdicts
+    ]
+
+
 def answers_to(verdicts: Sequence[Verdict], *, is_lmtp: bool) -> list[Reply | None] | None:
     """What each recipient's part of the message is refused with, None for those that the intake may have; None at all
     where nobody objects.
 
     SMTP has one reply. One that is deferred defers all. One that is refused while another is taken is left to the
-    intake, which owes the sender a report.
+    intake, which owes the sender a report (see `settled`).
     """
     refusals = [verdict if isinstance(verdict, _Refusal) else None for verdict in verdicts]
     told = [one.reply for one in refusals if one is not None]
@@ -69,7 +85,7 @@ def tell_refusals(
         if isinstance(verdict, _Refusal):
             concerned.setdefault((reply or verdict.reply, verdict.reason), []).append(recipient.address)
         elif reply is not None:
-            concerned.setdefault((reply, _WITH_THE_OTHERS), []).append(recipient.address)
+            concerned.setdefault((reply, WITH_THE_OTHERS), []).append(recipient.address)
     for (reply, reason), recipients in concerned.items():
         teller.tell(
             "message",
@@ -80,3 +96,11 @@ def tell_refusals(
             recipients=recipients,
             message_id=message_id,
         )
+
+
+def _is_rejected(verdict: Verdict) -> bool:
+    return isinstance(verdict, _Refusal) and verdict.reply.is_permanent
+
+
+def _is_deferred(verdict: Verdict) -> bool:
+    return isinstance(verdict, _Refusal) and verdict.reply.is_transient

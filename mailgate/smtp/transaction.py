@@ -10,7 +10,7 @@ from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, Transaction, new_id
 from mailgate.message import Content, Message, release
 from mailgate.reply import Reply
 from mailgate.smtp import replies
-from mailgate.smtp.answers import answers_to, of_a_stranger, tell_refusals
+from mailgate.smtp.answers import answers_to, of_a_stranger, settled, tell_refusals
 from mailgate.smtp.conversation import Conversation
 from mailgate.smtp.receiving import ContentReceiver, RefusedChunk
 from mailgate.smtp.recipients import Recipients
@@ -274,7 +274,7 @@ class MailTransaction:
             self._content.give_back()
             self._content = None
             if self._transaction is not None:
-                release(self._transaction.edits)
+                release([*self._transaction.edits, *self._transaction.edits_for])
 
     def _judge(self, message: Message) -> None:
         transaction = self._current
@@ -290,7 +290,11 @@ class MailTransaction:
         )
 
     def _take(self, transaction: Transaction, message: Message, verdicts: Sequence[Verdict]) -> None:
-        told = answers_to(verdicts, is_lmtp=self._talk.is_lmtp)
+        is_lmtp, settings = self._talk.is_lmtp, self._talk.settings
+        if len(verdicts) > 1 and not is_lmtp:
+            may_report = settings.refused_for_some == "report" or self._talk.session.identity is not None
+            verdicts = settled(verdicts, may_report=may_report)
+        told = answers_to(verdicts, is_lmtp=is_lmtp)
         if told is not None:
             tell_refusals(self._talk.teller, transaction, message, verdicts, told)
             if None not in told:

@@ -8,9 +8,10 @@ from OpenSSL import SSL
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IProtocol, ITransport
 from twisted.internet.tcp import Connection
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport
 
-__all__ = ["write_now"]
+__all__ = ["has_unread", "write_now"]
 
 #: Octets of a TLS record at most, and of what our side of TLS may hold for the socket.
 _RECORD, _HELD = 2**14, 2**15
@@ -45,6 +46,22 @@ def write_now(transport: ITransport, data: bytes, *, is_last: bool = False) -> N
             transport.write(data[sent:])
     elif not _write_record(transport, transport.protocol, data):
         transport.write(data)
+
+
+def has_unread(transport: ITransport) -> bool:
+    """Whether the peer has said something, or has ended, and the reactor has not told of it yet; False where the
+    transport is no socket (a test's)."""
+    while isinstance(transport, ProtocolWrapper) and transport.transport is not None:  # the TLS of an endpoint
+        transport = transport.transport
+    if not isinstance(transport, Connection) or not transport.connected:
+        return False
+    try:
+        transport.socket.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _write_record(transport: Connection, tls: IProtocol, data: bytes) -> bool:

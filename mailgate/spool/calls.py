@@ -119,6 +119,9 @@ class SpoolCalls:
     def release(self, selector: Selector) -> Deferred[int]:
         return self._submit(lambda: operate.release(self._store, selector))
 
+    def quarantine(self, selector: Selector, reason: str) -> Deferred[list[EntryView]]:
+        return self._submit(lambda: operate.quarantine(self._store, selector, reason))
+
     def retry(self, selector: Selector) -> Deferred[int]:
         return self._submit(lambda: operate.retry(self._store, selector))
 

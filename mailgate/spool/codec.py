@@ -2,7 +2,8 @@
 
 Version 1 has the one parameter "body", and tells nothing of the origin. Version 2 has "mail", the parameters that are
 not as in plain mail, which have none; the origin without the empty end of it; for a recipient what RCPT asked, and
-behind it, where it is not the sender's own, the reverse-path; and the checksum of content that lies in the database.
+behind it, where it is not the sender's own, the reverse-path; the listener; what was found of a
+message in quarantine; its stream, where it has one; and the checksum of content that lies in the database.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mailgate.envelope import (
     PLAIN_MAIL,
     Envelope,
     EnvelopeRecipient,
+    Kept,
     MailParameters,
     Origin,
 )
@@ -73,9 +75,14 @@ def encode_envelope(envelope: Envelope, data: bytes | None = None) -> str:
         "client": envelope.client,
         "origin": _origin(envelope.origin),
         "edits": [_edit(edit) for edit in envelope.edits],
+        "listener": envelope.listener,
     }
     if envelope.parameters is not PLAIN_MAIL:
         found["mail"] = _parameters(envelope.parameters)
+    if envelope.kept is not None:
+        found["kept"] = msgspec.to_builtins(envelope.kept)
+    if envelope.stream:
+        found["stream"] = envelope.stream
     if data is not None:
         found["sum"] = crc32(data)  # the last one, where it is looked for
     try:
@@ -104,6 +111,9 @@ def decode_envelope(text: str) -> Envelope:
             client=found["client"],
             origin=_to_origin(found.get("origin", ())),
             edits=tuple(_to_edit(edit) for edit in found["edits"]),
+            listener=str(found.get("listener", "")),
+            kept=msgspec.convert(found["kept"], Kept) if "kept" in found else None,
+            stream=str(found.get("stream", "")),
         )
         returns = (one.return_path for one in envelope.recipients if one.return_path is not None)
         for one in (envelope.sender, *(recipient.address for recipient in envelope.recipients), *returns):

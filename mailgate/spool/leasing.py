@@ -224,7 +224,8 @@ def _take(store: Store, rows: Iterable[_Row], until: float) -> tuple[list[Lease]
             keys += [part.key for part in parts]
     store.database.execute(
         "UPDATE recipients SET hold = CASE state WHEN 'held' THEN 1 WHEN 'quarantined' THEN 2 ELSE hold END,"
-        f" state = 'leased', due = ?, owner = ?, waits = '' FROM json_each(?) AS k WHERE {_OURS}",
+        " waits = CASE state WHEN 'quarantined' THEN waits ELSE '' END,"  # it goes back there, for that reason
+        f" state = 'leased', due = ?, owner = ? FROM json_each(?) AS k WHERE {_OURS}",
         (until, store.worker, keys_of(keys)),
     )
     return leases, aside
@@ -358,7 +359,8 @@ def give_back(store: Store, returns: Sequence[Return]) -> None:
             (queue_id, recipient.number, due, one.waits) for recipient in one.lease.recipients
         )
     for (until, in_turn), rows in by_end.items():
-        _end(store, f"{_IN_TURN if in_turn else _DUE}, waits = json_extract(k.value, '$[3]')", rows, until, in_turn)
+        waits = "waits = CASE hold WHEN 2 THEN waits ELSE json_extract(k.value, '$[3]') END"
+        _end(store, f"{_IN_TURN if in_turn else _DUE}, {waits}", rows, until, in_turn)
 
 
 def _end(store: Store, changes: str, rows: Sequence[Sequence[object]], until: float, in_turn: bool = False) -> None:

@@ -10,12 +10,18 @@ from msgspec.structs import replace
 
 from mailgate.interfaces import EntryView, Selector, Suspended, Suspension
 from mailgate.spool.query import VIEW, selected, to_view
+from mailgate.spool.rows import told_reason
 from mailgate.spool.store import Store
 
-__all__ = ["add_counts", "delete", "hold", "release", "reroute", "resume", "retry", "suspend"]
+__all__ = ["add_counts", "delete", "hold", "quarantine", "release", "reroute", "resume", "retry", "suspend"]
 
 #: Days for which counters are kept.
 _COUNTED_FOR = 40
+#: The note of an entry that somebody has released on one of these days.
+_RELEASED = (
+    "SELECT 1 FROM json_each(:days) AS day CROSS JOIN counts"
+    " WHERE counts.key = day.value || '/released/' || r.queue_id || '/' || r.number"
+)
 
 
 def hold(store: Store, selector: Selector) -> int:
@@ -31,9 +37,49 @@ def hold(store: Store, selector: Selector) -> int:
 
 def release(store: Store, selector: Selector) -> int:
     """End what keeps them back: they are due, but not before the time for which their sender has asked."""
-    _change(store, "hold = 0", selector, "r.state = 'leased' AND r.hold != 0")
+    _change(store, "hold = 0, waits = ''", selector, "r.state = 'leased' AND r.hold != 0")
+    _note_released(store, selector)
     due = "state = 'queued', due = max(:now, not_before), waits = ''"
     return _change(store, due, selector, "r.state IN ('held', 'quarantined')")
+
+
+def _note_released(store: Store, selector: Selector) -> None:
+    """Note what leaves quarantine by somebody's will, so that nobody undoes it."""
+    select, values = selected(store.database, selector, store.now(), "r.state = 'quarantined'")
+    store.database.execute(
+        "INSERT OR IGNORE INTO counts (key, amount)"
+        f" SELECT :day || '/released/' || queue_id || '/' || number, 1 FROM ({select})",
+        {**values, "day": _day(store.now())},
+    )
+
+
+def _day(moment: float) -> str:
+    return datetime.datetime.fromtimestamp(moment, datetime.UTC).date().isoformat()
+
+
+def quarantine(store: Store, selector: Selector, reason: str) -> list[EntryView]:
+    """Keep back what waits and what is held, since now and for this reason, but not what somebody has released; as they
+    are then."""
+    now = store.now()
+    select, values = selected(
+        store.database, selector, now, f"r.state IN ('queued', 'turn', 'held') AND NOT EXISTS ({_RELEASED})"
+    )
+    values["days"] = json.dumps([_day(now - days * 86400.0) for days in range(_COUNTED_FOR + 1)])
+    keys = store.database.execute(select, values).fetchall()
+    which = "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys)"
+    store.database.execute(
+        "UPDATE recipients SET state = 'quarantined', due = :now, waits = :reason"
+        f" WHERE (queue_id, number) IN ({which})",
+        {"now": now, "reason": told_reason(reason), "keys": json.dumps(keys)},
+    )
+    return [
+        to_view(row)
+        for row in store.database.execute(
+            f"SELECT {VIEW} FROM recipients r CROSS JOIN messages m"
+            f" WHERE r.queue_id = m.queue_id AND (r.queue_id, r.number) IN ({which}) ORDER BY r.queue_id, r.number",
+            {"keys": json.dumps(keys)},
+        )
+    ]
 
 
 def retry(store: Store, selector: Selector) -> int:
@@ -45,7 +91,7 @@ def reroute(store: Store, selector: Selector, route: str) -> int:
     """Another route for what is not leased, due at once unless it is held. A source belongs to the route it was for."""
     return _change(
         store,
-        "route = :new_route, source = '', waits = '',"
+        "route = :new_route, source = '', waits = CASE state WHEN 'quarantined' THEN waits ELSE '' END,"
         " due = CASE WHEN state IN ('queued', 'turn') THEN max(:now, not_before) ELSE due END,"
         " state = CASE state WHEN 'turn' THEN 'queued' ELSE state END",
         selector,
@@ -111,11 +157,15 @@ def _name(kind: Suspended, name: str) -> str:
 
 
 def add_counts(store: Store, amounts: Mapping[str, int]) -> None:
-    """Add to counters, and forget those that are too old."""
-    first = datetime.datetime.fromtimestamp(store.now(), datetime.UTC) - datetime.timedelta(days=_COUNTED_FOR)
-    store.database.execute("DELETE FROM counts WHERE key < ?", (first.date().isoformat(),))
+    """Add to counters, and forget those that are too old, or that come to 0."""
+    store.database.execute("DELETE FROM counts WHERE key < ?", (_day(store.now() - _COUNTED_FOR * 86400.0),))
     store.database.execute(
         "INSERT INTO counts (key, amount) SELECT key, value FROM json_each(?) WHERE 1"
         " ON CONFLICT (key) DO UPDATE SET amount = amount + excluded.amount",
         (json.dumps(dict(amounts)),),
     )
+    less = [key for key, amount in amounts.items() if amount < 0]
+    if less:
+        store.database.execute(
+            "DELETE FROM counts WHERE amount <= 0 AND key IN (SELECT value FROM json_each(?))", (json.dumps(less),)
+        )

@@ -132,7 +132,9 @@ class SpoolReader:
 
         def run() -> dict[str, int]:
             rows = self._database.execute(
-                "SELECT key, amount FROM counts WHERE key >= ?1 AND substr(key, 1, length(?1)) = ?1", (prefix,)
+                "SELECT key, amount FROM counts WHERE key >= ?1 AND key < ?1 || char(1114111)"
+                " AND substr(key, 1, length(?1)) = ?1",
+                (prefix,),
             )
             return dict(rows.fetchall())
 

@@ -36,7 +36,21 @@ from mailgate.spool.failing import Failing
 from mailgate.spool.leasing import record
 from mailgate.spool.reader import SpoolReader, failure_of
 from mailgate.spool.store import Store
-from mailgate.spool.work import Accept, Finish, Job, Work, all_final, answer, is_one_statement, run_group, split
+from mailgate.spool.work import (
+    Accept,
+    AcceptAll,
+    Finish,
+    Job,
+    Work,
+    all_final,
+    answer,
+    coming,
+    in_groups,
+    is_one_statement,
+    run_group,
+    split,
+    weight_of,
+)
 
 __all__ = ["SqliteSpool"]
 
@@ -135,18 +149,40 @@ class SqliteSpool(Failing):
             self._ask()
         return done
 
+    def accept_all(self, messages: Sequence[tuple[Envelope, Content]], until: float) -> Deferred[Sequence[Lease]]:
+        if self._failed or self._low:
+            for _, content in messages:
+                content.discard()
+            return fail(SpoolError(self._failed or "the disk is full"))
+        done: Deferred[Sequence[Lease]] = Deferred()
+        self._gathered.append(AcceptAll([Accept(*message, until) for message in messages], done))
+        if not self._is_asked:
+            self._ask()
+        return done
+
     def record(
         self, lease: Lease, outcomes: Sequence[Outcome], reports: Sequence[tuple[Envelope, Content]] = ()
     ) -> Deferred[None]:
+        come = list(reports)
+
         def run() -> None:
             record(self._store, lease, outcomes)
-            for report in reports:
-                envelope, _, text, data = self._store.prepare(*report)
+            for at, report in enumerate(come):
+                envelope, content, text, data = self._store.prepare(*report)
+                come[at] = envelope, content  # where it lies now, should this be done again
                 if data is None:
                     sync(self._store.contents)
                 self._store.insert(envelope, text, data, None)
 
+        def undone(failure: Failure) -> Failure:
+            for (_, now), (_, before) in zip(come, reports, strict=True):
+                if now is not before:
+                    now.discard()
+            return failure
+
         done: Deferred[None] = Deferred()
+        if reports:
+            done.addErrback(undone)
         if not reports and len(outcomes) == len(lease.envelope.recipients) and all_final(outcomes):
             self._finishes.append(Finish(lease, run, done))
             if not (self._lingers or self._is_asked):
@@ -216,8 +252,8 @@ class SqliteSpool(Failing):
         self._is_asked = False
         gathered, self._gathered = self._gathered, []
         if gathered:
-            for at in range(0, len(gathered), _GROUP):
-                self._jobs.put(gathered[at : at + _GROUP])
+            for group in in_groups(gathered, _GROUP):
+                self._jobs.put(group)
         elif self._finishes and not self._lingers:
             self._lingers = True
             self._jobs.put(_NOTHING)
@@ -254,10 +290,12 @@ class SqliteSpool(Failing):
     def _gather(self, first: Sequence[Work] | None) -> tuple[list[Work], bool]:
         """What waits, `first` first, and whether it is the last."""
         group: list[Work] = []
+        weight = 0
         jobs = first
         while jobs is not None:
             group += jobs
-            if len(group) >= _GROUP:
+            weight += sum(map(weight_of, jobs))
+            if weight >= _GROUP:
                 break
             try:
                 jobs = self._jobs.get_nowait()
@@ -291,7 +329,8 @@ class SqliteSpool(Failing):
                 # There is room now for whatever makes room, and for the outcomes of what is under way.
                 self._fail(error)
                 return [
-                    self._failure(one, error) if isinstance(one, Accept) else self._commit([one])[0] for one in group
+                    self._failure(one, error) if isinstance(one, Accept | AcceptAll) else self._commit([one])[0]
+                    for one in group
                 ]
             if len(group) > 1 and not is_disk(error):
                 return [self._commit([one])[0] for one in group]
@@ -301,8 +340,8 @@ class SqliteSpool(Failing):
         return results
 
     def _failure(self, work: Work, error: Exception) -> Failure:
-        if isinstance(work, Accept):
-            work.content.discard()
+        for message in coming([work]):
+            message.content.discard()
         if not isinstance(error, OSError | sqlite3.Error | CodecError):
             _log.failure("a job of the spool failed", failure=failure_of(error))
         if is_damage(error):

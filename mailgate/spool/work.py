@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +17,21 @@ from mailgate.message import Content
 from mailgate.spool.database import sync
 from mailgate.spool.store import Store
 
-__all__ = ["Accept", "Finish", "Job", "Work", "all_final", "answer", "is_one_statement", "run_group", "split"]
+__all__ = [
+    "Accept",
+    "AcceptAll",
+    "Finish",
+    "Job",
+    "Work",
+    "all_final",
+    "answer",
+    "coming",
+    "in_groups",
+    "is_one_statement",
+    "run_group",
+    "split",
+    "weight_of",
+]
 
 T = TypeVar("T")
 
@@ -37,7 +51,14 @@ class Accept(Struct):
     envelope: Envelope
     content: Content
     until: float
-    done: Deferred[Lease]
+    done: Deferred[Lease] | None = None
+
+
+class AcceptAll(Struct):
+    """Messages that come together: all of them, or none. None of the `messages` has a Deferred of its own."""
+
+    messages: list[Accept]
+    done: Deferred[Sequence[Lease]]
 
 
 class Finish(Struct):
@@ -48,7 +69,28 @@ class Finish(Struct):
     done: Deferred[None]
 
 
-Work = Job[Any] | Accept | Finish
+_Row = tuple[Envelope, str, bytes | None, float]
+
+Work = Job[Any] | Accept | AcceptAll | Finish
+
+
+def in_groups(works: Iterable[Work], most: int) -> Iterator[list[Work]]:
+    """In their order, so many messages together at most; what comes as one stays together, whatever its number."""
+    group: list[Work] = []
+    weight = 0
+    for one in works:
+        if group and weight + weight_of(one) > most:
+            yield group
+            group, weight = [], 0
+        group.append(one)
+        weight += weight_of(one)
+    if group:
+        yield group
+
+
+def weight_of(work: Work) -> int:
+    """How many messages it counts for."""
+    return len(work.messages) if isinstance(work, AcceptAll) else 1
 
 
 def split(group: Sequence[Work]) -> list[list[Work]]:
@@ -65,30 +107,20 @@ def split(group: Sequence[Work]) -> list[list[Work]]:
 def run_group(store: Store, group: Sequence[Work]) -> list[object]:
     """Do the work, inside one transaction or as one statement; the result of each."""
     results: list[object] = [None] * len(group)
-    rows = []
+    rows: list[_Row] = []
     left: dict[int, Lease] = {}
-    in_files = False
     for number, one in enumerate(group):
         if isinstance(one, Accept):
-            envelope, content, text, data = store.prepare(one.envelope, one.content)
-            # From here on the content is where the row will say; a failure of the group must find it there.
-            one.content = content
-            in_files = in_files or data is None
-            recipients = envelope.recipients
-            if _comes_later(envelope):
-                store.insert(envelope, text, data, None)
-                recipients = ()
-            elif _is_kept_back(envelope):
-                store.insert(envelope, text, data, one.until)
-                recipients = tuple(recipient for recipient in recipients if not recipient.quarantine)
-            else:
-                rows.append((envelope, text, data, one.until))
-            results[number] = Lease(envelope, recipients, content, one.until, {})
+            results[number] = _keep(store, one, rows)
+        elif isinstance(one, AcceptAll):
+            results[number] = [_keep(store, message, rows) for message in one.messages]
         elif isinstance(one, Finish) and one.lease.envelope.queue_id in store.fresh:
             left[number] = one.lease
-    if in_files:
+    if any(message.content.path is not None for message in coming(group)):
         sync(store.contents)
     store.exchange_fresh(rows, [lease.envelope.queue_id for lease in left.values()])
+    if marks := [(message.envelope.mark,) for message in coming(group) if message.envelope.mark]:
+        store.database.executemany("INSERT OR IGNORE INTO counts VALUES (?, 1)", marks)
     for lease in left.values():
         if lease.content.path is not None:
             store.forget(store.contents / lease.envelope.queue_id)
@@ -100,19 +132,51 @@ def run_group(store: Store, group: Sequence[Work]) -> list[object]:
     return results
 
 
+def coming(group: Sequence[Work]) -> Iterator[Accept]:
+    """The messages that come, each on its own."""
+    for one in group:
+        if isinstance(one, Accept):
+            yield one
+        elif isinstance(one, AcceptAll):
+            yield from one.messages
+
+
+def _keep(store: Store, one: Accept, rows: list[_Row]) -> Lease:
+    """The lease of a message; `rows` gets it where it is to be written with others."""
+    envelope, content, text, data = store.prepare(one.envelope, one.content)
+    # From here on the content is where the row will say; a failure of the group must find it there.
+    one.content = content
+    recipients = envelope.recipients
+    if _comes_later(envelope):
+        store.insert(envelope, text, data, None)
+        recipients = ()
+    elif _is_kept_back(envelope):
+        store.insert(envelope, text, data, one.until)
+        recipients = tuple(recipient for recipient in recipients if not recipient.quarantine)
+    else:
+        rows.append((envelope, text, data, one.until))
+    return Lease(envelope, recipients, content, one.until, {})
+
+
 def is_one_statement(store: Store, group: Sequence[Work]) -> bool:
     """Whether the group needs no transaction around it: it is messages that come, and no more that leave."""
     come = leave = 0
     for one in group:
-        if isinstance(one, Accept):
-            if _comes_later(one.envelope) or _is_kept_back(one.envelope):
+        if isinstance(one, Accept | AcceptAll):
+            messages = (one,) if isinstance(one, Accept) else one.messages
+            if any(_has_rows(each.envelope) for each in messages):
                 return False
-            come += 1
+            come += len(messages)
         elif isinstance(one, Finish) and one.lease.envelope.queue_id in store.fresh:
             leave += 1
         else:
             return False
     return leave <= come or not come
+
+
+def _has_rows(envelope: Envelope) -> bool:
+    """Whether more than its row among the fresh ones is written."""
+    return bool(envelope.mark) or _comes_later(envelope) or _is_kept_back(envelope)
 
 
 def _comes_later(envelope: Envelope) -> bool:

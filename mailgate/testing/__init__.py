@@ -8,7 +8,7 @@ from __future__ import annotations
 from mailgate.testing.answers import verdict_of, wait_for
 from mailgate.testing.builders import message, recipient, services, session, transaction
 from mailgate.testing.contract import FilterContract, Occasion
-from mailgate.testing.fakes import EventRecorder, FakeDirectory, Silent
+from mailgate.testing.fakes import EventRecorder, FakeDirectory, MemoryOriginals, Silent
 from mailgate.testing.spool import MemorySpool
 from mailgate.testing.zone import MemoryResolver
 
@@ -16,6 +16,7 @@ __all__ = [
     "EventRecorder",
     "FakeDirectory",
     "FilterContract",
+    "MemoryOriginals",
     "MemoryResolver",
     "MemorySpool",
     "Occasion",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mailgate.envelope import Envelope, EnvelopeRecipient
-from mailgate.interfaces import Destination, EntryView, Selector
+from mailgate.interfaces import Destination, EntryView, Lease, Selector, Suspended, Suspension
 from mailgate.message import Content
 
-__all__ = ["Entry", "Found", "Stored", "matches", "view_of"]
+__all__ = ["Entry", "Found", "Stored", "is_in_force", "lease_of", "matches", "spelt", "view_of"]
 
 
 @dataclass(slots=True)
@@ -51,6 +52,20 @@ class Stored:
 Found = tuple[Stored, int, Entry]
 
 
+def lease_of(stored: Stored, entries: Sequence[Entry], until: float) -> Lease:
+    """The lease of some entries of one message."""
+    entries = sorted(entries, key=lambda entry: entry.recipient.number)
+    return Lease(
+        stored.envelope,
+        tuple(entry.recipient for entry in entries),
+        stored.content,
+        until,
+        {entry.recipient.number: entry.attempts for entry in entries},
+        frozenset(entry.recipient.number for entry in entries if entry.warned),
+        {entry.recipient.number: entry.source for entry in entries if entry.source},
+    )
+
+
 def matches(selector: Selector, stored: Stored, number: int, entry: Entry, now: float) -> bool:
     """Whether a selector means the entry."""
     view = view_of(stored, number, entry)
@@ -91,3 +106,13 @@ def view_of(stored: Stored, number: int, entry: Entry) -> EntryView:
         category=entry.category,
         waits=f"waits for its turn at {entry.recipient.address.domain}" if in_turn and not entry.waits else entry.waits,
     )
+
+
+def is_in_force(suspension: Suspension, now: float) -> bool:
+    """Whether it has not ended yet."""
+    return suspension.until == 0.0 or suspension.until > now
+
+
+def spelt(kind: Suspended, name: str) -> str:
+    """The name of a suspension as it is kept."""
+    return name if kind == "route" else name.lower()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from mailgate.address import Address
@@ -15,12 +15,14 @@ from mailgate.interfaces import (
     Answer,
     ICounters,
     IEvents,
+    IOriginals,
     IRecipientDirectory,
     IResolver,
     RecipientStatus,
 )
+from mailgate.message import Content
 
-__all__ = ["EventRecorder", "FakeDirectory", "Silent"]
+__all__ = ["EventRecorder", "FakeDirectory", "MemoryOriginals", "Silent"]
 
 E = TypeVar("E", bound=Event)
 T = TypeVar("T")
@@ -110,3 +112,18 @@ class Silent:
         self.asked += 1
         self.open += 1
         return Deferred(close)
+
+
+@implementer(IOriginals)
+class MemoryOriginals:
+    """Keeps what came in `kept`, by queue id; with an `error`, as a disk that is full, nothing."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.error: OSError | None = None
+
+    def keep(self, queue_id: str, content: Content) -> Deferred[None]:
+        if self.error is not None:
+            return fail(self.error)
+        self.kept[queue_id] = content.read()
+        return succeed(None)

@@ -29,6 +29,7 @@ from mailgate.relay.intake import Intake
 from mailgate.smtp.factory import Listener
 from mailgate.stores.counters import MemoryCounters
 from mailgate.stores.slots import LocalTally
+from mailgate.testing.fakes import MemoryOriginals
 from mailgate.testing.spool import MemorySpool
 from mailgate.testing.users import memory_users
 from mailgate.testing.zone import MemoryResolver, Zone
@@ -90,6 +91,7 @@ class MemoryGateway:
             clock=self.clock,
             editor=ContentEditor(incoming, self.clock),
             next_hop=assembly.routing.next_hop,
+            originals=MemoryOriginals(),
         )
         self.listeners: dict[str, Listener] = {}
         for configured in config.listeners:

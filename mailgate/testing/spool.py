@@ -32,7 +32,7 @@ from mailgate.interfaces import (
 from mailgate.interfaces.spool import EVERYTHING, LEASED_AT_ONCE, TURN_LIFE
 from mailgate.message import Content
 from mailgate.spool.query import told
-from mailgate.testing.entries import Entry, Found, Stored, matches, view_of
+from mailgate.testing.entries import Entry, Found, Stored, is_in_force, lease_of, matches, spelt, view_of
 
 __all__ = ["MemorySpool"]
 
@@ -65,8 +65,16 @@ class MemorySpool:
             content.discard()
         return self._do(lambda: self._accept(envelope, content, until))
 
+    def accept_all(self, messages: Sequence[tuple[Envelope, Content]], until: float) -> Deferred[Sequence[Lease]]:
+        if self._cannot():
+            for _, content in messages:
+                content.discard()
+        return self._do(lambda: [self._accept(*message, until) for message in messages])
+
     def _accept(self, envelope: Envelope, content: Content, until: float) -> Lease:
         release_at = envelope.parameters.release_at
+        if envelope.mark:
+            self._counts[envelope.mark] = 1
         if release_at > envelope.received or len(envelope.recipients) > LEASED_AT_ONCE:
             kept = self._keep(envelope, content, "queued", max(release_at, self._now()))
         else:
@@ -158,7 +166,7 @@ class MemorySpool:
                     entry = stored.entries.get(recipient.number) if stored else None
                     if entry is None or entry.state != "leased" or entry.due != one.lease.until:
                         continue
-                    entry.waits = one.waits
+                    entry.waits = entry.waits if entry.hold == "quarantined" else one.waits
                     if one.in_turn:
                         entry.turn = max(one.due, now)
                         entry.end_lease(entry.turn + TURN_LIFE, "turn")
@@ -230,13 +238,32 @@ class MemorySpool:
 
     def release(self, selector: Selector) -> Deferred[int]:
         def change(entry: Entry) -> bool:
-            entry.hold = ""
+            if entry.hold:
+                entry.hold = entry.waits = ""
             if entry.state not in ("held", "quarantined"):
                 return False
+            if entry.state == "quarantined":
+                place = next(f"{stored.envelope.queue_id}/{at}" for stored, at, one in self._entries() if one is entry)
+                day = datetime.datetime.fromtimestamp(self._now(), datetime.UTC).date().isoformat()
+                self._counts[f"{day}/released/{place}"] = 1
             entry.state, entry.due, entry.waits = "queued", max(self._now(), entry.not_before), ""
             return True
 
         return self._change(selector, change)
+
+    def quarantine(self, selector: Selector, reason: str) -> Deferred[Sequence[EntryView]]:
+        def run() -> Sequence[EntryView]:
+            released = {key.partition("/released/")[2] for key in self._counts if "/released/" in key}
+            chosen = [
+                one
+                for one in self._selected(selector)
+                if one[2].state in ("queued", "turn", "held") and f"{one[0].envelope.queue_id}/{one[1]}" not in released
+            ]
+            for _, _, entry in chosen:
+                entry.state, entry.due, entry.waits = "quarantined", self._now(), reason
+            return [view_of(*one) for one in chosen]
+
+        return self._do(run)
 
     def retry(self, selector: Selector) -> Deferred[int]:
         def change(entry: Entry) -> bool:
@@ -251,7 +278,8 @@ class MemorySpool:
         def change(entry: Entry) -> bool:
             if entry.state == "leased" or entry.recipient.route == route:
                 return False
-            entry.recipient, entry.source, entry.waits = replace(entry.recipient, route=route), "", ""
+            entry.recipient, entry.source = replace(entry.recipient, route=route), ""
+            entry.waits = entry.waits if entry.state == "quarantined" else ""
             if entry.state in ("queued", "turn"):
                 entry.state, entry.due = "queued", max(self._now(), entry.not_before)
             return True
@@ -270,25 +298,25 @@ class MemorySpool:
 
     def suspend(self, suspension: Suspension) -> Deferred[None]:
         def run() -> None:
-            one = replace(suspension, name=_name(suspension.kind, suspension.name))
+            one = replace(suspension, name=spelt(suspension.kind, suspension.name))
             self._suspensions[one.kind, one.name] = one
 
         return self._do(run)
 
     def resume(self, kind: Suspended, name: str) -> Deferred[bool]:
         def run() -> bool:
-            plain = Suspension(kind=kind, name=_name(kind, name), since=0.0).told
+            plain = Suspension(kind=kind, name=spelt(kind, name), since=0.0).told
             for _, _, entry in self._entries():
                 is_its = entry.waits == plain or entry.waits.startswith(f"{plain} (")
                 if is_its and entry.state in ("queued", "turn"):
                     entry.due, entry.waits = max(self._now(), entry.not_before), ""
-            ended = self._suspensions.pop((kind, _name(kind, name)), None)
-            return ended is not None and self._is_in_force(ended)
+            ended = self._suspensions.pop((kind, spelt(kind, name)), None)
+            return ended is not None and is_in_force(ended, self._now())
 
         return self._do(run)
 
     def suspensions(self) -> Deferred[Sequence[Suspension]]:
-        return self._do(lambda: [one for one in self._suspensions.values() if self._is_in_force(one)])
+        return self._do(lambda: [one for one in self._suspensions.values() if is_in_force(one, self._now())])
 
     # -- numbers, and life
 
@@ -296,6 +324,8 @@ class MemorySpool:
         def run() -> None:
             day = datetime.datetime.fromtimestamp(self._now(), datetime.UTC) - datetime.timedelta(days=40)
             self._counts.update(amounts)
+            for key in [key for key, amount in amounts.items() if amount < 0 and self._counts[key] <= 0]:
+                del self._counts[key]
             for key in [key for key in self._counts if key < day.date().isoformat()]:
                 del self._counts[key]
 
@@ -334,8 +364,10 @@ class MemorySpool:
         content.discard()
         stored = Stored(envelope, Content(data))
         for one in envelope.recipients:
-            kept = "quarantined" if one.quarantine else state
-            stored.entries[one.number] = Entry(one, kept, due, not_before=envelope.parameters.release_at)
+            kept, since = ("quarantined", envelope.received) if one.quarantine else (state, due)
+            stored.entries[one.number] = Entry(
+                one, kept, since, not_before=envelope.parameters.release_at, waits=one.quarantine
+            )
         self._stored[envelope.queue_id] = stored
         return stored
 
@@ -344,21 +376,10 @@ class MemorySpool:
         wanted: dict[str, list[Entry]] = {}
         for stored, _, entry in taken:
             entry.hold = entry.state if entry.state in ("held", "quarantined") else entry.hold
-            entry.state, entry.due, entry.waits = "leased", until, ""
+            entry.waits = entry.waits if entry.state == "quarantined" else ""
+            entry.state, entry.due = "leased", until
             wanted.setdefault(stored.envelope.queue_id, []).append(entry)
-        return [self._lease_of(self._stored[queue_id], entries, until) for queue_id, entries in wanted.items()]
-
-    def _lease_of(self, stored: Stored, entries: Sequence[Entry], until: float) -> Lease:
-        entries = sorted(entries, key=lambda entry: entry.recipient.number)
-        return Lease(
-            stored.envelope,
-            tuple(entry.recipient for entry in entries),
-            stored.content,
-            until,
-            {entry.recipient.number: entry.attempts for entry in entries},
-            frozenset(entry.recipient.number for entry in entries if entry.warned),
-            {entry.recipient.number: entry.source for entry in entries if entry.source},
-        )
+        return [lease_of(self._stored[queue_id], entries, until) for queue_id, entries in wanted.items()]
 
     def _entries(self) -> Iterator[Found]:
         for stored in self._stored.values():
@@ -376,10 +397,3 @@ class MemorySpool:
 
     def _forget_finished(self) -> None:
         self._stored = {queue_id: stored for queue_id, stored in self._stored.items() if stored.entries}
-
-    def _is_in_force(self, suspension: Suspension) -> bool:
-        return suspension.until == 0.0 or suspension.until > self._now()
-
-
-def _name(kind: Suspended, name: str) -> str:
-    return name if kind == "route" else name.lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
 from typing import Any
@@ -59,7 +60,8 @@ class MemoryResolver:
             _, _, above = above.partition(".")
 
     def resolve(self, name: str, rdtype: str) -> Answer:
-        owner, rdtype = _plain(name), rdtype.upper()
+        asked = owner = _plain(name)
+        rdtype = rdtype.upper()
         self.asked.append((owner, rdtype))
         for _ in range(_MOST_CNAMES):
             found = self._names.get(owner)
@@ -69,7 +71,8 @@ class MemoryResolver:
                 status = DnsStatus.NODATA if owner in self._above else DnsStatus.NXDOMAIN
                 return Answer(status, ttl=self._ttl, secure=self._secure)
             if rdtype in found:
-                return found[rdtype]
+                answer = found[rdtype]
+                return answer if owner == asked else replace(answer, alias=owner)
             alias = found.get("CNAME")
             if alias is None or alias.status is not DnsStatus.FOUND:
                 return alias or Answer(DnsStatus.NODATA, ttl=self._ttl, secure=self._secure)

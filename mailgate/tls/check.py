@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import cast
 
@@ -19,9 +19,11 @@ from service_identity.cryptography import extract_patterns
 from service_identity.exceptions import CertificateError, VerificationError
 from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
 
+from mailgate.tls.failures import TlsFailure
 from mailgate.tls.names import MALFORMED, dns_names, printable
 
 __all__ = [
+    "UNCHECKED",
     "Check",
     "CheckedConnection",
     "ClientCheck",
@@ -29,9 +31,13 @@ __all__ = [
     "PeerCheck",
     "PeerRefusedError",
     "PinCheck",
+    "failure_of",
     "fingerprint",
+    "is_of",
     "judge",
     "judge_or_raise",
+    "misnamed",
+    "objection_of",
     "outcome_of",
 ]
 
@@ -55,19 +61,25 @@ _CODES = {
 
 @dataclass(frozen=True, slots=True)
 class PeerCheck:
-    """Whether the peer has proved who it is; `reason` says why not, and is "" where it has."""
+    """Whether the peer has proved who it is; `reason` says why not, and is "" where it has; `failure` in one word."""
 
     is_verified: bool
     reason: str
+    failure: TlsFailure = field(default="", compare=False)
+
+
+#: Nobody has looked at it.
+UNCHECKED = PeerCheck(False, "the server has not proved who it is", "validation-failure")
 
 
 class PeerRefusedError(SSL.Error):
     """The peer's certificate is not the one that we want; the reason that the connection was lost."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, failure: TlsFailure = "validation-failure") -> None:
         # of the shape of OpenSSL's own errors, which Twisted looks into
         super().__init__([("mailgate", "", reason)])
         self.reason = reason
+        self.failure: TlsFailure = failure
 
     def __str__(self) -> str:
         return self.reason
@@ -80,19 +92,25 @@ class Check:
     ends the handshake; otherwise it is recorded only.
     """
 
-    __slots__ = ("_has_leaf", "_is_required", "_reason")
+    __slots__ = ("_failure", "_has_leaf", "_is_required", "_reason")
 
     def __init__(self, *, is_required: bool) -> None:
         self._is_required = is_required
         self._has_leaf = False
         self._reason = ""
+        self._failure: TlsFailure = ""
 
     @property
     def outcome(self) -> PeerCheck:
         """What has come of it so far; final when the handshake is over."""
         if self._reason or not self._has_leaf:
-            return PeerCheck(False, self._reason or "no certificate was shown")
+            failure = self._failure or "validation-failure"
+            return PeerCheck(False, self._reason or "no certificate was shown", failure)
         return PeerCheck(True, "")
+
+    def concluded(self, connection: SSL.Connection) -> PeerCheck:
+        """What came of it on this connection, whose handshake is over."""
+        return self.outcome
 
     def judge(self, x509: X509, code: int, depth: int, *, is_ok: bool) -> bool:
         """Take what OpenSSL says of the certificate at `depth` (the peer's own: 0): whether to go on.
@@ -104,14 +122,14 @@ class Check:
             objection = self.objection(x509.to_cryptography(), code, depth, is_ok=is_ok)
         except MALFORMED:
             objection = "the certificate cannot be understood"
-        if not self._reason:
-            self._reason = objection
+        if not self._reason and objection:
+            self._reason, self._failure = objection, failure_of(code, is_ok=is_ok)
         self._has_leaf = self._has_leaf or depth == 0
         return not (self._is_required and self._reason)
 
     def objection(self, certificate: Certificate, code: int, depth: int, *, is_ok: bool) -> str:
         """What there is against this certificate, "" for nothing; MALFORMED where it is."""
-        return "" if is_ok else _told(certificate, code, depth)
+        return "" if is_ok else objection_of(certificate, code, depth)
 
 
 class ClientCheck(Check):
@@ -139,7 +157,7 @@ class HostCheck(Check):
 
     def objection(self, certificate: Certificate, code: int, depth: int, *, is_ok: bool) -> str:
         if is_ok and depth == 0:
-            return "" if _is_of(certificate, self._host) else _misnamed(certificate, self._host)
+            return "" if is_of(certificate, self._host) else misnamed(certificate, self._host)
         return super().objection(certificate, code, depth, is_ok=is_ok)
 
 
@@ -169,7 +187,7 @@ class CheckedConnection(SSL.Connection):
 def outcome_of(connection: SSL.Connection) -> PeerCheck:
     """What came of the verification of the peer; to be asked when the handshake is over, well or not."""
     if isinstance(connection, CheckedConnection):
-        return connection.check.outcome
+        return connection.check.concluded(connection)
     return PeerCheck(False, "no certificate was asked for")
 
 
@@ -184,8 +202,18 @@ def judge_or_raise(connection: SSL.Connection, x509: X509, code: int, depth: int
     Not for a context that serves SNI: pyOpenSSL looks for the error in the context that a connection has in the end.
     """
     if not judge(connection, x509, code, depth, is_ok):
-        raise PeerRefusedError(outcome_of(connection).reason)
+        outcome = outcome_of(connection)
+        raise PeerRefusedError(outcome.reason, outcome.failure)
     return True
+
+
+def failure_of(code: int, *, is_ok: bool) -> TlsFailure:
+    """What OpenSSL's code of an objection is; where it `is_ok`, it was the name that we object to."""
+    if is_ok:
+        return "certificate-host-mismatch"
+    if code in (X509VerificationCodes.ERR_CERT_HAS_EXPIRED, X509VerificationCodes.ERR_CERT_NOT_YET_VALID):
+        return "certificate-expired"
+    return "certificate-not-trusted" if code in _UNKNOWN_AUTHORITY else "validation-failure"
 
 
 def fingerprint(certificate: Certificate) -> str:
@@ -203,7 +231,8 @@ def _key_print(certificate: Certificate) -> str:
     return digest.finalize().hex()
 
 
-def _told(certificate: Certificate, code: int, depth: int) -> str:
+def objection_of(certificate: Certificate, code: int, depth: int) -> str:
+    """What OpenSSL has against the certificate at this depth, in words."""
     if (why := _UNKNOWN_AUTHORITY.get(code)) is not None:
         issuer = printable(certificate.issuer.rfc4514_string())
         return f"the chain does not lead to a known authority: {why.format(issuer=issuer)}"
@@ -227,7 +256,8 @@ def _is_for_servers(certificate: Certificate) -> bool:
     return ExtendedKeyUsageOID.SERVER_AUTH in usages
 
 
-def _is_of(certificate: Certificate, host: str) -> bool:
+def is_of(certificate: Certificate, host: str) -> bool:
+    """Whether the certificate is for this host, a DNS name in A-labels or an IP address (RFC 9525)."""
     try:
         wanted = IPAddress_ID(host) if _is_address(host) else DNS_ID(host)
         verify_service_identity(extract_patterns(certificate), [wanted], [])
@@ -236,7 +266,8 @@ def _is_of(certificate: Certificate, host: str) -> bool:
     return True
 
 
-def _misnamed(certificate: Certificate, host: str) -> str:
+def misnamed(certificate: Certificate, host: str) -> str:
+    """For whom the certificate is, and for whom it is not."""
     names = [*dns_names(certificate), *_addresses(certificate)]
     if not names:
         return f"the certificate is for no host, not for {host}"

@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from mailgate.tls.check import Check, CheckedConnection, HostCheck, PinCheck, judge_or_raise
 from mailgate.tls.context import MinimumVersion, new_context, trust, use_key_pair
+from mailgate.tls.dane import DaneCheck, Tlsa
 from mailgate.tls.pem import Source, TlsError, read_certificates, read_key_pair
 from mailgate.tls.watch import Watched, file_state
 
@@ -48,6 +49,8 @@ class ClientContexts:
         verify: bool,
         ca: Path | None = None,
         fingerprints: Sequence[str] = (),
+        tlsa: Sequence[Tlsa] = (),
+        names: Sequence[str] = (),
         certificate: Path | None = None,
         minimum_version: MinimumVersion = "1.2",
     ) -> IOpenSSLClientConnectionCreator:
@@ -56,9 +59,11 @@ class ClientContexts:
         With `fingerprints` (SHA-256 in hex, with or without colons, of the peer's certificate or of its public key's
         SubjectPublicKeyInfo) one of them must match, and nothing else counts, `verify` neither. With `verify` the
         peer's chain must lead to an authority in the PEM file `ca` (None: those of the system), and its certificate
-        be for `hostname`. Otherwise any certificate will do. `outcome_of` tells in each case what came of it; a
-        handshake that fails for it loses the connection with PeerRefusedError. `certificate` is a PEM file with the
-        certificate, chain and key that we show if asked.
+        be for `hostname`. With `tlsa`, usable records, one of them must match, and where it names an authority the
+        certificate be for one of `names`: that is known when the handshake is over, and does not end it. Otherwise any
+        certificate will do. `outcome_of` tells in each case what came of it; a handshake that fails for it loses the
+        connection with PeerRefusedError. `certificate` is a PEM file with the certificate, chain and key that we show
+        if asked.
 
         TlsError where a file or a fingerprint cannot be used. Reads files where this setting is new.
         """
@@ -70,6 +75,8 @@ class ClientContexts:
         host = hostname.rstrip(".").lower()
 
         def check() -> Check:
+            if tlsa:
+                return DaneCheck(tlsa, names)
             return PinCheck(pins) if pins else HostCheck(host, is_required=verify)
 
         return _ClientCreator(context, check, _server_name(host))

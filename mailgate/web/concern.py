@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
-from mailgate.interfaces import EntryView, Suspension
+from mailgate.interfaces import EntryView, Selector, Suspension
 from mailgate.web.selection import Action, Change
 from mailgate.web.waits import suspension_of
 
@@ -14,12 +15,14 @@ __all__ = ["Concern"]
 #: The states that an action is about.
 _CONCERNS: Mapping[Action, frozenset[str]] = {
     "hold": frozenset({"queued", "leased"}),
-    "release": frozenset({"held", "quarantined", "leased"}),
+    "release": frozenset({"held", "leased"}),
     "retry": frozenset({"queued"}),
     "bounce": frozenset({"queued", "held", "leased"}),
     "reroute": frozenset({"queued", "held", "quarantined"}),
     "delete": frozenset({"queued", "held", "quarantined"}),
 }
+#: Actions that are about what a policy keeps back where that is said.
+_SAID = frozenset({"bounce", "release"})
 #: The states of what an action makes due.
 _MAKES_DUE: Mapping[Action, frozenset[str]] = {
     "release": frozenset({"held", "quarantined"}),
@@ -35,14 +38,20 @@ class Concern:
         self._action = action
         self._to = change.to
         self._states = _CONCERNS[action]
-        if action == "bounce" and change.state == "quarantined":
-            # What a policy keeps back is returned where that is said, only.
+        if action in _SAID and (change.state == "quarantined" or (action == "release" and change.ids)):
+            # What a policy keeps back is let go, or returned, where that is said, only: not with what was held.
             self._states |= {"quarantined"}
         self._suspensions = suspensions if action == "retry" else ()
         self._now = now
         self.later = self.there = 0
         self.others: Counter[str] = Counter()
         self.suspended: Counter[str] = Counter()
+
+    def released(self, selector: Selector) -> Sequence[Selector]:
+        """The same for a release, without what it is not about."""
+        if selector.state or "quarantined" in self._states:
+            return [selector]
+        return [replace(selector, state="held"), replace(selector, state="leased")]
 
     def has(self, view: EntryView) -> bool:
         """Whether it changes this entry, if it is not under delivery."""

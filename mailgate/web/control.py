@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Callable, Container
 from pathlib import Path
 from time import time
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IListeningPort, IReactorFromThreads, IReactorThreads, IReactorTime, IReactorUNIX
-from twisted.internet.threads import deferToThreadPool
+from twisted.internet.interfaces import IListeningPort, IReactorTime, IReactorUNIX
 from twisted.web.http import Request
 from twisted.web.server import Site
 from zope.interface import implementer
 
 from mailgate.events import Event, SpoolFailed, SpoolRecovered, Started, Stopping
 from mailgate.interfaces import IEventObserver, IEvents, IRelay, ISpool
-from mailgate.web.models import Shown, Status
+from mailgate.quarantine.office import QuarantineOffice
+from mailgate.quarantine.threads import in_reactors_threads
+from mailgate.web.models import Status
 from mailgate.web.operations import QueueOperations
+from mailgate.web.quarantine import QuarantineOperations
 from mailgate.web.resources import resources
 from mailgate.web.steering import Steering
 
@@ -73,8 +75,8 @@ class StatusBoard:
 class Control:
     """The socket: `listen` when the spool is open, `close` before it is closed.
 
-    `relay` is told of changes. `board` has to be told of events from the start. `routes` has the names of the routes
-    that there are now.
+    `relay` is told of changes, and `quarantine` sees to what is kept back. `board` has to be told of events from the
+    start. `routes` has the names of the routes that there are now.
     """
 
     def __init__(
@@ -85,18 +87,16 @@ class Control:
         relay: IRelay,
         board: StatusBoard,
         routes: Callable[[], Container[str]],
+        quarantine: QuarantineOffice,
     ) -> None:
         self._unix = IReactorUNIX(reactor)
-        threads = IReactorThreads(reactor)
-
-        def in_thread(call: Callable[[], Shown]) -> Awaitable[Shown]:
-            return deferToThreadPool(IReactorFromThreads(reactor), threads.getThreadPool(), call)
-
+        in_thread = in_reactors_threads(reactor)
         operations = QueueOperations(spool, events, relay, routes, in_thread)
         steering = Steering(spool, events, relay, routes)
-        self._site = _QuietSite(  # type: ignore[no-untyped-call]  # Twisted's
-            resources(operations, steering, board.status), reactor=IReactorTime(reactor)
-        )
+        #: What is done with mail in quarantine, and all that the socket serves, for others to serve as well.
+        self.quarantine = QuarantineOperations.of(quarantine, spool, events, operations, in_thread)
+        self.resource = resources(operations, steering, board.status, self.quarantine)
+        self._site = _QuietSite(self.resource, reactor=IReactorTime(reactor))  # type: ignore[no-untyped-call]  # Twisted's
         self._port: IListeningPort | None = None
 
     def listen(self, path: Path) -> None:

@@ -255,7 +255,7 @@ class QueueOperations:
             case "hold":
                 changed = sum([await self._spool.hold(one) for one in meant])
             case "release":
-                changed = await self._spool.release(selector)
+                changed = sum([await self._spool.release(one) for one in concern.released(selector)])
             case "retry":
                 # Of what is suspended beside others it changes nothing that lasts.
                 changed = min(await self._spool.retry(selector), len(concerned))
@@ -279,6 +279,7 @@ class QueueOperations:
                     queue_id=queue_id,
                     recipients=tuple(view.recipient for view in concerned),
                     detail=change.to or change.because,
+                    by=change.by,
                 )
             )
         return changed, len(leased)

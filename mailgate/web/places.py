@@ -20,6 +20,11 @@ class Places:
         return self.state_dir / "spool"
 
     @property
+    def set_aside(self) -> Path:
+        """Where the spool puts what it cannot read, for a person to look at."""
+        return self.spool / "set-aside"
+
+    @property
     def history(self) -> Path:
         """The directory of the history."""
         return self.state_dir / "history"
@@ -35,9 +40,44 @@ class Places:
         return self.state_dir / "dmarc.db"
 
     @property
+    def digests(self) -> Path:
+        """Which recipients have been told what is kept back from them."""
+        return self.state_dir / "digests.db"
+
+    @property
+    def policies(self) -> Path:
+        """The MTA-STS policies of destinations."""
+        return self.state_dir / "mta-sts.db"
+
+    @property
+    def tls_reports(self) -> Path:
+        """What is to be reported of TLS with destinations."""
+        return self.state_dir / "tls-reports.db"
+
+    @property
+    def webhooks(self) -> Path:
+        """The events that wait for webhooks."""
+        return self.state_dir / "webhooks.db"
+
+    @property
+    def suppressions(self) -> Path:
+        """The addresses that get no more mail of ours."""
+        return self.state_dir / "suppressions.db"
+
+    @property
+    def injections(self) -> Path:
+        """Which calls by HTTP have been carried out."""
+        return self.state_dir / "injections.db"
+
+    @property
     def control(self) -> Path:
         """The socket on which a running daemon answers."""
         return self.state_dir / "control"
+
+    @property
+    def originals(self) -> Path:
+        """The directory of what messages in quarantine were before they were changed."""
+        return self.state_dir / "quarantine"
 
     @property
     def secret(self) -> Path:

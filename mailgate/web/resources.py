@@ -8,9 +8,12 @@
     GET  /v1/sites              ?CONDITIONS
     GET  /v1/suspensions
     POST /v1/suspensions/suspend, /resume       a Suspend, a Resume as JSON
+    GET  /v1/quarantine         ?ids=&limit=&after=&CONDITIONS
+    GET  /v1/quarantine/ID
+    POST /v1/quarantine/release, /delete, /rescan       a ReleaseOrder, a DeleteOrder, a RescanOrder as JSON
 
-CONDITIONS are the fields of a Selection. Answers are the models of `mailgate.web.models`; whatever is not 200 is a
-Problem.
+CONDITIONS are the fields of a Selection. Answers are the models of `mailgate.web.models` and
+`mailgate.web.quarantine_models`; whatever is not 200 is a Problem.
 """
 
 from __future__ import annotations
@@ -28,13 +31,22 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from mailgate.interfaces import Grouping, SpoolError
+from mailgate.interfaces import Grouping, ISuppressions, SpoolError, Suppression
 from mailgate.web.models import Problem, Status
 from mailgate.web.operations import QueueOperations, parse_after
+from mailgate.web.quarantine import QuarantineOperations
+from mailgate.web.quarantine_models import DeleteOrder, ReleaseOrder, RescanOrder
 from mailgate.web.selection import Action, Change, Resume, Selection, Suspend
 from mailgate.web.steering import Steering
+from mailgate.web.suppression_models import (
+    SuppressedEntry,
+    SuppressedPage,
+    SuppressionCount,
+    SuppressionOrder,
+    Unsuppress,
+)
 
-__all__ = ["resources"]
+__all__ = ["resources", "suppressions"]
 
 _log = Logger()
 
@@ -43,6 +55,8 @@ M = TypeVar("M", bound=BaseModel)
 _MOST_BODY = 1024 * 1024
 _MOST_ENTRIES = 10_000
 _MOST_GROUPS = 10_000
+#: Of these each message is read.
+_MOST_KEPT = 1000
 
 _GROUPING: TypeAdapter[Grouping] = TypeAdapter(Grouping)
 
@@ -79,6 +93,7 @@ class _Json(Resource):
 
     async def _checked(self, request: Request) -> BaseModel:
         if request.method not in self.allowedMethods:
+            request.setHeader(b"allow", b", ".join(self.allowedMethods))
             raise _RefusedError(HTTPStatus.METHOD_NOT_ALLOWED, f"use {self.allowedMethods[0].decode()}")
         return await self._answer(request)
 
@@ -105,11 +120,7 @@ class _Queue(_Json):
 
     async def _list(self, request: Request) -> BaseModel:
         given = _arguments(request)
-        limit = _limit(given, _MOST_ENTRIES)
-        try:
-            after = parse_after(given.pop("after", [""])[-1])
-        except ValueError as error:
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from None
+        limit, after = _limit(given, _MOST_ENTRIES), _after(given)
         return await self._operations.list(_selection(given), limit, after)
 
     async def _show(self, queue_id: str, request: Request) -> BaseModel:
@@ -119,7 +130,7 @@ class _Queue(_Json):
         return shown
 
     async def _change(self, action: Action, request: Request) -> BaseModel:
-        return await _meant(self._operations.change(action, _body(request, Change)))
+        return await _meant(self._operations.change(action, _order(request, Change)))
 
 
 class _Suspensions(_Json):
@@ -141,7 +152,82 @@ class _Suspensions(_Json):
         return await self._steering.resume(_body(request, Resume))
 
 
-def resources(operations: QueueOperations, steering: Steering, status: Callable[[], Status]) -> Resource:
+class _Quarantine(_Json):
+    """What is in quarantine; its children are what can be done with it, and its messages."""
+
+    def __init__(self, operations: QuarantineOperations) -> None:
+        super().__init__(b"GET", self._list)
+        self._operations = operations
+        for name, answer in (("release", self._release), ("delete", self._delete), ("rescan", self._rescan)):
+            self.putChild(name.encode(), _Json(b"POST", answer))
+
+    def getChild(self, path: bytes, request: Request) -> Resource:  # noqa: N802  Twisted's name
+        return _Json(b"GET", partial(self._show, path.decode("ascii", "replace"))) if path else _Missing()
+
+    async def _list(self, request: Request) -> BaseModel:
+        given = _arguments(request)
+        limit, after = _limit(given, _MOST_KEPT), _after(given)
+        return await _meant(self._operations.list(_selection(given), limit, after))
+
+    async def _show(self, queue_id: str, request: Request) -> BaseModel:
+        shown = await self._operations.show(queue_id)
+        if shown is None:
+            raise _RefusedError(HTTPStatus.NOT_FOUND, f"no message {queue_id} is in quarantine")
+        return shown
+
+    async def _release(self, request: Request) -> BaseModel:
+        return await _meant(self._operations.release(_order(request, ReleaseOrder)))
+
+    async def _delete(self, request: Request) -> BaseModel:
+        return await _meant(self._operations.delete(_order(request, DeleteOrder)))
+
+    async def _rescan(self, request: Request) -> BaseModel:
+        return await _meant(self._operations.rescan(_order(request, RescanOrder)))
+
+
+def suppressions(known: ISuppressions, now: Callable[[], float]) -> Resource:
+    """The suppression list; its children are what can be done with it."""
+
+    async def listed(request: Request) -> BaseModel:
+        given = {name: values[-1] for name, values in _arguments(request).items()}
+        limit = _limit({name: [value] for name, value in given.items()}, _MOST_ENTRIES)
+        unknown = given.keys() - {"limit", "after", "address", "scope", "reason"}
+        if unknown:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, f"there is no {min(unknown)} to ask for")
+        address, _, scope = given.get("after", "").partition(" ")
+        wanted = {"address": given.get("address", ""), "reason": given.get("reason", "")}
+        found = await known.list(limit, (address, scope), scope=given.get("scope"), **wanted)
+        entries = [
+            SuppressedEntry.model_validate({name: getattr(one, name) for name in Suppression.__struct_fields__})
+            for one in found
+        ]
+        behind = f"{entries[-1].address} {entries[-1].scope}" if len(entries) == limit else ""
+        return SuppressedPage(entries=entries, next=behind)
+
+    async def added(request: Request) -> BaseModel:
+        actor: str = getattr(request, "actor", "")
+        return SuppressionCount(
+            count=await known.add(
+                *(
+                    Suppression(one.address, one.scope, "manual", one.detail or actor, now(), one.until)
+                    for one in _body(request, SuppressionOrder).entries
+                )
+            )
+        )
+
+    async def removed(request: Request) -> BaseModel:
+        order = _body(request, Unsuppress)
+        return SuppressionCount(count=await known.remove(order.address, order.scope))
+
+    resource = _Json(b"GET", listed)
+    resource.putChild(b"add", _Json(b"POST", added))
+    resource.putChild(b"remove", _Json(b"POST", removed))
+    return resource
+
+
+def resources(
+    operations: QueueOperations, steering: Steering, status: Callable[[], Status], quarantine: QuarantineOperations
+) -> Resource:
     """The tree of what the socket serves."""
 
     async def told(request: Request) -> BaseModel:
@@ -163,6 +249,7 @@ def resources(operations: QueueOperations, steering: Steering, status: Callable[
     version.putChild(b"summary", _Json(b"GET", summary))
     version.putChild(b"sites", _Json(b"GET", sites))
     version.putChild(b"suspensions", _Suspensions(steering))
+    version.putChild(b"quarantine", _Quarantine(quarantine))
     return root
 
 
@@ -194,6 +281,14 @@ def _limit(given: dict[str, list[str]], most: int) -> int:
     return limit
 
 
+def _after(given: dict[str, list[str]]) -> tuple[str, int] | None:
+    """Taken out of the arguments."""
+    try:
+        return parse_after(given.pop("after", [""])[-1])
+    except ValueError as error:
+        raise _RefusedError(HTTPStatus.BAD_REQUEST, str(error)) from None
+
+
 def _selection(given: dict[str, list[str]]) -> Selection:
     values: dict[str, Any] = {key: found if key == "ids" else found[-1] for key, found in given.items()}
     return Selection.model_validate(values)
@@ -204,6 +299,13 @@ def _body(request: Request, model: type[M]) -> M:
     if len(body) > _MOST_BODY:
         raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {_MOST_BODY} octets")
     return model.model_validate_json(body)
+
+
+def _order(request: Request, model: type[M]) -> M:
+    """An order; where the server knows who asks, the history is not told another name."""
+    order = _body(request, model)
+    actor: str = getattr(request, "actor", "")
+    return order.model_copy(update={"by": actor}) if actor else order
 
 
 def _told(result: BaseModel | Failure) -> tuple[HTTPStatus, BaseModel]:

@@ -21,6 +21,7 @@ Action = Literal["hold", "release", "retry", "bounce", "reroute", "delete"]
 #: Ten years, in seconds: what is longer is a slip.
 _LONGEST = 3650 * 86400.0
 _MAX_REASON = 300
+_LONGEST_NAME = 200
 
 
 def _encodable(text: str) -> str:
@@ -123,6 +124,8 @@ class Change(Selection):
     """reroute: the route"""
     because: Text = Field(default="", max_length=_MAX_REASON)
     """bounce: what their senders are told of the reason"""
+    by: Text = Field(default="", max_length=_LONGEST_NAME)
+    """who wants it, for the history; an administrator where it is empty"""
 
 
 class Suspend(Model):

@@ -33,7 +33,7 @@ def why_it_waits(
         case "held":
             return "an administrator holds it until release"
         case "quarantined":
-            return "a policy keeps it back until release"
+            return f"a policy keeps it back until release{f': {view.waits}' if view.waits else ''}"
         case "set-aside":
             return "it cannot be read"
         case "leased" if live:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mailgate.message import (
     AddHeader,
     AddRecipient,
+    ChangeReturnPath,
     ChangeSender,
     Edit,
     RemoveHeader,
@@ -39,6 +40,9 @@ def described(edit: Edit) -> str:
             return f"remove the recipient {address}"
         case ChangeSender(address):
             return f"change the sender to <{address}>"
+        case ChangeReturnPath(address, recipients):
+            whom = f" of mail to {', '.join(map(str, recipients))}" if recipients else ""
+            return f"change the return path{whom} to <{address}>"
 
 
 def _noted(note: str) -> str:

@@ -40,12 +40,16 @@ class _Expandable(Protocol):
 
 
 class Answers:
-    """Answers what other workers ask of this one's relay and spool; `worker` is its number."""
+    """Answers what other workers ask of this one's relay and spool; `worker` is its number, `numbers` what it has
+    counted, as JSON can carry it."""
 
-    def __init__(self, relay: IRelay, spool: _Expandable, worker: int) -> None:
+    def __init__(
+        self, relay: IRelay, spool: _Expandable, worker: int, numbers: Callable[[], object] = lambda: None
+    ) -> None:
         self._relay = relay
         self._worker = worker
         self._spool = spool
+        self._numbers = numbers
 
     async def answer(self, question: str, argument: str) -> tuple[str, str]:
         """The answer in JSON, and what the spool said where it failed."""
@@ -74,6 +78,8 @@ class Answers:
                 return [asdict(one) for one in await answered(relay.sites(selector))]
             case "expand":
                 await self._spool.expand_fresh()
+            case "metrics":
+                return self._numbers()
             case _:
                 raise AssertionError(f"another worker asks {question!r}")
         return None
@@ -177,6 +183,10 @@ class OperatorSpool(proxyForInterface(ISpool, "_spool")):  # type: ignore[misc] 
     async def reroute(self, selector: Selector, route: str) -> int:
         await self._expand(None)
         return await cast(ISpool, self._spool).reroute(selector, route)
+
+    async def quarantine(self, selector: Selector, reason: str) -> Sequence[EntryView]:
+        await self._expand(None)
+        return await cast(ISpool, self._spool).quarantine(selector, reason)
 
     async def delete(self, selector: Selector) -> Sequence[EntryView]:
         await self._expand(None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
@@ -129,6 +129,7 @@ class Ledger:
         self.held: set[Key] = set()
         self.refused: set[str] = set()  # not taken, and the client was told so
         self.later: set[str] = set()  # for nobody yet
+        self.together: list[set[Key]] = []  # what was to be taken as a whole, or not at all
 
 
 class Life:
@@ -205,6 +206,29 @@ class Life:
 
     def accept(self, recipients: int = 1, size: int = 50, **how: bool) -> Lease:
         return self.surely(lambda: self.offer(recipients, size, **how))
+
+    def offer_all(self, *messages: tuple[int, int, bool]) -> Deferred[Sequence[Lease]]:
+        """Messages in one piece: recipients, octets, and whether the first recipient's is kept back; the large ones lie
+        in files."""
+        drafts = []
+        for recipients, size, quarantined in messages:
+            envelope, data = self.envelope(recipients, size, quarantined=quarantined), os.urandom(size)
+            writer = ContentWriter(self.spool.incoming, INLINE)
+            writer.write(data)
+            drafts.append((envelope, writer.finish()))
+            self.ledger.contents[envelope.queue_id] = data
+        keys = {(envelope.queue_id, one.number) for envelope, _ in drafts for one in envelope.recipients}
+        self.ledger.together.append(keys)
+
+        def taken(leases: Sequence[Lease]) -> Sequence[Lease]:
+            self.ledger.accepted |= keys
+            return leases
+
+        def refused(failure: Failure) -> Failure:
+            self.ledger.refused |= {envelope.queue_id for envelope, _ in drafts}
+            return failure
+
+        return self.spool.accept_all(drafts, time.time() + 3600).addCallbacks(taken, refused)
 
     def record(self, lease: Lease, kinds: str, report: int = 0) -> Callable[[], Deferred[None]]:
         """Writes outcomes, a letter for each recipient: d(elivered), f(ailed), l(ater); a report of so many octets."""
@@ -298,12 +322,16 @@ def live(disk: Disk, ledger: Ledger, benches: list[Bench]) -> None:
     life.accept(2, 3000, in_file=True, quarantined=True)
     life.accept(2, 1000, later=True)
     life.accept(1, 3000, in_file=True, later=True)
+    life.surely(lambda: life.offer_all((1, 40, False), (2, 4000, False), (2, 50, True)))
+    for lease in life.surely(lambda: life.offer_all((1, 2500, False), (1, 2500, False))):
+        life.write(lease, "d")
     # What waits together is committed together.
     fresh = [life.accept(), life.accept(1, 1500)]
     steps: list[Callable[[], Deferred[Any]]] = [
         lambda: life.offer(1, 60),
         life.record(fresh[0], "d"),
         lambda: life.offer(1, 5000, in_file=True),
+        lambda: life.offer_all((1, 40, False), (1, 3000, False)),
         life.record(fresh[1], "f", report=3000),
         lambda: life.offer(3, 70),
     ]
@@ -343,6 +371,8 @@ def check(folder: Path, ledger: Ledger) -> None:
         assert ledger.accepted - ledger.ending <= states.keys()
         assert not ledger.ended & states.keys()
         assert not ledger.refused & {queue_id for queue_id, _ in states}
+        for keys in ledger.together:
+            assert keys & ledger.ending or keys <= states.keys() or not keys & states.keys()
         # A report is there if, and only if, what it tells of has ended.
         for key, report_id in ledger.reports.items():
             if key in states:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from failing_parts import Asked, all_asked
 from parts import Gateway, end_all_in, folder, missing
 
 
@@ -24,6 +25,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.fail(f"not installed: {', '.join(absent)}", pytrace=False)
         if absent:
             pytest.skip(f"not installed: {', '.join(absent)}")
+
+
+@pytest.fixture(scope="session")
+def scanners() -> Iterator[list[Asked]]:
+    """Real scanners, which take long to start; whoever puts one out of order has to end that."""
+    with folder("scanners") as directory, all_asked(directory) as asked:
+        yield asked
 
 
 @pytest.fixture

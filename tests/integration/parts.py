@@ -30,6 +30,7 @@ __all__ = [
     "end_all_in",
     "folder",
     "free_port",
+    "free_ports",
     "greets",
     "is_alive",
     "memory_of",
@@ -58,9 +59,16 @@ def program(name: str) -> str:
 
 def free_port() -> int:
     """A loopback port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(number: int) -> list[int]:
+    """Different loopback ports that nobody uses now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 @contextlib.contextmanager

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
+import io
+import os
+import subprocess
+import sys
+import time
+import zipfile
 from pathlib import Path
 
 import pytest
 from parts import Sink, wait_until
 
 from bench import client
+from bench.corpus import CORPUS, NUMBER, message
+from bench.processor import processor_of
+from bench.scanner_systems import Scanned, Scanners
+from bench.scanners import NotScannedError, see_refusals
+from bench.scanners import Row as ScannedRow
+from bench.scanners import Work as ScannedWork
 from bench.systems import System
 from bench.tables import as_markdown, as_text, detail, summary
 from bench.works import Row, Wanted, Work, chosen
@@ -73,3 +87,78 @@ def test_the_tables() -> None:
 def test_every_kind_of_load_has_a_name_of_its_own() -> None:
     works = list(chosen(Wanted(300, [4096, 102400], 20, rate=50, tls=True)))
     assert len({work.title for work in works}) == len(works) == 9
+
+
+@pytest.mark.needs("smtp-sink")
+def test_each_message_of_a_corpus_has_a_number_of_its_own(base: Path) -> None:
+    content = message("2 KiB")
+    with Sink(base, "-d", "mail.") as sink:
+        load = client.Load(sink.port, 8, len(content), 3, tls=False, content=content, number=NUMBER)
+        client.run(load)
+        wait_until(lambda: sink.messages == 8, "the sink has them all")
+    found = [email.message_from_bytes(path.read_bytes()) for path in base.glob("mail.*")]
+    assert len({one["Message-ID"] for one in found}) == 8
+    assert not any(NUMBER.decode() in one.as_string() for one in found)
+
+
+@pytest.mark.parametrize("kind", CORPUS)
+def test_the_corpus(kind: str) -> None:
+    content = message(kind)
+    assert content == message(kind)
+    assert content.count(NUMBER) == 2
+    assert all(line and len(line) < 100 and not line.startswith(b".") for line in content.split(b"\r\n") if line)
+    assert content.count(b"\r\n") == content.count(b"\n") == content.count(b"\r")
+    mail = email.message_from_bytes(content, policy=email.policy.default)
+    assert not [defect for part in mail.walk() for defect in part.defects]
+    kinds = [part.get_content_type() for part in mail.walk() if not part.is_multipart()]
+    wanted = {"2 KiB": ["text/plain"], "50 KiB": ["text/plain", "text/html"]}
+    assert kinds == wanted.get(kind, ["text/plain", "application/zip"])
+    if kind == "attachment":
+        (attached,) = mail.iter_attachments()
+        with zipfile.ZipFile(io.BytesIO(attached.get_content())) as file:
+            assert file.testzip() is None
+
+
+def test_the_time_of_programs_that_have_ended_counts() -> None:
+    before, mine = processor_of(os.getpid()), time.process_time()
+    burn = "import time\nwhile time.process_time() < 0.2: pass"
+    subprocess.run([sys.executable, "-c", burn], check=True)  # noqa: S603  a script of our own
+    assert processor_of(os.getpid()) - before >= 0.19
+    assert time.process_time() - mine < processor_of(os.getpid()) - before
+
+
+class Blind(Scanners):
+    """They look at nothing, or at this many more each time."""
+
+    def __init__(self, clamd: int, rspamd: int) -> None:
+        self.each = clamd, rspamd
+        self.asked = 0
+
+    def counts(self) -> tuple[int, int]:
+        self.asked += 1
+        return self.each[0] * self.asked, self.each[1] * self.asked
+
+    def processor(self) -> tuple[float, float]:
+        return 0.0, 0.0
+
+
+@pytest.mark.needs("smtp-sink")
+@pytest.mark.parametrize(("counts", "is_right"), [((5, 5), True), ((5, 4), False), ((0, 5), False), ((5, 10), False)])
+def test_a_round_in_which_mail_goes_past_a_scanner_ends_the_run(
+    base: Path, counts: tuple[int, int], is_right: bool
+) -> None:
+    with Sink(base) as sink:
+        row = ScannedRow(Scanned("open", sink.port, (sink,)))
+        work = ScannedWork("2 KiB", 5)
+        if is_right:
+            row.measure(work, 2, sink, Blind(*counts))
+            assert (len(row.rates), len(row.delays), len(row.processor[0])) == (1, 5, 3)
+        else:
+            with pytest.raises(NotScannedError, match="open has delivered 5"):
+                row.measure(work, 2, sink, Blind(*counts))
+
+
+@pytest.mark.needs("smtp-sink")
+def test_a_system_that_lets_a_virus_through_is_not_measured(base: Path) -> None:
+    with Sink(base) as sink, pytest.raises(NotScannedError, match="open does not refuse what clamd does"):
+        see_refusals(Scanned("open", sink.port, (sink,)))

@@ -321,7 +321,8 @@ def test_refused_for_one_and_taken_for_another_means_a_report(world: World, tmp_
     hop, home = NextHop(world), NextHop(world, "192.0.2.50")
     text = configuration(filters='["picky"]')
     gateway = MemoryGateway(world, tmp_path / "gw", text, ZONE, WithPicky()).start()
-    (reply,) = gateway.connect().mail("ann@client.test", "yes@example.org", "no@example.org")
+    known = gateway.connect("out", "10.0.0.1")
+    (reply,) = known.mail("ann@client.test", "yes@example.org", "no@example.org")
     assert reply.startswith("250 ")
     assert [mail.recipients for mail in hop.mails] == [("yes@example.org",)]
     assert b"none of that" in home.mails[0].octets
@@ -335,6 +336,13 @@ def test_refused_for_one_and_taken_for_another_means_a_report(world: World, tmp_
     replies = gateway.connect("lmtp").mail("ann@x.test", "no@example.org", "yes@example.org", hello=b"LHLO x.test")
     assert [reply[:3] for reply in replies] == ["550", "250"]
     assert (len(hop.mails), len(home.mails)) == (2, 1)
+    # A stranger has likely forged the sender: it is kept, and nobody is told.
+    (reply,) = gateway.connect().mail("ann@client.test", "yes@example.org", "no@example.org")
+    assert reply.startswith("250 ")
+    assert (len(hop.mails), len(home.mails)) == (3, 1)
+    (kept,) = gateway.entries()
+    assert (kept.recipient, kept.state) == ("no@example.org", "quarantined")
+    assert kept.waits.startswith("refused: 550 5.7.1 none of that (")
 
 
 def test_quarantine_keeps_a_message_until_it_is_released(world: World, tmp_path: Path) -> None:

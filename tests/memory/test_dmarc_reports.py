@@ -98,7 +98,7 @@ class Site:
 
     def counted(self) -> int:
         """How many messages are in the file."""
-        gathered = self.gateway._office._aggregates
+        gathered = self.gateway.offices.dmarc._aggregates
         assert gathered is not None
         rows = gathered.run(lambda file: file._database.execute("SELECT sum(count) FROM tallies").fetchone()[0] or 0)
         return self.world.wait(cast("Deferred[int]", rows))
@@ -174,11 +174,11 @@ def test_reports_are_switched_on_and_off_by_a_reload(world: World, tmp_path: Pat
     assert not site.gateway.places.reports.exists()
     site.reload(REPORTS)
     assert len(site.gateway.of(ConfigReloaded)) == 1
-    site.until(lambda: site.gateway._office._reports)
+    site.until(lambda: site.gateway.offices.dmarc._reports)
     site.mail()
     assert site.counted() == 1
     site.reload("")
-    site.until(lambda: site.gateway._office._aggregates is None)
+    site.until(lambda: site.gateway.offices.dmarc._aggregates is None)
     site.mail()
     site.until(lambda: site.bank.mails)
     assert site.bank.mails == []
@@ -192,7 +192,7 @@ def test_a_reload_that_changes_nothing_loses_nothing(site: Site) -> None:
     site.mail()
     for _ in range(5):
         site.reload(REPORTS)
-        site.until(lambda: site.gateway._office._changes.called, 60)
+        site.until(lambda: site.gateway.offices.dmarc._changes.called, 60)
         site.mail()
     assert site.counted() == 6
     site.reload(REPORTS.replace("dmarc@", "reports@"))

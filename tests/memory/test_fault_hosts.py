@@ -204,7 +204,7 @@ def test_where_dns_sends_it(world: World, tmp_path: Path, case: Case) -> None:
         assert not any(hop.mails for hop in hops.values())
         return
     if case.later:
-        gateway.resolver.update(case.later)  # type: ignore[attr-defined]  # it is the one of tests
+        gateway.resolver.update(case.later)  # type: ignore[union-attr]  # it is the one of tests
     world.run(400)
     assert [address for address, hop in hops.items() if hop.mails] == [case.takes]
     assert len(hops[case.takes].mails) == 1

@@ -187,7 +187,8 @@ def test_what_cannot_stop_is_logged_and_the_rest_stops(
     elif part == "relay":
         monkeypatch.setattr(gateway.relay, "stop", broken_too)
     else:
-        monkeypatch.setattr(getattr(gateway, part), "close", broken)
+        owner = gateway.offices if part == "control" else gateway
+        monkeypatch.setattr(getattr(owner, part), "close", broken)
     recorded: list[str] = []
     monkeypatch.setattr(gateway.recorder, "close", lambda: recorded.append("closed"))
     with capturedLogs() as logs:

@@ -18,6 +18,7 @@ from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, 
 from mailgate.relay.client.terms import Terms
 from mailgate.relay.sources import SYSTEM, Source
 from mailgate.reply import Reply
+from mailgate.tls.failures import TlsFailure
 from tests.simulation.clock import VirtualClock
 
 __all__ = ["KINDS", "Internet", "Kind", "Site"]
@@ -99,6 +100,8 @@ class _Connection:
         self.tls: Tls | None = None
         self.is_authenticated = False
         self.is_fallback = False
+        self.is_for_domain = False
+        self.tls_failure: TlsFailure = ""
         self.security = ""
         self._is_open = True
 

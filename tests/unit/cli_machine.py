@@ -26,14 +26,18 @@ from mailgate.interfaces import Outcome, OutcomeKind
 from mailgate.message import AddHeader, Content
 from mailgate.observe.history import History
 from mailgate.observe.recorder import Recorder
+from mailgate.quarantine.office import QuarantineOffice
+from mailgate.quarantine.originals import Originals
 from mailgate.reply import Reply
 from mailgate.spool.sqlite import SqliteSpool
 from mailgate.testing import EventRecorder
 from mailgate.web.control import StatusBoard
 from mailgate.web.operations import QueueOperations
 from mailgate.web.places import Places
+from mailgate.web.quarantine import QuarantineOperations
 from mailgate.web.resources import resources
 from mailgate.web.steering import Steering
+from tests.unit.quarantine_stand import SaysRescan, config_of
 from tests.unit.told_relay import ToldRelay
 
 __all__ = ["FIRST", "SECOND", "THIRD", "DaemonThread", "Machine"]
@@ -170,7 +174,19 @@ class DaemonThread(threading.Thread):
         self.board = StatusBoard()
         operations = QueueOperations(spool, events, self.relay, lambda: ("box", "other"))
         steering = Steering(spool, events, self.relay, lambda: ("box", "other"))
-        self.site = Site(resources(operations, steering, self.board.status), reactor=clock)
+        self.rescan = SaysRescan()
+        self.office = QuarantineOffice(
+            spool,
+            events,
+            self.relay,
+            clock=clock,
+            originals=Originals(machine.places.originals),
+            route_of=lambda recipient, sender: "box",
+            incoming=spool.incoming,
+        )
+        self.office.use(config_of(machine.file.parent), {"mx": self.rescan})
+        kept_back = QuarantineOperations.of(self.office, spool, events, operations)
+        self.site = Site(resources(operations, steering, self.board.status, kept_back), reactor=clock)
         self.server = socket.socket(socket.AF_UNIX)
         self.server.bind(str(machine.places.control))
         self.server.listen()

@@ -27,6 +27,7 @@ from mailgate.relay.sources import SYSTEM, Source
 from mailgate.relay.warm_up import WarmUp
 from mailgate.reply import Reply
 from mailgate.stores.slots import LocalSlots
+from mailgate.tls.failures import TlsFailure
 
 __all__ = [
     "DELIVERED",
@@ -132,6 +133,8 @@ class Connection:
         self.tls: Tls | None = None
         self.is_authenticated = False
         self.is_fallback = False
+        self.is_for_domain = False
+        self.tls_failure: TlsFailure = ""
         self.security = hop.security
 
     def deliver(self, envelope: Envelope, recipients: Recipients, content: Content) -> Awaitable[Sequence[Result]]:

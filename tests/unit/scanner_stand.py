@@ -96,11 +96,11 @@ class Wire(StringTransport):
 
     def later(self, seconds: float, what: Callable[[], None]) -> None:
         """Do something after a while, unless the connection has ended."""
-        self._due.append(self._clock.callLater(seconds, what))
+        if self.is_open:
+            self._due.append(self._clock.callLater(seconds, what))
 
     def _later(self, what: Callable[[], None]) -> None:
-        if self.is_open:
-            self.later(0, what)
+        self.later(0, what)
 
     def _tell(self) -> None:
         if self.is_open and len(self.heard) > self._told:

@@ -15,7 +15,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from mailgate.envelope import Origin
-from mailgate.relay.attempt import ConnectFailedError, IConnection
+from mailgate.relay.attempt import ConnectFailedError, IConnection, Target
 from mailgate.relay.client.connection import SmtpConnection
 from mailgate.relay.client.connector import SmtpConnector
 from tests.unit.peer import MX
@@ -168,6 +168,7 @@ def ask(
     then: Callable[[SmtpConnection], object] = lambda session: None,
     *,
     try_tls: bool = False,
+    target: Target = MX,
 ) -> SmtpConnection | ConnectFailedError:
     """Connect, as often as the connector will have it: the session, with which `then` goes on, or why there is none."""
     found: list[Any] = []
@@ -177,7 +178,7 @@ def ask(
         then(cast(SmtpConnection, session))
         return session
 
-    connector.connect(MX, origin, try_tls=try_tls).addCallback(opened).addBoth(found.append)
+    connector.connect(target, origin, try_tls=try_tls).addCallback(opened).addBoth(found.append)
     while len(reactor.tcpClients) > before:
         factory: Any = reactor.tcpClients[before][2]
         before += 1

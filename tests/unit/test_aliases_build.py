@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mailgate.assembly import make_addressing
+from mailgate.addressing import make_addressing
 from mailgate.backends.keeping import Sources
 from mailgate.config.load import ConfigError, load
 from mailgate.pipeline.registry import Registry

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from twisted.internet.testing import MemoryReactorClock
 
-from mailgate.assembly import make_users
+from mailgate.addressing import make_users
 from mailgate.auth.checker import IAuthReactor
 from mailgate.auth.portal import Authenticator
 from mailgate.config.load import ConfigError, Loaded, load

@@ -240,6 +240,12 @@ def test_delivery_filters_and_observers_are_handed_out(loaded: Load) -> None:
     assert not built(loaded, '[pipelines]\ninbound.filters = ["refuser"]').delivery
 
 
+def test_a_filter_of_deliveries_is_for_all(loaded: Load) -> None:
+    text = '[pipelines]\ninbound.filters = ["outside"]\n[filters.outside]\nonly_for = ["example.org"]'
+    with pytest.raises(ConfigError, match=r"filters\.outside: only_for, except_for: .* is for all recipients"):
+        built(loaded, text)
+
+
 @pytest.mark.parametrize(("word", "route", "taken"), [("lab", "lab", True), ("nowhere", "inside", False)])
 def test_a_router_may_only_name_routes_that_there_are(loaded: Load, word: str, route: str, taken: bool) -> None:
     pipelines = built(loaded, f'[pipelines]\ninbound.filters = ["outside"]\n[filters.outside]\nword = "{word}"')

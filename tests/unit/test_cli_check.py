@@ -300,6 +300,39 @@ def test_a_trusted_client_has_its_own_pipeline(site: Site) -> None:
     assert "known as ann" in text
 
 
+BANNERS = """
+[filters.banner]
+domains_of = "recipients"
+only_domains = true
+domains = { "box.test" = { text = "for the box" } }
+only_for = ["box.test"]
+
+[filters.score]
+domains = { "else.test" = { tag = -100.0, quarantine = false, reject = -50.0 } }
+"""
+
+
+def test_what_is_done_for_some_is_told_with_whom_it_is_for(site: Site) -> None:
+    text = CONFIG.replace('["access", "recipients"]', '["score", "banner"]').replace('[domains."box.test"]', DOMAINS)
+    site.file.write_text(text + BANNERS)
+    shown = site.attempt("bob@box.test", "x@else.test", code=1)
+    assert "bob@box.test: taken, by route box\n" in shown
+    reason = "    because: refused: 550 5.7.1 Refused: this message looks like spam (score 0 reaches -50: )"
+    assert f"x@else.test: quarantined, by route box\n{reason}\n" in shown
+    assert re.search(r"^change: for bob@box\.test: insert \d+ octets at \d+ of the content: banner$", shown, re.M)
+    assert re.search(r"^change: for x@else\.test: add at the top: X-Spam-Flag: YES$", shown, re.M)
+    site.file.write_text(text.replace('name = "mx"', 'name = "mx"\nrefused_for_some = "report"') + BANNERS)
+    assert "x@else.test: refused, by route box\n    the client is told: 550 " in site.attempt(
+        "bob@box.test", "x@else.test", code=1
+    )
+
+
+DOMAINS = """[domains."else.test"]
+route = "box"
+
+[domains."box.test"]"""
+
+
 def test_json_and_standard_input(site: Site) -> None:
     arguments = ("try", "--ip", "127.0.0.1", "--from", "<>", "--to", "bob@box.test", "-", "--json")
     found = json.loads(site.run(*arguments, given=MAIL).stdout)

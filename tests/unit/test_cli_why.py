@@ -168,6 +168,17 @@ def test_why_tells_how_those_fared_that_an_address_stands_for(machine: Machine) 
     assert any(f"stands for others: {stands_for}" in one for one in lines)
 
 
+def test_why_follows_a_split_by_any_of_its_ids(machine: Machine) -> None:
+    now = time.time()
+    split = accepted("SECOND", now - 90, recipients=("b@example.org",), split_from=FIRST, trace=())
+    machine.tell(accepted(FIRST, now - 90, recipients=("a@example.org",)), split)
+    for subject in (FIRST, "SECOND", "b@example.org"):
+        lines = [line.strip() for line in machine.run("why", subject).stdout.splitlines()]
+        assert f"{FIRST}  from ann@client.test: a@example.org accepted" in lines
+        assert "SECOND  from ann@client.test: b@example.org accepted" in lines
+        assert f"split from {FIRST}, as filters have changed it for some recipients only" in lines
+
+
 def test_why_tells_every_end(machine: Machine) -> None:
     now = time.time()
     common: dict[str, Any] = {

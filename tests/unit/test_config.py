@@ -278,17 +278,18 @@ def changed(old: str, new: str) -> str:
     return GOOD.replace(old, new, 1)
 
 
-GATEWAY_KEYS = "drain_timeout, hostname, memory_ceiling, memory_limit, state_dir, workers"
+GATEWAY_KEYS = "drain_timeout, hostname, memory_ceiling, memory_limit, sign_with, state_dir, workers"
 ROLES = "(valid values are: inbound, outbound, hybrid)"
 TRANSPORTS = "(valid values are: smtp, lmtp, maildir, discard)"
 INSTALLED = "is installed (valid values are: early-talker, access, rate-limit, recipients, headers, dnsbl)"
 DNSBL_KEYS = (
-    "(valid values are: action, cache, deadline, either, exempt, kind, limit, mode, on_failure, required, wait, zones)"
+    "(valid values are: action, cache, deadline, either, except_for, exempt, kind, limit, mode, on_failure, only_for, "
+    "required, wait, zones)"
 )
 SMTP_KEYS = (
     "(valid values are: auth, certificate, chunking, command_timeout, connect_timeout, connections, data_timeout,"
-    " hosts, idle_timeout, ipv6, messages_per_connection, pool, port, proxy_protocol, retry, tls, tls_ca,"
-    " tls_fingerprints, tls_name, transport, xclient, xforward)"
+    " fallback, fallback_after, hosts, idle_timeout, ipv6, messages_per_connection, pool, port, proxy_protocol, retry,"
+    " security, tls, tls_ca, tls_fingerprints, tls_name, transport, xclient, xforward)"
 )
 
 
@@ -308,8 +309,9 @@ SMTP_KEYS = (
             [
                 "1: gateway: is missing",
                 "1: gatway: unknown key, did you mean gateway? (valid values are: aliases, auth,"
-                " bounces, counters, dns, domains, filters, forwarding, gateway, history, listeners, log, pipelines,"
-                " pools, recipients, reports, routes, routing, shaping, sources, spool, tls)",
+                " bounces, counters, dns, domains, filters, forwarding, gateway, history, http, listeners, log,"
+                " mta_sts, pipelines, pools, quarantine, recipients, reports, routes, routing, senders, shaping,"
+                " sources, spool, tls, tls_policies, tls_reports, webhooks)",
             ],
         ),
         (

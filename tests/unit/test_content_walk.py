@@ -149,6 +149,14 @@ def test_parts_are_bounded() -> None:
     assert [problem.kind for problem in walk.problems] == ["parts"]
 
 
+def test_nothing_is_looked_at_behind_the_last_part() -> None:
+    deep = b"".join(b"Content-Type: multipart/mixed; boundary=c%d\r\n\r\n--c%d\r\n" % (n, n) for n in range(100))
+    for parts, problems in ((100, ["nesting"]), (10, ["parts"])):
+        walk = Walk(mixed(*[TEXT] * 20, deep), Limits(parts=parts))
+        assert len(list(walk.leaves())) <= parts
+        assert [problem.kind for problem in walk.problems] == problems
+
+
 def test_lines_with_hyphens_are_bounded() -> None:
     message = mixed(part(b"Content-Type: text/plain", body=b"\n--x" * 300_000))
     walk = Walk(message, Limits())

@@ -27,11 +27,14 @@ from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters
 from mailgate.events import Bounced, OperatorActed, SpoolFailed, SpoolRecovered, Started, Stopping, SuspensionChanged
 from mailgate.interfaces import IEventObserver, IRelay, Lease, Outcome, OutcomeKind, Return, Selector, SpoolError
 from mailgate.message import AddHeader, Content, RemoveHeader, RenameHeader
+from mailgate.quarantine.office import QuarantineOffice
+from mailgate.quarantine.originals import Originals
 from mailgate.reply import parse_reply
 from mailgate.testing import EventRecorder, MemorySpool
 from mailgate.web.control import Control, StatusBoard
 from mailgate.web.operations import QueueOperations, parse_after
 from mailgate.web.places import Places
+from mailgate.web.quarantine import QuarantineOperations
 from mailgate.web.resources import resources
 from mailgate.web.selection import Selection
 from mailgate.web.steering import Steering
@@ -57,7 +60,17 @@ class Daemon:
         self.operations = QueueOperations(self.spool, self.events, self.relay, self.routes, now=now)
         steering = Steering(self.spool, self.events, self.relay, self.routes, now)
         self.leases: dict[str, Lease] = {}
-        self._site = Site(resources(self.operations, steering, self.board.status), reactor=self.clock)
+        self.office = QuarantineOffice(
+            self.spool,
+            self.events,
+            self.relay,
+            clock=self.clock,
+            originals=Originals(Path("unused")),
+            route_of=lambda recipient, sender: "box",
+            incoming=Path("unused"),
+        )
+        kept_back = QuarantineOperations.of(self.office, self.spool, self.events, self.operations)
+        self._site = Site(resources(self.operations, steering, self.board.status, kept_back), reactor=self.clock)
 
     def routes(self) -> tuple[str, ...]:
         return ("box", "other")
@@ -438,7 +451,7 @@ def test_the_socket(tmp_path: Path, daemon: Daemon, left: str) -> None:
             dead.bind(str(path))
         assert stat.S_ISSOCK(path.lstat().st_mode)
     memory = reactor()
-    control = Control(memory, daemon.spool, daemon.events, daemon.relay, daemon.board, daemon.routes)
+    control = Control(memory, daemon.spool, daemon.events, daemon.relay, daemon.board, daemon.routes, daemon.office)
     control.listen(path)
     assert not path.exists()
     ((address, factory, _, mode, _),) = [(*one,) for one in memory.unixServers]
@@ -459,7 +472,8 @@ def test_the_socket(tmp_path: Path, daemon: Daemon, left: str) -> None:
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path, daemon: Daemon) -> None:
     path = Places(tmp_path).control
     path.write_text("precious")
-    Control(reactor(), daemon.spool, daemon.events, daemon.relay, daemon.board, daemon.routes).listen(path)
+    control = Control(reactor(), daemon.spool, daemon.events, daemon.relay, daemon.board, daemon.routes, daemon.office)
+    control.listen(path)
     assert path.read_text() == "precious"
 
 
@@ -528,7 +542,7 @@ def test_every_entry_tells_why_it_is_still_here(daemon: Daemon) -> None:
         "DEFERRED:0": "deferred as greylisted",
         "DUE:0": "the relay takes it at its next look",
         "HELD:0": "an administrator holds it until release",
-        "KEPT:0": "a policy keeps it back until release",
+        "KEPT:0": "a policy keeps it back until release: a virus",
         "LATER:0": "its sender has asked for a later time",
         "LINE:0": "3rd of 40 in line for mx.box.test",
         "LINE:1": "is in the relay's hands",
@@ -586,6 +600,20 @@ def test_what_a_policy_keeps_back_is_returned_where_that_is_said_only(daemon: Da
     changed = daemon.ask("POST", "/v1/queue/bounce", {"state": "quarantined"})[1]
     assert (changed["changed"], changed["others"]) == (1, {})
     assert daemon.acted() == [("bounce", "A", ("bob@box.test",))]
+
+
+def test_the_end_of_a_hold_is_no_end_of_quarantine(daemon: Daemon) -> None:
+    daemon.add("A", state="quarantined")
+    daemon.add("B")
+    for action in ("hold", "release"):
+        changed = daemon.ask("POST", f"/v1/queue/{action}", {"domain": "box.test"})[1]
+        assert (changed["matched"], changed["changed"], changed["others"]) == (2, 1, {"quarantined": 1})
+    assert daemon.states() == {"A:0": "quarantined", "B:0": "queued"}
+    changed = daemon.ask("POST", "/v1/queue/release", {"ids": ["A"]})[1]
+    assert (changed["changed"], changed["others"]) == (1, {})
+    daemon.add("C", state="quarantined")
+    assert daemon.ask("POST", "/v1/queue/release", {"state": "quarantined"})[1]["changed"] == 1
+    assert set(daemon.states().values()) == {"queued"}
 
 
 def test_what_is_under_delivery_is_not_given_up(daemon: Daemon) -> None:

@@ -77,8 +77,10 @@ def test_records(network: Network, rdtype: str, records: list[str], expected: tu
 
 def test_a_chain_of_cnames_is_followed_and_has_the_shortest_ttl(network: Network) -> None:
     network.servers[FIRST] = serving("a.test. 50 CNAME b.test.", "b.test. 40 CNAME c.test.", "c.test. 60 A 192.0.2.3")
-    expected = Answer(DnsStatus.FOUND, (IPv4Address("192.0.2.3"),), 40.0)
-    assert ask(network, network.resolver(), "a.test", "A") == expected
+    expected = Answer(DnsStatus.FOUND, (IPv4Address("192.0.2.3"),), 40.0, alias="c.test")
+    resolver = network.resolver()
+    assert ask(network, resolver, "a.test", "A") == expected
+    assert resolver.resolve("a.test", "A") == expected  # as it was kept
 
 
 def test_a_circle_of_cnames_is_no_answer(network: Network) -> None:

@@ -19,7 +19,8 @@ from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 from mailgate import events
-from mailgate.assembly import assemble, make_users
+from mailgate.addressing import make_users
+from mailgate.assembly import assemble
 from mailgate.auth.checker import IAuthReactor
 from mailgate.config.categories import CATEGORIES
 from mailgate.config.load import ConfigError, Loaded, load
@@ -189,11 +190,12 @@ def built(path: Path) -> Loaded:
 def _lay_out(config: Config, options: Iterable[object]) -> None:
     """Put the files there that sections and filters name."""
     sections: list[Any] = [config.tls, *config.auth.values(), *config.recipients.values(), *config.routes.values()]
-    sections += [*config.aliases.values(), config.forwarding, config.reports.dkim]
+    sections += [*config.aliases.values(), config.forwarding, config.reports.dkim, config.tls_reports.dkim]
+    sections += config.webhooks.values()
     sections += [one for one in options if isinstance(one, Section)]
     files = {
         (key, value)
-        for section in (*sections, *(getattr(section, "auth", None) for section in sections))
+        for section in (*sections, *_of_logins(sections))
         for key, value in (section or ())
         if isinstance(value, Path)
     }
@@ -218,6 +220,20 @@ def _lay_out(config: Config, options: Iterable[object]) -> None:
             path.write_text("a secret that nobody guesses\n")
 
 
+def _of_logins(routes: Iterable[Any]) -> list[Any]:
+    logins = [auth for route in routes if (auth := getattr(route, "auth", None)) is not None]
+    return [*logins, *(login.oauth for login in logins)]
+
+
+def _lay_out_keys(directory: Path, text: str) -> None:
+    """Put the keys there that dkim-sign is to sign with: their paths are patterns."""
+    for domain, section in tomllib.loads(text).get("filters", {}).get("dkim-sign", {}).get("domains", {}).items():
+        for key in section["keys"]:
+            path = directory / key["path"].format(domain=domain, selector=key["selector"])
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(pem(2048))
+
+
 def is_rules(text: str) -> bool:
     """Whether a block is a file of its own: that of bounces.rules."""
     return "rules" in tomllib.loads(text)
@@ -233,6 +249,7 @@ def test_configuration_can_be_used(page: Path, text: str, tmp_path: Path) -> Non
     (tmp_path / "replies.toml").touch()
     # What a real site has in /etc lies beside the file here.
     path.write_text(with_surroundings(text).replace("/etc/mailgate/", ""))
+    _lay_out_keys(tmp_path, text)
     loaded = built(path)
     for name, section in tomllib.loads(text).get("filters", {}).items():
         assert loaded.config.filter(name).model_dump(exclude_unset=True).keys() == section.keys()

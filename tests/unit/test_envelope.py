@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from mailgate.address import Address
 from mailgate.envelope import Client, Evidence, new_id
 from mailgate.reply import Reply
 from mailgate.verdict import Defer, Disconnect, PermanentFailure, Reject, TemporaryFailure
@@ -36,6 +37,24 @@ def test_evidence_is_found_by_its_type() -> None:
     assert evidence.get(Score) == Score(2)
     assert list(evidence.all(Score)) == [Score(1), Score(2)]
     assert len(evidence) == 3
+
+
+def test_evidence_may_be_about_some_recipients() -> None:
+    ann, bob = Address("ann", "d.test"), Address("bob", "d.test")
+    evidence = Evidence()
+    evidence.add("x")
+    assert evidence.is_about_all
+    assert list(Evidence.shared([ann, bob], evidence)) == [([ann, bob], ["x"])]
+    evidence.add_for("y", {ann}.__contains__)
+    evidence.add_for("x", {bob}.__contains__)
+    evidence.add("z")
+    assert not evidence.is_about_all
+    of_session = Evidence(["s"])
+    assert list(Evidence.shared([ann, bob], of_session, evidence)) == [
+        ([ann], ["s", "x", "y", "z"]),
+        ([bob], ["s", "x", "x", "z"]),
+    ]
+    assert list(evidence) == ["x", "y", "x", "z"]
 
 
 def test_a_client_reads_like_a_log_line() -> None:

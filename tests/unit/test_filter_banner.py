@@ -43,8 +43,9 @@ def filter_of(clock: Any = None, **options: object) -> Banner:
 
 def asked(
     built: Banner, mail: Transaction | None = None, found: Message | None = None, client: Session | None = None
-) -> Sequence[Edit]:
-    return wait_for(built.modify(client or session(), mail or transaction(), found or message()))
+) -> Sequence[Any]:
+    answer: Any = built.modify(client or session(), mail or transaction(), found or message())
+    return wait_for(answer)
 
 
 def after(content: Content, edits: Sequence[Edit], before: Sequence[Edit] = ()) -> bytes:
@@ -99,7 +100,7 @@ def test_texts_by_domain() -> None:
     def text(built: Banner, sender: str, *recipients: str) -> bytes | None:
         edits = asked(built, transaction(sender, recipients or ("bob@example.org",)))
         assert all(isinstance(edit, Splice) for edit in edits)
-        return edits[0].data.strip() if edits else None  # type: ignore[union-attr]  # it is a Splice
+        return edits[0].data.strip() if edits else None
 
     built = filter_of(domains=domains)
     assert text(built, "x@a.test") == b"of a"
@@ -109,7 +110,37 @@ def test_texts_by_domain() -> None:
     assert text(filter_of(domains=domains, only_domains=True), "x@other.test") is None
     built = filter_of(domains=domains, domains_of="recipients")
     assert text(built, "x@other.test", "1@a.test", "2@a.test") == b"of a"
-    assert text(built, "x@other.test", "1@a.test", "2@other.test") == DISCLAIMER.encode()
+    found = asked(built, transaction("x@other.test", ["1@a.test", "2@other.test", "3@a.test", "4@b.test"]))
+    assert [(list(map(str, one.recipients)), one.edits[0].data.strip()) for one in found] == [
+        (["1@a.test", "3@a.test"], b"of a"),
+        (["2@other.test"], DISCLAIMER.encode()),
+    ]
+
+
+def test_domains_with_the_same_text_both_have_it() -> None:
+    domains: dict[str, object] = {name: {"text": "the same"} for name in ("a.test", "b.test")}
+    built = filter_of(domains=domains, domains_of="recipients", only_domains=True)
+    (found,) = asked(built, transaction("x@other.test", ["1@a.test", "2@other.test", "3@b.test"]))
+    assert list(map(str, found.recipients)) == ["1@a.test", "3@b.test"]
+    (same, other) = asked(
+        filter_of(domains={"a.test": {"text": DISCLAIMER}}, domains_of="recipients", html="<p>x</p>"),
+        transaction("x@other.test", ["1@a.test", "2@other.test"]),
+    )
+    assert (same.edits[0].data, len(other.recipients)) == (other.edits[0].data, 1)
+
+
+def test_a_text_with_the_domain_of_its_reader() -> None:
+    built = filter_of(text="For $recipient_domain only")
+    (edit,) = asked(built, transaction("x@other.test", ["1@a.test", "2@a.test"]))
+    assert isinstance(edit, Splice)
+    assert edit.data.strip() == b"For a.test only"
+    domains = [f"{number}.test" for number in range(50)]
+    found = asked(built, transaction("x@other.test", [f"u@{domain}" for domain in domains]))
+    texts = [one.edits[0].data.strip().decode() for one in found]
+    assert texts == [f"For {domain} only" for domain in domains]
+    (edit,) = asked(built, transaction("x@other.test", [f"u@{domain}" for domain in [*domains, "more.test"]]))
+    assert isinstance(edit, Splice)
+    assert edit.data.strip() == b"For  only"
 
 
 def test_whom_it_is_not_for() -> None:
@@ -150,10 +181,23 @@ def test_what_takes_long_is_done_in_a_thread(tmp_path: Path, is_file: bool, line
     path = tmp_path / "content"
     path.write_bytes(data)
     found = Message(Content.in_file(path) if is_file else Content(data))
-    answer = filter_of(threads).modify(session(), transaction(), found)
+    answer: Any = filter_of(threads).modify(session(), transaction(), found)
     assert bool(threads.pool.given) is in_thread
     threads.pool.work()
     assert after(found.content, wait_for(answer)) == data + b"\r\n" + DISCLAIMER.encode() + b"\r\n"
+
+
+def test_what_lies_in_a_file_and_is_nested_too_deep_is_left_alone(tmp_path: Path) -> None:
+    depth = 1000
+    opening = "".join(
+        f'--b{number}\r\nContent-Type: multipart/mixed; boundary="b{number + 1}"\r\n\r\n' for number in range(depth)
+    )
+    path = tmp_path / "content"
+    path.write_bytes(f'Content-Type: multipart/mixed; boundary="b0"\r\n\r\n{opening}'.encode())
+    threads = Threads()
+    answer: Any = filter_of(threads).modify(session(), transaction(), Message(Content.in_file(path)))
+    threads.pool.work()
+    assert wait_for(answer) == []
 
 
 # -- the seal
@@ -191,6 +235,19 @@ def test_what_was_signed_is_sealed_as_changed(seal: dict[str, str]) -> None:
     told = new[: new.index(b"Received:")].replace(b"\r\n\t", b" ").replace(b"\r\n ", b" ")
     assert b"ARC-Authentication-Results: i=1; mx.example.org; spf=pass" in told
     assert b"dkim=pass" in told
+
+
+def test_each_text_is_sealed_for_itself(seal: dict[str, str]) -> None:
+    data = sealed(MESSAGE, "one.example")
+    mail = transaction(recipients=["1@a.test", "2@b.test"])
+    mail.evidence.add(validated(data))
+    found = asked(sealing(seal, text="For $recipient_domain"), mail, message(data))
+    assert [list(map(str, one.recipients)) for one in found] == [["1@a.test"], ["2@b.test"]]
+    for one, text in zip(found, (b"For a.test", b"For b.test"), strict=True):
+        new = after(Content(data), one.edits)
+        assert text in new
+        chain = validated(new)
+        assert (chain.result, [each.domain for each in chain.sets]) == ("pass", ["one.example", "two.example"])
 
 
 def test_a_chain_goes_on(seal: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from email.header import decode_header, make_header
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -28,7 +29,7 @@ def asked(
     mail: Transaction | None = None,
     found: Message | None = None,
     client: Session | None = None,
-) -> Sequence[Edit]:
+) -> Sequence[Any]:
     built = build(Options.model_validate({"rules": list(rules)}), services())
     assert isinstance(built, EditHeaders)
     return built.modify(client or session(), mail or transaction(), found or message())
@@ -53,6 +54,23 @@ def test_what_a_rule_does() -> None:
         "X-Two: 2",
         "X-Class: a",
         "From: a@b.test",
+    ]
+
+
+def test_what_was_found_for_some_counts_for_those() -> None:
+    mail = transaction(recipients=["a@one.test", "b@two.test", "c@one.test"])
+    mail.evidence.add(SpfResult("pass", identity="mailfrom", domain="client.example"))
+    failed = SpfResult("fail", identity="mailfrom", domain="client.example")
+    mail.evidence.add_for(failed, lambda address: address.domain == "one.test")
+    rules: list[dict[str, object]] = [
+        {"facts": ["spf.fail"], "add": {"X-Fail": "1"}},
+        {"facts": ["spf.pass"], "recipients": ["one.test"], "add": {"X-One": "1"}},
+        {"without_facts": ["spf.fail"], "add": {"X-Well": "1"}},
+    ]
+    found = asked(*rules, mail=mail)
+    assert [(list(map(str, one.recipients)), [edit.name for edit in one.edits]) for one in found] == [
+        (["a@one.test", "c@one.test"], ["X-Fail", "X-One"]),
+        (["b@two.test"], ["X-Well"]),
     ]
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from twisted.internet.task import Clock
 
 from mailgate.address import Address
-from mailgate.envelope import Client, MailParameters, Session, Tls, Transaction
+from mailgate.envelope import Client, Identity, MailParameters, Session, Tls, Transaction
 from mailgate.filters.headers import Headers, Options, build
 from mailgate.message import AddHeader, Content, Edit, Message, RemoveHeader, rendered
 from mailgate.plugins import builtin
@@ -251,3 +251,11 @@ class TestContractWithOptions(FilterContract):
         "add": {"X-Gateway": "mx1"},
         "add_missing": ["Date", "Message-ID"],
     }
+
+
+def test_where_users_are_stays_untold_where_that_is_asked_for() -> None:
+    user = session(identity=Identity("ann", "PLAIN"), protocol="ESMTPA")
+    assert "192.0.2.1" in received(user)
+    told = received(user, built=made(hide_users=True))
+    assert told.startswith("from submission\r\n\tby mx.example.org (mailgate) with ESMTPA id ")
+    assert received(built=made(hide_users=True)) == received()

@@ -356,6 +356,35 @@ def test_one_that_sees_the_edited_message() -> None:
     assert b"".join(peer.data(Code.BODY)) == b"Hello\r\nFooter\r\n"
 
 
+def test_each_message_of_several_is_shown_with_its_recipients() -> None:
+    peer = MilterPeer({Code.END_OF_BODY: [HeaderInserted(0, b"DKIM-Signature", b"v=1"), Plain.ACCEPT]})
+    mail = Mail(peer, sees="edited")
+    mail.opens()
+    mail.brings(BOB, EVE)
+    content, both = mail.message.content, mail.mail.recipients
+    told = []
+    for one in both:
+        footer = f"for {one.address}\r\n".encode()
+        mail.mail.recipients, mail.mail.edits = [one], [Splice(content.size, content.size, footer)]
+        assert mail.edits() == [AddHeader("DKIM-Signature", "v=1")]
+        told.append(b"".join(peer.data(Code.BODY)))
+    assert told[1] == b"Hello\r\nfor bob@example.org\r\nHello\r\nfor eve@example.org\r\n"
+    assert peer.words() == "OCHMRRTLNBBE" + "MRTLNBBE"
+    assert peer.data(Code.RCPT)[-1].startswith(b"<eve@example.org>")
+
+
+def test_what_one_message_of_several_is_refused_with_is_not_said_of_another() -> None:
+    said = [Plain.REJECT]
+    peer = MilterPeer({Code.END_OF_BODY: said})
+    mail = Mail(peer, sees="edited")
+    mail.opens()
+    mail.brings(BOB, EVE)
+    with pytest.raises(PermanentFailure):
+        mail.edits()
+    said[:] = [Plain.ACCEPT]
+    assert mail.edits() == []
+
+
 def test_a_body_that_takes_in_the_edits_before_it() -> None:
     mail = Mail(MilterPeer({Code.END_OF_BODY: [BodyReplaced(b"new\r\n"), Plain.ACCEPT]}), sees="edited")
     mail.opens()

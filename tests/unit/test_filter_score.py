@@ -19,10 +19,10 @@ from mailgate.filters.score import Options, Score, ScoreResult, build
 from mailgate.filters.weights import DEFAULT_WEIGHTS, is_fact, parts_of, total
 from mailgate.findings import Finding, Points
 from mailgate.mailauth.results import DkimResult, DmarcResult, SpfResult
-from mailgate.message import apply_edits
+from mailgate.message import For, apply_edits
 from mailgate.pipeline.registry import FilterMaker
 from mailgate.testing import FilterContract, Occasion, message, services, session, transaction
-from mailgate.verdict import Continue, Quarantine, Reject, Verdict
+from mailgate.verdict import Continue, Quarantine, Reject
 
 score = FilterMaker("score", "mailgate.filters.score", "weighs what all filters have found")
 
@@ -50,15 +50,16 @@ def with_evidence(*found: object, to: Iterable[str] = ("bob@example.org",)) -> T
     return mail
 
 
-def judged(filter_: Score, mail: Transaction, *of_session: object) -> Verdict:
-    """The verdict, with its evidence kept as the pipeline does."""
+def judged(filter_: Score, mail: Transaction, *of_session: object) -> Any:
+    """The verdict, or the verdicts, with the evidence kept as the pipeline does."""
     one = session()
     for finding in of_session:
         one.evidence.add(finding)
     verdict = filter_.on_message(one, mail, message())
-    assert isinstance(verdict, Continue | Reject | Quarantine)
-    for finding in verdict.evidence:
-        mail.evidence.add(finding)
+    for each in verdict if isinstance(verdict, list) else [verdict]:
+        assert isinstance(each, Continue | Reject | Quarantine)
+        for finding in each.evidence:
+            mail.evidence.add(finding)
     return verdict
 
 
@@ -195,11 +196,21 @@ def test_domains_have_thresholds_of_their_own() -> None:
     found = Says(("r",))
     assert isinstance(judged(filter_, with_evidence(found, to=["a@patient.example"])), Continue)
     assert isinstance(judged(filter_, with_evidence(Says(("p",)), to=["a@x.strict.example"])), Reject)
-    # What some would refuse is quarantined for them: SMTP has one answer for all.
-    verdict = judged(filter_, with_evidence(found, to=["a@patient.example", "b@x.strict.example", "c@example.org"]))
-    assert isinstance(verdict, Quarantine)
-    assert [str(one) for one in verdict.recipients] == ["b@x.strict.example", "c@example.org"]
-    assert verdict.reason == "score 8 reaches 4: r 8"
+    verdicts = judged(filter_, with_evidence(found, to=["a@patient.example", "b@x.strict.example", "c@example.org"]))
+    assert isinstance(verdicts, list)
+    told, refused = verdicts
+    assert isinstance(told, Continue)
+    assert isinstance(refused, Reject)
+    assert [str(one) for one in refused.recipients] == ["b@x.strict.example", "c@example.org"]
+    assert refused.reason == "score 8 reaches 8: r 8"
+    three = judged(
+        filter_, with_evidence(Says(("q",)), to=["a@patient.example", "b@x.strict.example", "c@example.org"])
+    )
+    assert [(type(one), [str(to) for to in getattr(one, "recipients", ())]) for one in three] == [
+        (Continue, []),
+        (Reject, ["b@x.strict.example"]),
+        (Quarantine, ["c@example.org"]),
+    ]
     both = judged(filter_, with_evidence(found, to=["b@x.strict.example", "c@example.org"]))
     assert isinstance(both, Reject)
 
@@ -218,10 +229,41 @@ def test_many_recipients_of_two_minds_are_judged_each_by_itself() -> None:
     mail = with_evidence(Points(5.0, "much"))
     domains = ["strict.example" if number % 2 else "lax.example" for number in range(100)]
     mail.recipients = [Incomparable(address=Address(f"user{at}", domain)) for at, domain in enumerate(domains)]
-    verdict = judged(filter_, mail)
-    assert isinstance(verdict, Quarantine)
+    _, verdict = judged(filter_, mail)
+    assert isinstance(verdict, Reject)
     assert {one.domain for one in verdict.recipients} == {"strict.example"}
     assert len(verdict.recipients) == 50
+    tagged = filter_.modify(session(), mail, message())
+    assert [len(one.recipients) for one in tagged if isinstance(one, For)] == [50, 50]
+
+
+def test_what_was_found_for_some_weighs_for_those_only() -> None:
+    filter_ = made(weights={"x": 20.0, "y": 5.0})
+    mail = with_evidence(Says(("y",)), to=["a@one.example", "b@two.example", "c@one.example"])
+    mail.evidence.add_for(Says(("x",)), lambda address: address.domain == "one.example")
+    told, refused = judged(filter_, mail)
+    assert [str(one) for one in refused.recipients] == ["a@one.example", "c@one.example"]
+    assert [(one.points, one.recipients and len(one.recipients)) for one in told.evidence] == [(25.0, 2), (5.0, 1)]
+    fields: Sequence[Any] = filter_.modify(session(), mail, message())
+    assert [(list(map(str, one.recipients)), one.edits[1].value) for one in fields] == [
+        (["a@one.example", "c@one.example"], "25"),
+        (["b@two.example"], "5"),
+    ]
+
+
+def test_what_was_found_for_some_is_weighed_once_for_all_of_them() -> None:
+    asked: list[None] = []
+
+    class Counted(Finding):
+        def facts(self) -> Sequence[str]:
+            asked.append(None)
+            return ("x",)
+
+    filter_ = made(weights={"x": 1.0})
+    mail = with_evidence(to=[f"u{number}@{number % 2}.example" for number in range(200)])
+    mail.evidence.add_for(Counted(), lambda address: address.domain == "0.example")
+    judged(filter_, mail)
+    assert 0 < len(asked) < 10
 
 
 def test_what_dmarc_excuses_weighs_as_if_nothing_had_been_asked_for() -> None:
@@ -241,7 +283,8 @@ def test_all_off() -> None:
 
 def header(filter_: Score, mail: Transaction, data: bytes = b"Subject: x\r\n\r\nbody\r\n") -> bytes:
     given_ = message(data)
-    return apply_edits(given_.content.header, filter_.modify(session(), mail, given_))
+    edits: Sequence[Any] = filter_.modify(session(), mail, given_)
+    return apply_edits(given_.content.header, edits)
 
 
 def test_what_is_tagged_says_why() -> None:
@@ -284,14 +327,26 @@ def test_fields_have_the_names_that_are_wanted() -> None:
     assert header(filter_, mail, data) == b"X-Points: 1\r\nX-Spam-Flag: of another\r\n"
 
 
-def test_the_lowest_tag_of_several_recipients_counts() -> None:
+def test_each_recipient_has_its_own_tag() -> None:
     filter_ = made(**{**LIMITS, "weights": {"p": 0.6}}, domains=DOMAINS)
     mail = with_evidence(Says(("p",)), to=["a@example.org", "b@x.strict.example"])
     judged(filter_, mail)
-    assert b"required=0.5" in header(filter_, mail)
+    (tagged,) = filter_.modify(session(), mail, message())
+    assert isinstance(tagged, For)
+    assert list(map(str, tagged.recipients)) == ["b@x.strict.example"]
+    assert b"required=0.5" in apply_edits(b"", tagged.edits)
     mail = with_evidence(Says(("p",)))
     judged(filter_, mail)
     assert b"required" not in header(filter_, mail)
+
+
+def test_two_of_them_tag_each_by_its_own_sum() -> None:
+    low, high = made(weights={"p": 1}), made(weights={"p": 5})
+    mail = with_evidence(Says(("p",)))
+    judged(low, mail)
+    judged(high, mail)
+    assert b"score=5" in header(high, mail)
+    assert header(low, mail) == b"Subject: x\r\n"
 
 
 def test_without_a_sum_nothing_is_added_and_still_removed() -> None:

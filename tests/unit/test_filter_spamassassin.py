@@ -16,9 +16,9 @@ from mailgate.filters.spamassassin import Options, SpamResult, build
 from mailgate.filters.weights import parts_of
 from mailgate.findings import Points
 from mailgate.interfaces import FilterServices, IFilterFactory
-from mailgate.message import Message, apply_edits, body_edits, edited_body, is_of_header
+from mailgate.message import AddHeader, Message, RemoveHeader, apply_edits, body_edits, edited_body, is_of_header
 from mailgate.pipeline.registry import FilterMaker
-from mailgate.testing import FilterContract, Occasion, message, services, session
+from mailgate.testing import FilterContract, Occasion, message, services, session, transaction, wait_for
 from mailgate.verdict import Continue, Defer, Quarantine, Reject
 from tests.unit.scanner_stand import HOSTILE, Gate, Scanners, Script, Wire, silent
 
@@ -180,15 +180,26 @@ def test_each_recipient_has_a_verdict_of_its_own() -> None:
     everybody = ["ann@example.org", "bob@example.org", "cleo@example.org"]
     stand = gate(Spamd({"ann": 20.0, "bob": 7.0, "": 0.0}), **options)
     verdicts = stand.judge(MAIL, everybody)
-    assert [type(one) for one in verdicts] == [Quarantine, Quarantine, Continue]
+    assert [type(one) for one in verdicts] == [Reject, Quarantine, Continue]
     result = stand.transaction.evidence.get(SpamResult)
     assert result is not None
     assert result.user == "ann"
-    assert "score=20" in header_of(stand, MAIL)
+    told = {
+        str(to): apply_edits(b"", [edit for edit in some.edits if isinstance(edit, AddHeader)]).partition(b" required")[
+            0
+        ]
+        for some in stand.transaction.edits_for
+        for to in some.recipients
+    }
+    assert told == {
+        "bob@example.org": b"X-Spam-Flag: YES\r\nX-Spam-Level: *******\r\nX-Spam-Status: Yes, score=7",
+        "cleo@example.org": b"X-Spam-Status: No, score=0",
+        "ann@example.org": b"X-Spam-Flag: YES\r\nX-Spam-Level: " + b"*" * 20 + b"\r\nX-Spam-Status: Yes, score=20",
+    }
     stand = gate(Spamd({"": 20.0}), **options)
     assert [type(one) for one in stand.judge(MAIL, everybody)] == [Reject] * 3
     stand = gate(Spamd({"ann": 20.0, "": 7.0}), **options)
-    assert [type(one) for one in stand.judge(MAIL, everybody)] == [Quarantine] * 3
+    assert [type(one) for one in stand.judge(MAIL, everybody)] == [Reject, Quarantine, Quarantine]
 
 
 def test_where_one_user_cannot_be_asked_about_nothing_is_decided() -> None:
@@ -203,6 +214,16 @@ def test_where_one_user_cannot_be_asked_about_nothing_is_decided() -> None:
     verdicts = stand.judge(MAIL, ["ann@example.org", "bob@example.org"])
     assert [type(one) for one in verdicts] == [Defer, Defer]
     assert stand.scanners.open == 0
+
+
+def test_of_whom_nothing_was_found_nobody_says_it_either() -> None:
+    stand = gate(Spamd({"ann": 7.0, "": 0.0}), user_by="local-part", max_users=5)
+    stand.judge(MAIL, ["ann@example.org", "bob@example.org"])
+    mail = transaction(recipients=["ann@example.org", "cleo@example.org"])  # whom another filter has accepted before
+    mail.evidence.extend(stand.transaction.evidence)
+    edits = wait_for(stand.filter.modify(session(), mail, message(b"X-Spam-Flag: NO\r\n" + MAIL)))
+    assert [list(map(str, one.recipients)) for one in edits] == [["ann@example.org"], ["cleo@example.org"]]
+    assert edits[-1].edits == (RemoveHeader("X-Spam-Flag"),)
 
 
 # -- what SpamAssassin writes

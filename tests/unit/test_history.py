@@ -187,6 +187,22 @@ def test_refusals_before_mail_belong_to_their_session(account: Account) -> None:
     assert account.events_of("bob@box.test") == [["refused"]]
 
 
+def test_the_parts_of_a_split_message_are_told_together(account: Account) -> None:
+    other = accepted("OTHER", NOW + 1, recipients=("eve@box.test",), message_id="<other@x>")
+    first = accepted("FIRST", recipients=("bob@box.test",))
+    parts = [
+        accepted(name, NOW + at, recipients=(f"{name}@box.test",), split_from="FIRST", trace=())
+        for at, name in enumerate(("SECOND", "THIRD"))
+    ]
+    account.write(first, *parts, other, delivered("THIRD", NOW + 5, recipient="third@box.test"))
+    for subject in ("FIRST", "second", "THIRD", "third@box.test", "bob@box.test", "<One.Two@client.test>"):
+        found = account.find(subject)
+        assert [story.id for story in found.stories] == ["FIRST", "SECOND", "THIRD"], subject
+        assert [len(story.entries) for story in found.stories] == [1, 1, 2]
+    assert [story.id for story in account.find("eve@box.test").stories] == ["OTHER"]
+    assert [story.id for story in account.find("ann@client.test", limit=1).stories] == ["FIRST", "SECOND", "THIRD"]
+
+
 def test_the_newest_come_first_and_the_limit_is_told(account: Account) -> None:
     for number in range(5):
         account.write(accepted(f"Q{number}", NOW + number), delivered(f"Q{number}", NOW + number))

@@ -28,6 +28,7 @@ from mailgate.envelope import (
     Transaction,
 )
 from mailgate.events import Discarded, MessageAccepted, Quarantined
+from mailgate.findings import Stream
 from mailgate.interfaces import IIntake, Lease
 from mailgate.message import AddHeader, Content, ContentWriter, MemoryBudget
 from mailgate.relay.client.carriage import recipient_parameters
@@ -35,7 +36,7 @@ from mailgate.relay.editing import ContentEditor
 from mailgate.relay.intake import Intake, message_id_of, origin_of
 from mailgate.relay.ready.jobs import LEASE_TIME
 from mailgate.reply import Reply
-from mailgate.testing import EventRecorder, MemorySpool, session, transaction, wait_for
+from mailgate.testing import EventRecorder, MemoryOriginals, MemorySpool, session, transaction, wait_for
 from mailgate.verdict import Accept, Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
 from tests.unit.relaying import failures_logged
 
@@ -84,6 +85,7 @@ class Bench:
             clock=self.clock,
             editor=ContentEditor(directory, self.clock),
             next_hop=lambda recipient, sender: self.routes.get(recipient.domain),
+            originals=MemoryOriginals(),
         )
 
     def take(self, *verdicts: Verdict, protocol: str = "ESMTP", content: Content | None = None) -> list[Reply]:
@@ -144,6 +146,16 @@ def test_the_envelope_says_what_the_transaction_did() -> None:
     ]
     (event,) = bench.events.of(MessageAccepted)
     assert (event.recipients, event.message_id, event.size) == (("u0@d.test", "u1@d.test"), "<1@client.test>", 50)
+
+
+def test_the_first_stream_that_was_found_goes_with_it() -> None:
+    bench = Bench()
+    mail = bench.transaction(1)
+    for name in ("news", "other"):
+        mail.evidence.add(Stream(name))
+    wait_for(bench.intake.take(session(), mail, Content(DATA), [Continue()]))
+    assert bench.delivered[0].envelope.stream == "news"
+    assert [one.stream for one in bench.events.of(MessageAccepted)] == ["news"]
 
 
 def test_what_rcpt_and_mail_asked_is_kept() -> None:

@@ -140,8 +140,8 @@ def test_verdicts_go_before_changes() -> None:
     gone = [RemoveRecipient(Address(f"u{number}", "d.test")) for number in range(3)]
     bench.change(*gone, AddRecipient(EVE), verdicts=verdicts)
     refused, added = bench.delivered[0].envelope.recipients
-    assert (refused.refusal, added.address, added.quarantine) == (str(NO), EVE, "")
-    assert bench.events.of(Quarantined) == []
+    assert (refused.refusal, added.address, added.quarantine) == (str(NO), EVE, "a virus")
+    assert [one.recipients for one in bench.events.of(Quarantined)] == [(str(EVE),)]
     assert sorted(one.reason for one in bench.events.of(Discarded)) == ["a filter has removed the recipient", "spam"]
 
 

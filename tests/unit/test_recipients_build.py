@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from twisted.internet.task import Clock
 
-from mailgate.assembly import make_addressing
+from mailgate.addressing import make_addressing
 from mailgate.backends.keeping import IRuns, Source, SourceKeeper, Sources
 from mailgate.config.load import ConfigError, Loaded, load
 from mailgate.pipeline.registry import Registry

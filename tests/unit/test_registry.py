@@ -70,7 +70,7 @@ def test_the_built_in_filters_are_there_in_order_and_are_not_imported() -> None:
         del sys.modules[name]
     try:
         registry = Registry()
-        assert names(registry)[:4] == ["access", "arc", "attachments", "authentication-results"]
+        assert names(registry)[:4] == ["access", "arc", "arc-seal", "attachments"]
         assert names(registry) == sorted(names(registry))
         assert all(one.summary for one in registry.all())
         assert not [name for name in sys.modules if name.startswith("mailgate.filters.")]
@@ -128,7 +128,7 @@ def test_a_missing_filter_names_what_is_installed_and_what_cannot_be_imported(pl
     with pytest.raises(FilterNotFoundError) as caught:
         registry.find("dnbsl")
     text = str(caught.value)
-    assert text.startswith("no filter is called dnbsl (installed are: access, arc, attachments, ")
+    assert text.startswith("no filter is called dnbsl (installed are: access, arc, arc-seal, ")
     assert "greeting, greylist" in text
     assert "cannot import mailgate.plugins.broken: ModuleNotFoundError: No module named 'a_module" in text
     assert "cannot import mailgate.plugins.leaves: SystemExit: goodbye" in text

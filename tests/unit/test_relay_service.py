@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from mailgate.address import Address
 from mailgate.envelope import EnvelopeRecipient, MailParameters
-from mailgate.events import Bounced, Delivered, Reported
+from mailgate.events import Bounced, Delivered, Discarded, Reported
 from mailgate.events import Deferred as DeferredEvent
 from mailgate.interfaces import (
     Answer,
@@ -606,14 +606,42 @@ def test_the_verdicts_of_a_filter() -> None:
     bench = Bench(delivery_filter=judge)
     for name in ("reject", "defer", "accept", "quarantine", "discard", "late"):
         bench.accept(f"{name}@a.test")
-    assert [one.partition("@")[0] for one in bench.hop.taken] == ["accept", "quarantine", "discard"]
+    assert [one.partition("@")[0] for one in bench.hop.taken] == ["accept", "quarantine"]
+    (dropped,) = bench.events.of(Discarded)
+    assert (dropped.recipients, dropped.reason) == (("discard@a.test",), "and for that")
     (bounced,), (deferred,) = bench.events.of(Bounced), bench.events.of(DeferredEvent)
     assert (bounced.recipient, bounced.reply, bounced.reason) == ("reject@a.test", str(no), "private")
     assert (deferred.recipient, deferred.reply) == ("defer@a.test", str(later))
     late.callback(None)
-    assert bench.hop.taken[3] == "late@a.test"
+    assert bench.hop.taken[2] == "late@a.test"
     bench.pump(400)
     assert judge.asked[-1].attempt == 2
+
+
+def test_a_filter_names_single_recipients() -> None:
+    no, later = Reply.of(550, "5.7.1", "not today"), Reply.of(451, "4.7.1", "not now")
+    addresses = [Address(name, "a.test") for name in ("one", "two", "three", "four", "five")]
+
+    def asked(attempt: AttemptContext) -> MaybeVerdict:
+        there = {one.address for one in attempt.recipients}
+        for verdict in (
+            Reject(no, "private", recipients=(addresses[0],)),
+            Defer(later, "private", recipients=(addresses[1],)),
+            Discard("private", recipients=(addresses[2],)),
+        ):
+            if there.intersection(verdict.recipients):
+                return verdict
+        return Reject(no, "of others", recipients=(Address("else", "a.test"),))
+
+    judge = Filter({})
+    judge.on_attempt = asked  # type: ignore[method-assign]
+    bench = Bench(delivery_filter=judge)
+    bench.accept(*map(str, addresses))
+    assert bench.hop.taken == ["four@a.test", "five@a.test"]
+    assert [one.recipient for one in bench.events.of(Bounced)] == ["one@a.test"]
+    assert [one.recipients for one in bench.events.of(Discarded)] == [("three@a.test",)]
+    assert bench.states()["two@a.test"] == "queued"
+    assert bench.relay.room.taken == 0
 
 
 def test_a_filter_that_fails_defers() -> None:

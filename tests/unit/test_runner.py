@@ -19,12 +19,13 @@ from mailgate.address import Address
 from mailgate.envelope import Identity, TraceStep
 from mailgate.events import BreakerChanged, FilterFailed
 from mailgate.interfaces import AttemptContext, IMessageModifier, IPipeline
-from mailgate.message import AddHeader, Edit, RemoveHeader, RenameHeader
+from mailgate.message import AddHeader, Edit, For, RemoveHeader, RenameHeader
 from mailgate.pipeline.ask import MAX_STEPS
 from mailgate.pipeline.breaker import FAILURES, PAUSE
 from mailgate.pipeline.delivery import DeliveryFilters
 from mailgate.pipeline.member import ATTEMPT, MESSAGE, MODIFY, QUESTIONS, RCPT, ROUTE, Member, Question
 from mailgate.pipeline.runner import Pipeline
+from mailgate.pipeline.scope import Scope
 from mailgate.pipeline.votes import CONTINUE, Pending
 from mailgate.reply import Reply
 from mailgate.testing import EventRecorder, Occasion, message, recipient, session, transaction
@@ -205,6 +206,69 @@ def test_evidence_of_the_connection_belongs_to_the_session() -> None:
     assert list(stand.mail.session.evidence) == ["listed"]
 
 
+# -- several verdicts
+
+
+def test_a_message_filter_says_of_each_what_it_thinks() -> None:
+    found = Continue(("found",))
+    about_bob = Reject(REJECT.reply, "rejected", (BOB,), ("of bob",))
+    about_eve = Quarantine("suspicious", (EVE,))
+    for answer in ([found, about_bob, about_eve], (about_bob, None, about_eve, found)):
+        stand = Stand(member("one", MESSAGE, lambda *_, answer=answer: answer), member("last", MESSAGE, None))
+        assert stand.ask(MESSAGE) == [about_bob, about_eve]
+        assert sorted(stand.mail.transaction.evidence) == ["found", "of bob"]  # type: ignore[type-var]  # texts
+        told = [(one.verdict, one.recipient, one.reason) for one in stand.trace if one.filter == "one"]
+        assert sorted(told) == [
+            ("continue", "", ""),
+            ("quarantine", "eve@example.org", "suspicious"),
+            ("reject", "bob@example.org", "rejected"),
+        ]
+        assert stand.told[-1] == ("last", "continue")
+
+
+def test_each_of_several_verdicts_is_a_vote() -> None:
+    for answer in ([Reject(REJECT.reply, "x", (BOB,)), QUARANTINE], [QUARANTINE, Reject(REJECT.reply, "x", (BOB,))]):
+        stand = Stand(member("one", MESSAGE, lambda *_, answer=answer: answer))
+        assert [type(one) for one in stand.ask(MESSAGE)] == [Reject, Quarantine]
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"), [([], CONTINUE), ([None], CONTINUE), ([REJECT], REJECT), ((), CONTINUE)]
+)
+def test_one_or_none_of_several_is_as_one(answer: object, verdict: Verdict) -> None:
+    stand = Stand(member("one", MESSAGE, lambda *_: answer))
+    assert stand.ask(MESSAGE) == [verdict, verdict]
+    assert len(stand.trace) == 1
+
+
+@pytest.mark.parametrize("answer", [[REJECT, ACCEPT], [DISCONNECT, REJECT], [REJECT, "no"], [REJECT] * 1001])
+def test_what_is_no_sequence_of_verdicts_is_a_failure(answer: object) -> None:
+    stand = Stand(member("one", MESSAGE, lambda *_: answer, on_failure="continue"))
+    assert stand.ask(MESSAGE) == [CONTINUE, CONTINUE]
+    assert stand.told == [("one", "failure")]
+
+
+def test_several_verdicts_are_for_the_message_only() -> None:
+    stand = Stand(member("one", RCPT, lambda *_: [REJECT, QUARANTINE], on_failure="continue"))
+    assert stand.ask(RCPT) is CONTINUE
+    assert stand.told == [("one", "failure")]
+
+
+def test_very_many_verdicts_make_a_bounded_trace() -> None:
+    verdicts = [Quarantine(f"reason {number}", (BOB,), (number,)) for number in range(1000)]
+    stand = Stand(member("one", MESSAGE, lambda *_: verdicts))
+    assert stand.ask(MESSAGE) == [verdicts[0], CONTINUE]
+    assert (len(stand.trace), stand.trace[-1].reason) == (21, "980 more")
+    assert len(stand.mail.transaction.evidence) == 1000
+
+
+def test_several_verdicts_in_shadow_mode_are_noted_only() -> None:
+    answer = [Reject(REJECT.reply, "x", (BOB,)), Quarantine("y", (EVE,))]
+    stand = Stand(member("one", MESSAGE, lambda *_: answer, mode="shadow"))
+    assert stand.ask(MESSAGE) == [CONTINUE, CONTINUE]
+    assert [(one.verdict, one.enforced) for one in stand.trace] == [("reject", False), ("quarantine", False)]
+
+
 # -- groups
 
 
@@ -270,6 +334,22 @@ def test_a_synchronous_mail_creates_no_deferred(monkeypatch: pytest.MonkeyPatch)
     for question in (*BEFORE_MESSAGE, MESSAGE):
         stand.ask(question)
     assert len(stand.trace) == len(QUESTIONS) - 1
+
+
+def test_filters_for_some_create_no_deferred_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a Deferred is created")
+
+    scope = Scope(["bob@example.org"], [], Clock())
+    edits = (For((BOB,), (AddHeader("X", "y"),)),)
+    members = [member(one.stage, one, None, scope=scope) for one in QUESTIONS if one not in (MODIFY, ATTEMPT)]
+    stand = Stand(members, member("m", MODIFY, edits, scope=scope), member("n", MODIFY, edits))
+    monkeypatch.setattr(defer.Deferred, "__init__", refuse)
+    for question in (*BEFORE_MESSAGE, MESSAGE):
+        stand.ask(question)
+    assert len(stand.trace) == len(QUESTIONS) + 1  # the last is asked about each message
+    (some,) = stand.mail.transaction.edits_for
+    assert some.edits == (AddHeader("X", "y"), AddHeader("X", "y"))
 
 
 def test_what_comes_later_is_waited_for() -> None:
@@ -827,12 +907,12 @@ def test_auth_is_asked_with_the_identity() -> None:
 
 
 @pytest.mark.parametrize("verdict", [*BY_STRENGTH, None], ids=lambda one: type(one).__name__)
-def test_only_defer_and_reject_stop_a_delivery(verdict: Verdict | None) -> None:
+def test_what_stops_a_delivery(verdict: Verdict | None) -> None:
     first, last = member("a", ATTEMPT, verdict), member("b", ATTEMPT, None)
     filters = DeliveryFilters([first, last], Clock(), EventRecorder())
     (attempt,) = Occasion().values(ATTEMPT)
     assert isinstance(attempt, AttemptContext)
-    stops = isinstance(verdict, Reject | Defer)
+    stops = isinstance(verdict, Reject | Defer | Discard)
     assert filters.on_attempt(attempt) == (verdict if stops else CONTINUE)
     assert asked(last) == (not stops and verdict is not ACCEPT)
 

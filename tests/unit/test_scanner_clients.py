@@ -32,8 +32,9 @@ def test_clamd_gets_the_octets_in_pieces_and_each_with_its_length(size: int, tmp
     (tmp_path / "content").write_bytes(data)
     for content in (Content(data), Content.in_file(tmp_path / "content")):
         sent = b"".join(Scan(content).pieces())
-        assert sent.startswith(b"zINSTREAM\0")
-        at, found = 10, b""
+        assert sent.startswith(b"zIDSESSION\0zINSTREAM\0")
+        assert b"".join(Scan(content).pieces(2)) == sent[11:]
+        at, found = 21, b""
         while True:
             (length,) = struct.unpack_from("!L", sent, at)
             at += 4
@@ -51,11 +52,11 @@ def test_clamd_gets_the_octets_in_pieces_and_each_with_its_length(size: int, tmp
 @pytest.mark.parametrize(
     ("answer", "result"),
     [
-        (b"stream: OK\0", Scanned()),
-        (b"stream: Win.Test.EICAR_HDB-1 FOUND\0", Scanned("Win.Test.EICAR_HDB-1")),
-        (b"stream: Test(0123456789abcdef:68) FOUND\0", Scanned("Test(0123456789abcdef:68)")),
-        (b"stream: " + b"V" * 500 + b" FOUND\0", Scanned("V" * 200)),
-        (b"INSTREAM size limit exceeded. ERROR\0", Scanned(is_too_large=True)),
+        (b"1: stream: OK\0", Scanned()),
+        (b"1: stream: Win.Test.EICAR_HDB-1 FOUND\0", Scanned("Win.Test.EICAR_HDB-1")),
+        (b"1: stream: Test(0123456789abcdef:68) FOUND\0", Scanned("Test(0123456789abcdef:68)")),
+        (b"1: stream: " + b"V" * 500 + b" FOUND\0", Scanned("V" * 200)),
+        (b"1: INSTREAM size limit exceeded. ERROR\0", Scanned(is_too_large=True)),
     ],
 )
 def test_answers_of_clamd(answer: bytes, result: Scanned) -> None:
@@ -67,15 +68,22 @@ def test_answers_of_clamd(answer: bytes, result: Scanned) -> None:
     [
         *(
             b"",
-            b"stream: OK",
-            b"stream: O",
-            b"stream: OK\0stream: OK\0",
-            b"stream: OK\0\0",
+            b"1: stream: OK",
+            b"1: stream: O",
+            b"1: stream: OK\0stream: OK\0",
+            b"1: stream: OK\0\0",
             b"stream: FOUND\0",
             b"OK\0",
         ),
-        *(b"stream: Can't allocate memory ERROR\0", b"UNKNOWN COMMAND\0", b"stream: X FOUND\0stream: OK\0", b"\xff\0"),
+        *(
+            b"1: stream: Can't allocate memory ERROR\0",
+            b"UNKNOWN COMMAND\0",
+            b"1: stream: X FOUND\0stream: OK\0",
+            b"\xff\0",
+        ),
         b"COMMAND READ TIMED OUT\0",
+        # of no session, or to another question
+        *(b"stream: OK\0", b"2: stream: OK\0", b"0: stream: OK\0", b"01: stream: OK\0", b": stream: OK\0"),
     ],
 )
 def test_what_clamd_does_not_say_is_an_error(answer: bytes) -> None:
@@ -83,13 +91,22 @@ def test_what_clamd_does_not_say_is_an_error(answer: bytes) -> None:
         Scan(Content(MAIL)).read(answer, True)
 
 
+def test_each_answer_of_a_session_is_that_of_its_question() -> None:
+    scan = Scan(Content(MAIL))
+    for number in (1, 2, 30):
+        list(scan.pieces(number))
+        assert scan.read(b"%d: stream: OK\0" % number, True) == Scanned()
+        with pytest.raises(ScannerError):
+            scan.read(b"%d: stream: OK\0" % (number - 1), True)
+
+
 def test_clamd_is_not_believed_before_it_has_everything() -> None:
     scan = Scan(Content(MAIL))
-    for answer in (b"stream: OK\0", b"stream: Virus FOUND\0"):
+    for answer in (b"1: stream: OK\0", b"1: stream: Virus FOUND\0"):
         with pytest.raises(ScannerError):
             scan.read(answer, False)
     # this one it says as soon as it is so
-    assert scan.read(b"INSTREAM size limit exceeded. ERROR\0", False).is_too_large
+    assert scan.read(b"1: INSTREAM size limit exceeded. ERROR\0", False).is_too_large
 
 
 @given(st.binary(max_size=60), st.booleans())
@@ -98,8 +115,8 @@ def test_no_octets_of_clamd_are_clean_by_accident(answer: bytes, was_sent: bool)
         result = Scan(Content(MAIL)).read(answer, was_sent)
     except ScannerError:
         return
-    assert answer.startswith((b"stream: ", b"INSTREAM"))
-    assert result.virus or result.is_too_large or answer == b"stream: OK\0"
+    assert answer.startswith((b"1: stream: ", b"1: INSTREAM"))
+    assert result.virus or result.is_too_large or answer == b"1: stream: OK\0"
 
 
 # -- spamd

@@ -10,7 +10,7 @@ from twisted.internet.testing import StringTransport
 
 from mailgate.config.hosts import parse_host
 from mailgate.message import Content
-from mailgate.scanners.conversation import converse
+from mailgate.scanners.conversation import Line
 from mailgate.scanners.pool import ScannerError, endpoint_of
 from mailgate.scanners.sending import Pieces, Sending
 from tests.unit.scanner_stand import HOSTILE, Scanners, Script, Wire, silent
@@ -21,15 +21,20 @@ class Echo:
 
     largest = 1000
     ends_with_stream = False
+    is_small = False
+    keeps = False
 
     def __init__(self, *pieces: bytes, error: Exception | None = None) -> None:
         self._pieces = pieces
         self._error = error
 
-    def pieces(self) -> Pieces:
+    def pieces(self, number: int = 1) -> Pieces:
         yield from self._pieces
         if self._error is not None:
             raise self._error
+
+    def is_whole(self, answer: bytearray) -> bool:
+        return False
 
     def read(self, answer: bytes, was_sent: bool) -> tuple[bytes, bool]:
         if not answer:
@@ -38,8 +43,9 @@ class Echo:
 
 
 def asking(scanners: Scanners, question: Echo, where: str = "192.0.2.1:3310") -> Deferred[tuple[bytes, bool]]:
-    endpoint = endpoint_of(parse_host(where, 1), scanners, 2.0)  # type: ignore[arg-type]  # it stands in for a reactor
-    return Deferred.fromCoroutine(converse(endpoint, question))
+    host = parse_host(where, 1)
+    line = Line(lambda: endpoint_of(host, scanners, 2.0), scanners)  # type: ignore[arg-type]  # it stands in for a reactor
+    return Deferred.fromCoroutine(line.ask(question))
 
 
 def outcome(asked: Deferred[tuple[bytes, bool]]) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
@@ -14,12 +15,12 @@ from mailgate.address import Address
 from mailgate.envelope import Session, Transaction
 from mailgate.events import Discarded, FilterFailed, MessageAccepted, Quarantined, Refused
 from mailgate.interfaces import IMessageFilter, IMessageModifier, Lease
-from mailgate.message import Content, Edit, Message, ReplaceBody, body_edits
+from mailgate.message import AddHeader, Content, Edit, For, Message, ReplaceBody, body_edits
 from mailgate.pipeline.runner import Member, Pipeline
 from mailgate.relay.editing import ContentEditor
 from mailgate.relay.intake import Intake
 from mailgate.reply import Reply
-from mailgate.testing import EventRecorder, MemorySpool
+from mailgate.testing import EventRecorder, MemoryOriginals, MemorySpool
 from mailgate.verdict import Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
 from tests.unit.smtp_stand import CONTENT, Call, Stand, Wire
 
@@ -65,7 +66,7 @@ def send(stand: Stand, verdicts: list[Verdict], content: bytes = CONTENT) -> tup
     ],
 )
 def test_smtp_has_one_answer(make_stand: MakeStand, verdicts: list[Verdict], code: int, is_taken: bool) -> None:
-    stand = make_stand()
+    stand = make_stand({"refused_for_some": "report"})
     wire, codes = send(stand, verdicts, LARGE)
     assert codes == [code]
     assert bool(stand.script.taken) is is_taken
@@ -142,7 +143,7 @@ def test_lmtp_answers_for_each_where_we_fail(make_stand: MakeStand, stage: str) 
 
 
 def test_an_event_for_each_reason_about_all_whom_it_concerns(make_stand: MakeStand) -> None:
-    stand = make_stand()
+    stand = make_stand({"refused_for_some": "report"})
     send(stand, [REJECT, TAKE, REJECT, OTHER])
     told = [(event.reason, event.recipients, event.recipient, event.reply[:3]) for event in stand.events.of(Refused)]
     assert told == [
@@ -177,7 +178,7 @@ class Says:
 class Whole:
     """A stand with the real pipeline and the real intake."""
 
-    def __init__(self, make_stand: MakeStand, *members: Member, protocol: str = "smtp") -> None:
+    def __init__(self, make_stand: MakeStand, *members: Member, protocol: str = "smtp", **settings: object) -> None:
         self.clock, self.events = Clock(), EventRecorder()
         self.spool, self.leases = MemorySpool(self.clock), list[Lease]()
         pipeline = Pipeline([[member] for member in members], self.clock, self.events)
@@ -189,9 +190,10 @@ class Whole:
             clock=self.clock,
             editor=ContentEditor(Path(), self.clock),
             next_hop=lambda recipient, sender: None,
+            originals=MemoryOriginals(),
         )
         stand = make_stand(
-            {"protocol": protocol}, pipeline=pipeline, intake=intake, events=self.events, clock=self.clock
+            {"protocol": protocol, **settings}, pipeline=pipeline, intake=intake, events=self.events, clock=self.clock
         )
         stand.clock, stand.events = self.clock, self.events
         self.stand = stand
@@ -202,23 +204,44 @@ def about(verdict: Reject | Defer | Quarantine | Discard, *names: str) -> Verdic
     return replace(verdict, recipients=tuple(Address(name, "example.org") for name in names))
 
 
-def test_a_message_that_is_refused_for_some_is_taken_for_the_others(make_stand: MakeStand) -> None:
-    whole = Whole(make_stand, Member("virus", Says(about(REJECT, "bob"))), Member("spam", Says(about(KEEP, "eve"))))
+@pytest.mark.parametrize("option", ["quarantine", "report"])
+def test_a_message_that_is_refused_for_some_is_taken_for_the_others(make_stand: MakeStand, option: str) -> None:
+    members = [Member("virus", Says(about(REJECT, "bob"))), Member("spam", Says(about(KEEP, "eve")))]
+    whole = Whole(make_stand, *members, refused_for_some=option)
     wire = whole.stand.connect().data(envelope("bob", "eve", "joe"))
     assert wire.send(LARGE) == [250]
     (accepted,) = whole.events.of(MessageAccepted)
     assert accepted.size == len(LARGE) - 3
     (lease,) = whole.leases
     fates = {str(one.address): (one.quarantine, one.refusal) for one in lease.envelope.recipients}
+    is_reported = option == "report"
     assert fates == {
-        "bob@example.org": ("", "550 5.7.1 No"),
+        "bob@example.org": ("", "550 5.7.1 No") if is_reported else ("refused: 550 5.7.1 No (rejected)", ""),
         "eve@example.org": ("suspicious", ""),
         "joe@example.org": ("", ""),
     }
-    (refused,) = whole.events.of(Refused)
-    assert (refused.filter, refused.recipient, refused.queue_id) == ("virus", "bob@example.org", accepted.queue_id)
-    (kept,) = whole.events.of(Quarantined)
-    assert kept.recipients == ("eve@example.org",)
+    refused = [(one.filter, one.recipient, one.queue_id) for one in whole.events.of(Refused)]
+    assert refused == [("virus", "bob@example.org", accepted.queue_id)] * is_reported
+    kept = [one.recipients for one in whole.events.of(Quarantined)]
+    assert kept == [("bob@example.org",)] * (not is_reported) + [("eve@example.org",)]
+
+
+def test_who_is_known_gets_a_report(make_stand: MakeStand) -> None:
+    stand = make_stand({"role": "hybrid", "trusted_networks": ["192.0.2.0/24"]})
+    stand.trusted.answers["message"] = [REJECT, TAKE]
+    stand.connect().data(envelope("a", "b")).send(CONTENT)
+    assert [one[3] for one in (*stand.script.taken, *stand.trusted.taken)] == [[REJECT, TAKE]]
+
+
+def test_what_cannot_be_told_to_a_stranger_is_kept(make_stand: MakeStand) -> None:
+    stand = make_stand()
+    send(stand, [REJECT, DROP, LEAVE.__class__(OTHER.reply, "thrown out"), KEEP])
+    assert list(stand.script.taken[0][3]) == [
+        Quarantine("refused: 550 5.7.1 No (rejected)"),
+        DROP,
+        Quarantine("refused: 554 5.6.0 No, either (thrown out)"),
+        KEEP,
+    ]
 
 
 def test_lmtp_with_the_real_intake(make_stand: MakeStand) -> None:
@@ -274,6 +297,56 @@ def test_nothing_stays_of_changes_to_a_message_that_is_refused(make_stand: MakeS
     assert whole.stand.failed() == ["a bug"]
     assert not (tmp_path / "body").exists()
     assert whole.stand.files == []
+
+
+def test_nothing_stays_of_changes_for_some_either(make_stand: MakeStand, tmp_path: Path) -> None:
+    class ForSome(Changes):
+        def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Any]:
+            edits = super().modify(session, transaction, message)
+            return [For((Address("bob", "example.org"),), tuple(edits))]
+
+    class Breaks(Changes):
+        def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit]:
+            assert self.path.exists()
+            raise ZeroDivisionError("a bug")
+
+    change, broken = ForSome(tmp_path / "body"), Breaks(tmp_path / "body")
+    whole = Whole(make_stand, Member("change", change), Member("broken", broken))
+    assert whole.stand.connect().data(envelope("bob", "eve")).send(LARGE) == [451]
+    assert len(whole.stand.failed()) == 2  # once for each message
+    assert not (tmp_path / "body").exists()
+    assert whole.stand.files == []
+
+
+@implementer(IMessageModifier)
+class Stamps:
+    """Adds a field to each message, as `headers` does."""
+
+    def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Edit]:
+        return [AddHeader("X-Stamp", "ours")]
+
+
+@implementer(IMessageModifier)
+class Splits:
+    def modify(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Any]:
+        return [For((Address("bob", "example.org"),), (AddHeader("X-Bob", "his"),))]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "members"),
+    [
+        ((about(REJECT, "bob"),), [Member("split", Splits()), Member("stamp", Stamps())]),
+        ((about(REJECT, "bob"), about(DROP, "eve")), [Member("stamp", Stamps())]),
+    ],
+)
+def test_what_is_kept_instead_of_refused_has_its_edits(
+    make_stand: MakeStand, verdicts: tuple[Verdict, ...], members: list[Member]
+) -> None:
+    judges = [Member(f"judge{number}", Says(one)) for number, one in enumerate(verdicts)]
+    whole = Whole(make_stand, *judges, *members)
+    assert whole.stand.connect().data(envelope("bob", "eve")).send(CONTENT) == [250]
+    stored = {str(one.address): lease.envelope.edits for lease in whole.leases for one in lease.envelope.recipients}
+    assert AddHeader("X-Stamp", "ours") in stored["bob@example.org"]
 
 
 def test_a_spool_that_cannot_write(make_stand: MakeStand) -> None:

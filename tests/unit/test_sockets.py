@@ -8,19 +8,20 @@ import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHandshakeListener, IReactorFDSet
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import StringTransport
+from twisted.protocols.policies import ProtocolWrapper
 from zope.interface import implementer
 
-from mailgate.sockets import write_now
+from mailgate.sockets import has_unread, write_now
 from mailgate.tls.store import CertificateStore
 from tests.unit.certificates import issue
 
@@ -260,3 +261,26 @@ def test_a_connection_that_tls_gave_up_is_closed(secure: SecureWire) -> None:
     secure.turn()
     assert secure.transport.disconnecting
     assert secure.drain() == b""
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_what_the_peer_has_said_unasked_is_seen(wire: Wire, is_wrapped: bool) -> None:
+    transport: Any = wire.transport
+    if is_wrapped:  # as the TLS of an endpoint
+        wrapper = ProtocolWrapper(Factory(), Protocol())  # type: ignore[arg-type]  # it only holds them
+        wrapper.transport = transport
+        transport = wrapper
+    assert not has_unread(transport)
+    wire.far.send(b"x")
+    assert has_unread(transport)
+    assert has_unread(transport)  # it is there still
+    assert wire.ours.recv(10) == b"x"
+    assert not has_unread(transport)
+    wire.far.close()
+    assert has_unread(transport)
+    wire.transport.connected = False
+    assert not has_unread(transport)
+
+
+def test_a_transport_of_tests_has_nothing_unread() -> None:
+    assert not has_unread(StringTransport())

@@ -113,6 +113,43 @@ def test_it_provides_the_interface(bench: Bench) -> None:
     assert ISpool.providedBy(bench.spool)
 
 
+# -- several messages as one
+
+
+def drafts(*names: str, start: int = 0, **first: Any) -> list[tuple[Envelope, Content]]:
+    return [
+        (
+            Envelope(
+                queue_id=f"P{start + number}",
+                sender=Address("ann", "client.test"),
+                recipients=(
+                    EnvelopeRecipient(0, Address(name, "d.test"), "out"),
+                    EnvelopeRecipient(1, Address("kept", "d.test"), "out", quarantine="odd" if number else ""),
+                ),
+                received=START,
+                size=5,
+                **(first if not number else {}),
+            ),
+            Content(name.encode()),
+        )
+        for number, name in enumerate(names)
+    ]
+
+
+def test_several_are_taken_as_one(bench: Bench) -> None:
+    leases = wait_for(bench.spool.accept_all(drafts("a", "b", "c"), bench.clock.seconds() + 60))
+    assert [(one.envelope.queue_id, one.content.read(), len(one.recipients)) for one in leases] == [
+        ("P0", b"a", 2),
+        ("P1", b"b", 1),
+        ("P2", b"c", 1),
+    ]
+    assert bench.states() == ["leased", "leased", "leased", "quarantined", "leased", "quarantined"]
+    later = drafts("d", start=3, parameters=MailParameters(release_at=START + 3600))
+    (lease,) = wait_for(bench.spool.accept_all(later[:1], bench.clock.seconds() + 60))
+    assert lease.recipients == ()
+    assert wait_for(bench.spool.accept_all([], bench.clock.seconds() + 60)) == []
+
+
 # -- destinations that are full
 
 
@@ -339,7 +376,76 @@ def test_quarantine_outlives_a_lease_that_changes_nothing(bench: Bench) -> None:
     assert [one.state for one in bench.view(queue_id="QBAD")] == ["quarantined"]
 
 
+@pytest.mark.parametrize("ends", ["given back", "forgotten"])
+def test_what_goes_back_into_quarantine_is_there_for_the_reason_it_was(bench: Bench, ends: str) -> None:
+    kept = bench.queue("a@d.test")
+    wait_for(bench.spool.quarantine(Selector(queue_id=kept), "asked again, av: Eicar"))
+    (lease,) = wait_for(bench.spool.lease_selected(Selector(queue_id=kept), 10, bench.clock.seconds() + 60))
+    if ends == "given back":
+        wait_for(bench.spool.release_leases([Return(lease, waits="something else")]))
+    else:
+        bench.clock.advance(61)
+        wait_for(bench.spool.lease(10, bench.clock.seconds() + 60))
+    (view,) = bench.view(queue_id=kept)
+    assert (view.state, view.waits) == ("quarantined", "asked again, av: Eicar")
+
+
+def test_quarantine_tells_since_when_and_why(bench: Bench) -> None:
+    envelope = bench.accept().envelope
+    first = envelope.recipients[0]
+    bad = replace(
+        envelope,
+        queue_id="QBAD",
+        recipients=(replace(first, quarantine="a virus"), replace(first, number=1, address=Address("eve", "e.test"))),
+    )
+    lease = wait_for(bench.spool.accept(bad, Content(b"hello"), START + 60))
+    assert [one.number for one in lease.recipients] == [1]
+    bench.clock.advance(5)
+    (view,) = bench.view(queue_id="QBAD", state="quarantined")
+    assert (view.number, view.waits, view.next_attempt) == (0, "a virus", START)
+    assert bench.ids(reason="virus") == ["QBAD"]
+    wait_for(bench.spool.reroute(Selector(queue_id="QBAD", state="quarantined"), "other"))
+    (view,) = bench.view(queue_id="QBAD", state="quarantined")
+    assert (view.route, view.waits) == ("other", "a virus")
+    assert wait_for(bench.spool.release(Selector(queue_id="QBAD", state="quarantined"))) == 1
+    assert wait_for(bench.spool.counts("2027-01-15/released/")) == {"2027-01-15/released/QBAD/0": 1}
+    assert next((one.state, one.waits) for one in bench.view(queue_id="QBAD")) == ("queued", "")
+
+
+def test_what_waits_goes_into_quarantine_and_what_is_leased_stays(bench: Bench) -> None:
+    queued, held, turn = bench.queue("a@d.test"), bench.queue("b@d.test"), bench.queue("c@e.test")
+    leased = bench.accept("d@d.test").envelope.queue_id
+    wait_for(bench.spool.hold(Selector(queue_id=held)))
+    (lease,) = wait_for(bench.spool.lease_selected(Selector(queue_id=turn), 1, START + 60))
+    bench.give_back(lease, due=START, in_turn=True)
+    bench.clock.advance(7)
+    gone = wait_for(bench.spool.quarantine(Selector(), "asked again, av: Eicar"))
+    assert [(one.queue_id, one.state, one.waits, one.next_attempt) for one in gone] == [
+        (one, "quarantined", "asked again, av: Eicar", START + 7) for one in (queued, held, turn)
+    ]
+    assert {one.queue_id: one.state for one in bench.view()} == {
+        queued: "quarantined",
+        held: "quarantined",
+        turn: "quarantined",
+        leased: "leased",
+    }
+    assert [*wait_for(bench.spool.quarantine(Selector(), "again"))] == []
+    assert {one.waits for one in bench.view(state="quarantined")} == {"asked again, av: Eicar"}
+    bench.clock.advance(3)
+    assert bench.lease() == []
+    assert bench.in_turn("e.test") == []
+
+
 # -- an operator
+
+
+def test_nobodys_release_from_quarantine_is_undone(bench: Bench) -> None:
+    one, other = bench.queue("a@d.test"), bench.queue("b@d.test")
+    wait_for(bench.spool.quarantine(Selector(queue_id=one), "av"))
+    wait_for(bench.spool.release(Selector(queue_id=one)))
+    bench.clock.advance(30 * 86400.0)
+    assert [view.queue_id for view in wait_for(bench.spool.quarantine(Selector(), "again"))] == [other]
+    assert {view.queue_id: view.state for view in bench.view()} == {one: "queued", other: "quarantined"}
 
 
 def test_another_route_is_the_one_that_counts(bench: Bench) -> None:
@@ -467,6 +573,17 @@ def test_counters_add_up_and_old_days_go(bench: Bench) -> None:
         f"{day}/bounced/x",
         "2027-01-25/source/a",
     }
+
+
+@pytest.mark.parametrize("more", [{}, {"parameters": MailParameters(release_at=START + 3600)}])
+def test_a_mark_is_there_with_its_message_and_goes_when_it_is_taken_away(bench: Bench, more: dict[str, Any]) -> None:
+    marks = [f"2027-01-15/injected/X/{number}" for number in range(3)]
+    for start, mark in enumerate(marks):
+        ((envelope, content),) = drafts("a", start=start, mark=mark, **more)
+        wait_for(bench.spool.accept(envelope, content, bench.clock.seconds() + 60))
+    assert wait_for(bench.spool.counts("2027-01-15/injected/X/")) == dict.fromkeys(marks, 1)
+    wait_for(bench.spool.add_counts(dict.fromkeys(marks[:2], -1)))
+    assert wait_for(bench.spool.counts("2027-01-15/injected/")) == {marks[2]: 1}
 
 
 def test_a_spool_may_be_closed_twice(bench: Bench) -> None:

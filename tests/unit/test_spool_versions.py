@@ -17,8 +17,10 @@ from mailgate.envelope import (
     PLAIN_MAIL,
     Envelope,
     EnvelopeRecipient,
+    Kept,
     MailParameters,
     Origin,
+    TraceStep,
 )
 from mailgate.interfaces import Selector, SpoolError
 from mailgate.message import AddHeader, RemoveHeader, RenameHeader
@@ -41,6 +43,41 @@ def test_envelopes_come_back_as_they_were() -> None:
     for text in ("", "[]", "{}", '{"v": 3}', encode_envelope(one).replace('"top"', '"side"')):
         with pytest.raises(CodecError):
             decode_envelope(text)
+
+
+def test_what_was_found_of_a_message_in_quarantine_is_kept() -> None:
+    step = TraceStep("message", "av", "quarantine", "Eicar\ud800", 0.25, False, "a@b.test", "clamav=found Eicar")
+    kept = Kept(steps=(step, TraceStep("rcpt", "access")), facts=("clamav.found", "spf.pass"), has_original=True)
+    one = replace(envelope(), listener="mx", kept=kept)
+    text = encode_envelope(one, b"octets")
+    assert text.isascii()
+    assert decode_envelope(text) == one
+    assert decode_envelope(encode_envelope(replace(one, kept=Kept()))).kept == Kept()
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [b"[]", b"null", b'{"steps": [[]]}', b'{"facts": [7]}', b'{"has_original": "x"}', b'{"steps": [{"stage": 1}]}'],
+)
+def test_findings_that_are_none_are_damage(kept: bytes) -> None:
+    text = encode_envelope(replace(envelope(), kept=Kept()))
+    start = text.index('"kept":')
+    broken = f'{text[:start]}"kept":{kept.decode()}' + "}"
+    with pytest.raises(CodecError):
+        decode_envelope(broken)
+
+
+def test_a_stream_is_written_only_where_there_is_one() -> None:
+    assert "stream" not in encode_envelope(envelope())
+    assert decode_envelope(encode_envelope(replace(envelope(), stream="news"))).stream == "news"
+
+
+def test_what_tells_of_no_listener_came_before_that_was_kept() -> None:
+    text = encode_envelope(replace(envelope(), listener="mx"))
+    old = text.replace(',"listener":"mx"', "")
+    assert old != text
+    found = decode_envelope(old)
+    assert (found.listener, found.kept) == ("", None)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from mailgate.interfaces import (
     IFilterFactory,
     IHeloFilter,
     IMailFilter,
+    IMessageFilter,
     IRecipientDirectory,
     IResolver,
     ISpool,
@@ -41,7 +42,7 @@ from mailgate.interfaces import (
     Selector,
     SpoolError,
 )
-from mailgate.message import Content
+from mailgate.message import Content, Message
 from mailgate.plugins.builtin import headers
 from mailgate.reply import Reply
 from mailgate.testing import (
@@ -60,7 +61,7 @@ from mailgate.testing import (
     verdict_of,
     wait_for,
 )
-from mailgate.verdict import Continue, Defer, PermanentFailure, Reject, TemporaryFailure
+from mailgate.verdict import Continue, Defer, PermanentFailure, Reject, TemporaryFailure, Verdict
 
 OK, LATER = Reply.of(250, "2.0.0", "ok"), Reply.of(451, "4.3.0", "later")
 NO = Reply.of(550, "5.7.1", "No")
@@ -525,6 +526,12 @@ class Gossip(Base):
         return Reject(Reply.of(550, "5.7.1", "No: on the list of bad people"), "on the list of bad people")
 
 
+@implementer(IMessageFilter)
+class GossipAboutSome(Base):
+    def on_message(self, session: Session, transaction: Transaction, message: Message) -> list[Verdict]:
+        return [Continue(), Reject(Reply.of(550, "5.7.1", "No: a bad day"), "a bad day")]
+
+
 @implementer(IHeloFilter)
 class Moody(Base):
     def on_helo(self, session: Session) -> Reject | None:
@@ -587,6 +594,7 @@ def test_a_good_filter_passes(build: Callable[[Any, FilterServices], object]) ->
         (LeavesError, "test_it_can_be_given_up_on", "leaves errors: nobody looks at it"),
         (Meddler, "test_it_changes_nothing", "on_mail changes transaction.sender, transaction.recipients"),
         (Gossip, "test_its_reasons_stay_private", "shows the reason 'on the list of bad people'"),
+        (GossipAboutSome, "test_its_reasons_stay_private", "shows the reason 'a bad day'"),
         (Moody, "test_the_same_question_has_the_same_answer", "on_helo answers Reject"),
     ],
 )

@@ -249,3 +249,9 @@ def test_a_change_is_not_made_where_a_worker_cannot_prepare_it() -> None:
     workers.spools[2].expand_fresh = fails  # type: ignore[method-assign]
     with pytest.raises(SpoolError, match="the disk is full"):
         wait_for(spool.hold(Selector(queue_id="1")))
+
+
+def test_a_worker_tells_what_it_has_counted() -> None:
+    counting = Answers(FakeRelay(), FakeSpool(), 1, lambda: [("mailgate_x", "x", "counter", [])])
+    assert wait_for(counting.answer("metrics", "null")) == ('[["mailgate_x", "x", "counter", []]]', "")
+    assert wait_for(Answers(FakeRelay(), FakeSpool(), 1).answer("metrics", "null")) == ("null", "")

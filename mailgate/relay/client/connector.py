@@ -18,6 +18,7 @@ from mailgate.relay.client.connection import SmtpConnection
 from mailgate.relay.client.opening import Opening
 from mailgate.relay.client.seams import Timeouts, Work
 from mailgate.relay.client.terms import PLAIN, Terms
+from mailgate.relay.security.demand import Demand
 from mailgate.relay.sources import SYSTEM, Source
 from mailgate.reply import Reply
 
@@ -86,11 +87,16 @@ class SmtpConnector:
         self, target: Target, origin: Origin | None = None, *, try_tls: bool = False, source: Source = SYSTEM
     ) -> Deferred[IConnection]:
         """As in IConnector. Cancelling gives the connection up."""
-        if self._terms.tls != "opportunistic":
-            return self._connect(target, origin, source)
+        terms, demand = self._terms, target.demand
+        if demand is not None:
+            if demand.level == "refused":
+                return fail(_refused(target, demand))
+            terms = terms.under(demand)
+        if terms.tls != "opportunistic":
+            return self._connect(target, origin, source, terms)
         if not try_tls and (target.address, target.port) in self._without_tls:
-            return self._connect(target, origin, source, is_fallback=True)
-        opened = self._connect(target, origin, source)
+            return self._connect(target, origin, source, terms, is_fallback=True)
+        opened = self._connect(target, origin, source, terms)
         if try_tls:
             opened.addCallback(self._opened)
         return opened.addErrback(self._in_clear, target, origin, source)
@@ -108,10 +114,10 @@ class SmtpConnector:
             failure.raiseException()
         # Trying again, for mail that wants TLS, makes the time no longer for which other mail goes without.
         self._without_tls.setdefault((target.address, target.port), error.reason)
-        return self._connect(target, origin, source, is_fallback=True)
+        return self._connect(target, origin, source, self._terms, is_fallback=True)
 
     def _connect(
-        self, target: Target, origin: Origin | None, source: Source, *, is_fallback: bool = False
+        self, target: Target, origin: Origin | None, source: Source, terms: Terms, *, is_fallback: bool = False
     ) -> Deferred[IConnection]:
         def cancelled(_ready: Deferred[IConnection]) -> None:
             connection.forget()
@@ -126,14 +132,14 @@ class SmtpConnector:
         ready: Deferred[IConnection] = Deferred(cancelled)
         connection = SmtpConnection(
             target,
-            Opening(target, source.hostname or self._hostname, self._terms, origin, clear=is_fallback),
+            Opening(target, source.hostname or self._hostname, terms, origin, clear=is_fallback),
             self._timeouts,
             self._reactor,
             ready,
-            creator=self._terms.creator,
+            creator=terms.creator,
             work=self._work,
-            chunking=self._terms.chunking,
-            xforward=self._terms.xforward,
+            chunking=terms.chunking,
+            xforward=terms.xforward,
             is_fallback=is_fallback,
         )
         factory = _Factory(connection)
@@ -143,6 +149,13 @@ class SmtpConnector:
         else:
             connecting = self._reactor.connectUNIX(target.address, factory, timeout=timeout)
         return ready
+
+
+def _refused(target: Target, demand: Demand) -> ConnectFailedError:
+    """No session with a host that its destination, or we, have not named."""
+    reason = f"no mail for {target}: {demand.reason}"
+    reply = Reply.of(451, "4.7.5", reason[:400])
+    return ConnectFailedError(target, reply, reason, stage="tls", is_ours=True, tls_failure=demand.failure)
 
 
 def _bind_address(source: Source, target: Target) -> tuple[str, int] | None:

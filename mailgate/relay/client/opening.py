@@ -16,6 +16,8 @@ from mailgate.relay.client.login import LoginExchange, LoginFailedError
 from mailgate.relay.client.terms import PLAIN, Terms
 from mailgate.relay.findings import PROTOCOL_ERROR
 from mailgate.reply import Reply
+from mailgate.tls.check import UNCHECKED, PeerCheck
+from mailgate.tls.failures import TlsFailure
 from mailgate.wire.extensions import NO_EXTENSIONS, Extensions, parse_extensions
 from mailgate.wire.proxy import write_v2
 from mailgate.wire.sasl_text import SaslError
@@ -105,12 +107,13 @@ class Opening:
         # 421 to whatever it was: the server closes (RFC 5321 section 3.8).
         return self._refuse(reply) if reply.code == 421 and self.stage != "auth" else self._next(reply)
 
-    def secured(self, tls: Tls, bindings: Mapping[str, bytes]) -> Action:
-        """The handshake has come to this, with the data of each channel binding (RFC 9266, RFC 5929)."""
+    def secured(self, tls: Tls, bindings: Mapping[str, bytes], check: PeerCheck = UNCHECKED) -> Action:
+        """The handshake has come to this, with the data of each channel binding (RFC 9266, RFC 5929). `check` says
+        what is wrong with the certificate, if anything."""
         self.tls, self._bindings = tls, bindings
         self.extensions = NO_EXTENSIONS
-        if self._terms.must_verify and not tls.is_verified:  # the handshake fails first: this is the second lock
-            return self._refuse_tls("the server has not proved who it is")
+        if self._terms.must_verify and not tls.is_verified:  # but for DANE the handshake fails first
+            return self._refuse_tls(check.reason, check.failure)
         if self._next == self._on_banner:
             self.stage, self.owes_reply = "greeting", True
             return Action.WAIT
@@ -124,14 +127,16 @@ class Opening:
             raise AssertionError("nothing was to be computed")
         return self._step(lambda: exchange.computed(response))
 
-    def break_off(self, reply: Reply, reason: str, *, is_foul: bool = False) -> ConnectFailedError:
+    def break_off(
+        self, reply: Reply, reason: str, *, is_foul: bool = False, failure: TlsFailure = "validation-failure"
+    ) -> ConnectFailedError:
         """It ends here for a cause outside: the connection is lost, a time-out; or the peer plays foul.
 
         Between STARTTLS and the end of the handshake TLS is to blame, but for foul play: octets behind the reply to
         STARTTLS may have been put there by somebody between us, who would have them taken for the server's.
         """
         if self.stage == "tls" and not is_foul:
-            return self._tls_error(f"{'STARTTLS' if self.owes_reply else 'the handshake'} failed: {reason}")
+            return self._tls_error(f"{'STARTTLS' if self.owes_reply else 'the handshake'} failed: {reason}", failure)
         stage = "greeting" if self.stage == "hello" else self.stage
         return ConnectFailedError(self._target, reply, reason, stage=stage)
 
@@ -166,7 +171,7 @@ class Opening:
                 self.stage, self._next = "tls", self._on_starttls
                 return self._send("STARTTLS")
             if self._terms.must_have_tls:
-                return self._refuse_tls("it does not offer STARTTLS")
+                return self._refuse_tls("it does not offer STARTTLS", "starttls-not-supported")
         return self._log_in()
 
     # -- TLS
@@ -178,11 +183,11 @@ class Opening:
         self.stage, self.owes_reply = "tls", False
         return Action.SECURE
 
-    def _refuse_tls(self, what: str) -> Action:
-        return self._end(self._tls_error(what))
+    def _refuse_tls(self, what: str, failure: TlsFailure = "validation-failure") -> Action:
+        return self._end(self._tls_error(what, failure))
 
-    def _tls_error(self, what: str) -> ConnectFailedError:
-        return self._our_error("4.7.5", f"no TLS with {self._target}: {what}", stage="tls")
+    def _tls_error(self, what: str, failure: TlsFailure) -> ConnectFailedError:
+        return self._our_error("4.7.5", f"no TLS with {self._target}: {what}", stage="tls", failure=failure)
 
     # -- AUTH
 
@@ -265,10 +270,12 @@ class Opening:
             reply = PROTOCOL_ERROR
         return self._end(ConnectFailedError(self._target, reply, reason, stage=self.stage))
 
-    def _our_error(self, status: str, reason: str, *, stage: str) -> ConnectFailedError:
+    def _our_error(self, status: str, reason: str, *, stage: str, failure: TlsFailure = "") -> ConnectFailedError:
         in_clear = stage == "tls" and self._terms.tls == "opportunistic"
         reply = Reply.of(451, status, reason)
-        return ConnectFailedError(self._target, reply, reason, stage=stage, is_ours=True, in_clear=in_clear)
+        return ConnectFailedError(
+            self._target, reply, reason, stage=stage, is_ours=True, in_clear=in_clear, tls_failure=failure
+        )
 
     def _end(self, refusal: ConnectFailedError, *, at_rest: bool = True) -> Action:
         self.owes_reply = False

@@ -22,12 +22,14 @@ from mailgate.envelope import Tls
 from mailgate.relay.attempt import ConnectFailedError, IConnection, Target
 from mailgate.relay.client.carriage import Hop
 from mailgate.relay.client.deadline import Deadline
-from mailgate.relay.client.handshake import look_at, told_for_people, why_lost
+from mailgate.relay.client.handshake import failure_in, look_at, proved_domain, told_for_people, why_lost
 from mailgate.relay.client.opening import Action, Opening
 from mailgate.relay.client.seams import IOutlet, Timeouts, Work
 from mailgate.relay.findings import PROTOCOL_ERROR
 from mailgate.reply import Reply
 from mailgate.sockets import write_now
+from mailgate.tls.check import outcome_of
+from mailgate.tls.failures import TlsFailure
 from mailgate.tls.pem import TlsError
 from mailgate.wire.extensions import NO_EXTENSIONS, Extensions
 from mailgate.wire.replies import ReplyReader
@@ -76,6 +78,8 @@ class ClientSession(Protocol):
         self.is_authenticated = False
         self.is_fallback = is_fallback
         self.security = ""
+        self.tls_failure: TlsFailure = ""
+        self.is_for_domain = False
         self._peer = str(target)
         self._opening: Opening | None = opening  # None once the session is open
         self._timeouts = timeouts
@@ -145,7 +149,8 @@ class ClientSession(Protocol):
         self._closed = True
         why = why_lost(reason)
         is_handshake = self._opening is not None and self._opening.stage == "tls"
-        self._give_up(LOST, why if is_handshake else f"connection to {self._peer} lost: {why}")
+        told = why if is_handshake else f"connection to {self._peer} lost: {why}"
+        self._give_up(LOST, told, failure=failure_in(reason))
         self._deadline.stop()
 
     # -- The opening
@@ -194,9 +199,13 @@ class ClientSession(Protocol):
         opening = self._opening
         if opening is None:
             return
-        self.tls, bindings = look_at(self.transport.getHandle())
-        self.security = told_for_people(self.tls)
-        self._go_on(opening, opening.secured(self.tls, bindings))
+        handle = self.transport.getHandle()
+        self.tls, bindings = look_at(handle)
+        demand, check = self.target.demand, outcome_of(handle)
+        self.security = told_for_people(self.tls, demand)
+        self.tls_failure = check.failure
+        self.is_for_domain = demand is not None and proved_domain(handle, demand)
+        self._go_on(opening, opening.secured(self.tls, bindings, check))
 
     def _compute(self, opening: Opening) -> None:
         self._arm(self._timeouts.command)
@@ -226,14 +235,16 @@ class ClientSession(Protocol):
 
     # -- The end, and time
 
-    def _give_up(self, reply: Reply, reason: str, *, is_foul: bool = False) -> None:
+    def _give_up(
+        self, reply: Reply, reason: str, *, is_foul: bool = False, failure: TlsFailure = "validation-failure"
+    ) -> None:
         """Drop the connection; whoever waits for it is told so."""
         opening, self._opening = self._opening, None
         self._abort()
         if self._owed() is not None:
             self._broken_off(reply, reason)
         elif opening is not None:
-            self.connect_failed(opening.break_off(reply, reason, is_foul=is_foul))
+            self.connect_failed(opening.break_off(reply, reason, is_foul=is_foul, failure=failure))
 
     def _quit(self) -> None:
         self._write(b"QUIT\r\n", _QUIT_TIMEOUT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,10 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from mailgate.config.routes import ClientAuth, ServerRoute
 from mailgate.config.schema import Route
 from mailgate.relay.attempt import Target
+from mailgate.relay.client.tokens import TOKEN_MECHANISMS, TokenTerms, read_token_terms
+from mailgate.relay.security.demand import Demand
 from mailgate.tls.client import ClientContexts
+from mailgate.tls.dane import Tlsa
 from mailgate.tls.pem import TlsError
 
 __all__ = ["PLAIN", "Login", "Terms", "TermsError", "TlsMode", "read_terms", "terms_of"]
@@ -33,24 +36,30 @@ class TermsError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """Who we are at a next hop. `secret` is the password or the token; `mechanisms` in lower case, the best first."""
+    """Who we are at a next hop. `secret` is the password or the token; `mechanisms` in lower case, the best first.
+    With `tokens` the secret is a token that is got from there first."""
 
     username: str
     secret: str = field(repr=False)
     mechanisms: tuple[str, ...]
     without_tls: bool = False
     has_certificate: bool = False
+    tokens: TokenTerms | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What a route asks of each session, as ServerRoute has it. `contexts` is there where `tls` is not "off"."""
+    """What a route asks of each session, as ServerRoute has it. `contexts` is there where `tls` is not "off". With
+    `tlsa` a host must match these records; the first of `tlsa_names` is the name that it is asked under (see Demand).
+    """
 
     tls: TlsMode = "off"
     tls_name: str = ""
     tls_ca: Path | None = None
     tls_fingerprints: tuple[str, ...] = ()
     certificate: Path | None = None
+    tlsa: tuple[Tlsa, ...] = ()
+    tlsa_names: tuple[str, ...] = ()
     contexts: ClientContexts | None = None
     login: Login | None = None
     xclient: bool = False
@@ -66,12 +75,36 @@ class Terms:
     @property
     def must_verify(self) -> bool:
         """Whether there is none but with a peer that has proved who it is."""
-        return self.tls in ("verified", "implicit") or bool(self.tls_fingerprints)
+        return self.tls in ("verified", "implicit") or bool(self.tls_fingerprints or self.tlsa)
+
+    def under(self, demand: Demand) -> Terms:
+        """These terms, with what is asked of one host."""
+        match demand.level:
+            case "encrypted":
+                return replace(self, tls="required")
+            case "verified":
+                return replace(self, tls="verified")
+            case "pinned":
+                return replace(self, tls="required", tls_fingerprints=demand.fingerprints)
+            case "dane":
+                return replace(self, tls="required", tlsa=demand.tlsa, tlsa_names=demand.names)
+            case "clear":
+                return replace(self, tls="off")
+        return self
 
     def creator(self, target: Target) -> IOpenSSLClientConnectionCreator:
         """The client's side of a handshake with this host. TlsError where a file cannot be used."""
         if self.contexts is None:
             raise TlsError("TLS is off")
+        if self.tlsa:
+            return self.contexts.client_creator(
+                hostname=self.tlsa_names[0],
+                verify=False,
+                ca=self.tls_ca,
+                tlsa=self.tlsa,
+                names=self.tlsa_names,
+                certificate=self.certificate,
+            )
         return self.contexts.client_creator(
             hostname=self.tls_name or (target.host if target.port else "localhost"),
             verify=self.must_verify,
@@ -152,28 +185,42 @@ def _login(auth: ClientAuth, *, has_certificate: bool) -> Login:
     errors: list[tuple[tuple[str, ...], str]] = []
     if "external" in auth.mechanisms and not has_certificate:
         errors.append((("mechanisms",), "external shows a certificate: give the route its `certificate`"))
-    secret = ""
+    secret, tokens = "", None
+    mechanisms: tuple[str, ...] = tuple(auth.mechanisms)
     try:
-        with auth.password_file.open("rb") as file:
-            line = file.readline(_MAX_SECRET + 2).rstrip(b"\r\n")
-        secret = line.decode("utf-8")
-        if not secret:
-            raise TermsError([(("password_file",), f"{auth.password_file}: its first line is empty")])
-        if len(line) > _MAX_SECRET or "\0" in secret:
-            raise TermsError([(("password_file",), f"{auth.password_file}: its first line is no password")])
-    except OSError as error:
-        errors.append((("password_file",), f"{auth.password_file}: cannot be read: {error.strerror}"))
-    except UnicodeDecodeError:
-        # Its own text would quote the password.
-        errors.append((("password_file",), f"{auth.password_file}: its first line is not UTF-8"))
+        if auth.password_file is not None:
+            secret = _password(auth.password_file)
+        if auth.oauth is not None:
+            tokens = read_token_terms(auth.oauth)
+            mechanisms = mechanisms if "mechanisms" in auth.model_fields_set else TOKEN_MECHANISMS
     except TermsError as error:
         errors += error.errors
+    except ValueError as error:
+        errors.append((("oauth",), str(error)))
     if errors:
         raise TermsError(errors)
     return Login(
         username=auth.username,
         secret=secret,
-        mechanisms=tuple(auth.mechanisms),
+        mechanisms=mechanisms,
         without_tls=auth.without_tls,
         has_certificate=has_certificate,
+        tokens=tokens,
     )
+
+
+def _password(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            line = file.readline(_MAX_SECRET + 2).rstrip(b"\r\n")
+        secret = line.decode("utf-8")
+    except OSError as error:
+        raise TermsError([(("password_file",), f"{path}: cannot be read: {error.strerror}")]) from None
+    except UnicodeDecodeError:
+        # Its own text would quote the password.
+        raise TermsError([(("password_file",), f"{path}: its first line is not UTF-8")]) from None
+    if not secret:
+        raise TermsError([(("password_file",), f"{path}: its first line is empty")])
+    if len(line) > _MAX_SECRET or "\0" in secret:
+        raise TermsError([(("password_file",), f"{path}: its first line is no password")])
+    return secret

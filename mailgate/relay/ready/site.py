@@ -18,7 +18,7 @@ from mailgate.relay.ready.health import Health
 from mailgate.relay.ready.idle import Idle
 from mailgate.relay.ready.jobs import Job, JobQueue, QueueOwner
 from mailgate.relay.ready.pace import Pace
-from mailgate.relay.ready.tools import SiteTools
+from mailgate.relay.ready.tools import SiteTools, account_nothing
 from mailgate.relay.ready.trouble import Trouble, is_about_client, said, told
 from mailgate.relay.replies.limits import Limits
 from mailgate.relay.sources import SYSTEM, Source
@@ -72,6 +72,7 @@ class Site(JobQueue):
         self._route = route
         self._connector = connector
         self._tools = tools
+        self._account = account_nothing if hosts.wanted is None or hosts.is_fixed else tools.account
         self._keeps_connections = True
         self._one_message = route.xclient or route.proxy_protocol
         self._idle = Idle(route.idle_timeout, tools.clock, self._closed_idle)
@@ -269,11 +270,10 @@ class Site(JobQueue):
             again = await self._transact(job, connection, found)
         if not job.remaining:
             return True
-        lmtp = isinstance(self._route, LmtpRoute)
-        targets = await self._tools.locator.targets(self._hosts, lmtp=lmtp, ipv6=self._route.ipv6)
+        lmtp, ipv6 = isinstance(self._route, LmtpRoute), self._route.ipv6
+        targets = await self._tools.locator.targets(self._hosts, lmtp=lmtp, ipv6=ipv6, domain=job.domain)
         if isinstance(targets, NoHosts):
-            kind = OutcomeKind.FAILED if targets.reply.is_permanent else OutcomeKind.DEFERRED
-            job.settle(kind, targets.reply, "", targets.reason)
+            job.settle(targets.kind, targets.reply, "", targets.reason)
             return True
         error = None  # why there was no session with the last host
         unreached: list[ConnectFailedError] = []
@@ -288,9 +288,10 @@ class Site(JobQueue):
                         connection = await self._connector.connect(
                             target, origin, try_tls=job.tries_tls, source=self._source
                         )
+                        self._account(job.domain, connection, self._source)
                 except ConnectFailedError as failure:
-                    error = failure
-                    unreached.append(failure)
+                    self._account(job.domain, failure, self._source)
+                    unreached.append(error := failure)
                     break
                 error = None
                 again = await self._transact(job, connection, found)
@@ -359,7 +360,7 @@ class Site(JobQueue):
         if (
             connection.is_usable
             and connection.messages < self._limits.messages_per_connection
-            and not self._one_message
+            and not (self._one_message or (self._hosts.wanted is not None and connection.is_for_domain))
             and (self._keeps_connections or self.line.count)
             and (again or not remaining)
             and not (self._is_wanted and self._gives_up())

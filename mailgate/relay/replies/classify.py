@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
@@ -78,10 +78,12 @@ class Classifier:
 
 @dataclass(frozen=True, slots=True)
 class Bounces:
-    """What refusals mean, and who gets reports that cannot be delivered ("": nobody): `[bounces]`."""
+    """What refusals mean, and who gets reports that cannot be delivered ("": nobody): `[bounces]`. `sign` puts our
+    signature on the octets of a report, where reports have one."""
 
     classifier: Classifier = field(default_factory=Classifier)
     double_to: str = ""
+    sign: Callable[[bytes], bytes] | None = None
 
     @classmethod
     def of(cls, section: BouncesSection, rules: ReplyRules | None = None) -> Bounces:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from binascii import b2a_qp
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mailgate.address import NULL_PATH
 from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters
@@ -39,6 +39,7 @@ def compose_report(
     route: str,
     retry_until: float = 0.0,
     is_report: bool = False,
+    sign: Callable[[bytes], bytes] | None = None,
 ) -> tuple[Envelope, Content] | None:
     """The report to the sender about recipients that were given up, are late, or got the message; None: none is owed.
 
@@ -46,6 +47,7 @@ def compose_report(
     by the caller. `queue_id` and `route` are those of the report; late ones are tried until `retry_until`. A failed
     outcome whose reply is 4yz is one that has expired: its status is 4.4.7, and the reply is told as the last one.
     `is_report`: the message is itself a report of ours, and the envelope's sender here is whoever is told of that.
+    `sign` puts a signature on the octets.
     """
     if not envelope.sender or not outcomes:
         return None
@@ -60,6 +62,7 @@ def compose_report(
         is_report=is_report,
     )
     report = _compose(about, content, queue_id)
+    report = report if sign is None else sign(report)
     made = Envelope(
         queue_id=queue_id,
         sender=NULL_PATH,

@@ -1,0 +1,117 @@
+"""`[webhooks.NAME]`: programs of the site that are told of events by HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+from types import MappingProxyType
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+from mailgate.config.section import Section
+from mailgate.config.units import ConfigPath, Duration, Size, Timeout, at_least, format_duration, format_size
+from mailgate.config.values import Count, HttpUrl, Name
+
+__all__ = ["WEBHOOK_EVENTS", "WebhookEvent", "WebhookSection"]
+
+WebhookEvent = Literal[
+    "accepted",
+    "delivered",
+    "deferred",
+    "bounced",
+    "bounced_back",
+    "complained",
+    "unsubscribed",
+    "suppressed",
+    "quarantined",
+    "quarantine_expired",
+    "discarded",
+    "refused",
+    "limit_near",
+    "account_suspected",
+]
+
+#: The event, by its name in the log, that each word means.
+WEBHOOK_EVENTS: Mapping[WebhookEvent, str] = MappingProxyType(
+    {
+        "accepted": "message_accepted",
+        "delivered": "delivered",
+        "deferred": "deferred",
+        "bounced": "bounced",
+        "bounced_back": "bounced_back",
+        "complained": "complained",
+        "unsubscribed": "unsubscribed",
+        "suppressed": "suppressed",
+        "quarantined": "quarantined",
+        "quarantine_expired": "quarantine_expired",
+        "discarded": "discarded",
+        "refused": "refused",
+        "limit_near": "limit_near",
+        "account_suspected": "account_suspected",
+    }
+)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _target(text: str) -> str:
+    parts = urlsplit(text)
+    if not text.isascii() or any(one <= " " for one in text):
+        raise ValueError("a URL has no spaces, nor letters beyond ASCII")
+    if parts.scheme != "https" and not _is_this_machine(parts.hostname or ""):
+        raise ValueError("events hold addresses of people: http:// is for this machine only, all else is https://")
+    return text
+
+
+class WebhookSection(Section):
+    """`[webhooks.NAME]`: a program that is told of events by HTTP POST, in their order and at least once.
+
+    What it does not take (status 2xx) waits in `state_dir/webhooks.db` and is sent again after growing pauses, so that
+    a program that is slow, broken or gone delays neither mail nor other webhooks. Redirects are not followed. The
+    address is the administrator's own choice, and may be one of the inner network.
+    """
+
+    url: Annotated[HttpUrl, AfterValidator(_target)]
+    """where events are sent: https://, or http:// on this machine"""
+    events: Annotated[list[WebhookEvent], Field(min_length=1)] = [
+        "accepted",
+        "delivered",
+        "deferred",
+        "bounced",
+        "bounced_back",
+        "complained",
+        "unsubscribed",
+        "suppressed",
+        "quarantined",
+        "limit_near",
+        "account_suspected",
+    ]
+    """which events"""
+    streams: list[Name] = []
+    """only events of mail of these streams; all if empty, and then also those that are about no mail"""
+    secret_file: ConfigPath
+    """a file with a secret a line (16 octets at least), and # for comments: each request is signed with every one of
+    them, so that a secret can be replaced. It is read again when it changes"""
+    ca: ConfigPath | None = None
+    """authorities (PEM) that the certificate must come from; the system's if not given"""
+    timeout: Timeout = 10.0
+    """how long an answer may take"""
+    max_events: Annotated[Count, Field(le=1000)] = 100
+    """events in one request"""
+    max_pause: Annotated[Duration, at_least(1.0, format_duration)] = 900.0
+    """between two attempts, while the program does not take what it is sent; the first comes after a second"""
+    max_age: Annotated[Duration, at_least(60.0, format_duration)] = 3 * 86400.0
+    """how long an event waits; what is older is dropped, with an event in the log that tells how many"""
+    max_size: Annotated[Size, at_least(65536, format_size)] = 64 * 1024**2
+    """octets that wait; beyond them the oldest events are dropped, in the same way"""
+
+    def is_for(self, stream: str) -> bool:
+        """Whether events of this stream's mail are sent; "" is mail without one, and events about no mail."""
+        return not self.streams or stream in self.streams

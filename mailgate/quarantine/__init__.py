@@ -1,0 +1,1 @@
+"""What becomes of mail in quarantine while it waits there: originals, asking filters again, retention."""

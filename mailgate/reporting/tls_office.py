@@ -1,0 +1,108 @@
+"""TLS reports of one gateway: begun, changed on a reload, and ended with it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+
+from mailgate.backends.http import Fetcher
+from mailgate.backends.questions import IBackendReactor
+from mailgate.config.reports import TlsReportsSection
+from mailgate.interfaces import IResolver
+from mailgate.reporting.compose import Signer
+from mailgate.reporting.daily import Send
+from mailgate.reporting.tls_service import TlsReports
+from mailgate.stores.tls_sessions import TlsGatherer, TlsSession
+
+__all__ = ["TlsReporting", "TlsReportingOffice"]
+
+_log = Logger()
+
+#: Seconds for one post.
+_POST_TIMEOUT = 60.0
+
+Tell = Callable[[TlsSession], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TlsReporting:
+    """How reports are made."""
+
+    section: TlsReportsSection
+    sign: Signer | None
+
+
+class TlsReportingOffice:
+    """Gathers and sends. `path` is where what was gathered lies; `listen` is told to whom sessions are to be told from
+    now on, None for nobody."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        reactor: IBackendReactor,
+        listen: Callable[[Tell | None], None],
+        resolver: IResolver,
+        random: random.Random,
+        send: Send,
+    ) -> None:
+        self._path = path
+        self._reactor = reactor
+        self._listen = listen
+        self._resolver = resolver
+        self._random = random
+        self._send = send
+        self._gatherer: TlsGatherer | None = None
+        self._reports: TlsReports | None = None
+        self._fetcher: Fetcher | None = None
+        self._changes: Deferred[None] = succeed(None)
+
+    def use(self, hostname: str, reporting: TlsReporting | None) -> None:
+        """From now on go by this; with None there are no reports."""
+        self._changes.addCallback(lambda _: Deferred.fromCoroutine(self._change(hostname, reporting)))
+        self._changes.addErrback(lambda failure: _log.failure("TLS reports cannot be begun", failure=failure))
+
+    async def close(self) -> None:
+        """End: what was gathered is on disk."""
+        self.use("", None)
+        await self._changes
+
+    async def _change(self, hostname: str, reporting: TlsReporting | None) -> None:
+        reports, self._reports = self._reports, None
+        if reports is not None:
+            await reports.stop()
+        if reporting is None:
+            self._listen(None)
+            gatherer, self._gatherer = self._gatherer, None
+            if gatherer is not None:
+                gatherer.close()
+            if self._fetcher is not None:
+                await self._fetcher.close()
+            return
+        if self._gatherer is None:
+            self._gatherer = TlsGatherer(self._path, call_from_thread=self._reactor.callFromThread)
+        self._listen(self._gatherer.add)
+        self._reports = TlsReports(
+            self._gatherer,
+            reporting.section,
+            hostname=hostname,
+            resolver=self._resolver,
+            clock=self._reactor,
+            random=self._random,
+            send=self._send,
+            post=self._post,
+            sign=reporting.sign,
+        )
+        self._reports.start()
+
+    async def _post(self, url: str, octets: bytes) -> int:
+        if self._fetcher is None:
+            self._fetcher = Fetcher(self._reactor, connect_timeout=_POST_TIMEOUT / 2)
+        fields = {"Content-Type": "application/tlsrpt+gzip", "User-Agent": "mailgate"}
+        asked = Deferred.fromCoroutine(self._fetcher.fetch("POST", url, fields, octets))
+        return (await asked.addTimeout(_POST_TIMEOUT, self._reactor)).status

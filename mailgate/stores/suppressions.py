@@ -1,0 +1,209 @@
+"""The addresses that get no more mail of ours: SQLite, which several processes and the command share."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from zope.interface import implementer
+
+from mailgate.address import Address
+from mailgate.interfaces import ISuppressions, Suppression
+from mailgate.stores.domains import canonical
+from mailgate.stores.opened import OpenedFile
+
+__all__ = ["InThread", "SuppressionFile", "Suppressions", "key_of"]
+
+T = TypeVar("T")
+
+#: Seconds that one waits for another process's hold on the file.
+_PATIENCE = 5.0
+#: Characters that are kept of a text.
+_LONGEST = 500
+_COLUMNS = "address, scope, reason, detail, added, until"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS suppressions (
+    address TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    added REAL NOT NULL,
+    until REAL NOT NULL,
+    PRIMARY KEY (address, scope)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS ends ON suppressions (until) WHERE until <> 0;
+"""
+
+
+class InThread(Protocol):
+    """Runs a call in a thread; what it returns or raises comes as an answer."""
+
+    def __call__(self, call: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+def key_of(address: Address | str) -> str:
+    """How an address, or "@domain", is written here: two that are the same for mail are the same text."""
+    local_part, _, domain = str(address).strip().rpartition("@")
+    return f"{local_part.lower()}@{canonical(domain)}"
+
+
+class SuppressionFile:
+    """Every method is one transaction; sqlite3.Error where the file cannot be used now."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+        try:
+            path.chmod(0o600)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.executescript(_SCHEMA)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def find(self, addresses: Sequence[Address], scopes: Sequence[str], now: float) -> Mapping[Address, Suppression]:
+        """As in ISuppressions, at this moment (seconds since the epoch)."""
+        marks = ", ".join("?" * len(scopes))
+        query = (
+            f"SELECT {_COLUMNS} FROM suppressions WHERE address IN (?, ?) AND scope IN ({marks})"  # noqa: S608  marks
+            " AND (until = 0 OR until > ?) ORDER BY added LIMIT 1"
+        )
+        found: dict[Address, Suppression] = {}
+        for address in addresses:
+            key = key_of(address)
+            domain = key[key.rindex("@") :]
+            row = self._database.execute(query, (key, domain, *scopes, now)).fetchone()
+            if row is not None:
+                found[address] = _of(row)
+        return found
+
+    def add(self, entries: Iterable[Suppression], now: float) -> int:
+        """Forget what is over, and keep these; one that is there already stays as it is, but for its end, which may
+        only come later. How many were not there."""
+        added = 0
+        with self._transaction():
+            self._database.execute("DELETE FROM suppressions WHERE until <> 0 AND until <= ?", (now,))
+            for one in entries:
+                key = key_of(one.address), _scope(one.scope)
+                row = self._database.execute(
+                    "SELECT until FROM suppressions WHERE address = ? AND scope = ?", key
+                ).fetchone()
+                if row is not None:
+                    if row[0] and (one.until == 0 or one.until > row[0]):
+                        self._database.execute(
+                            "UPDATE suppressions SET until = ? WHERE address = ? AND scope = ?", (one.until, *key)
+                        )
+                    continue
+                values = (*key, _text(one.reason), _text(one.detail), one.added, one.until)
+                self._database.execute("INSERT INTO suppressions VALUES (?, ?, ?, ?, ?, ?)", values)
+                added += 1
+        return added
+
+    def remove(self, address: str, scope: str | None) -> int:
+        """Remove an address from one scope, or from all where that is None; how many entries went."""
+        condition, values = (
+            ("", (key_of(address),)) if scope is None else (" AND scope = ?", (key_of(address), _scope(scope)))
+        )
+        statement = f"DELETE FROM suppressions WHERE address = ?{condition}"  # noqa: S608  constants
+        return self._database.execute(statement, values).rowcount
+
+    def list(
+        self,
+        limit: int,
+        after: tuple[str, str] = ("", ""),
+        *,
+        address: str = "",
+        scope: str | None = None,
+        reason: str = "",
+    ) -> Sequence[Suppression]:
+        """At most `limit` entries from behind another (address and scope), in the order of both; of one address, one
+        scope or one reason only where these are given. Those that are over are there until the next `add`."""
+        conditions, values = ["(address, scope) > (?, ?)"], [*after]
+        given = (
+            ("address", key_of(address) if address else None),
+            ("scope", None if scope is None else _scope(scope)),
+            ("reason", reason or None),
+        )
+        for name, value in given:
+            if value is not None:
+                conditions.append(f"{name} = ?")
+                values.append(value)
+        query = (
+            f"SELECT {_COLUMNS} FROM suppressions WHERE {' AND '.join(conditions)}"  # noqa: S608  constants
+            " ORDER BY address, scope LIMIT ?"
+        )
+        return [_of(row) for row in self._database.execute(query, (*values, limit))]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+
+@implementer(ISuppressions)
+class Suppressions:
+    """The file, asked in a thread. Until it is first written there is none, and nothing is asked."""
+
+    def __init__(self, path: Path, in_thread: InThread, now: Callable[[], float]) -> None:
+        self._file = OpenedFile(path, SuppressionFile)
+        self._in_thread = in_thread
+        self._now = now
+        self._exists = False
+
+    async def find(self, addresses: Sequence[Address], scopes: Sequence[str]) -> Mapping[Address, Suppression]:
+        if not self._exists:
+            self._exists = self._file.path.exists()
+            if not self._exists:
+                return {}
+        now = self._now()
+        return await self._in_thread(lambda: self._file.use(lambda file: file.find(addresses, scopes, now)))
+
+    async def add(self, *entries: Suppression) -> int:
+        now = self._now()
+        return await self._in_thread(lambda: self._file.use(lambda file: file.add(entries, now)))
+
+    async def remove(self, address: str, scope: str | None = None) -> int:
+        return await self._in_thread(lambda: self._file.use(lambda file: file.remove(address, scope)))
+
+    async def list(
+        self,
+        limit: int,
+        after: tuple[str, str] = ("", ""),
+        *,
+        address: str = "",
+        scope: str | None = None,
+        reason: str = "",
+    ) -> Sequence[Suppression]:
+        return await self._in_thread(
+            lambda: self._file.use(lambda file: file.list(limit, after, address=address, scope=scope, reason=reason))
+        )
+
+    async def close(self) -> None:
+        """Close the file."""
+        await self._in_thread(self._file.close)
+
+
+def _of(row: Sequence[object]) -> Suppression:
+    address, scope, reason, detail, added, until = row
+    return Suppression(str(address), str(scope), str(reason), str(detail), float(added), float(until))  # type: ignore[arg-type]
+
+
+def _scope(scope: str) -> str:
+    return key_of(scope) if "@" in scope else scope
+
+
+def _text(text: str) -> str:
+    return text[:_LONGEST].encode("utf-8", "replace").decode()

@@ -1,0 +1,88 @@
+"""The file that remembers calls by their keys, so that none is carried out twice: SQLite, for one thread at a time."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from msgspec import Struct
+
+__all__ = ["Entry", "Register"]
+
+#: Seconds that one waits for another's hold on the file.
+_PATIENCE = 5.0
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS calls (
+    token TEXT NOT NULL,
+    key TEXT NOT NULL,
+    id TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    day TEXT NOT NULL,
+    made REAL NOT NULL,
+    answer BLOB,
+    PRIMARY KEY (token, key)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS calls_made ON calls (made);
+"""
+
+
+class Entry(Struct, frozen=True):
+    """A call: its id, what tells it from others, the day (UTC) on which it began, and, once all of it is done, its
+    answer."""
+
+    id: str
+    digest: str
+    day: str
+    answer: bytes | None = None
+
+
+class Register:
+    """Every method is one transaction, durable when it returns; sqlite3.Error where the file cannot be used now."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+        try:
+            path.chmod(0o600)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
+            self._database.executescript(_SCHEMA)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def begin(self, token: str, key: str, entry: Entry, now: float, before: float) -> Entry:
+        """The call of this token with this key: the one that is known, or this one from now on. Those that were made
+        `before` are forgotten."""
+        with self._database as database:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("DELETE FROM calls WHERE made < ?", (before,))
+            database.execute(
+                "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, NULL)",
+                (token, key, entry.id, entry.digest, entry.day, now),
+            )
+        found = self.find(token, key)
+        return entry if found is None else found
+
+    def find(self, token: str, key: str) -> Entry | None:
+        """The call of this token with this key; None where none is known."""
+        row = self._database.execute(
+            "SELECT id, digest, day, answer FROM calls WHERE token = ? AND key = ?", (token, key)
+        ).fetchone()
+        return None if row is None else Entry(*row)
+
+    def finish(self, token: str, key: str, answer: bytes) -> None:
+        """All of it is done."""
+        self._database.execute("UPDATE calls SET answer = ? WHERE token = ? AND key = ?", (answer, token, key))
+
+    def forget(self, token: str, key: str) -> None:
+        """Nothing of it has been done: the same key may be used anew."""
+        self._database.execute("DELETE FROM calls WHERE token = ? AND key = ? AND answer IS NULL", (token, key))
+
+    def unfinished(self) -> int:
+        """How many were broken off, and wait to be made again."""
+        row = self._database.execute("SELECT count(*) FROM calls WHERE answer IS NULL").fetchone()
+        return int(row[0])
+
+    def close(self) -> None:
+        """End."""
+        self._database.close()

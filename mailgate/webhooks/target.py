@@ -1,0 +1,114 @@
+"""One webhook as it is reached: signed requests by POST, and what an answer means.
+
+A request has the field `Mailgate-Signature: t=1700000000,v1=HEX`: the moment in seconds since the epoch, and the
+HMAC-SHA-256 of that number, a full stop and the body, in hexadecimal, under each secret, the newest first. Whoever gets
+it takes none whose moment is far from now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from mailgate.backends.http import Fetcher
+from mailgate.backends.questions import BackendError, IBackendReactor
+from mailgate.config.webhooks import WebhookSection
+from mailgate.rewriting.secret_lines import SecretFile
+from mailgate.stores.lists import FileError
+from mailgate.webhooks.queue_file import Batch
+
+__all__ = ["NotTakenError", "Target", "TargetError", "make_targets", "sign"]
+
+
+class NotTakenError(Exception):
+    """The webhook has not taken what it was sent. The text is for the log, and holds no secret."""
+
+
+class TargetError(ValueError):
+    """Webhooks that cannot work: for each, the place in the configuration and why."""
+
+    def __init__(self, errors: Sequence[tuple[tuple[str, ...], str]]) -> None:
+        super().__init__("; ".join(text for _, text in errors))
+        self.errors = errors
+
+
+def sign(secrets: Sequence[bytes], moment: int, body: bytes) -> str:
+    """The value of Mailgate-Signature."""
+    signed = b"%d.%b" % (moment, body)
+    return ",".join([f"t={moment}", *(f"v1={hmac.new(one, signed, hashlib.sha256).hexdigest()}" for one in secrets)])
+
+
+class Target:
+    """ValueError, at construction, where the section cannot work."""
+
+    def __init__(self, name: str, section: WebhookSection, reactor: IBackendReactor) -> None:
+        self.name = name
+        self.section = section
+        self._clock: IReactorTime = reactor
+        self._secrets = SecretFile(section.secret_file, reactor)
+        self._fetcher = Fetcher(reactor, connect_timeout=section.timeout, ca=section.ca)
+
+    def send(self, batch: Batch) -> Deferred[None]:
+        """Done once the webhook has taken it; NotTakenError, within the section's `timeout`."""
+        try:
+            body = body_of(self.name, batch)
+            moment = int(self._clock.seconds())
+            fields = {
+                "Content-Type": "application/json",
+                "User-Agent": "mailgate",
+                "Mailgate-Webhook": self.name,
+                "Mailgate-Signature": sign(self._secrets(), moment, body),
+            }
+        except Exception:
+            return fail(Failure())
+        sent = Deferred.fromCoroutine(self._post(fields, body))
+        sent.addTimeout(self.section.timeout, self._clock, onTimeoutCancel=_late)
+        return sent
+
+    def close(self) -> Deferred[None]:
+        """Close the kept connections."""
+        return self._fetcher.close()
+
+    async def _post(self, fields: Mapping[str, str], body: bytes) -> None:
+        try:
+            answer = await self._fetcher.fetch("POST", self.section.url, fields, body)
+        except BackendError as error:
+            raise NotTakenError(str(error)) from None
+        if not 200 <= answer.status < 300:
+            where = ": redirects are not followed" if 300 <= answer.status < 400 else ""
+            raise NotTakenError(f"it answers {answer.status}{where}")
+
+
+def body_of(name: str, batch: Batch) -> bytes:
+    """What is sent of a batch."""
+    events = ",".join(
+        f'{{"id":{json.dumps(one.key)},"type":{json.dumps(one.kind)},"data":{one.line}}}' for one in batch.events
+    )
+    return f'{{"webhook":{json.dumps(name)},"missed":{batch.missed},"events":[{events}]}}'.encode("ascii")
+
+
+def make_targets(sections: Mapping[str, WebhookSection], reactor: IBackendReactor) -> Mapping[str, Target]:
+    """A target for each section; TargetError."""
+    made: dict[str, Target] = {}
+    errors: list[tuple[tuple[str, ...], str]] = []
+    for name, section in sections.items():
+        try:
+            made[name] = Target(name, section, reactor)
+        except FileError as error:
+            errors += [(("webhooks", name, "secret_file"), text) for text in error.errors]
+        except ValueError as error:
+            errors.append((("webhooks", name), str(error)))
+    if errors:
+        raise TargetError(errors)
+    return made
+
+
+def _late(_outcome: object, seconds: float) -> NoReturn:
+    raise NotTakenError(f"no answer within {seconds:g} s")
