@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import datetime
-import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from mailgate.stores.opened import open_file
+
 __all__ = ["DigestFile", "Listed"]
 
-#: Seconds that one waits for another's hold on the file.
-_PATIENCE = 5.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rounds (last TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS told (
@@ -59,15 +58,7 @@ class DigestFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
-        try:
-            path.chmod(0o600)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript(_SCHEMA)
-        except BaseException:
-            self._database.close()
-            raise
+        self._database = open_file(path, _SCHEMA, survives_power=True)
 
     def last(self, otherwise: datetime.date) -> datetime.date:
         """The day of the last round; in a new file it is `otherwise` from now on."""

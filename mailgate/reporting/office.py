@@ -6,14 +6,13 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
-from twisted.logger import Logger
 
 from mailgate.config.reports import ReportsSection
 from mailgate.interfaces import IResolver
 from mailgate.mailauth.dmarc.record import Mode
 from mailgate.observe.hub import EventHub
+from mailgate.reporting.changing import ChangingOffice
 from mailgate.reporting.compose import Signer
 from mailgate.reporting.daily import Send
 from mailgate.reporting.gathering import wanted
@@ -21,8 +20,6 @@ from mailgate.reporting.service import DmarcReports
 from mailgate.stores.aggregates import Aggregates
 
 __all__ = ["IOfficeReactor", "Reporting", "ReportingOffice"]
-
-_log = Logger()
 
 
 class IOfficeReactor(IReactorTime, IReactorFromThreads):
@@ -38,7 +35,7 @@ class Reporting:
     mode: Mode
 
 
-class ReportingOffice:
+class ReportingOffice(ChangingOffice[Reporting]):
     """Gathers and sends. `path` is where what was gathered lies."""
 
     def __init__(
@@ -51,6 +48,7 @@ class ReportingOffice:
         random: random.Random,
         send: Send,
     ) -> None:
+        super().__init__()
         self._path = path
         self._reactor = reactor
         self._events = events
@@ -59,17 +57,6 @@ class ReportingOffice:
         self._send = send
         self._aggregates: Aggregates | None = None
         self._reports: DmarcReports | None = None
-        self._changes: Deferred[None] = succeed(None)
-
-    def use(self, hostname: str, reporting: Reporting | None) -> None:
-        """From now on go by this; with None there are no reports."""
-        self._changes.addCallback(lambda _: Deferred.fromCoroutine(self._change(hostname, reporting)))
-        self._changes.addErrback(lambda failure: _log.failure("reports cannot be begun", failure=failure))
-
-    async def close(self) -> None:
-        """End: what was gathered is on disk."""
-        self.use("", None)
-        await self._changes
 
     async def _change(self, hostname: str, reporting: Reporting | None) -> None:
         reports, self._reports = self._reports, None

@@ -7,21 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred
 
 from mailgate.backends.http import Fetcher
 from mailgate.backends.questions import IBackendReactor
 from mailgate.config.reports import TlsReportsSection
 from mailgate.interfaces import IResolver
+from mailgate.reporting.changing import ChangingOffice
 from mailgate.reporting.compose import Signer
 from mailgate.reporting.daily import Send
 from mailgate.reporting.tls_service import TlsReports
 from mailgate.stores.tls_sessions import TlsGatherer, TlsSession
 
 __all__ = ["TlsReporting", "TlsReportingOffice"]
-
-_log = Logger()
 
 #: Seconds for one post.
 _POST_TIMEOUT = 60.0
@@ -37,9 +35,11 @@ class TlsReporting:
     sign: Signer | None
 
 
-class TlsReportingOffice:
+class TlsReportingOffice(ChangingOffice[TlsReporting]):
     """Gathers and sends. `path` is where what was gathered lies; `listen` is told to whom sessions are to be told from
     now on, None for nobody."""
+
+    what = "TLS reports"
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class TlsReportingOffice:
         random: random.Random,
         send: Send,
     ) -> None:
+        super().__init__()
         self._path = path
         self._reactor = reactor
         self._listen = listen
@@ -60,17 +61,6 @@ class TlsReportingOffice:
         self._gatherer: TlsGatherer | None = None
         self._reports: TlsReports | None = None
         self._fetcher: Fetcher | None = None
-        self._changes: Deferred[None] = succeed(None)
-
-    def use(self, hostname: str, reporting: TlsReporting | None) -> None:
-        """From now on go by this; with None there are no reports."""
-        self._changes.addCallback(lambda _: Deferred.fromCoroutine(self._change(hostname, reporting)))
-        self._changes.addErrback(lambda failure: _log.failure("TLS reports cannot be begun", failure=failure))
-
-    async def close(self) -> None:
-        """End: what was gathered is on disk."""
-        self.use("", None)
-        await self._changes
 
     async def _change(self, hostname: str, reporting: TlsReporting | None) -> None:
         reports, self._reports = self._reports, None

@@ -13,6 +13,8 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from mailgate.stores.opened import open_file
+
 __all__ = ["Batch", "CountedFile", "HasDomain"]
 
 
@@ -27,8 +29,6 @@ class HasDomain(Protocol):
 P = TypeVar("P", bound=HasDomain)
 T = TypeVar("T")
 
-#: Seconds that one waits for another process's hold on the file.
-_PATIENCE = 5.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS days (
     day INTEGER PRIMARY KEY,
@@ -104,15 +104,7 @@ class CountedFile(Generic[P, T]):
         self._policies = policies
         self._domain_rows = domain_rows
         self._day_rows = day_rows
-        self._database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
-        try:
-            path.chmod(0o600)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.executescript(_SCHEMA)
-        except BaseException:
-            self._database.close()
-            raise
+        self._database = open_file(path, _SCHEMA, survives_power=False)
 
     def close(self) -> None:
         """Close the file."""

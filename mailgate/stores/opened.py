@@ -1,4 +1,4 @@
-"""A file of SQLite that is opened when it is needed, and set aside where it is damaged."""
+"""Small files of SQLite beside the spool: opened, opened when they are needed, and set aside where they are damaged."""
 
 from __future__ import annotations
 
@@ -11,9 +11,30 @@ from typing import Generic, Protocol, TypeVar
 
 from twisted.logger import Logger
 
-__all__ = ["Closable", "OpenedFile"]
+__all__ = ["Closable", "OpenedFile", "open_file"]
 
 _log = Logger()
+
+#: Seconds that another process which writes is waited for.
+_PATIENCE = 5.0
+
+
+def open_file(path: Path, schema: str, *, survives_power: bool) -> sqlite3.Connection:
+    """The file, ours alone to read, with the tables of `schema` if it is new; sqlite3.Error or OSError where not.
+
+    What is committed survives the end of the process, and a loss of power as well where that is said. For any thread,
+    one at a time.
+    """
+    database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+    try:
+        path.chmod(0o600)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute(f"PRAGMA synchronous = {'FULL' if survives_power else 'NORMAL'}")
+        database.executescript(schema)
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 class Closable(Protocol):

@@ -13,14 +13,12 @@ from zope.interface import implementer
 from mailgate.address import Address
 from mailgate.interfaces import ISuppressions, Suppression
 from mailgate.stores.domains import canonical
-from mailgate.stores.opened import OpenedFile
+from mailgate.stores.opened import OpenedFile, open_file
 
 __all__ = ["InThread", "SuppressionFile", "Suppressions", "key_of"]
 
 T = TypeVar("T")
 
-#: Seconds that one waits for another process's hold on the file.
-_PATIENCE = 5.0
 #: Characters that are kept of a text.
 _LONGEST = 500
 _COLUMNS = "address, scope, reason, detail, added, until"
@@ -54,15 +52,7 @@ class SuppressionFile:
     """Every method is one transaction; sqlite3.Error where the file cannot be used now."""
 
     def __init__(self, path: Path) -> None:
-        self._database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
-        try:
-            path.chmod(0o600)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.executescript(_SCHEMA)
-        except BaseException:
-            self._database.close()
-            raise
+        self._database = open_file(path, _SCHEMA, survives_power=True)
 
     def close(self) -> None:
         """Close the file."""

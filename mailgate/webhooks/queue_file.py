@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mailgate.stores.opened import open_file
+
 __all__ = ["Batch", "Dropped", "QueueFile", "Queued"]
 
-#: Seconds that one waits for another process's hold on the file.
-_PATIENCE = 5.0
 #: Events that are dropped at one time, until enough are.
 _STEP = 100
 #: Octets that one event takes beside its own.
@@ -69,15 +69,7 @@ class QueueFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
-        try:
-            path.chmod(0o600)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.executescript(_SCHEMA)
-        except BaseException:
-            self._database.close()
-            raise
+        self._database = open_file(path, _SCHEMA, survives_power=False)
 
     def close(self) -> None:
         """Close the file."""

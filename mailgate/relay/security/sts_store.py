@@ -5,7 +5,6 @@ What is there is the memory that keeps an attacker from taking a policy away by 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -17,13 +16,12 @@ from twisted.internet.interfaces import IReactorFromThreads
 
 from mailgate.backends.threads import Threads
 from mailgate.relay.security.sts_policy import StsPolicy
+from mailgate.stores.opened import open_file
 
 __all__ = ["Kept", "PolicyFile", "PolicyStore"]
 
 T = TypeVar("T")
 
-#: Seconds that one waits for another process's hold on the file.
-_PATIENCE = 5.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS policies (
     domain TEXT PRIMARY KEY,
@@ -51,15 +49,7 @@ class PolicyFile:
 
     def __init__(self, path: Path, *, limit: int = 100_000) -> None:
         self._limit = limit
-        self._database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
-        try:
-            path.chmod(0o600)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.executescript(_SCHEMA)
-        except BaseException:
-            self._database.close()
-            raise
+        self._database = open_file(path, _SCHEMA, survives_power=False)
 
     def get(self, domain: str, now: float) -> Kept | None:
         """The policy of a domain that holds now; that it was asked for is noted, at most once a day."""

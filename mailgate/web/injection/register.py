@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 from msgspec import Struct
 
+from mailgate.stores.opened import open_file
+
 __all__ = ["Entry", "Register"]
 
-#: Seconds that one waits for another's hold on the file.
-_PATIENCE = 5.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
     token TEXT NOT NULL,
@@ -40,15 +39,7 @@ class Register:
     """Every method is one transaction, durable when it returns; sqlite3.Error where the file cannot be used now."""
 
     def __init__(self, path: Path) -> None:
-        self._database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
-        try:
-            path.chmod(0o600)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript(_SCHEMA)
-        except BaseException:
-            self._database.close()
-            raise
+        self._database = open_file(path, _SCHEMA, survives_power=True)
 
     def begin(self, token: str, key: str, entry: Entry, now: float, before: float) -> Entry:
         """The call of this token with this key: the one that is known, or this one from now on. Those that were made
