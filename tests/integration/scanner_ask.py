@@ -6,6 +6,7 @@ import json
 import random
 import sys
 from base64 import b64decode
+from collections.abc import Sequence
 from importlib import import_module
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,7 +21,8 @@ from mailgate.awaiting import answered
 from mailgate.envelope import Client, Identity, Recipient, Session, Transaction
 from mailgate.findings import Finding
 from mailgate.interfaces import FilterServices, IMessageModifier
-from mailgate.message import Content, Message, body_edits, edited_body, rendered
+from mailgate.message import Content, Edit, For, Message, body_edits, edited_body, rendered
+from mailgate.pipeline.votes import strongest
 from mailgate.stores.counters import MemoryCounters
 from mailgate.testing import EventRecorder, FakeDirectory, MemoryResolver
 from mailgate.verdict import Continue
@@ -42,13 +44,18 @@ async def judge(built: Any, task: dict[str, Any], number: int) -> dict[str, Any]
     transaction = Transaction(id=f"M{number}", sender=Address.parse("ann@client.example"), recipients=recipients)
     message = Message(Content(b64decode(task["content"])))
     try:
-        verdict = await answered(built.on_message(session, transaction, message)) or Continue()
+        answer = await answered(built.on_message(session, transaction, message)) or Continue()
     except Exception as error:
         return {"failure": f"{type(error).__name__}: {error}"}
-    evidence = verdict.evidence
+    verdicts = list(answer) if isinstance(answer, Sequence) else [answer]
+    verdict = verdicts[strongest(verdicts)]
+    evidence = [found for one in verdicts for found in one.evidence]
     for one in evidence:
         transaction.evidence.add(one)
-    edits = list(await answered(built.modify(session, transaction, message)))
+    edits: list[Edit] = []
+    for edit in await answered(built.modify(session, transaction, message)):
+        # What is for some recipients only would be in messages of their own.
+        edits += () if isinstance(edit, For) else (edit,)
     octets = b"".join(rendered(message.content, [edit for edit in edits if edit not in body_edits(edits)]))
     if body_edits(edits):
         octets = octets.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" + b"".join(edited_body(message.content, edits))

@@ -48,7 +48,7 @@ def test_settings_by_recipient(rspamd: Rspamd) -> None:
     recipients = ["ann@strict.example", "bob@example.org"]
     asked = [{"content": MARKED, "recipients": one} for one in (recipients[:1], recipients[1:], recipients)]
     strict, usual, both = ask("rspamd", options(rspamd, per_recipient=True), *asked)
-    assert [one["verdict"] for one in (strict, usual, both)] == ["reject", "continue", "quarantine"]
+    assert [one["verdict"] for one in (strict, usual, both)] == ["reject", "continue", "reject"]
     assert both["recipients"] == ["ann@strict.example"]
     (loose,) = ask("rspamd", options(rspamd, settings_id="loose"), MARKED)
     assert loose["facts"][0] == "rspamd.no-action"

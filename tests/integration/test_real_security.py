@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import subprocess
 import sys
@@ -135,8 +136,11 @@ class World:
                 **task,
             }
         )
+        # The strict order of interfaces is for classes of ours: with it, this client of Twisted's gets no answer over TLS.
+        environment = {name: value for name, value in os.environ.items() if name != "ZOPE_INTERFACE_STRICT_IRO"}
         done = subprocess.run(  # noqa: S603  a script of our own
             [sys.executable, str(Path(__file__).with_name("tls_ask.py")), text],
+            env=environment,
             capture_output=True,
             text=True,
             timeout=100,
@@ -283,7 +287,7 @@ def test_why_there_is_no_policy_is_told(world: World) -> None:
     for ((mode, failure, reason, _),), (wanted_mode, wanted_failure, words) in zip(
         found, expected.values(), strict=True
     ):
-        assert (mode, failure) == (wanted_mode, wanted_failure)
+        assert (mode, failure) == (wanted_mode, wanted_failure), reason
         assert words in reason
     for port, words in ((world.ports["expired"], "expired"), (world.ports["selfmade"], "signed by itself")):
         _, failure, reason, _ = world.one("good.test", published=True, sts_port=port)
