@@ -136,7 +136,7 @@ class World:
                 **task,
             }
         )
-        # The strict order of interfaces is for classes of ours: with it, this client of Twisted's gets no answer over TLS.
+        # The strict order of interfaces is for classes of ours: with it this client of Twisted's gets no answer.
         environment = {name: value for name, value in os.environ.items() if name != "ZOPE_INTERFACE_STRICT_IRO"}
         done = subprocess.run(  # noqa: S603  a script of our own
             [sys.executable, str(Path(__file__).with_name("tls_ask.py")), text],
