@@ -26,7 +26,7 @@ run: $(READY)
 	$(BIN)/twistd --nodaemon --pidfile= mailgate --config etc/demo.toml
 
 test: $(READY)
-	$(STRICT) $(BIN)/python -m pytest --ignore=tests/integration
+	$(STRICT) $(BIN)/python -m pytest --numprocesses auto --dist worksteal --ignore=tests/integration
 
 # With the real programs: Postfix, Dovecot, swaks, strace (see CONTRIBUTING.md). What is not installed is skipped by name.
 integration: $(READY)

@@ -33,7 +33,8 @@ _Steps = Generator[int, None, None]
 class Load:
     """`count` messages of `size` octets, or sessions without any where `size` is 0; with `reuse`, a connection serves
     until there is nothing left to send. With a `rate`, so many begin each second, whatever became of those before, as
-    long as connections are free; otherwise each as soon as it can.
+    long as connections are free; otherwise each as soon as it can. `content` is the message, in whole lines, in place
+    of one that is made up; where `number` stands in it, each message has one of its own, of the same length.
     """
 
     port: int

@@ -11,7 +11,6 @@ import json
 import smtplib
 import socket
 import statistics
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -21,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import rsa
-from parts import Gateway, Part, Sink, free_port
+from parts import Gateway, Sink, free_port
 
 from bench.processor import processor_of
+from bench.script import Script
 from bench.tables import as_text
 from mailgate.mailauth import SigningKey, sign_dkim
 
@@ -105,18 +105,8 @@ class _Client(smtplib.SMTP):
         return connected
 
 
-class _SlowDns(Part):
-    name = "slow-dns"
-
-    def __init__(self, directory: Path, delay: float, key: str) -> None:
-        super().__init__(directory)
-        self.port = free_port()
-        self.delay = delay
-        self.key = key
-
-    def prepare(self) -> Sequence[str]:
-        script = Path(__file__).with_name("slow_dns.py").resolve()
-        return [sys.executable, str(script), str(self.port), str(self.delay), self.key]
+class _SlowDns(Script):
+    name = "slow_dns"
 
     def is_ready(self) -> bool:
         return b"ready" in self.log.read_bytes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from parts import Gateway, Part, Postfix, Sink, free_port, program
+from parts import Gateway, Part, Postfix, Sink, free_port, listens, program
 from scanner_parts import Clamd, Rspamd
 
 from bench.processor import processor_of
+from bench.systems import configuration
 
 __all__ = ["NEEDED", "WORKERS", "Scanned", "Scanners", "start"]
 
@@ -25,35 +25,7 @@ NEEDED = ("clamd", "clamav-milter", "rspamd")
 WORKERS = 2
 
 #: Everybody asks by unix sockets but for rspamd's HTTP, which is asked over TCP as by default.
-_CONFIGURATION = """\
-[gateway]
-hostname = "mailgate.bench.test"
-state_dir = "state"
-
-[[listeners]]
-name = "mx"
-endpoints = ["tcp:{port}:interface=127.0.0.1"]
-pipeline = "inbound"
-max_connections_per_client = 1000
-
-[domains."bench.test"]
-route = "sink"
-recipients = "bench"
-
-[recipients.bench]
-kind = "list"
-addresses = ["to@bench.test"]
-
-[routes.sink]
-transport = "smtp"
-hosts = ["127.0.0.1:{sink}"]
-
-[pipelines.inbound]
-filters = ["early-talker", "access", "rate-limit", "recipients", ["clamav", "rspamd"], "headers"]
-
-[filters.rate-limit]
-rules = []
-
+_SCANNERS = """
 [filters.clamav]
 servers = ["unix:{clamd}"]
 
@@ -103,7 +75,7 @@ class _Rspamd(Rspamd):
         return command
 
     def is_ready(self) -> bool:
-        return super().is_ready() and self.milter_socket.is_socket() and _listens(self.controller_port)
+        return super().is_ready() and self.milter_socket.is_socket() and listens(self.controller_port)
 
     @property
     def scanned(self) -> int:
@@ -175,8 +147,9 @@ def start(base: Path, sink: Sink, stack: ExitStack) -> tuple[Scanners, list[Scan
     clamd = stack.enter_context(_Clamd(base / "clamd", temporary))
     rspamd = stack.enter_context(_Rspamd(base / "rspamd"))
     port = free_port()
-    configuration = _CONFIGURATION.format(port=port, sink=sink.port, clamd=clamd.socket, rspamd=rspamd.server)
-    mailgate = stack.enter_context(Gateway(base / "mailgate", configuration, [port]))
+    text = configuration(port, sink, scanners=["clamav", "rspamd"])
+    text += _SCANNERS.format(clamd=clamd.socket, rspamd=rspamd.server)
+    mailgate = stack.enter_context(Gateway(base / "mailgate", text, [port]))
     milter = stack.enter_context(_ClamavMilter(base / "clamav-milter", clamd.socket, temporary))
     settings = {
         "smtpd_milters": f"unix:{rspamd.milter_socket}, unix:{milter.socket}",
@@ -187,11 +160,3 @@ def start(base: Path, sink: Sink, stack: ExitStack) -> tuple[Scanners, list[Scan
         Scanned("mailgate", port, (mailgate,)),
         Scanned("postfix", postfix.port, (postfix, milter)),
     ]
-
-
-def _listens(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), 2):
-            return True
-    except OSError:
-        return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ from pathlib import Path
 from parts import Gateway, Part, Postfix, Sink, free_port, greets
 
 from bench.haraka import Haraka, install
+from bench.script import Script
 from tests.unit.certificates import issue
 
-__all__ = ["System", "start"]
+__all__ = ["System", "configuration", "start"]
 
 _CONFIGURATION = """\
 [gateway]
@@ -40,11 +41,17 @@ transport = "smtp"
 hosts = ["127.0.0.1:{sink}"]
 
 [pipelines.inbound]
-filters = ["early-talker", "access", "rate-limit", "recipients", "headers"]
+filters = {filters}
 
 [filters.rate-limit]
 rules = []
 """
+
+
+def configuration(port: int, sink: Sink, *, workers: int = 1, scanners: Sequence[str] = ()) -> str:
+    """mailgate's, which takes mail at this port; the `scanners` are filters that are asked at the same time."""
+    filters = ["early-talker", "access", "rate-limit", "recipients", *([list(scanners)] if scanners else []), "headers"]
+    return _CONFIGURATION.format(port=port, sink=sink.port, workers=workers, filters=json.dumps(filters))
 
 
 @dataclass(frozen=True)
@@ -60,18 +67,8 @@ class System:
     delivers: bool = True
 
 
-class _Bare(Part):
+class _Bare(Script):
     name = "bare"
-
-    def __init__(self, directory: Path, certificate: Path, connections: int) -> None:
-        super().__init__(directory)
-        self.port = free_port()
-        self.certificate = certificate
-        self.connections = connections
-
-    def prepare(self) -> Sequence[str]:
-        script = Path(__file__).with_name("bare.py").resolve()
-        return [sys.executable, str(script), str(self.port), str(self.certificate), str(self.connections)]
 
     def is_ready(self) -> bool:
         return greets(self.port)
@@ -97,10 +94,10 @@ def start(
 
     def gateway(name: str, workers: int) -> System:
         port = free_port()
-        configuration = _CONFIGURATION.format(port=port, sink=sink.port, workers=workers)
+        text = configuration(port, sink, workers=workers)
         if tls:
-            configuration += f'\n[tls]\ncertificate = "{certificate}"\n'
-        part = Gateway(base / name.replace(" ", "-"), configuration, [port])
+            text += f'\n[tls]\ncertificate = "{certificate}"\n'
+        part = Gateway(base / name.replace(" ", "-"), text, [port])
         stack.enter_context(part)
         return System(name, port, part)
 

@@ -23,7 +23,7 @@ __all__ = ["alias_sources", "make_addressing", "make_users", "recipient_sources"
 
 
 def make_addressing(loaded: Loaded, tools: SourceTools, known: Sources = MappingProxyType({})) -> Sources:
-    """What `[recipients.NAME]`, `[aliases.NAME]` and `[senders.NAME]` are made to, by ("recipients", NAME) and so on;
+    """What is made of `[recipients.NAME]`, `[aliases.NAME]` and `[senders.NAME]`, by ("recipients", NAME) and so on;
     see `make_sources` and `make_alias_sources`. ConfigError where one cannot be made."""
     errors: list[str] = []
     alias_tools = AliasTools(tools.reactor, tools.events)

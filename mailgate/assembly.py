@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from mailgate.addressing import alias_sources, make_addressing, recipient_sources
 from mailgate.auth.file import warnings as users_warnings
 from mailgate.auth.portal import Authenticator
+from mailgate.awaiting import at_once
 from mailgate.backends.keeping import SourceKeeper, Sources
 from mailgate.backends.questions import IBackendReactor
 from mailgate.config.auth import FileAuth
@@ -40,7 +41,6 @@ from mailgate.interfaces import (
 from mailgate.message import MemoryBudget
 from mailgate.pipeline.build import build_pipelines
 from mailgate.pipeline.registry import Registry
-from mailgate.quarantine.threads import at_once
 from mailgate.recipients.directory import Directory
 from mailgate.recipients.source import SourceTools
 from mailgate.relay.client.terms import Terms, TermsError, read_terms
@@ -177,8 +177,7 @@ def assemble(
 ) -> Assembly:
     """Build it, with the `users` of make_users and the `sources` of make_addressing; without those it makes some that
     follow what a gateway has saved, and ask no next hop. `suppressions` are read where the gateway keeps them if not
-    given. ConfigError where a filter, a list, a table or a certificate
-    cannot be made of what the file says."""
+    given. ConfigError where a filter, a list, a table or a certificate cannot be made of what the file says."""
     config = loaded.config
     try:
         certificates = make_certificates(config, clock)

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Generator
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, FirstError
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorFromThreads, IReactorThreads, IReactorTime
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-__all__ = ["answered", "as_deferred", "run", "surely", "within"]
+__all__ = ["InThread", "answered", "as_deferred", "at_once", "in_reactors_threads", "run", "surely", "within"]
 
 T = TypeVar("T")
 
 _log = Logger()
+
+
+class InThread(Protocol):
+    """Runs a call in a thread; what it returns or raises comes as an answer."""
+
+    def __call__(self, call: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+async def at_once(call: Callable[[], T], /) -> T:
+    """An InThread where there is nobody to be held up."""
+    return call()
+
+
+def in_reactors_threads(reactor: Any) -> InThread:
+    """By the threads that a reactor keeps for what waits for a disk."""
+    pool = IReactorThreads(reactor).getThreadPool()
+
+    def in_thread(call: Callable[[], T], /) -> Awaitable[T]:
+        return deferToThreadPool(IReactorFromThreads(reactor), pool, call)
+
+    return in_thread
 
 
 def as_deferred(answer: Awaitable[T]) -> Deferred[T]:

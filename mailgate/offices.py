@@ -8,13 +8,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 
 from mailgate.assembly import Assembly
-from mailgate.awaiting import surely, within
+from mailgate.awaiting import in_reactors_threads, surely, within
 from mailgate.interfaces import IIntake, IRelay, IResolver
 from mailgate.message import MemoryBudget
 from mailgate.outside import Outside
 from mailgate.quarantine.office import QuarantineOffice
 from mailgate.quarantine.originals import Originals
-from mailgate.quarantine.threads import in_reactors_threads
 from mailgate.relay.own_mail import OwnMail
 from mailgate.relay.security.accounts import Accountant
 from mailgate.relay.service import Relay

@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorUDP
 from twisted.python.threadpool import ThreadPool
 
 from mailgate.auth.checker import IAuthReactor
+from mailgate.awaiting import in_reactors_threads
 from mailgate.config.hosts import parse_server
 from mailgate.config.load import Loaded
 from mailgate.config.schema import Config
@@ -17,7 +18,6 @@ from mailgate.observe.hub import EventHub
 from mailgate.observe.log import JsonLog, Logs
 from mailgate.observe.postfix_log import PostfixLog
 from mailgate.observe.recorder import Recorder
-from mailgate.quarantine.threads import in_reactors_threads
 from mailgate.relay.ready.local import LocalQueue
 from mailgate.relay.transports import ITransportReactor, RouteTransports, Transports
 from mailgate.reporting.office import IOfficeReactor

@@ -23,7 +23,7 @@ from mailgate.addressing import make_users
 from mailgate.assembly import Assembler, Assembly
 from mailgate.auth.portal import Authenticator
 from mailgate.auth.retired import Retired, close_all
-from mailgate.awaiting import surely, within
+from mailgate.awaiting import in_reactors_threads, surely, within
 from mailgate.backends.keeping import SourceKeeper
 from mailgate.config.load import ConfigError, Loaded, load
 from mailgate.config.reload import as_running, needs_restart
@@ -36,7 +36,6 @@ from mailgate.outside import IGatewayReactor, Outside
 from mailgate.pipeline.registry import Registry
 from mailgate.process import cannot_start, own_directory, own_secret, raise_descriptor_limit
 from mailgate.quarantine.originals import Originals
-from mailgate.quarantine.threads import in_reactors_threads
 from mailgate.relay.editing import ContentEditor
 from mailgate.relay.intake import Intake
 from mailgate.relay.locate import Locator, OwnAddresses

@@ -26,16 +26,20 @@ _MISSING = [
     package for name, package in (("archive", "libarchive13"), ("magic", "libmagic1")) if not find_library(name)
 ]
 
+#: Values that are longer, in characters or octets, are no part of a test's name.
+_LONGEST_ID = 40
+
 _skipped: list[str] = []
-_left_out: list[str] = []
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Leave out modules whose libraries are not installed; where all is needed, they fail."""
-    if not _MISSING or _NEEDS_ALL or collection_path.name not in _NATIVE:
-        return None
-    _left_out.append(collection_path.name)
-    return True
+    return True if _MISSING and not _NEEDS_ALL and collection_path.name in _NATIVE else None
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Long values are told by their parameter's name: keys and hashes differ from one process to the next."""
+    return argname if isinstance(val, str | bytes) and len(val) > _LONGEST_ID else None
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -49,7 +53,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _left_out:
-        terminalreporter.write_line(f"left out, without {' and '.join(_MISSING)}: {', '.join(_left_out)}", yellow=True)
+    if _MISSING and not _NEEDS_ALL:
+        names = ", ".join(sorted(_NATIVE))
+        terminalreporter.write_line(f"left out, without {' and '.join(_MISSING)}: {names}", yellow=True)
     if _skipped and _NEEDS_ALL:
         terminalreporter.write_line(f"{len(_skipped)} tests were skipped, which is a failure here", red=True)

@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -104,23 +105,23 @@ class OfflineDesk:
         return self._run(self._operations.change(action, change))
 
     def kept(self, selection: Selection, limit: int, after: str = "") -> KeptPage:
-        return self._run(self._quarantine().list(selection, limit, parse_after(after)))
+        return self._run(self._quarantine.list(selection, limit, parse_after(after)))
 
     def kept_message(self, queue_id: str) -> KeptShown | None:
-        return self._run(self._quarantine().show(queue_id))
+        return self._run(self._quarantine.show(queue_id))
 
     def release_kept(self, order: ReleaseOrder) -> Released:
-        quarantine = self._quarantine()
+        quarantine = self._quarantine
         self._record()
         return self._run(quarantine.release(order))
 
     def delete_kept(self, order: DeleteOrder) -> Deleted:
-        quarantine = self._quarantine()
+        quarantine = self._quarantine
         self._record()
         return self._run(quarantine.delete(order))
 
     def rescan(self, order: RescanOrder) -> Rescanned:
-        return self._run(self._quarantine().rescan(order))
+        return self._run(self._quarantine.rescan(order))
 
     def sites(self, selection: Selection = EVERYTHING) -> Sites:
         return Sites(sites=())
@@ -158,6 +159,7 @@ class OfflineDesk:
         # What a daemon that was killed had under delivery is queued again.
         self._run(self._spool.sweep())
 
+    @cached_property
     def _quarantine(self) -> QuarantineOperations:
         """What is in quarantine, for how long the configuration says. BadConfigError where that cannot be used."""
         loaded = _load(self._config)

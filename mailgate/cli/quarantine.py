@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from time import time
 from typing import Any, TypeVar
@@ -28,8 +27,8 @@ from mailgate.cli.common import (
 )
 from mailgate.cli.desk import Desk, open_desk
 from mailgate.cli.entries import message_lines
+from mailgate.cli.listing import confirm, paged, read_pages, show_entries
 from mailgate.cli.queue.selecting import selecting, usage_error
-from mailgate.web.operations import parse_after
 from mailgate.web.quarantine_models import (
     Deleted,
     DeleteOrder,
@@ -49,7 +48,6 @@ M = TypeVar("M", ReleaseOrder, DeleteOrder, RescanOrder)
 
 #: Entries of one request, and those that are counted before it is asked.
 _PAGE, _COUNTED = 200, 10_000
-_OF_THE_QUEUE = ("queued", "leased", "held")
 
 
 @click.group("quarantine")
@@ -66,7 +64,7 @@ def _selecting_kept(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def chosen(selection: Selection, **others: Any) -> None:
-        if selection.state in _OF_THE_QUEUE:
+        if selection.state not in ("", "quarantined"):
             raise click.UsageError(f"what is {selection.state} is not in quarantine")
         function(selection=selection, **others)
 
@@ -81,8 +79,7 @@ def _changing(function: Callable[..., None]) -> Callable[..., None]:
 
 @command.command("list")
 @_selecting_kept
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="Entries at most.")
-@click.option("--after", default="", metavar="PLACE", help="Go on behind this place, as an earlier list named it.")
+@paged
 @json_option
 @config_option
 def list_(selection: Selection, limit: int, after: str, as_json: bool, config: Path) -> None:
@@ -90,24 +87,10 @@ def list_(selection: Selection, limit: int, after: str, as_json: bool, config: P
 
     Exit code 1 where ids or conditions are given and no entry fits.
     """
-    try:
-        parse_after(after)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
     with closing(open_desk(places_of(config), config)) as desk:
         entries, after = _read(desk, selection, limit, after)
-    if as_json:
-        click.echo(json.dumps([entry.model_dump() for entry in entries], indent=1))
-    else:
-        now = time()
-        for entry in entries:
-            click.echo("\n".join(_entry_lines(entry, now)))
-    if after:
-        click.echo(f"There are more; go on with --after {after}", err=True)
-    elif not entries and not as_json:
-        click.echo("Nothing is in quarantine." if selection.is_empty else "No entry fits.")
-    if not entries and not selection.is_empty:
-        raise click.exceptions.Exit(1)
+    is_chosen, nothing = not selection.is_empty, "Nothing is in quarantine."
+    show_entries(entries, after, _entry_lines, as_json=as_json, is_chosen=is_chosen, nothing=nothing)
 
 
 @command.command()
@@ -151,7 +134,8 @@ def delete(selection: Selection, yes: bool, as_json: bool, config: Path) -> None
     order = _order(DeleteOrder, selection)
     with closing(open_desk(places_of(config), config)) as desk:
         if not yes:
-            _confirm(desk, selection)
+            chosen = selection.model_copy(update={"everything": False})
+            confirm(*_read(desk, chosen, _COUNTED, ""), "Delete", "Nobody will be told.")
         deleted = desk.delete_kept(order)
     click.echo(_as_json(deleted) if as_json else _deleted_text(deleted))
     if not deleted.matched:
@@ -188,23 +172,7 @@ def _order(model: type[M], selection: Selection, **more: object) -> M:
 
 def _read(desk: Desk, selection: Selection, limit: int, after: str) -> tuple[Sequence[KeptEntry], str]:
     """At most `limit` entries, and the place behind them if there are more."""
-    entries: list[KeptEntry] = []
-    while True:
-        page = desk.kept(selection, min(limit - len(entries), _PAGE), after)
-        entries += page.entries
-        after = page.after
-        if not after or len(entries) >= limit:
-            return entries, after
-
-
-def _confirm(desk: Desk, selection: Selection) -> None:
-    chosen = selection.model_copy(update={"everything": False})
-    entries, after = _read(desk, chosen, _COUNTED, "")
-    if entries:
-        count = f"more than {len(entries)}" if after else str(len(entries))
-        messages = len({entry.queue_id for entry in entries})
-        text = f"Delete {count} recipient(s) of {messages} message(s)? Nobody will be told."
-        click.confirm(text, abort=True, err=True)
+    return read_pages(partial(desk.kept, selection), limit, after, _PAGE)
 
 
 def _as_json(model: Model) -> str:
@@ -251,13 +219,14 @@ def _released_lines(released: Released) -> Iterator[str]:
     yield f"{released.released} of {released.matched} recipient(s) released"
     for queue_id in released.copies:
         yield f"sent as {queue_id}"
-    yield from map(_objection_text, released.still_objected)
+    yield from (_objection_text(one, "stays: ") for one in released.still_objected)
 
 
-def _objection_text(one: Objection) -> str:
+def _objection_text(one: Objection, what: str = "") -> str:
+    """Why a recipient's mail stays, or goes into quarantine; `what` says which."""
     who = printable(one.filter) or "the gateway"
     says = "objects" if one.word == "objects" else "cannot tell"
-    return f"{one.queue_id}  {printable(one.recipient)}  stays: {who} {says}: {printable(one.reason)}"
+    return f"{one.queue_id}  {printable(one.recipient)}  {what}{who} {says}: {printable(one.reason)}"
 
 
 def _deleted_text(deleted: Deleted) -> str:
@@ -273,7 +242,4 @@ def _rescanned_lines(found: Rescanned, *, is_of_queue: bool) -> Iterator[str]:
         yield f"{found.quarantined} put into quarantine"
     else:
         yield from (f"{one.queue_id}  {printable(one.recipient)}  passes" for one in found.passed)
-    for one in found.objections:
-        says = "objects" if one.word == "objects" else "cannot tell"
-        who = printable(one.filter) or "the gateway"
-        yield f"{one.queue_id}  {printable(one.recipient)}  {who} {says}: {printable(one.reason)}"
+    yield from map(_objection_text, found.objections)

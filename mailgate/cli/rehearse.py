@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field, replace
 
 from mailgate.address import Address
+from mailgate.awaiting import answered
 from mailgate.envelope import Recipient, Session, TraceStep, Transaction
 from mailgate.interfaces import IPipeline, IRouting, Placed
 from mailgate.message import Content, Message, release
@@ -91,15 +92,14 @@ async def rehearse(
         )
 
     for ask in (connect, greet, mail):
-        verdict = await _now(ask())
+        verdict: Verdict = await answered(ask())
         if _stops(verdict) and not fates:
             fates = {number: _fate(address, verdict) for number, address in enumerate(recipients)}
             if not go_on:
                 return end()
     asked: list[int] = []
     for number, address in enumerate(recipients):
-        found = routing.route(session, transaction, address)
-        placed: Placed = await found if isinstance(found, Awaitable) else found
+        placed: Placed = await answered(routing.route(session, transaction, address))
         if isinstance(placed, Reject | Defer):
             fates.setdefault(number, _fate(address, placed))
             continue
@@ -108,7 +108,7 @@ async def rehearse(
             recipient.route = placed
         else:
             recipient.targets = placed
-        verdict = await _now(pipeline.rcpt(session, transaction, recipient))
+        verdict = await answered(pipeline.rcpt(session, transaction, recipient))
         if _stops(verdict):
             fates.setdefault(number, _fate(address, verdict))
         if not _stops(verdict) or go_on:
@@ -137,18 +137,13 @@ async def _verdicts(
     go_on: bool,
 ) -> Sequence[Verdict]:
     """For each recipient, from DATA on."""
-    verdict = await _now(pipeline.data(session, transaction))
+    verdict: Verdict = await answered(pipeline.data(session, transaction))
     refusal = verdict if _stops(verdict) else fault
     if refusal is None or go_on:
-        votes = pipeline.message(session, transaction, Message(content))
-        verdicts = await votes if isinstance(votes, Awaitable) else votes
+        verdicts = await answered(pipeline.message(session, transaction, Message(content)))
         if refusal is None:
             return verdicts
     return [refusal] * len(transaction.recipients)
-
-
-async def _now(verdict: Verdict | Awaitable[Verdict]) -> Verdict:
-    return await verdict if isinstance(verdict, Awaitable) else verdict
 
 
 def _stops(verdict: Verdict) -> bool:
@@ -171,5 +166,5 @@ def _fate(address: Address, verdict: Verdict, recipient: Recipient | None = None
         case Discard(reason):
             return RecipientFate(str(address), "discarded", route, targets, reason=reason)
         case Reject(reply, reason) | Disconnect(reply, reason) | Defer(reply, reason):
-            outcome = "deferred" if reply.code // 100 == 4 else "refused"
+            outcome = "deferred" if reply.is_transient else "refused"
             return RecipientFate(str(address), outcome, route, targets, str(reply), reason)

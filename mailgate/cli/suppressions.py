@@ -15,10 +15,10 @@ from typing import TextIO
 
 import click
 
-from mailgate.address import Address, AddressError
+from mailgate.address import AddressError
 from mailgate.cli.common import FailedError, config_option, duration, json_option, places_of, printable, when
 from mailgate.interfaces import Suppression
-from mailgate.stores.suppressions import SuppressionFile
+from mailgate.stores.suppressions import SuppressionFile, checked
 
 __all__ = ["command"]
 
@@ -44,7 +44,7 @@ def _opened(config: Path, *, makes: bool) -> Iterator[SuppressionFile | None]:
 def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """A click callback: an address or "@domain"."""
     try:
-        return None if value is None else _checked(value)
+        return None if value is None else checked(value)
     except AddressError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -52,12 +52,6 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> s
 def _scope(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """A click callback: a stream's name, a sender or "@domain"."""
     return _address(ctx, param, value) if value is not None and "@" in value else value
-
-
-def _checked(text: str) -> str:
-    """AddressError where it is neither an address nor "@domain"."""
-    Address.parse(f"any{text}" if text.startswith("@") else text)
-    return text
 
 
 scope_option = click.option(
@@ -106,7 +100,7 @@ def list_(address: str | None, scope: str | None, reason: str | None, limit: int
 @scope_option
 @click.option("--detail", default="", help="Why, for people.")
 @click.option(
-    "--for", "seconds", callback=duration, metavar="DURATION", help="Until then, like 30d; for good if not given."
+    "--for", "seconds", callback=duration, metavar="DURATION", help="For how long, like 30d; for good if not given."
 )
 @config_option
 def add(addresses: Sequence[str], scope: str | None, detail: str, seconds: float, config: Path) -> None:
@@ -114,7 +108,7 @@ def add(addresses: Sequence[str], scope: str | None, detail: str, seconds: float
     now = time.time()
     until = now + seconds if seconds else 0.0
     try:
-        entries = [Suppression(_checked(one), scope or "", "manual", detail, now, until) for one in addresses]
+        entries = [Suppression(checked(one), scope or "", "manual", detail, now, until) for one in addresses]
     except AddressError as error:
         raise FailedError(str(error)) from None
     with _opened(config, makes=True) as file:
@@ -155,7 +149,7 @@ def import_(lines: TextIO, scope: str | None, detail: str, config: Path) -> None
         for number, text in enumerate(_lines(lines), 1):
             try:
                 if text:
-                    batch.append(Suppression(_checked(text), scope or "", "manual", detail, now))
+                    batch.append(Suppression(checked(text), scope or "", "manual", detail, now))
             except AddressError as error:
                 wrong += 1
                 click.echo(f"line {number}: {printable(text[:80])}: {error}", err=True)

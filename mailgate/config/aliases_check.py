@@ -10,7 +10,7 @@ from mailgate.config.hosts import parse_mailbox
 from mailgate.config.identities import warn_of_clear_text, warn_of_secrets
 from mailgate.config.locate import Path
 from mailgate.config.machine import exposed
-from mailgate.config.problems import Problems, choices
+from mailgate.config.problems import Problems
 from mailgate.config.schema import Config
 
 __all__ = ["advise_on_aliases", "check_aliases"]
@@ -29,8 +29,7 @@ def check_aliases(document: Document, problems: Problems) -> None:
         named = section.get("aliases")
         for number, one in enumerate(named if isinstance(named, list) else ()):
             place: Path = ("domains", domain, "aliases", number)
-            if isinstance(one, str) and one not in names:
-                problems.error(place, choices(f'there is no aliases section "{one}"', one, names))
+            problems.known(place, one, "aliases section", names)
     forwarding = document.table("forwarding")
     if ("srs_domain" in forwarding) != ("srs_secrets" in forwarding):
         problems.error(("forwarding",), "srs_domain and srs_secrets go together")

@@ -5,7 +5,7 @@ These look at the document, not at validated sections: a mistake in a section mu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
 
 from pydantic import TypeAdapter, ValidationError
@@ -80,27 +80,22 @@ def filter_options(
 
 def _references(document: Document, problems: Problems) -> None:
     routes, pipelines = document.names("routes"), document.names("pipelines")
-
-    def known(path: Path, name: object, what: str, valid: Collection[str]) -> None:
-        if isinstance(name, str) and name not in valid:
-            problems.error(path, choices(f'there is no {what} "{name}"', name, valid))
-
     for number, listener in document.listeners():
         for key in ("pipeline", "trusted_pipeline"):
-            known(("listeners", number, key), listener.get(key), "pipeline", pipelines)
-        known(("listeners", number, "auth"), listener.get("auth"), "auth section", document.names("auth"))
+            problems.known(("listeners", number, key), listener.get(key), "pipeline", pipelines)
+        problems.known(("listeners", number, "auth"), listener.get("auth"), "auth section", document.names("auth"))
     for domain, section in document.tables("domains").items():
-        known(("domains", domain, "route"), section.get("route"), "route", routes)
+        problems.known(("domains", domain, "route"), section.get("route"), "route", routes)
         check_sources(document, domain, section.get("recipients"), problems)
     for name, section in document.tables("routes").items():
         fallback = section.get("fallback")
-        known(("routes", name, "fallback"), fallback, "route", routes)
+        problems.known(("routes", name, "fallback"), fallback, "route", routes)
         if fallback == name:
             problems.error(("routes", name, "fallback"), "a route is no fallback of its own")
-    known(("routing", "default"), document.table("routing").get("default"), "route", routes)
+    problems.known(("routing", "default"), document.table("routing").get("default"), "route", routes)
     for key in ("recipients", "senders"):
         for pattern, route in document.table("routing", key).items():
-            known(("routing", key, pattern), route, "route", routes)
+            problems.known(("routing", key, pattern), route, "route", routes)
 
 
 def _listeners(document: Document, problems: Problems) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
 
 from mailgate.config.document import Document, Table
 from mailgate.config.locate import Path
 from mailgate.config.machine import is_here
-from mailgate.config.problems import Problems, choices
+from mailgate.config.problems import Problems
 from mailgate.config.replies import doubt
 from mailgate.config.routes import ServerRoute, SmtpRoute
 from mailgate.config.schema import Config, LmtpRoute, ShapingSection, SourceSection
@@ -32,14 +32,14 @@ def check_delivery(document: Document, problems: Problems) -> None:
     """References to what does not exist, and what cannot work: in the document, as `check` does."""
     sources, pools = document.names("sources"), document.names("pools")
     for name, route in document.tables("routes").items():
-        _known(("routes", name, "pool"), route.get("pool"), "pool or source", [*pools, *sources], problems)
+        problems.known(("routes", name, "pool"), route.get("pool"), "pool or source", [*pools, *sources])
     for name, pool in document.tables("pools").items():
         if name in sources:
             problems.error(("pools", name), "a source has this name too: a route could mean either")
         members = pool.get("sources")
         if isinstance(members, dict):
             for member in members:
-                _known(("pools", name, "sources", member), member, "source", sources, problems)
+                problems.known(("pools", name, "sources", member), member, "source", sources)
             if members and all(weight == 0 for weight in members.values()):
                 problems.error(("pools", name, "sources"), "all weights are 0: no message would go out")
     for name, section in document.tables("sources").items():
@@ -47,9 +47,9 @@ def check_delivery(document: Document, problems: Problems) -> None:
             problems.error(("sources", name), "says nothing: it needs address, address6 or hostname")
     for name, section in document.tables("shaping").items():
         for path, named in _entries(("shaping", name, "routes"), section):
-            _known(path, named, "route", document.names("routes"), problems)
+            problems.known(path, named, "route", document.names("routes"))
         for path, named in _entries(("shaping", name, "sources"), section):
-            _known(path, named, "source", sources, problems)
+            problems.known(path, named, "source", sources)
 
 
 def advise_on_delivery(config: Config, problems: Problems, today: date | None = None) -> None:
@@ -158,8 +158,3 @@ def _entries(path: Path, section: Table) -> Iterator[tuple[Path, object]]:
     entries = section.get(str(path[-1]))
     for number, entry in enumerate(entries if isinstance(entries, list) else ()):
         yield (*path, number), entry
-
-
-def _known(path: Path, name: object, what: str, valid: Collection[str], problems: Problems) -> None:
-    if isinstance(name, str) and name not in valid:
-        problems.error(path, choices(f'there is no {what} "{name}"', name, valid))

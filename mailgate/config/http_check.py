@@ -55,7 +55,7 @@ def advise_on_http(config: Config, document: Document, problems: Problems) -> No
     for index, endpoint in enumerate(http.endpoints):
         place = listening(endpoint)
         if place is not None and place.port < _PRIVILEGED and config.gateway.workers > 1:
-            text = f"{endpoint}: with several workers the first one binds it, which may not where it is not root's"
+            text = f"{endpoint}: with several workers the first one binds it, which may not unless it runs as root"
             problems.warn(("http", "endpoints", index), text)
         if place is None or has_tls or _is_loopback(place.interface):
             continue

@@ -33,6 +33,11 @@ class Problems:
         """What is wrong at `path`."""
         self._errors.append(self._entry(path, text))
 
+    def known(self, path: Path, name: object, what: str, valid: Collection[str]) -> None:
+        """An error at `path` where a name stands there that is none of these; `what` says of what they are."""
+        if isinstance(name, str) and name not in valid:
+            self.error(path, choices(f'there is no {what} "{name}"', name, valid))
+
     def add_lines(self, path: Path, lines: Collection[str]) -> None:
         """What is wrong in another file, which `path` names: whole lines."""
         self._errors += [(self.line(path), line) for line in lines]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "format_size",
     "parse_duration",
     "parse_size",
+    "path_template",
 ]
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -87,6 +89,20 @@ def absolute(text: str, info: ValidationInfo) -> str:
         raise ValueError("~ is not expanded here; write the path in full")
     base = (info.context or {}).get("base")
     return text if base is None else str(base / text)
+
+
+def path_template(text: str, info: ValidationInfo, names: tuple[str, str]) -> str:
+    """A path with fields of these names in it, with its folder before it, whose own braces are no fields."""
+    first, second = names
+    try:
+        fields = [field[1:] for field in string.Formatter().parse(text) if field[1] is not None]
+    except ValueError:
+        fields = [("", "", None)]
+    if any(field not in ((first, "", None), (second, "", None)) for field in fields):
+        raise ValueError(f"braces stand for {{{first}}} and {{{second}}} only")
+    absolute(text, info)
+    folder = "" if text.startswith("/") else absolute("x", info).removesuffix("x")
+    return folder.replace("{", "{{").replace("}", "}}") + text
 
 
 def _parse(value: object, units: dict[str, float] | dict[str, int], form: str, limit: float) -> float:

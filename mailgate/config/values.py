@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import math
 import re
-import string
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -22,7 +21,7 @@ from mailgate.config.hosts import (
     parse_routing_pattern,
     parse_server,
 )
-from mailgate.config.units import Form, absolute
+from mailgate.config.units import Form, absolute, path_template
 
 __all__ = [
     "Address4",
@@ -79,17 +78,7 @@ def _host(text: str, info: ValidationInfo) -> str:
 
 
 def _maildir(path: str, info: ValidationInfo) -> str:
-    """The template with its folder before it, whose own braces are no fields."""
-    wrong = "braces stand for {domain} and {local_part} only"
-    try:
-        fields = [field[1:] for field in string.Formatter().parse(path) if field[1] is not None]
-    except ValueError:
-        raise ValueError(wrong) from None
-    if any(field not in (("domain", "", None), ("local_part", "", None)) for field in fields):
-        raise ValueError(wrong)
-    absolute(path, info)
-    folder = "" if path.startswith("/") else absolute("x", info).removesuffix("x")
-    return folder.replace("{", "{{").replace("}", "}}") + path
+    return path_template(path, info, ("domain", "local_part"))
 
 
 def _shape(value: object) -> str:

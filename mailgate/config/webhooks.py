@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from ipaddress import ip_address
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
@@ -35,22 +35,7 @@ WebhookEvent = Literal[
 
 #: The event, by its name in the log, that each word means.
 WEBHOOK_EVENTS: Mapping[WebhookEvent, str] = MappingProxyType(
-    {
-        "accepted": "message_accepted",
-        "delivered": "delivered",
-        "deferred": "deferred",
-        "bounced": "bounced",
-        "bounced_back": "bounced_back",
-        "complained": "complained",
-        "unsubscribed": "unsubscribed",
-        "suppressed": "suppressed",
-        "quarantined": "quarantined",
-        "quarantine_expired": "quarantine_expired",
-        "discarded": "discarded",
-        "refused": "refused",
-        "limit_near": "limit_near",
-        "account_suspected": "account_suspected",
-    }
+    {word: word for word in get_args(WebhookEvent)} | {"accepted": "message_accepted"}
 )
 
 

@@ -28,10 +28,9 @@ from mailgate.filters.compromised_signals import Signal, Signals, points
 from mailgate.filters.geo import GeoResult
 from mailgate.filters.networks import is_known
 from mailgate.filters.open_sessions import OpenSessions, is_unknown_recipient
-from mailgate.filters.quota import told
 from mailgate.filters.rate_limit_rules import shortened
 from mailgate.filters.steps import Steps, ready
-from mailgate.filters.who import NETWORK, IdentitySet
+from mailgate.filters.who import NETWORK, IdentitySet, told
 from mailgate.findings import Finding
 from mailgate.interfaces import (
     Answered,

@@ -16,6 +16,7 @@ from mailgate.config.schema import Section
 from mailgate.config.units import Form
 from mailgate.config.values import Flag, Pattern
 from mailgate.envelope import Evidence, Session, Transaction
+from mailgate.filters.headers import FieldName
 from mailgate.filters.weights import is_fact
 from mailgate.findings import Finding
 from mailgate.interfaces import FilterServices, IMessageModifier
@@ -25,16 +26,9 @@ from mailgate.stores.domains import DomainTable
 
 __all__ = ["EditHeaders", "Options", "Rule", "build"]
 
-_FIELD_NAME = re.compile(r"[!-9;-~]+")
 #: Characters of a value that a pattern is held against.
 _MAX_VALUE = 16 * 1024
 _SUBJECT = "Subject"
-
-
-def _name(text: str) -> str:
-    if not _FIELD_NAME.fullmatch(text) or "*" in text:
-        raise ValueError(f"{text!r} is no name of a header field")
-    return text
 
 
 def _fact(text: str) -> str:
@@ -49,7 +43,6 @@ def _tag(text: str) -> str:
     return text.strip()
 
 
-_Name = Annotated[str, AfterValidator(_name), Form("field name")]
 _Fact = Annotated[str, AfterValidator(_fact), Form("fact")]
 
 
@@ -67,14 +60,14 @@ class Rule(Section):
     """the sender of the envelope is one of these, by address, domain, or "*.domain" for all below it"""
     recipients: list[Pattern] = Field(default=[])
     """each recipient is one of these: a message to others, too, is one message"""
-    fields: dict[_Name, str] = Field(default={})
+    fields: dict[FieldName, str] = Field(default={})
     """a field of each of these names is as its pattern says, in which * is any text and ? any character, whatever its
     case; encoded words are decoded: { Subject = "*invoice*" }"""
-    remove: list[_Name] = Field(default=[])
+    remove: list[FieldName] = Field(default=[])
     """fields that are removed, also those that filters before this one have added"""
-    replace: dict[_Name, str] = Field(default={})
+    replace: dict[FieldName, str] = Field(default={})
     """fields that are put in the place of all of their name"""
-    add: dict[_Name, str] = Field(default={})
+    add: dict[FieldName, str] = Field(default={})
     """fields that are put on top, beside others of their name"""
     tag: Annotated[str, AfterValidator(_tag)] = ""
     """what is put before the subject, unless it has it already: "[EXT]". A signature of DKIM that covers the subject,

@@ -39,6 +39,8 @@ Kind = Literal["bounce", "complaint"]
 _CODE = re.compile(r"(?:^|[\s;:>(])([45][0-5]\d)(?=[ -])")
 _STATUS = re.compile(r"(?<![\d.])([245])\.(\d{1,3})\.(\d{1,3})(?![\d.])")
 _WORD = re.compile(r"[a-z0-9-]{1,40}")
+#: Kinds of feedback that are no complaint: of signatures that fail (RFC 6591), of viruses, and of what is no spam.
+_NO_COMPLAINTS = frozenset({"auth-failure", "virus", "not-spam", "dmarc", ""})
 #: Characters of a report that are kept as the reason.
 _LONGEST = 500
 
@@ -182,8 +184,8 @@ class Feedback:
         if kind == "complaint":
             about = report.about
             word = about.get("feedback-type").strip().lower()
-            kind_of = word if _WORD.fullmatch(word) else "other"
-            self._events.publish(Complained(**known, kind=kind_of, reporter=about.get("user-agent")[:200]))  # type: ignore[arg-type]
+            said = word if _WORD.fullmatch(word) else "other"
+            self._events.publish(Complained(**known, kind=said, reporter=about.get("user-agent")[:200]))  # type: ignore[arg-type]
             return
         block = _block_about(report, proof.recipient)
         if block is not None and block.get("action").strip().lower() in ("delayed", "delivered", "relayed", "expanded"):
@@ -212,7 +214,6 @@ class Feedback:
 def _kind_of(report: Report, message: Message, transaction: Transaction, *, is_return: bool) -> Kind | None:
     """What the mail is; None where it is no report, but an automatic reply, or a person's mail."""
     if report.kind == "feedback":
-        # Of signatures that fail (RFC 6591), of viruses, and of what is no spam, nobody complains.
         return "complaint" if report.about.get("feedback-type").strip().lower() not in _NO_COMPLAINTS else None
     if report.kind == "delivery":
         return "bounce"
@@ -220,9 +221,6 @@ def _kind_of(report: Report, message: Message, transaction: Transaction, *, is_r
     if is_return and not transaction.sender and not is_answer and _reply_of(report, None) is not None:
         return "bounce"
     return None
-
-
-_NO_COMPLAINTS = frozenset({"auth-failure", "virus", "not-spam", "dmarc", ""})
 
 
 def _block_about(report: Report, recipient: Address) -> Fields | None:

@@ -11,7 +11,7 @@ from mailgate.mime.reports import Fields, Report
 from mailgate.rewriting.unsubscribe import UnsubscribeError, UnsubscribeTokens
 from mailgate.rewriting.verp import Verp, VerpError
 
-__all__ = ["Proof", "Prover", "mailbox_in"]
+__all__ = ["Proof", "Prover"]
 
 #: What may be a token of ours in the links of a field; how many are tried.
 _TOKEN = re.compile(r"\.?[A-Za-z0-9_-]{16,2000}\.[A-Za-z0-9_-]{16,200}")
@@ -49,7 +49,7 @@ class Prover:
                     return Proof("token", about.recipient, about.sender, about.stream)
         if self._verp is not None:
             for text in (report.about.get("original-mail-from"), *report.returned.all("return-path")):
-                path = mailbox_in(text)
+                path = _mailbox_in(text)
                 if path is None or not self._verp.has_form(path):
                     continue
                 try:
@@ -62,17 +62,17 @@ class Prover:
     @staticmethod
     def claimed(report: Report, kind: str) -> Sequence[Proof]:
         """What the report says by itself, to be believed of those alone who are trusted: a proof for each recipient."""
-        sender = mailbox_in(report.about.get("original-mail-from")) or mailbox_in(report.returned.get("return-path"))
-        sender = sender or mailbox_in(report.returned.get("from"))
+        sender = _mailbox_in(report.about.get("original-mail-from")) or _mailbox_in(report.returned.get("return-path"))
+        sender = sender or _mailbox_in(report.returned.get("from"))
         if report.kind == "feedback":
             texts = report.about.all("original-rcpt-to")[:_MOST_TOKENS]
         else:
             texts = [one.typed("original-recipient") or one.typed("final-recipient") for one in report.recipients]
-        found = dict.fromkeys(address for text in texts if (address := mailbox_in(text)) is not None)
+        found = dict.fromkeys(address for text in texts if (address := _mailbox_in(text)) is not None)
         return [Proof(kind, address, sender) for address in found]
 
 
-def mailbox_in(text: str) -> Address | None:
+def _mailbox_in(text: str) -> Address | None:
     """The address that a value is, or has in angle brackets; None where there is none."""
     found = _IN_BRACKETS.search(text)
     try:

@@ -13,13 +13,14 @@ from zope.interface import implementer
 
 from mailgate.config.schema import Section
 from mailgate.config.units import Form
+from mailgate.config.values import Flag
 from mailgate.envelope import Client, Session, Transaction
 from mailgate.interfaces import FilterServices, IMessageFilter, IMessageModifier
 from mailgate.message import AddHeader, Edit, HeaderEdit, HeaderField, Message, RemoveHeader, RenameHeader, is_of_header
 from mailgate.reply import Reply
 from mailgate.verdict import Reject, Verdict
 
-__all__ = ["Headers", "Options", "build"]
+__all__ = ["FieldName", "FieldPattern", "Headers", "Options", "build"]
 
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
@@ -38,8 +39,10 @@ def _pattern(text: str) -> str:
     return text
 
 
-_Name = Annotated[str, AfterValidator(_name), Form("field name")]
-_Pattern = Annotated[str, AfterValidator(_pattern), Form("field name")]
+FieldName = Annotated[str, AfterValidator(_name), Form("field name")]
+"""The name of a header field, without a *."""
+FieldPattern = Annotated[str, AfterValidator(_pattern), Form("field name")]
+"""The name of a header field, or the beginning of names with a * behind it."""
 
 
 class Options(Section):
@@ -50,17 +53,17 @@ class Options(Section):
 
     max_received: Annotated[int, Field(strict=True, ge=10)] = 100
     """a message that has passed more hosts than this is in a loop and refused (RFC 5321 section 6.3: at least 100)"""
-    strip: list[_Pattern] = Field(default=[])
+    strip: list[FieldPattern] = Field(default=[])
     """fields that are removed, by name, or by the beginning of the name: "X-MS-Exchange-Organization-*". Without
     its Received fields a message shows neither its way nor a loop"""
-    rename: dict[_Name, _Name] = Field(default={})
+    rename: dict[FieldName, FieldName] = Field(default={})
     """fields that get another name and keep their value: { X-Spam-Flag = "X-Foreign-Spam-Flag" }"""
-    add: dict[_Name, str] = Field(default={})
+    add: dict[FieldName, str] = Field(default={})
     """fields that are put below our Received field, in this order: { X-Gateway = "mx1" }. One that the message has
     already stays beside it, unless it is in `strip`"""
     add_missing: list[Literal["Date", "Message-ID"]] = Field(default=[])
     """fields that a message without them gets (RFC 6409 section 8; for mail of your own, not for what comes in)"""
-    hide_users: Annotated[bool, Field(strict=True)] = False
+    hide_users: Flag = False
     """whether our Received field leaves out the name and address of clients that have logged in, shown a certificate,
     or are in trusted_networks: where your users are is nobody's business. The history has it all the same"""
 

@@ -23,9 +23,9 @@ from mailgate.message import AddHeader, Edit, For, Message, RemoveHeader, apply_
 from mailgate.rewriting.secret_lines import SecretFile
 from mailgate.rewriting.unsubscribe import UnsubscribeTokens, Unsubscription
 
-__all__ = ["LINK", "ONE_CLICK", "ListUnsubscribe", "Options", "build"]
+__all__ = ["ListUnsubscribe", "Options", "build"]
 
-LINK, ONE_CLICK = "List-Unsubscribe", "List-Unsubscribe-Post"
+_LINK, _ONE_CLICK = "List-Unsubscribe", "List-Unsubscribe-Post"
 _POST = "List-Unsubscribe=One-Click"
 #: Characters of a link: with two addresses of the longest in its token the line is still one that everybody reads.
 _LONGEST = 200
@@ -100,11 +100,11 @@ class ListUnsubscribe:
         if not concerned:
             return []
         there = _names(message.content.header, transaction.edits)
-        if LINK.lower() in there and not self._replaces:
+        if _LINK.lower() in there and not self._replaces:
             return []
         found = transaction.evidence.get(Stream)
         stream = "" if found is None else found.name
-        removals: list[Edit] = [RemoveHeader(name) for name in (LINK, ONE_CLICK) if name.lower() in there]
+        removals: list[Edit] = [RemoveHeader(name) for name in (_LINK, _ONE_CLICK) if name.lower() in there]
         if len(concerned) > self._most:
             return self._for(transaction, concerned, [*removals, *self._fields(Unsubscription(sender, None, stream))])
         if len(transaction.recipients) == 1:
@@ -124,8 +124,8 @@ class ListUnsubscribe:
         links = [f"<{self._link.format(token=token)}>"]
         if self._mailto is not None:
             links.append(f"<mailto:{quote(self._mailto, safe='@+')}?subject={token}>")
-        one_click: list[Edit] = [] if about.recipient is None else [AddHeader(ONE_CLICK, _POST)]
-        return [*one_click, AddHeader(LINK, ",\r\n ".join(links))]
+        one_click: list[Edit] = [] if about.recipient is None else [AddHeader(_ONE_CLICK, _POST)]
+        return [*one_click, AddHeader(_LINK, ",\r\n ".join(links))]
 
 
 def _names(header: bytes, edits: Iterable[Edit]) -> set[str]:

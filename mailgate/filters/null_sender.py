@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from zope.interface import implementer
 
 from mailgate.address import Address
 from mailgate.awaiting import run
 from mailgate.config.schema import Section
-from mailgate.config.units import Duration, Form, at_least, format_duration
+from mailgate.config.units import Duration, at_least, format_duration
 from mailgate.envelope import Recipient, Session, Transaction
 from mailgate.filters.authors import AmbiguousFieldError, addresses_in
 from mailgate.filters.rate_limit_rules import shortened
 from mailgate.filters.steps import Steps, ready
-from mailgate.filters.who import AddressPatterns, IdentitySet
+from mailgate.filters.who import AddressPattern, AddressPatterns, IdentitySet
 from mailgate.findings import Finding
 from mailgate.interfaces import Answered, FilterServices, IMessageFilter, IRecipientFilter
 from mailgate.message import Message
@@ -40,11 +40,6 @@ _OF_LISTS = ("List-Id", "List-Post", "List-Unsubscribe")
 _MOST = 20
 
 
-def _pattern(text: str) -> str:
-    AddressPatterns([text])
-    return text
-
-
 class Options(Section):
     """`[filters.null-sender]`: for listeners of every role. Mail with another sender is only looked at for loops.
 
@@ -61,7 +56,7 @@ class Options(Section):
     relays: list[str] = Field(default=[])
     """identities for which `outward` does not hold: inner mail servers, which send reports of their own; names,
     patterns of names with *, networks"""
-    never_send: list[Annotated[str, AfterValidator(_pattern), Form("address pattern")]] = Field(default=[])
+    never_send: list[AddressPattern] = Field(default=[])
     """our addresses that send nothing, so that no report to them can be true: "info@example.org", "example.org",
     "*.example.org". Such mail is refused"""
     facts: list[str] = Field(default=["batv.invalid"])

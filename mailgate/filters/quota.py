@@ -17,7 +17,7 @@ from mailgate.events import LimitNear
 from mailgate.filters.quota_rules import Quota, QuotaRule
 from mailgate.filters.rate_limit_rules import shortened
 from mailgate.filters.steps import Steps, ready
-from mailgate.filters.who import address_of
+from mailgate.filters.who import told
 from mailgate.findings import Finding
 from mailgate.interfaces import Answered, FilterServices, IMailFilter, IMessageFilter, IRecipientFilter
 from mailgate.message import Message
@@ -218,13 +218,6 @@ class QuotaFilter:
                 notify=told(quota.rule.notify, session, self._domain),
             )
         )
-
-
-def told(notify: Sequence[str], session: Session, domain: str) -> tuple[str, ...]:
-    """The addresses that are told, "user" being that of the session's identity, where it has one."""
-    own = address_of(session.identity, domain) if session.identity is not None else None
-    found = [(str(own) if own is not None else "") if one == "user" else one for one in notify]
-    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def _due(quotas: Iterable[Quota], session: Session, transaction: Transaction) -> list[tuple[Quota, str]]:

@@ -12,13 +12,14 @@ from mailgate.config.units import ConfigPath, Form
 from mailgate.config.values import Hostname
 from mailgate.envelope import Session, Transaction
 from mailgate.filters.authentication_results import results_of
+from mailgate.filters.signing import added
 from mailgate.interfaces import FilterServices
 from mailgate.mailauth import AuthenticationResults, SigningKey
 from mailgate.mailauth.arc.seal import seal_header
 from mailgate.mailauth.dkim.canonical import Bodies, BodyHasher, split_header
 from mailgate.mailauth.dkim.signature import HeaderFields
 from mailgate.mailauth.results import ArcResult, DkimResult
-from mailgate.message import AddHeader, Content, Edit, apply_edits, edited_body
+from mailgate.message import Content, Edit, apply_edits, edited_body
 
 __all__ = ["SealOptions", "Sealer", "Selector", "parse_selector"]
 
@@ -100,9 +101,4 @@ class Sealer:
             )
         except ValueError:  # a chain that is over, or that a filter before has taken apart
             return []
-        return [_added(raw.decode()) for raw in reversed(fields)]
-
-
-def _added(raw: str) -> AddHeader:
-    name, _, value = raw.removesuffix("\r\n").partition(": ")
-    return AddHeader(name, value)
+        return [added(raw) for raw in reversed(fields)]

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from mailgate.address import Address
 from mailgate.awaiting import run
 from mailgate.config.schema import Section
-from mailgate.config.units import ConfigPath, Form
+from mailgate.config.units import ConfigPath
 from mailgate.config.values import Flag, Hostname, Name
 from mailgate.envelope import Identity, Session, Transaction
 from mailgate.filters.authors import AmbiguousFieldError, addresses_in
 from mailgate.filters.steps import Steps, ready
-from mailgate.filters.who import NETWORK, AddressPatterns, IdentitySet, IdentityTable, address_of
+from mailgate.filters.who import NETWORK, AddressPattern, AddressPatterns, IdentitySet, IdentityTable, address_of
 from mailgate.findings import Finding
 from mailgate.interfaces import Answered, FilterServices, IMailFilter, IMessageFilter
 from mailgate.message import Message, body_at
@@ -29,14 +29,6 @@ from mailgate.stores.lists import LineError, WatchedFile
 from mailgate.verdict import Continue, Quarantine, Reject, Verdict
 
 __all__ = ["Options", "SenderLogin", "SenderLoginResult", "build"]
-
-
-def _pattern(text: str) -> str:
-    AddressPatterns([text])
-    return text
-
-
-_Pattern = Annotated[str, AfterValidator(_pattern), Form("address pattern")]
 
 
 class Options(Section):
@@ -59,7 +51,7 @@ class Options(Section):
     """where identities that are no addresses have theirs: with "example.org", "ann" may use ann@example.org"""
     delimiter: str = Field(default="+", max_length=1)
     """ann@example.org may use ann+lists@example.org, too; "" for none"""
-    allow: dict[str, list[_Pattern]] = Field(default={})
+    allow: dict[str, list[AddressPattern]] = Field(default={})
     """what else identities may use: { "ann@example.org" = ["info@example.org"], "app-*" = ["example.org"],
     "192.0.2.0/24" = ["scanner@example.org"] }. An identity is a name, a pattern of names with *, a network of clients
     that are known by their address, or "*" for everybody who has an identity"""

@@ -53,7 +53,7 @@ def body_digest(content: Content, edits: Sequence[Edit], canon: Canon) -> bytes:
 
 def added(raw: bytes) -> AddHeader:
     """The edit that puts a field on top, as a signer has made it, with its last CRLF."""
-    name, _, value = raw.decode("ascii").removesuffix("\r\n").partition(": ")
+    name, _, value = raw.decode().removesuffix("\r\n").partition(": ")
     return AddHeader(name, value)
 
 

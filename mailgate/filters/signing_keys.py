@@ -7,7 +7,6 @@ import errno
 import math
 import os
 import stat
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from mailgate.config.schema import Section
-from mailgate.config.units import Form, absolute
+from mailgate.config.units import Form, path_template
 from mailgate.config.values import Domain
 from mailgate.filters.sealing import Selector
 from mailgate.mailauth import SigningKey
@@ -34,7 +33,6 @@ _log = Logger()
 _LOOK_EVERY = 1.0
 _LARGEST = 64 * 1024
 _REMEMBERED = 1000
-_FIELDS = ("domain", "selector")
 #: How the system says that there is no such file; a domain can be longer than a name may be.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
@@ -62,16 +60,7 @@ def _write_moment(seconds: float) -> str:
 
 
 def _template(text: str, info: ValidationInfo) -> str:
-    """The template with its folder before it, whose own braces are no fields."""
-    try:
-        fields = [field[1:] for field in string.Formatter().parse(text) if field[1] is not None]
-    except ValueError:
-        fields = [("", "", None)]
-    if any(name not in _FIELDS or spec or conversion for name, spec, conversion in fields):
-        raise ValueError("braces stand for {domain} and {selector} only")
-    absolute(text, info)
-    folder = "" if text.startswith("/") else absolute("x", info).removesuffix("x")
-    return folder.replace("{", "{{").replace("}", "}}") + text
+    return path_template(text, info, ("domain", "selector"))
 
 
 _Moment = Annotated[float, BeforeValidator(_moment), Form("date or time", _write_moment)]

@@ -70,8 +70,8 @@ class Options(ScannerSection):
     oversize: Oversize = "continue"
     """what to do with those: continue, defer, quarantine or reject (552)"""
     reject: _Threshold = 15.0
-    """from how many points on a message is refused; false for never. See `refused_for_some` of the
-    listener where that is so for some recipients only"""
+    """from how many points on a message is refused; false for never. See `refused_for_some` of the listener where that
+    is so for some recipients only"""
     quarantine: _Threshold = False
     """from how many points on it is quarantined"""
     points: Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)] = 0.0

@@ -6,24 +6,23 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from email.utils import formatdate, parsedate_to_datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from zope.interface import implementer
 
 from mailgate.address import Address
 from mailgate.config.schema import Section
-from mailgate.config.units import Form
 from mailgate.config.values import Flag, Hostname
 from mailgate.envelope import Identity, Session, Transaction
 from mailgate.filters.authors import AmbiguousFieldError, addresses_in
+from mailgate.filters.headers import FieldPattern
 from mailgate.filters.who import IdentitySet, address_of
 from mailgate.interfaces import FilterServices, IMessageModifier
 from mailgate.message import AddHeader, Edit, HeaderField, Message, RemoveHeader
 
 __all__ = ["Options", "Submission", "build"]
 
-_NAME = re.compile(r"[!-9;-~]+")
 #: RFC 5322 section 3.6.4, with a local part as programs write it.
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]+@[!-;=?-~]+>")
 _LONGEST_ID = 900
@@ -36,15 +35,6 @@ _OF_CLIENT = (
     *("x-originating-ip", "x-originating-email", "x-source-ip", "x-client-ip", "x-forwarded-for", "x-mailer"),
     *("user-agent", "x-php-originating-script", "x-php-script", "x-source", "x-source-args", "x-source-dir"),
 )
-
-
-def _pattern(text: str) -> str:
-    if not _NAME.fullmatch(text.removesuffix("*")) or "*" in text[:-1]:
-        raise ValueError(f"{text!r} is no name of a header field, nor the beginning of names with a * behind it")
-    return text
-
-
-_Pattern = Annotated[str, AfterValidator(_pattern), Form("field name")]
 
 
 class Options(Section):
@@ -74,9 +64,9 @@ class Options(Section):
     hide_client: Flag = False
     """whether fields are removed that tell of the client and its program: X-Originating-IP, User-Agent, X-Mailer and
     the like"""
-    remove: list[_Pattern] = Field(default=["Return-Path"])
+    remove: list[FieldPattern] = Field(default=["Return-Path"])
     """further fields that are removed, by name, or by the beginning of the name: "X-MS-Exchange-Organization-*" """
-    remove_if: dict[_Pattern, str] = Field(default={})
+    remove_if: dict[FieldPattern, str] = Field(default={})
     """fields that are removed where their value is as the pattern says, in which * is any text and ? any character,
     whatever its case: { "X-*" = "*.corp.example.org*" }"""
     exempt: list[str] = Field(default=[])

@@ -119,13 +119,11 @@ class SuppressionFilter:
         """Put on the list who cannot get mail, or does not want it."""
         match event:
             case Bounced() if event.category in self._categories:
-                self._note(event.recipient, event.sender, event.stream, self._failed(event.recipient, event))
+                self._note(event, self._failed(event))
             case BouncedBack() if event.is_permanent and event.category in self._categories:
-                self._note(
-                    event.recipient, event.sender, event.stream, self._failed(event.recipient, event), is_proved=True
-                )
+                self._note(event, self._failed(event), is_proved=True)
             case Complained() if self._options.complaints != "off":
-                self._note(event.recipient, event.sender, event.stream, self._complained(event), is_proved=True)
+                self._note(event, self._complained(event), is_proved=True)
 
     # -- looking
 
@@ -155,12 +153,12 @@ class SuppressionFilter:
         return bool(sender) and (bool(stream) or self._is_local(sender.domain))
 
     def _note(
-        self, recipient: str, sender: str, stream: str, work: Coroutine[Any, Any, None], *, is_proved: bool = False
+        self, event: Bounced | BouncedBack | Complained, work: Coroutine[Any, Any, None], *, is_proved: bool = False
     ) -> None:
         """Do the work later, where it is about mail of ours to somebody elsewhere."""
         try:
-            to, by = Address.parse(recipient), Address.parse(sender)
-            concerns_us = not self._is_local(to.domain) and (is_proved or self._is_ours(by, stream))
+            to, by = Address.parse(event.recipient), Address.parse(event.sender)
+            concerns_us = not self._is_local(to.domain) and (is_proved or self._is_ours(by, event.stream))
         except AddressError:
             concerns_us = False
         if not concerns_us or self._open >= _MOST_OPEN or self._list is None:
@@ -168,21 +166,23 @@ class SuppressionFilter:
             return
         self._open += 1
         noted = Deferred.fromCoroutine(work)
-        noted.addErrback(lambda failure: _log.failure("{who} cannot be suppressed", who=recipient, failure=failure))
+        noted.addErrback(
+            lambda failure: _log.failure("{who} cannot be suppressed", who=event.recipient, failure=failure)
+        )
         noted.addBoth(self._noted)
 
     def _noted(self, _: object) -> None:
         self._open -= 1
 
-    async def _failed(self, recipient: str, event: Bounced | BouncedBack) -> None:
+    async def _failed(self, event: Bounced | BouncedBack) -> None:
         options = self._options
         if options.bounces > 1:
-            key = f"suppressions:{recipient.lower()}"
+            key = f"suppressions:{event.recipient.lower()}"
             if await answered(self._counters.hit(key, options.bounce_window)) < options.bounces:
                 return
         detail = f"{event.category}: {event.reason or getattr(event, 'reply', '')}"
         until = self._now() + options.bounce_expiry
-        await self._add(Suppression(recipient, "", "bounce", detail, self._now(), until), event.queue_id)
+        await self._add(Suppression(event.recipient, "", "bounce", detail, self._now(), until), event.queue_id)
 
     async def _complained(self, event: Complained) -> None:
         scope = ""

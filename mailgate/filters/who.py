@@ -5,16 +5,19 @@ from __future__ import annotations
 import fnmatch
 import ipaddress
 import re
-from collections.abc import Iterable
-from typing import Generic, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import AfterValidator
 
 from mailgate.address import Address, AddressError
 from mailgate.config.schema import Network
-from mailgate.envelope import Identity
+from mailgate.config.units import Form
+from mailgate.envelope import Identity, Session
 from mailgate.filters.networks import NetworkTable
 from mailgate.stores.domains import DomainTable
 
-__all__ = ["NETWORK", "AddressPatterns", "IdentitySet", "IdentityTable", "address_of"]
+__all__ = ["NETWORK", "AddressPattern", "AddressPatterns", "IdentitySet", "IdentityTable", "address_of", "told"]
 
 T = TypeVar("T")
 
@@ -52,6 +55,15 @@ class AddressPatterns:
         if self._is_any or text in self._exact or self._domains.has(address.domain):
             return True
         return any(glob.match(text) for glob in self._globs)
+
+
+def _address_pattern(text: str) -> str:
+    AddressPatterns([text])
+    return text
+
+
+AddressPattern = Annotated[str, AfterValidator(_address_pattern), Form("address pattern")]
+"""One of the patterns of AddressPatterns, in options."""
 
 
 class IdentityTable(Generic[T]):
@@ -130,6 +142,13 @@ def address_of(identity: Identity, domain: str = "") -> Address | None:
         return Address.parse(identity.name if "@" in identity.name or not domain else f"{identity.name}@{domain}")
     except AddressError:
         return None
+
+
+def told(notify: Sequence[str], session: Session, domain: str) -> tuple[str, ...]:
+    """The addresses that are told, "user" being that of the session's identity, where it has one."""
+    own = address_of(session.identity, domain) if session.identity is not None else None
+    found = [(str(own) if own is not None else "") if one == "user" else one for one in notify]
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def _network(key: str) -> Network | None:

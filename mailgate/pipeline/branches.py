@@ -78,7 +78,7 @@ def check_edits(
     content: Content, recipients: Sequence[Recipient], before: Sequence[Edit], branches: int, edits: Edits
 ) -> None:
     """ValueError where these edits fit neither the content nor those `before` them, or where with them there would be
-    more than MAX_BRANCHES messages. There are so many now."""
+    more than MAX_BRANCHES messages; there are `branches` now."""
     if _are_plain(edits):
         check_body_edits(content, before, edits)
         return

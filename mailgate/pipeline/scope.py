@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twisted.internet.interfaces import IReactorTime
 
-from mailgate.address import Address, AddressError
+from mailgate.address import Address
 from mailgate.config.hosts import parse_routing_pattern
 from mailgate.config.whom import LIST
 from mailgate.stores.domains import DomainTable
@@ -40,7 +40,7 @@ class _Whom:
     __slots__ = ("_addresses", "_domains")
 
     def __init__(self, entries: Iterable[str]) -> None:
-        """ValueError where one is none, or stands there twice."""
+        """ValueError where one is none, or a domain stands there twice."""
         normal = list(map(parse_routing_pattern, entries))
         self._addresses = {_key(Address.parse(one)) for one in normal if "@" in one}
         self._domains = DomainTable({one: True for one in normal if "@" not in one})
@@ -66,7 +66,7 @@ def _read(lines: Iterable[tuple[int, str]]) -> _Whom:
     for number, text in lines:
         try:
             entries[parse_routing_pattern(text)] = None
-        except (ValueError, AddressError) as error:
+        except ValueError as error:
             raise LineError(number, str(error)) from None
     return _Whom(entries)
 

@@ -25,17 +25,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.address import NULL_PATH, Address, AddressError
+from mailgate.awaiting import InThread, at_once
 from mailgate.config.digest import DigestSection
 from mailgate.interfaces import SpoolError
 from mailgate.quarantine.digest_file import DigestFile, Listed
-from mailgate.quarantine.threads import InThread, at_once
 from mailgate.stores.domains import DomainTable
 
-__all__ = ["Compose", "Digests", "IKeptEntry", "IKeptPage", "Listed", "Send", "wanted_recipient"]
+__all__ = ["Digests", "Listed", "Send", "wanted_recipient"]
 
 _log = Logger()
 
-E = TypeVar("E", bound="IKeptEntry")
 T = TypeVar("T")
 
 Send = Callable[[Address, Sequence[Address], bytes], Awaitable[str]]

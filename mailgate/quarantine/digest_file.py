@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from mailgate.stores.opened import open_file
+from mailgate.stores.opened import open_file, transaction
 
 __all__ = ["DigestFile", "Listed"]
 
@@ -70,10 +70,9 @@ class DigestFile:
 
     def correct(self, day: datetime.date) -> None:
         """The last round is that of this day, whatever was said before."""
-        with self._database as database:
-            database.execute("BEGIN IMMEDIATE")
-            database.execute("DELETE FROM rounds")
-            database.execute("INSERT INTO rounds VALUES (?)", (day.isoformat(),))
+        with transaction(self._database):
+            self._database.execute("DELETE FROM rounds")
+            self._database.execute("INSERT INTO rounds VALUES (?)", (day.isoformat(),))
 
     def begin(self) -> None:
         """Nothing is pending."""
@@ -81,17 +80,16 @@ class DigestFile:
 
     def add(self, day: datetime.date, entries: Sequence[Listed]) -> None:
         """Entries of which recipients are to be told, unless they have been."""
-        with self._database as database:
-            database.execute("BEGIN IMMEDIATE")
+        with transaction(self._database):
             for one in entries:
                 place = one.queue_id, one.number
-                seen = database.execute(
+                seen = self._database.execute(
                     "UPDATE told SET seen = ? WHERE queue_id = ? AND number = ?", (day.isoformat(), *place)
                 )
                 if seen.rowcount:
                     continue
                 entry = msgspec.json.encode(one).decode()
-                database.execute(
+                self._database.execute(
                     "INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, ?)",
                     (one.recipient.lower(), one.received, *place, entry),
                 )
@@ -115,23 +113,21 @@ class DigestFile:
 
     def served(self, day: datetime.date, recipient: str, entries: Sequence[Listed]) -> None:
         """The recipient has been told of these, and is told of no others that day."""
-        with self._database as database:
-            database.execute("BEGIN IMMEDIATE")
-            database.execute("INSERT OR REPLACE INTO served VALUES (?, ?)", (recipient, day.isoformat()))
-            database.executemany(
+        with transaction(self._database):
+            self._database.execute("INSERT OR REPLACE INTO served VALUES (?, ?)", (recipient, day.isoformat()))
+            self._database.executemany(
                 "INSERT OR REPLACE INTO told VALUES (?, ?, ?)",
                 [(one.queue_id, one.number, day.isoformat()) for one in entries],
             )
-            database.execute("DELETE FROM pending WHERE recipient = ?", (recipient,))
+            self._database.execute("DELETE FROM pending WHERE recipient = ?", (recipient,))
 
     def finish(self, day: datetime.date) -> None:
         """The round is over: what is not in quarantine any more is forgotten."""
-        with self._database as database:
-            database.execute("BEGIN IMMEDIATE")
-            database.execute("DELETE FROM told WHERE seen <> ?", (day.isoformat(),))
-            database.execute("DELETE FROM served")
-            database.execute("DELETE FROM pending")
-            database.execute("UPDATE rounds SET last = ?", (day.isoformat(),))
+        with transaction(self._database):
+            self._database.execute("DELETE FROM told WHERE seen <> ?", (day.isoformat(),))
+            self._database.execute("DELETE FROM served")
+            self._database.execute("DELETE FROM pending")
+            self._database.execute("UPDATE rounds SET last = ?", (day.isoformat(),))
 
     def close(self) -> None:
         """End."""

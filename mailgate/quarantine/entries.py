@@ -11,10 +11,12 @@ from typing import Protocol
 from mailgate.envelope import Kept
 from mailgate.interfaces import EntryView, ISpool, Selector
 
-__all__ = ["ASKED_AGAIN", "decided_by", "messages_of", "objectors", "only"]
+__all__ = ["ASKED_AGAIN", "MESSAGE", "chunks_of", "decided_by", "messages_of", "objectors", "only"]
 
 #: More recipients than one message can have.
-_MESSAGE = 1_000_000
+MESSAGE = 1_000_000
+#: Entries of one look.
+_LOOK = 50
 #: How the reason begins of what filters that were asked again have put into quarantine; behind it, the filter's name.
 ASKED_AGAIN = "asked again, "
 #: How the reason begins of what is kept back because it was refused for some of its recipients; behind the reply
@@ -40,20 +42,25 @@ class IStep(Protocol):
     def recipient(self) -> str: ...
 
 
-async def messages_of(spool: ISpool, selector: Selector, size: int = 50) -> AsyncIterator[Sequence[EntryView]]:
-    """The chosen entries of each message, by queue id. `size` are looked at in one go; what a look finds is what there
+async def messages_of(spool: ISpool, selector: Selector) -> AsyncIterator[Sequence[EntryView]]:
+    """The chosen entries of each message, by queue id. Some are looked at in one go; what a look finds is what there
     was then."""
+    async for messages in chunks_of(spool, selector, _LOOK):
+        for message in messages:
+            yield message
+
+
+async def chunks_of(spool: ISpool, selector: Selector, size: int) -> AsyncIterator[Sequence[Sequence[EntryView]]]:
+    """As messages_of, the messages of one look at `size` entries together."""
     after: tuple[str, int] | None = None
     while views := await spool.view(selector, size, after):
         messages: list[Sequence[EntryView]] = [list(group) for _, group in groupby(views, lambda one: one.queue_id)]
         last = views[-1].queue_id
         if len(views) == size:
             # The look may have cut this message's recipients short.
-            messages[-1] = await spool.view(replace(selector, queue_id=last), _MESSAGE)
-        for message in messages:
-            if message:
-                yield message
-        after = (last, _MESSAGE)
+            messages[-1] = await spool.view(replace(selector, queue_id=last), MESSAGE)
+        yield [message for message in messages if message]
+        after = (last, MESSAGE)
 
 
 def only(view: EntryView, state: str) -> Selector:

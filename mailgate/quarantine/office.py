@@ -8,6 +8,7 @@ from pathlib import Path
 from twisted.internet.interfaces import IReactorTime
 
 from mailgate.address import Address
+from mailgate.awaiting import InThread, at_once
 from mailgate.config.schema import Config
 from mailgate.interfaces import IEvents, IRelay, IRescan, ISpool
 from mailgate.quarantine.keeper import Keeper
@@ -15,7 +16,6 @@ from mailgate.quarantine.originals import Originals
 from mailgate.quarantine.rescan import Rescanner
 from mailgate.quarantine.review import Review
 from mailgate.quarantine.sending import Sending
-from mailgate.quarantine.threads import InThread, at_once
 
 __all__ = ["QuarantineOffice"]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from zope.interface import implementer
 
+from mailgate.awaiting import InThread, at_once
 from mailgate.interfaces import IOriginals
 from mailgate.message import Content, ContentWriter
 from mailgate.process import make_directory, sync
-from mailgate.quarantine.threads import InThread, at_once
 
 __all__ = ["Originals", "copied"]
 

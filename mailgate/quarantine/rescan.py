@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 
+from mailgate.awaiting import as_deferred
 from mailgate.config.schema import Config, ListenerSection
 from mailgate.envelope import Client, Envelope, EnvelopeRecipient, Identity, Recipient, Session, Transaction
 from mailgate.interfaces import Again, IRescan
@@ -60,7 +61,7 @@ class Rescanner:
             parameters=envelope.parameters,
         )
         asked: Deferred[Sequence[Again]] = self._turns.run(
-            lambda: Deferred.fromCoroutine(_asked(rescan, session, transaction, content, facts, of))
+            lambda: as_deferred(rescan.ask(session, transaction, Message(content), facts, of))
         )
         return await asked
 
@@ -105,17 +106,6 @@ def _by_http(config: Config) -> Sequence[ListenerSection]:
         return ()
     values = {"name": section.name, "role": "outbound", "endpoints": ["tcp:0"], "pipeline": section.pipeline}
     return (ListenerSection.model_validate(values),)
-
-
-async def _asked(
-    rescan: IRescan,
-    session: Session,
-    transaction: Transaction,
-    content: Content,
-    facts: Sequence[str] | None,
-    of: Container[str] | None,
-) -> Sequence[Again]:
-    return await rescan.ask(session, transaction, Message(content), facts, of)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

@@ -10,6 +10,7 @@ from time import time
 from msgspec.structs import replace
 
 from mailgate.address import NULL_PATH, Address
+from mailgate.awaiting import InThread, at_once
 from mailgate.envelope import PLAIN_MAIL, Envelope, EnvelopeRecipient, new_id
 from mailgate.events import MessageAccepted, OperatorActed
 from mailgate.interfaces import (
@@ -24,9 +25,8 @@ from mailgate.interfaces import (
     SpoolError,
 )
 from mailgate.message import Content, HeaderEdit, RenameHeader
-from mailgate.quarantine.entries import only
+from mailgate.quarantine.entries import MESSAGE, only
 from mailgate.quarantine.originals import Originals, copied
-from mailgate.quarantine.threads import InThread, at_once
 from mailgate.reply import Reply
 
 __all__ = ["Sending", "has_original"]
@@ -35,8 +35,6 @@ __all__ = ["Sending", "has_original"]
 _LEASE = 60.0
 #: What became of an entry whose mail goes on as another message.
 _SENT = Reply.of(250, "2.0.0", "sent as it came")
-#: More recipients than one message can have.
-_MESSAGE = 1_000_000
 
 
 class Sending:
@@ -117,7 +115,7 @@ class Sending:
         claims: list[Lease] = []
         try:
             for view in views:
-                claims += await self._spool.lease_selected(only(view, "quarantined"), _MESSAGE, until)
+                claims += await self._spool.lease_selected(only(view, "quarantined"), MESSAGE, until)
         except SpoolError:
             content.discard()
             await self._give_back(claims)

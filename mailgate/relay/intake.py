@@ -331,10 +331,8 @@ def _is_kept_back(part: Part) -> bool:
 
 
 def _stream_of(transaction: Transaction) -> str:
-    for found in transaction.evidence:
-        if isinstance(found, Stream):
-            return found.name
-    return ""
+    found = next(transaction.evidence.all(Stream), None)
+    return "" if found is None else found.name
 
 
 def _give_up(content: Content) -> None:

@@ -267,8 +267,7 @@ class Locator:
         problem = ""
         secure, alias = True, ""
         for rdtype in ("A", "AAAA") if ipv6 else ("A",):
-            question = self._resolver.resolve(host, rdtype)
-            answer = question if isinstance(question, Answer) else await question
+            answer = await answered(self._resolver.resolve(host, rdtype))
             found += [record for record in answer.records if isinstance(record, IPv4Address | IPv6Address)]
             if answer.is_temporary:
                 problem = f"{rdtype} {answer.status.value}"

@@ -36,7 +36,7 @@ class Reporting:
 
 
 class ReportingOffice(ChangingOffice[Reporting]):
-    """Gathers and sends. `path` is where what was gathered lies."""
+    """Gathers the results of DMARC, and sends reports on them."""
 
     def __init__(
         self,
@@ -48,33 +48,19 @@ class ReportingOffice(ChangingOffice[Reporting]):
         random: random.Random,
         send: Send,
     ) -> None:
-        super().__init__()
-        self._path = path
+        super().__init__(path, resolver=resolver, random=random, send=send)
         self._reactor = reactor
         self._events = events
-        self._resolver = resolver
-        self._random = random
-        self._send = send
         self._aggregates: Aggregates | None = None
-        self._reports: DmarcReports | None = None
 
-    async def _change(self, hostname: str, reporting: Reporting | None) -> None:
-        reports, self._reports = self._reports, None
-        if reports is not None:
-            await reports.stop()
-        if reporting is None:
-            aggregates, self._aggregates = self._aggregates, None
-            if aggregates is not None:
-                self._events.remove(aggregates)
-                aggregates.close()
-            return
+    def _begin(self, hostname: str, reporting: Reporting) -> DmarcReports:
         if self._aggregates is None:
             self._aggregates = Aggregates(
                 self._path, wants=wanted(reporting.section), call_from_thread=self._reactor.callFromThread
             )
             self._events.add(self._aggregates)
         self._aggregates.wants = wanted(reporting.section)
-        self._reports = DmarcReports(
+        return DmarcReports(
             self._aggregates,
             reporting.section,
             hostname=hostname,
@@ -85,4 +71,9 @@ class ReportingOffice(ChangingOffice[Reporting]):
             sign=reporting.sign,
             mode=reporting.mode,
         )
-        self._reports.start()
+
+    async def _end(self) -> None:
+        aggregates, self._aggregates = self._aggregates, None
+        if aggregates is not None:
+            self._events.remove(aggregates)
+            aggregates.close()

@@ -36,7 +36,7 @@ class TlsReporting:
 
 
 class TlsReportingOffice(ChangingOffice[TlsReporting]):
-    """Gathers and sends. `path` is where what was gathered lies; `listen` is told to whom sessions are to be told from
+    """Gathers what came of sessions, and sends reports on that; `listen` is told to whom sessions are to be told from
     now on, None for nobody."""
 
     what = "TLS reports"
@@ -51,33 +51,17 @@ class TlsReportingOffice(ChangingOffice[TlsReporting]):
         random: random.Random,
         send: Send,
     ) -> None:
-        super().__init__()
-        self._path = path
+        super().__init__(path, resolver=resolver, random=random, send=send)
         self._reactor = reactor
         self._listen = listen
-        self._resolver = resolver
-        self._random = random
-        self._send = send
         self._gatherer: TlsGatherer | None = None
-        self._reports: TlsReports | None = None
         self._fetcher: Fetcher | None = None
 
-    async def _change(self, hostname: str, reporting: TlsReporting | None) -> None:
-        reports, self._reports = self._reports, None
-        if reports is not None:
-            await reports.stop()
-        if reporting is None:
-            self._listen(None)
-            gatherer, self._gatherer = self._gatherer, None
-            if gatherer is not None:
-                gatherer.close()
-            if self._fetcher is not None:
-                await self._fetcher.close()
-            return
+    def _begin(self, hostname: str, reporting: TlsReporting) -> TlsReports:
         if self._gatherer is None:
             self._gatherer = TlsGatherer(self._path, call_from_thread=self._reactor.callFromThread)
         self._listen(self._gatherer.add)
-        self._reports = TlsReports(
+        return TlsReports(
             self._gatherer,
             reporting.section,
             hostname=hostname,
@@ -88,7 +72,14 @@ class TlsReportingOffice(ChangingOffice[TlsReporting]):
             post=self._post,
             sign=reporting.sign,
         )
-        self._reports.start()
+
+    async def _end(self) -> None:
+        self._listen(None)
+        gatherer, self._gatherer = self._gatherer, None
+        if gatherer is not None:
+            gatherer.close()
+        if self._fetcher is not None:
+            await self._fetcher.close()
 
     async def _post(self, url: str, octets: bytes) -> int:
         if self._fetcher is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -40,7 +40,13 @@ class Post:
     ends_with_stream = False
 
     def __init__(
-        self, url: str, fields: Sequence[tuple[str, str]], body: Callable[[], Pieces], length: int, *, is_small: bool
+        self,
+        url: str,
+        fields: Sequence[tuple[str, str]],
+        body: Callable[[], Iterable[bytes]],
+        length: int,
+        *,
+        is_small: bool,
     ) -> None:
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -13,7 +13,6 @@ from mailgate.message import Content
 from mailgate.scanners.conversation import Line, is_small
 from mailgate.scanners.http_post import Post, Posted
 from mailgate.scanners.pool import ScannerError
-from mailgate.scanners.sending import Pieces
 
 __all__ = ["Added", "Judged", "Removed", "Symbol", "ask_rspamd", "read_answer"]
 
@@ -102,7 +101,7 @@ async def ask_rspamd(
     """What rspamd says of this content; `fields` tell it what it should know. ScannerError where it says nothing that
     can be believed, OSError where the content cannot be read."""
     told = [(name, _UNPRINTABLE.sub("?", value)[:_LONGEST]) for name, value in fields]
-    asked = Post(_URL, told, lambda: _pieces(content), content.size, is_small=is_small(content))
+    asked = Post(_URL, told, content.chunks, content.size, is_small=is_small(content))
     return read_answer(await line.ask(asked))
 
 
@@ -127,10 +126,6 @@ def read_answer(answer: Posted) -> Judged:
         added=tuple(_added(found))[:MOST_FIELDS],
         removed=tuple(_removed(found.milter))[:MOST_FIELDS],
     )
-
-
-def _pieces(content: Content) -> Pieces:
-    yield from content.chunks()
 
 
 def _added(answer: _Answer) -> list[Added]:

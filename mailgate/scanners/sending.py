@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IConsumer
-from twisted.web.iweb import IBodyProducer
+from twisted.internet.interfaces import IConsumer, IPushProducer
 from zope.interface import implementer
 
 __all__ = ["Pieces", "Sending"]
@@ -15,12 +14,11 @@ Pieces = Generator[bytes, None, None]
 """What is sent, one piece after another; OSError where a file cannot be read."""
 
 
-@implementer(IBodyProducer)
+@implementer(IPushProducer)
 class Sending:
-    """Sends `pieces`, of `length` octets in all where that must be known (HTTP). `is_over`: all has been written."""
+    """Sends `pieces`. `is_over`: all has been written."""
 
-    def __init__(self, pieces: Pieces, length: int = 0) -> None:
-        self.length = length
+    def __init__(self, pieces: Pieces) -> None:
         self.is_over = False
         self._pieces = pieces
         self._consumer: IConsumer | None = None

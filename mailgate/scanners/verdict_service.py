@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
@@ -20,7 +19,6 @@ __all__ = ["NewField", "ServiceAnswer", "ask_service", "read_service_answer"]
 
 #: Octets that are made into base64 at a time: a multiple of 3, so that the pieces fit together.
 _PIECE = 192 * 1024
-_FACT = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
 class _Read(BaseModel):

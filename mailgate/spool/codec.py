@@ -2,8 +2,8 @@
 
 Version 1 has the one parameter "body", and tells nothing of the origin. Version 2 has "mail", the parameters that are
 not as in plain mail, which have none; the origin without the empty end of it; for a recipient what RCPT asked, and
-behind it, where it is not the sender's own, the reverse-path; the listener; what was found of a
-message in quarantine; its stream, where it has one; and the checksum of content that lies in the database.
+behind it, where it is not the sender's own, the reverse-path; the listener; what was found of a message in quarantine;
+its stream, where it has one; and the checksum of content that lies in the database.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ Batch = CountedBatch[Policy]
 
 
 class AggregateFile(CountedFile[Policy, Tally]):
-    """It; a domain has at most `policies` batches and `domain_rows` kinds of message a day, all together `day_rows`."""
+    """The file; bounds as in CountedFile."""
 
     def __init__(self, path: Path, *, policies: int = 4, domain_rows: int = 10_000, day_rows: int = 200_000) -> None:
         super().__init__(path, Policy, Tally, policies=policies, domain_rows=domain_rows, day_rows=day_rows)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import secrets
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from mailgate.stores.opened import open_file
+from mailgate.stores.opened import open_file, transaction
 
 __all__ = ["Batch", "CountedFile", "HasDomain"]
 
@@ -117,7 +115,7 @@ class CountedFile(Generic[P, T]):
 
         A batch that has been reported stays as it was: what comes for it later is missed.
         """
-        with self._transaction():
+        with transaction(self._database):
             for day, count in missed.items():
                 self._miss(day, count)
             by_batch: dict[tuple[int, P], list[tuple[T, int]]] = {}
@@ -179,7 +177,7 @@ class CountedFile(Generic[P, T]):
     def claim(self, before: int, now: float, until: float) -> Batch[P] | None:
         """The oldest open batch of a day before `before` that is due and that nobody has claimed: the caller's, until
         `until`."""
-        with self._transaction():
+        with transaction(self._database):
             statement = (
                 "SELECT id, day, policy, missed, attempts FROM batches"
                 " WHERE outcome IS NULL AND day < ? AND due <= ? AND claimed_until <= ? ORDER BY day, due, id LIMIT 1"
@@ -223,14 +221,14 @@ class CountedFile(Generic[P, T]):
 
     def finish(self, batch: Batch[P], outcome: str) -> None:
         """It is reported, or never will be; what was counted goes, and that it was done stays until `tidy`."""
-        with self._transaction():
+        with transaction(self._database):
             statement = "UPDATE batches SET outcome = ?, claim = '', claimed_until = 0 WHERE id = ? AND claim = ?"
             if self._database.execute(statement, (outcome, batch.id, batch.claim)).rowcount:
                 self._database.execute("DELETE FROM tallies WHERE batch = ?", (batch.id,))
 
     def tidy(self, oldest: int) -> list[Batch[P]]:
         """Forget the days before `oldest`; the batches of these that were never reported."""
-        with self._transaction():
+        with transaction(self._database):
             execute = self._database.execute
             statement = "SELECT id, day, policy, missed, attempts FROM batches WHERE outcome IS NULL AND day < ?"
             left = [
@@ -248,14 +246,3 @@ class CountedFile(Generic[P, T]):
         """How much of a day was not counted by kind."""
         row = self._database.execute("SELECT missed FROM days WHERE day = ?", (day,)).fetchone()
         return int(row[0]) if row else 0
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")

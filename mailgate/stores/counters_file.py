@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from twisted.logger import Logger
 
+from mailgate.stores.opened import transaction
+
 __all__ = ["CountersFile", "Row"]
 
 T = TypeVar("T")
@@ -83,8 +85,7 @@ class CountersFile:
         )
 
         def work(database: sqlite3.Connection) -> bool:
-            with database:
-                database.execute("BEGIN IMMEDIATE")
+            with transaction(database):
                 database.execute(_DELETE, {"batch": batch})
                 database.execute(_REPLACE, {"batch": batch})
             return True

@@ -79,7 +79,7 @@ class Gatherer(Generic[E, P, T, F]):
         self._hurry = threading.Event()
         self._closed = False
         self._is_failing = False
-        self._thread = threading.Thread(target=self._work, name="aggregates", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"{what} reports", daemon=True)
         self._thread.start()
 
     def add(self, event: E) -> None:

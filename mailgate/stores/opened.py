@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from twisted.logger import Logger
 
-__all__ = ["Closable", "OpenedFile", "open_file"]
+__all__ = ["Closable", "OpenedFile", "open_file", "transaction"]
 
 _log = Logger()
 
@@ -35,6 +35,14 @@ def open_file(path: Path, schema: str, *, survives_power: bool) -> sqlite3.Conne
         database.close()
         raise
     return database
+
+
+@contextlib.contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """All that is done within, or nothing of it; nobody else writes meanwhile."""
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        yield
 
 
 class Closable(Protocol):

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 from zope.interface import implementer
 
 from mailgate.address import Address
+from mailgate.awaiting import InThread
 from mailgate.interfaces import ISuppressions, Suppression
 from mailgate.stores.domains import canonical
-from mailgate.stores.opened import OpenedFile, open_file
+from mailgate.stores.opened import OpenedFile, open_file, transaction
 
-__all__ = ["InThread", "SuppressionFile", "Suppressions", "key_of"]
-
-T = TypeVar("T")
+__all__ = ["SuppressionFile", "Suppressions", "checked", "key_of"]
 
 #: Characters that are kept of a text.
 _LONGEST = 500
@@ -36,16 +32,16 @@ CREATE INDEX IF NOT EXISTS ends ON suppressions (until) WHERE until <> 0;
 """
 
 
-class InThread(Protocol):
-    """Runs a call in a thread; what it returns or raises comes as an answer."""
-
-    def __call__(self, call: Callable[[], T], /) -> Awaitable[T]: ...
-
-
 def key_of(address: Address | str) -> str:
     """How an address, or "@domain", is written here: two that are the same for mail are the same text."""
     local_part, _, domain = str(address).strip().rpartition("@")
     return f"{local_part.lower()}@{canonical(domain)}"
+
+
+def checked(text: str) -> str:
+    """The same text, where it is an address or "@domain"; AddressError."""
+    Address.parse(f"any{text}" if text.startswith("@") else text)
+    return text
 
 
 class SuppressionFile:
@@ -71,14 +67,14 @@ class SuppressionFile:
             domain = key[key.rindex("@") :]
             row = self._database.execute(query, (key, domain, *scopes, now)).fetchone()
             if row is not None:
-                found[address] = _of(row)
+                found[address] = Suppression(*row)
         return found
 
     def add(self, entries: Iterable[Suppression], now: float) -> int:
         """Forget what is over, and keep these; one that is there already stays as it is, but for its end, which may
         only come later. How many were not there."""
         added = 0
-        with self._transaction():
+        with transaction(self._database):
             self._database.execute("DELETE FROM suppressions WHERE until <> 0 AND until <= ?", (now,))
             for one in entries:
                 key = key_of(one.address), _scope(one.scope)
@@ -129,18 +125,7 @@ class SuppressionFile:
             f"SELECT {_COLUMNS} FROM suppressions WHERE {' AND '.join(conditions)}"  # noqa: S608  constants
             " ORDER BY address, scope LIMIT ?"
         )
-        return [_of(row) for row in self._database.execute(query, (*values, limit))]
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            with suppress(sqlite3.Error):
-                self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
+        return [Suppression(*row) for row in self._database.execute(query, (*values, limit))]
 
 
 @implementer(ISuppressions)
@@ -184,11 +169,6 @@ class Suppressions:
     async def close(self) -> None:
         """Close the file."""
         await self._in_thread(self._file.close)
-
-
-def _of(row: Sequence[object]) -> Suppression:
-    address, scope, reason, detail, added, until = row
-    return Suppression(str(address), str(scope), str(reason), str(detail), float(added), float(until))  # type: ignore[arg-type]
 
 
 def _scope(scope: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Mapping
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -36,7 +36,7 @@ def problem(status: HTTPStatus, text: str, **fields: str) -> Reply:
     )
 
 
-def answer(request: Request, work: Coroutine[Any, Any, Reply | None] | Awaitable[Reply | None]) -> int:
+def answer(request: Request, work: Awaitable[Reply | None]) -> int:
     """Answer with what the work comes to; None where it has seen to the answer itself."""
     gone: list[object] = []
     request.notifyFinish().addErrback(gone.append)

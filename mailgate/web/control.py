@@ -18,10 +18,10 @@ from twisted.web.http import Request
 from twisted.web.server import Site
 from zope.interface import implementer
 
+from mailgate.awaiting import in_reactors_threads
 from mailgate.events import Event, SpoolFailed, SpoolRecovered, Started, Stopping
 from mailgate.interfaces import IEventObserver, IEvents, IRelay, ISpool
 from mailgate.quarantine.office import QuarantineOffice
-from mailgate.quarantine.threads import in_reactors_threads
 from mailgate.web.models import Status
 from mailgate.web.operations import QueueOperations
 from mailgate.web.quarantine import QuarantineOperations

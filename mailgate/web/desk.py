@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 
+from mailgate.awaiting import InThread, at_once
 from mailgate.config.digest import excluded_filters
 from mailgate.config.schema import Config
 from mailgate.interfaces import ICounters, ISpool
@@ -18,7 +19,6 @@ from mailgate.observe.hub import EventHub
 from mailgate.observe.metrics import Metrics
 from mailgate.observe.questions import CountedResolver, IClosableResolver
 from mailgate.quarantine.digest import Digests, Send, wanted_recipient
-from mailgate.quarantine.threads import InThread, at_once
 from mailgate.stores.domains import DomainTable
 from mailgate.tls.store import CertificateStore
 from mailgate.web.digest_mail import DigestMail

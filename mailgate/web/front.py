@@ -51,6 +51,8 @@ _SCOPES: Mapping[bytes, tuple[Scope, Scope]] = {
     b"suppressions": ("suppressions:read", "suppressions:write"),
 }
 _LOOKING = (b"GET", b"HEAD")
+#: What parts of a path are made of.
+_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:")
 #: Addresses in X-Forwarded-For that are looked at, the last ones.
 _MOST_HOPS = 10
 
@@ -115,16 +117,12 @@ class Front(Resource):
                 return _looked(request) or self._description()
             case (b"v1", *_):
                 return await self._resource(request, segments[1:])
-            case (b"release", token):
-                if self._pages is None:
+            case (b"release" | b"unsubscribe" as what, token):
+                pages = self._pages if what == b"release" else self.leaving
+                if pages is None:
                     return _nothing()
                 content = request.content.read() if request.content is not None else b""
-                return await self._pages.answer(request.method, token.decode("ascii", "replace"), content)
-            case (b"unsubscribe", token):
-                if self.leaving is None:
-                    return _nothing()
-                content = request.content.read() if request.content is not None else b""
-                return await self.leaving.answer(request.method, token.decode("ascii", "replace"), content)
+                return await pages.answer(request.method, token.decode("ascii", "replace"), content)
         return _nothing()
 
     def _ready(self) -> Reply:
@@ -149,25 +147,27 @@ class Front(Resource):
         shown = await self._shown(request, looking if request.method in _LOOKING else changing)
         if isinstance(shown, Reply):
             return shown
-        if request.method not in _LOOKING and segments[:1] != [b"messages"]:  # mail has events of its own
+        if request.method not in _LOOKING and segments[:1] != (b"messages",):  # mail has events of its own
             _log.info("HTTP: {actor} at {client}: {path}", actor=shown, client=self._client(request), path=request.path)
         if self._api is None:
             return problem(HTTPStatus.SERVICE_UNAVAILABLE, "starting")
         if not segments or segments[0] not in _SCOPES:
             return _nothing()
-        if segments[0] == b"messages" and self._messages is None:
+        takes_mail = segments[0] == b"messages"
+        served = self._messages if takes_mail else self._api
+        if served is None:
             return _nothing()
         if request._disconnected:
             return None
         acting: Any = request  # of the class that the server makes
         acting.actor = shown
         acting.asker = self._client(request)
-        if segments[0] == b"messages" and self._messages is not None:
+        if takes_mail:
             request.prepath, request.postpath = [b"v1", b"messages"], list(segments[1:])
-            request.render(self._messages)
-            return None
-        request.prepath, request.postpath = [b"v1"], list(segments)
-        request.render(getChildForRequest(self._api, request))
+            request.render(served)
+        else:
+            request.prepath, request.postpath = [b"v1"], list(segments)
+            request.render(getChildForRequest(served, request))
         return None
 
     async def _shown(self, request: Request, scope: Scope) -> str | Reply:
@@ -206,9 +206,6 @@ class Front(Resource):
 def _is_plain(segment: bytes) -> bool:
     """Whether a part of a path is written as ours are: letters, digits and a few signs, and not . or .."""
     return segment.strip(b".") != b"" and all(one in _PLAIN for one in segment)
-
-
-_PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:")
 
 
 def _looked(request: Request) -> Reply | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
-from mailgate.interfaces import EntryView, Grouping, SiteView, Summary, Suspended, Suspension
+from mailgate.interfaces import EntryView, Grouping, Suspended, Suspension
 from mailgate.web.selection import Action, Model
 from mailgate.web.waits import next_attempt
 
@@ -18,6 +18,7 @@ __all__ = [
     "Problem",
     "Recipient",
     "Resumed",
+    "Seen",
     "Shown",
     "SiteNow",
     "Sites",
@@ -25,6 +26,15 @@ __all__ = [
     "SuspensionNow",
     "Suspensions",
 ]
+
+
+class Seen(Model):
+    """Something of the gateway as it is at this moment."""
+
+    @classmethod
+    def of(cls, value: object) -> Self:
+        """Made of a value of ours that has the same fields."""
+        return cls.model_validate(value, from_attributes=True)
 
 
 class Entry(Model):
@@ -116,7 +126,7 @@ class Changed(Model):
     """reroute: how many take that route already"""
 
 
-class Group(Model):
+class Group(Seen):
     """Entries that have something in common: how many recipients, of them due and held, and since when the oldest."""
 
     key: str
@@ -124,11 +134,6 @@ class Group(Model):
     due: int
     held: int
     oldest: float
-
-    @classmethod
-    def of(cls, summary: Summary) -> Group:
-        """As the spool counts."""
-        return cls(**{name: getattr(summary, name) for name in cls.model_fields})
 
 
 class Groups(Model):
@@ -138,7 +143,7 @@ class Groups(Model):
     groups: tuple[Group, ...]
 
 
-class SiteNow(Model):
+class SiteNow(Seen):
     """One destination from one source, as the relay has it at this moment; the fields are those of SiteView."""
 
     site: str
@@ -151,11 +156,6 @@ class SiteNow(Model):
     backlog: bool
     rests_until: float
     state: str
-
-    @classmethod
-    def of(cls, view: SiteView) -> SiteNow:
-        """As the relay sees it."""
-        return cls(**{name: getattr(view, name) for name in cls.model_fields})
 
 
 class Sites(Model):

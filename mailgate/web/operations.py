@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 from time import time
 from typing import TypeVar
 
 from twisted.internet.defer import FirstError, gatherResults
 
-from mailgate.awaiting import answered, as_deferred
+from mailgate.awaiting import InThread, answered, as_deferred, at_once
 from mailgate.events import OperatorActed
 from mailgate.interfaces import EntryView, Grouping, IEvents, IRelay, ISpool, Selector, SpoolError
 from mailgate.message import Content
 from mailgate.observe.asked import asked_for
+from mailgate.quarantine.entries import MESSAGE, chunks_of
 from mailgate.web.concern import Concern
 from mailgate.web.models import Changed, Entry, Group, Groups, Page, Recipient, Shown
 from mailgate.web.selection import Action, Change, Selection
@@ -30,8 +30,6 @@ T = TypeVar("T")
 _CHUNK, _SMALL_CHUNK = 500, 50
 #: Messages of a page of which the relay is asked: it looks for each among all that it has.
 _MOST_LIVE = 500
-#: More recipients than one message can have.
-_MESSAGE = 1_000_000
 #: Digits of a recipient's number that are still looked at: what is longer names none, and no database holds it.
 _MAX_DIGITS = 9
 #: Octets of a message that are shown behind its header section.
@@ -51,10 +49,6 @@ def parse_after(text: str) -> tuple[str, int] | None:
     return queue_id, int(number)
 
 
-async def _direct(call: Callable[[], T]) -> T:
-    return call()
-
-
 class QueueOperations:
     """Operations on a spool. Each fails with SpoolError, or ValueError for what cannot be meant.
 
@@ -68,7 +62,7 @@ class QueueOperations:
         events: IEvents,
         relay: IRelay,
         routes: Callable[[], Container[str]],
-        in_thread: Callable[[Callable[[], Shown]], Awaitable[Shown]] = _direct,
+        in_thread: InThread = at_once,
         *,
         is_running: bool = True,
         now: Callable[[], float] = time,
@@ -108,7 +102,7 @@ class QueueOperations:
         if message is None:
             return None
         envelope, content = message
-        entries = await self._explained(await self._spool.view(Selector(queue_id=queue_id), _MESSAGE))
+        entries = await self._explained(await self._spool.view(Selector(queue_id=queue_id), MESSAGE))
 
         def read() -> Shown:
             text, is_whole = _beginning(content)
@@ -177,7 +171,7 @@ class QueueOperations:
         wakes = Wakes(self._relay, action, change.to)
         for selector in change.selectors():
             by_message = action == "bounce" or selector.state == "leased"
-            async for found in self._chunks(selector, _SMALL_CHUNK if by_message else _CHUNK):
+            async for found in chunks_of(self._spool, selector, _SMALL_CHUNK if by_message else _CHUNK):
                 if action in _REACHES_MEMORY:
                     found = await self._out_of_memory(selector, found)
                 messages = [views for views in found if action != "bounce" or not _is_report(views[0], since=began)]
@@ -212,7 +206,7 @@ class QueueOperations:
             await _all([self._relay.put_back(replace(selector, queue_id=one)) for one in ids])
         else:
             await self._relay.put_back(selector)
-        found = await _all([self._spool.view(Selector(queue_id=one), _MESSAGE) for one in ids])
+        found = await _all([self._spool.view(Selector(queue_id=one), MESSAGE) for one in ids])
         now = {(view.queue_id, view.number): view for views in found for view in views}
         places = [[(view.queue_id, view.number) for view in views] for views in messages]
         # What is there no more has been delivered meanwhile.
@@ -283,18 +277,6 @@ class QueueOperations:
                 )
             )
         return changed, len(leased)
-
-    async def _chunks(self, selector: Selector, size: int) -> AsyncIterator[Sequence[Sequence[EntryView]]]:
-        """The chosen entries, by message; some messages at one time."""
-        after: tuple[str, int] | None = None
-        while views := await self._spool.view(selector, size, after):
-            messages: list[Sequence[EntryView]] = [list(group) for _, group in groupby(views, lambda one: one.queue_id)]
-            last = views[-1].queue_id
-            if len(views) == size:
-                # The chunk may have cut this message's recipients short.
-                messages[-1] = await self._spool.view(replace(selector, queue_id=last), _MESSAGE)
-            yield messages
-            after = (last, _MESSAGE)
 
 
 def _to_give_up(selector: Selector, views: Sequence[EntryView]) -> Sequence[Selector]:

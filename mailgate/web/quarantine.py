@@ -10,16 +10,16 @@ from time import time
 from typing import NamedTuple
 
 from mailgate.address import Address
+from mailgate.awaiting import InThread, at_once
 from mailgate.envelope import Envelope
 from mailgate.events import OperatorActed
 from mailgate.interfaces import Again, EntryView, IEvents, ISpool, Selector, SpoolError
 from mailgate.message import Content, Message
-from mailgate.quarantine.entries import messages_of, only
+from mailgate.quarantine.entries import MESSAGE, messages_of, only
 from mailgate.quarantine.office import QuarantineOffice
 from mailgate.quarantine.originals import Originals
 from mailgate.quarantine.review import Review
 from mailgate.quarantine.sending import Sending, has_original
-from mailgate.quarantine.threads import InThread, at_once
 from mailgate.web.kept import Beginning, Found, field_of
 from mailgate.web.operations import QueueOperations
 from mailgate.web.quarantine_models import (
@@ -42,8 +42,6 @@ __all__ = ["QuarantineOperations"]
 
 #: Entries and messages that an answer names.
 _MOST_TOLD = 10_000
-#: More recipients than one message can have.
-_MESSAGE = 1_000_000
 
 
 class QuarantineOperations:
@@ -131,7 +129,7 @@ class QuarantineOperations:
     async def find(self, queue_id: str, number: int, recipient: str) -> Found | None:
         """One entry, or None where it is not in quarantine."""
         selector = Selector(queue_id=queue_id, recipient=recipient, state="quarantined")
-        views = [one for one in await self._spool.view(selector, _MESSAGE) if one.number == number]
+        views = [one for one in await self._spool.view(selector, MESSAGE) if one.number == number]
         if not views:
             return None
         beginning = await self._beginning(queue_id)
@@ -193,7 +191,7 @@ class QuarantineOperations:
         try:
             message = await self._spool.content(views[0].queue_id)
         except SpoolError as error:
-            return _Done(still=_unread(views, error))
+            return _Done(still=_untold(views, f"it cannot be read: {error}"))
         if message is None:
             return _Done()
         envelope, kept = message
@@ -201,7 +199,7 @@ class QuarantineOperations:
             content = await self._meant(order, envelope, kept)
         except OSError as error:
             why = f"its content cannot be had: {error.strerror or error}"
-            return _Done(still=[_objection(view, "unknown", "", why) for view in views])
+            return _Done(still=_untold(views, why))
         still: list[Objection] = []
         if review is not None:
             try:
@@ -209,7 +207,7 @@ class QuarantineOperations:
             except BaseException:
                 _drop(content, kept)
                 raise
-            still = [_objection(view, *_words(said)) for view, said in found if said.word != "pass"]
+            still = [_objection(view, said) for view, said in found if said.word != "pass"]
             views = [view for view, said in found if said.word == "pass"]
         if not views:
             _drop(content, kept)
@@ -252,7 +250,8 @@ class QuarantineOperations:
                     message = await self._spool.content(views[0].queue_id) if views else None
                 except SpoolError as error:
                     matched += len(views)
-                    objections += _unread(views, error)[: _MOST_TOLD - len(objections)]
+                    untold = _untold(views, f"it cannot be read: {error}")
+                    objections += untold[: _MOST_TOLD - len(objections)]
                     continue
                 if message is None or (order.queue and not message[0].listener):
                     continue  # what is our own nobody has judged
@@ -260,7 +259,7 @@ class QuarantineOperations:
                 found = await review.ask(*message, views, of=order.of or None)
                 for view, said in found:
                     if said.word != "pass":
-                        objections.append(_objection(view, *_words(said)))
+                        objections.append(_objection(view, said))
                     else:
                         passed.append(Passed(queue_id=view.queue_id, recipient=view.recipient))
                 del passed[_MOST_TOLD:], objections[_MOST_TOLD:]
@@ -313,9 +312,9 @@ class _Done(NamedTuple):
     still: Sequence[Objection] = ()
 
 
-def _unread(views: Sequence[EntryView], error: SpoolError) -> Sequence[Objection]:
-    """Why a message stays that is damaged: the others do not stay with it."""
-    return [_objection(view, "unknown", "", f"it cannot be read: {error}") for view in views]
+def _untold(views: Sequence[EntryView], why: str) -> Sequence[Objection]:
+    """Why a message stays that cannot be had: the others do not stay with it."""
+    return [_objection(view, Again("unknown", reason=why)) for view in views]
 
 
 def _drop(content: Content, kept: Content) -> None:
@@ -324,19 +323,15 @@ def _drop(content: Content, kept: Content) -> None:
         content.discard()
 
 
-def _words(said: Again) -> tuple[str, str, str]:
-    return said.word, said.filter, said.reason
-
-
 def _selectors(selection: Selection, state: str = "quarantined") -> Sequence[Selector]:
     return [replace(one, state=state) for one in selection.selectors()]
 
 
-def _objection(view: EntryView, word: str, name: str, reason: str) -> Objection:
+def _objection(view: EntryView, said: Again) -> Objection:
     return Objection(
         queue_id=view.queue_id,
         recipient=view.recipient,
-        word="objects" if word == "objects" else "unknown",
-        filter=name,
-        reason=reason,
+        word="objects" if said.word == "objects" else "unknown",
+        filter=said.filter,
+        reason=said.reason,
     )

@@ -7,9 +7,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from mailgate.address import Address, AddressError
-from mailgate.envelope import TraceStep
-from mailgate.web.models import Shown
-from mailgate.web.selection import Model, Selection, Text
+from mailgate.web.models import Seen, Shown
+from mailgate.web.selection import LONGEST_NAME, Model, Selection, Text
 
 __all__ = [
     "DeleteOrder",
@@ -25,8 +24,6 @@ __all__ = [
     "Rescanned",
     "Step",
 ]
-
-_LONGEST_NAME = 200
 
 
 def _mailbox(text: str) -> str:
@@ -69,7 +66,7 @@ class KeptPage(Model):
     after: str = ""
 
 
-class Step(Model):
+class Step(Seen):
     """A step of the trace; the fields are those of TraceStep."""
 
     stage: str
@@ -80,11 +77,6 @@ class Step(Model):
     enforced: bool
     recipient: str
     found: str
-
-    @classmethod
-    def of(cls, step: TraceStep) -> Step:
-        """As the spool keeps it."""
-        return cls(**{name: getattr(step, name) for name in cls.model_fields})
 
 
 class KeptShown(Model):
@@ -102,7 +94,7 @@ class KeptShown(Model):
 class _Order(Selection):
     """Something that is to be done with mail in quarantine: as for a Change, no condition never means everything."""
 
-    by: Text = Field(default="", max_length=_LONGEST_NAME)
+    by: Text = Field(default="", max_length=LONGEST_NAME)
     """who wants it, for the history; an administrator where it is empty"""
 
     @model_validator(mode="after")

@@ -16,12 +16,9 @@ from mailgate.web.quarantine_models import (
     Rescanned,
     RescanOrder,
 )
-from mailgate.web.selection import Selection
+from mailgate.web.selection import LONGEST_NAME, Selection
 
 __all__ = ["ForRecipients", "IQuarantine", "NotTheirsError", "UntoldError"]
-
-#: Characters of a name in an order.
-_LONGEST_NAME = 200
 
 
 class IQuarantine(Protocol):
@@ -81,7 +78,7 @@ class ForRecipients:
 
     async def release(self, entry: KeptEntry) -> bool:
         """Have it sent on to this recipient; whether there was anything to release. NotTheirsError, UntoldError."""
-        by = f"recipient {entry.recipient} by link"[:_LONGEST_NAME]
+        by = f"recipient {entry.recipient} by link"[:LONGEST_NAME]
         if self._scan and self._excluded:
             of = tuple(sorted(self._excluded))
             await self._ask(RescanOrder(ids=(entry.queue_id,), recipient=entry.recipient, of=of, by=by))

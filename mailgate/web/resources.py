@@ -11,9 +11,11 @@
     GET  /v1/quarantine         ?ids=&limit=&after=&CONDITIONS
     GET  /v1/quarantine/ID
     POST /v1/quarantine/release, /delete, /rescan       a ReleaseOrder, a DeleteOrder, a RescanOrder as JSON
+    GET  /v1/suppressions       ?limit=&after=&address=&scope=&reason=
+    POST /v1/suppressions/add, /remove          a SuppressionOrder, an Unsuppress as JSON
 
-CONDITIONS are the fields of a Selection. Answers are the models of `mailgate.web.models` and
-`mailgate.web.quarantine_models`; whatever is not 200 is a Problem.
+CONDITIONS are the fields of a Selection. Answers are the models of `mailgate.web.models`,
+`mailgate.web.quarantine_models` and `mailgate.web.suppression_models`; whatever is not 200 is a Problem.
 """
 
 from __future__ import annotations
@@ -189,18 +191,16 @@ def suppressions(known: ISuppressions, now: Callable[[], float]) -> Resource:
     """The suppression list; its children are what can be done with it."""
 
     async def listed(request: Request) -> BaseModel:
-        given = {name: values[-1] for name, values in _arguments(request).items()}
-        limit = _limit({name: [value] for name, value in given.items()}, _MOST_ENTRIES)
-        unknown = given.keys() - {"limit", "after", "address", "scope", "reason"}
+        arguments = _arguments(request)
+        limit = _limit(arguments, _MOST_ENTRIES)
+        given = {name: values[-1] for name, values in arguments.items()}
+        unknown = given.keys() - {"after", "address", "scope", "reason"}
         if unknown:
             raise _RefusedError(HTTPStatus.BAD_REQUEST, f"there is no {min(unknown)} to ask for")
         address, _, scope = given.get("after", "").partition(" ")
         wanted = {"address": given.get("address", ""), "reason": given.get("reason", "")}
         found = await known.list(limit, (address, scope), scope=given.get("scope"), **wanted)
-        entries = [
-            SuppressedEntry.model_validate({name: getattr(one, name) for name in Suppression.__struct_fields__})
-            for one in found
-        ]
+        entries = [SuppressedEntry.model_validate(one, from_attributes=True) for one in found]
         behind = f"{entries[-1].address} {entries[-1].scope}" if len(entries) == limit else ""
         return SuppressedPage(entries=entries, next=behind)
 

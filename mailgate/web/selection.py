@@ -14,14 +14,15 @@ from mailgate.address import Address, AddressError
 from mailgate.interfaces import Selector, Suspended
 from mailgate.stores.domains import canonical
 
-__all__ = ["EVERYTHING", "Action", "Change", "Model", "Resume", "Selection", "Suspend"]
+__all__ = ["EVERYTHING", "LONGEST_NAME", "Action", "Change", "Model", "Resume", "Selection", "Suspend", "Text"]
 
 Action = Literal["hold", "release", "retry", "bounce", "reroute", "delete"]
 
 #: Ten years, in seconds: what is longer is a slip.
 _LONGEST = 3650 * 86400.0
 _MAX_REASON = 300
-_LONGEST_NAME = 200
+#: Characters of the name of who wants something.
+LONGEST_NAME = 200
 
 
 def _encodable(text: str) -> str:
@@ -124,7 +125,7 @@ class Change(Selection):
     """reroute: the route"""
     because: Text = Field(default="", max_length=_MAX_REASON)
     """bounce: what their senders are told of the reason"""
-    by: Text = Field(default="", max_length=_LONGEST_NAME)
+    by: Text = Field(default="", max_length=LONGEST_NAME)
     """who wants it, for the history; an administrator where it is empty"""
 
 

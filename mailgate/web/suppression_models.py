@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-from mailgate.address import Address, AddressError
+from mailgate.stores.suppressions import checked
+from mailgate.web.selection import Model
 
 __all__ = [
     "SuppressedEntry",
@@ -18,29 +19,17 @@ __all__ = [
 ]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _whom(text: str) -> str:
-    try:
-        Address.parse(f"any{text}" if text.startswith("@") else text)
-    except AddressError as error:
-        raise ValueError(str(error)) from None
-    return text
-
-
 def _scope(text: str) -> str:
-    return _whom(text) if "@" in text else text
+    return checked(text) if "@" in text else text
 
 
-Whom = Annotated[str, AfterValidator(_whom)]
+Whom = Annotated[str, AfterValidator(checked)]
 """An address, or "@domain"."""
 Scope = Annotated[str, Field(max_length=320), AfterValidator(_scope)]
 """Which mail: "" all, or that of a stream, of a sender, of "@domain"."""
 
 
-class SuppressionEntry(_Model):
+class SuppressionEntry(Model):
     """An address that is to get no more mail; `until` is in seconds since the epoch, 0 for good."""
 
     address: Whom
@@ -49,26 +38,26 @@ class SuppressionEntry(_Model):
     until: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
-class SuppressionOrder(_Model):
+class SuppressionOrder(Model):
     """Addresses to put on the list."""
 
     entries: Annotated[list[SuppressionEntry], Field(min_length=1, max_length=10_000)]
 
 
-class Unsuppress(_Model):
+class Unsuppress(Model):
     """An address to take off the list: from one scope, or from all where that is null."""
 
     address: Whom
     scope: Scope | None = None
 
 
-class SuppressionCount(_Model):
+class SuppressionCount(Model):
     """How many entries have come, or gone."""
 
     count: int
 
 
-class SuppressedEntry(_Model):
+class SuppressedEntry(Model):
     """An entry of the list."""
 
     address: str
@@ -79,7 +68,7 @@ class SuppressedEntry(_Model):
     until: float
 
 
-class SuppressedPage(_Model):
+class SuppressedPage(Model):
     """Entries in the order of address and scope; `next` is what to give as `after` for those behind, "" at the end."""
 
     entries: list[SuppressedEntry]

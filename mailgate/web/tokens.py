@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from ipaddress import IPv6Address
@@ -65,11 +65,12 @@ class Tokens:
         if authorization is None:
             raise RefusedTokenError(HTTPStatus.UNAUTHORIZED, "a token is needed: Authorization: Bearer SECRET")
         key = f"http-token/{_counted(client)}"
-        if await answered(_value(self._counters.peek(key, _HOUR))) >= self._most_wrong:
+        wrong: int = await answered(self._counters.peek(key, _HOUR))
+        if wrong >= self._most_wrong:
             raise RefusedTokenError(HTTPStatus.TOO_MANY_REQUESTS, "too many wrong tokens from your address", int(_HOUR))
         name = self._find(authorization)
         if name is None:
-            await answered(_value(self._counters.hit(key, _HOUR)))
+            await answered(self._counters.hit(key, _HOUR))
             raise RefusedTokenError(HTTPStatus.UNAUTHORIZED, "this token is not known, or not any more")
         if scope not in self._tokens[name].scopes:
             raise RefusedTokenError(
@@ -101,7 +102,3 @@ class Tokens:
 def _counted(client: Client) -> str:
     address = client.address
     return f"{int(address) >> 64:x}::/64" if isinstance(address, IPv6Address) else str(address)
-
-
-def _value(count: int | Awaitable[int]) -> int | Awaitable[int]:
-    return count

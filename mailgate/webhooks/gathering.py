@@ -147,5 +147,5 @@ class _Sink:
     def _put(self, file: QueueFile, events: Sequence[Queued], sizes: Mapping[str, int]) -> Dropped:
         dropped = file.put(events, sizes)
         for hook, count in self._missed.items():
-            file.miss([hook], count)
+            file.miss(hook, count)
         return dropped

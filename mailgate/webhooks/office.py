@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
-from typing import Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from mailgate.awaiting import InThread
 from mailgate.backends.questions import IBackendReactor
 from mailgate.config.webhooks import WebhookSection
 from mailgate.events import WebhookDropped
@@ -22,22 +22,14 @@ from mailgate.webhooks.gathering import Gathering
 from mailgate.webhooks.queue_file import Batch, Dropped, QueueFile
 from mailgate.webhooks.target import Target
 
-__all__ = ["InThread", "Webhooks"]
+__all__ = ["Webhooks"]
 
 _log = Logger()
-
-T = TypeVar("T")
 
 #: Seconds between two looks at what other workers have written.
 _POLL = 1.0
 #: Seconds between two events that tell of what was dropped.
 _TELL = 60.0
-
-
-class InThread(Protocol):
-    """Runs a call in a thread; what it returns or raises comes as an answer."""
-
-    def __call__(self, call: Callable[[], T], /) -> Awaitable[T]: ...
 
 
 class Webhooks:

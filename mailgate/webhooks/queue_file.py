@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailgate.stores.opened import open_file
+from mailgate.stores.opened import open_file, transaction
 
 __all__ = ["Batch", "Dropped", "QueueFile", "Queued"]
 
@@ -84,7 +82,7 @@ class QueueFile:
             octets = len(one.line) + _OVERHEAD
             added[one.hook] += octets
             rows.append((one.hook, one.at, one.key, one.kind, one.line, octets))
-        with self._transaction():
+        with transaction(self._database):
             self._database.executemany(
                 "INSERT INTO events (hook, at, key, kind, line, octets) VALUES (?, ?, ?, ?, ?, ?)", rows
             )
@@ -94,11 +92,9 @@ class QueueFile:
                     dropped[hook, "size"] += self._drop(hook, "1")
         return dropped
 
-    def miss(self, hooks: Collection[str], count: int) -> None:
-        """So many events could not even be put here."""
-        with self._transaction():
-            for hook in hooks:
-                self._grow(hook, 0, count)
+    def miss(self, hook: str, count: int) -> None:
+        """So many events for the webhook could not even be put here."""
+        self._grow(hook, 0, count)
 
     def take(self, hook: str, *, limit: int, octets: int, oldest: float) -> tuple[Batch | None, Dropped]:
         """The first events of a webhook, `limit` and about so many octets at most; None where there are none. What is
@@ -109,7 +105,7 @@ class QueueFile:
         if first is None:
             return None, dropped
         if first[1] < oldest:
-            with self._transaction():
+            with transaction(self._database):
                 while count := self._drop(hook, "at < ?", oldest):
                     dropped[hook, "age"] += count
         events: list[Queued] = []
@@ -127,14 +123,14 @@ class QueueFile:
 
     def done(self, hook: str, batch: Batch) -> None:
         """The webhook has taken this batch, and knows what it has missed."""
-        with self._transaction():
+        with transaction(self._database):
             self._remove("SELECT id FROM events WHERE hook = ? AND id <= ?", hook, hook, batch.last)
             self._database.execute("UPDATE hooks SET dropped = dropped - ? WHERE name = ?", (batch.missed, hook))
 
     def keep_only(self, hooks: Collection[str]) -> Dropped:
         """Forget all other webhooks, and what waits for them."""
         dropped: Counter[tuple[str, str]] = Counter()
-        with self._transaction():
+        with transaction(self._database):
             for (name,) in self._database.execute("SELECT name FROM hooks").fetchall():
                 if name not in hooks:
                     query = "DELETE FROM events WHERE hook = ?"
@@ -167,14 +163,3 @@ class QueueFile:
         count = self._database.execute(f"DELETE FROM events WHERE id IN ({which})", values).rowcount  # noqa: S608
         self._database.execute("UPDATE hooks SET octets = octets - ? WHERE name = ?", (octets, hook))
         return count
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            with suppress(sqlite3.Error):
-                self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")

@@ -13,9 +13,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 
 from mailgate.backends.http import Fetcher
 from mailgate.backends.questions import BackendError, IBackendReactor
@@ -57,18 +56,7 @@ class Target:
 
     def send(self, batch: Batch) -> Deferred[None]:
         """Done once the webhook has taken it; NotTakenError, within the section's `timeout`."""
-        try:
-            body = body_of(self.name, batch)
-            moment = int(self._clock.seconds())
-            fields = {
-                "Content-Type": "application/json",
-                "User-Agent": "mailgate",
-                "Mailgate-Webhook": self.name,
-                "Mailgate-Signature": sign(self._secrets(), moment, body),
-            }
-        except Exception:
-            return fail(Failure())
-        sent = Deferred.fromCoroutine(self._post(fields, body))
+        sent = Deferred.fromCoroutine(self._post(batch))
         sent.addTimeout(self.section.timeout, self._clock, onTimeoutCancel=_late)
         return sent
 
@@ -76,7 +64,15 @@ class Target:
         """Close the kept connections."""
         return self._fetcher.close()
 
-    async def _post(self, fields: Mapping[str, str], body: bytes) -> None:
+    async def _post(self, batch: Batch) -> None:
+        body = _body_of(self.name, batch)
+        moment = int(self._clock.seconds())
+        fields = {
+            "Content-Type": "application/json",
+            "User-Agent": "mailgate",
+            "Mailgate-Webhook": self.name,
+            "Mailgate-Signature": sign(self._secrets(), moment, body),
+        }
         try:
             answer = await self._fetcher.fetch("POST", self.section.url, fields, body)
         except BackendError as error:
@@ -86,7 +82,7 @@ class Target:
             raise NotTakenError(f"it answers {answer.status}{where}")
 
 
-def body_of(name: str, batch: Batch) -> bytes:
+def _body_of(name: str, batch: Batch) -> bytes:
     """What is sent of a batch."""
     events = ",".join(
         f'{{"id":{json.dumps(one.key)},"type":{json.dumps(one.kind)},"data":{one.line}}}' for one in batch.events

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from parts import without_strict_orders
 from pydantic import TypeAdapter
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.task import react
@@ -30,15 +31,13 @@ NO, UNAVAILABLE = "UnauthorizedLogin", "AuthUnavailable"
 
 def ask(section: Mapping[str, Any], *logins: tuple[str, str]) -> list[str]:
     """What comes of each login, one after another: the user's name, NO or UNAVAILABLE. No password may be logged."""
-    # Twisted's client of implicit TLS is not made for it.
-    environment = {key: value for key, value in os.environ.items() if key != "ZOPE_INTERFACE_STRICT_IRO"}
     done = subprocess.run(  # noqa: S603  a script of our own
         [sys.executable, __file__],
         input=json.dumps([section, logins], default=str),
         capture_output=True,
         text=True,
         timeout=60,
-        env=environment,
+        env=without_strict_orders(os.environ),
         check=False,
     )
     assert done.returncode == 0, done.stderr

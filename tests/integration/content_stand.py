@@ -114,8 +114,7 @@ class ContentStand:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """What the log has of them."""
-        lines = (json.loads(line) for line in (self.gateway.directory / "state" / "mailgate.log").open())
-        return [one for one in lines if one.get("event") == name]
+        return self.gateway.events(name)
 
     def _queue(self) -> list[dict[str, str]]:
         found: list[dict[str, str]] = json.loads(

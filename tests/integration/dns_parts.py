@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import dns.exception
 import dns.message
 import dns.query
 import dns.rdatatype
-from parts import Part, free_port, program
+from parts import Part, free_port, listens, program
 
 from mailgate.interfaces import DnsStatus
 
@@ -102,7 +101,7 @@ class Unbound(Part):
         return [program("unbound"), "-d", "-c", str(configuration)]
 
     def is_ready(self) -> bool:
-        return _listens(self.port)
+        return listens(self.port)
 
 
 def _serves(port: int, zone: str, *, is_signed: bool) -> bool:
@@ -113,14 +112,6 @@ def _serves(port: int, zone: str, *, is_signed: bool) -> bool:
     except (OSError, dns.exception.DNSException):
         return False
     return bool(answer) and (not is_signed or any(one.rdtype == dns.rdatatype.RRSIG for one in answer))
-
-
-def _listens(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), 2):
-            return True
-    except OSError:
-        return False
 
 
 _KNOT = """\

@@ -17,7 +17,7 @@ from typing import Literal
 
 import dkim  # type: ignore[import-untyped]  # it has none
 from milter_parts import DOMAIN, SELECTOR, OpenDkim
-from parts import Part, children_of, free_port, wait_until
+from parts import Part, children_of, free_port, listens, wait_until
 from scanner_parts import EICAR, GTUBE, Clamd, Rspamd, Spamd, mail
 
 __all__ = ["TROUBLES", "Asked", "Trouble", "all_asked"]
@@ -121,9 +121,7 @@ class Judge(Part):
         return [sys.executable, "-I", str(script)]
 
     def is_ready(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 2):
-            return True
-        return False
+        return listens(self.port)
 
 
 @contextlib.contextmanager

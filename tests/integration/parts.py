@@ -7,8 +7,11 @@ folder. Parts that are not installed are named by `missing`.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -19,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 __all__ = [
     "Gateway",
@@ -33,10 +36,12 @@ __all__ = [
     "free_ports",
     "greets",
     "is_alive",
+    "listens",
     "memory_of",
     "missing",
     "program",
     "wait_until",
+    "without_strict_orders",
 ]
 
 #: Where Debian puts daemons that are not on an ordinary user's path.
@@ -57,18 +62,34 @@ def program(name: str) -> str:
     return found
 
 
+# Servers get ports below those that the kernel gives to clients (from 32768): between the choice and the start of the
+# server, a connection going out could otherwise take the port. Test processes side by side share them out.
+_SERVER_PORTS = range(
+    10_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")),
+    32_768,
+    int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
+)
+_next_ports = itertools.islice(itertools.cycle(_SERVER_PORTS), random.randrange(len(_SERVER_PORTS)), None)
+
+
 def free_port() -> int:
-    """A loopback port that nobody uses now."""
-    return free_ports(1)[0]
+    """A loopback port that nobody uses now, and that this process has not given out before."""
+    return next(port for port in _next_ports if _is_free(port))
 
 
 def free_ports(number: int) -> list[int]:
     """Different loopback ports that nobody uses now."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+    return [free_port() for _ in range(number)]
+
+
+def _is_free(port: int) -> bool:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+    return True
 
 
 @contextlib.contextmanager
@@ -137,6 +158,26 @@ def greets(port: int, host: str = "127.0.0.1") -> bool:
             return connection.recv(4) == b"220 "
     except OSError:
         return False
+
+
+def listens(port: int) -> bool:
+    """Whether a server there takes connections."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 2):
+            return True
+    except OSError:
+        return False
+
+
+def without_strict_orders(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which a program of ours runs as it does anywhere else.
+
+    ZOPE_INTERFACE_STRICT_IRO, under which the tests run, is for classes of ours. With it Twisted's own client of TLS
+    from the first octet hangs: on each connection twisted.protocols.policies.ProtocolWrapper.makeConnection declares
+    that a tls.BufferingTLSTransport provides all that its tcp.Client does, and these two have ISystemHandle and
+    ITCPTransport in opposite orders.
+    """
+    return {name: value for name, value in environment.items() if name != "ZOPE_INTERFACE_STRICT_IRO"}
 
 
 class Part:
@@ -237,8 +278,7 @@ class Gateway(Part):
         return [*self.wrapper, twistd, "-n", "--pidfile=", *self.arguments, "mailgate", "--config", str(self.file)]
 
     def environment(self) -> dict[str, str]:
-        # As it is run: with this, Twisted's client of TLS from the first octet hangs (policies.ProtocolWrapper).
-        return {key: value for key, value in super().environment().items() if key != "ZOPE_INTERFACE_STRICT_IRO"}
+        return without_strict_orders(super().environment())
 
     def is_ready(self) -> bool:
         return all(greets(port) for port in self.ports)
@@ -263,6 +303,12 @@ class Gateway(Part):
             timeout=60,
             check=check,
         )
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Those of one kind in its log."""
+        log = self.directory / "state" / "mailgate.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        return [one for one in map(json.loads, lines) if one["event"] == name]
 
 
 class Sink(Part):

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from parts import Part, free_port, program
+from parts import Part, free_port, program, without_strict_orders
 
 __all__ = ["EICAR", "GTUBE", "Clamd", "Rspamd", "Spamd", "ask", "mail"]
 
@@ -207,8 +207,7 @@ def ask(kind: str, options: Mapping[str, object], *mails: bytes | Mapping[str, A
     }
     done = subprocess.run(  # noqa: S603  a script of our own
         [sys.executable, str(Path(__file__).with_name("scanner_ask.py"))],
-        # Twisted's client of implicit TLS is not made for it.
-        env={key: value for key, value in os.environ.items() if key != "ZOPE_INTERFACE_STRICT_IRO"},
+        env=without_strict_orders(os.environ),
         input=json.dumps(task, default=str),
         capture_output=True,
         text=True,

@@ -43,12 +43,6 @@ def gateway_for(build: Build, port: int, hop: Hop, state: Path | None = None) ->
     return build(text, port)
 
 
-def events(gateway: Gateway, name: str) -> list[dict[str, object]]:
-    """The events of one kind in the log."""
-    lines = (gateway.directory / "state" / "mailgate.log").read_text(errors="replace").splitlines()
-    return [one for one in map(json.loads, lines) if one["event"] == name]
-
-
 def is_refused(port: int) -> bool:
     """Whether mail is put off; anything but a 4yz reply is an error."""
     try:
@@ -179,7 +173,7 @@ def test_content_files_that_are_cut_or_gone(build: Build, stopped: bool) -> None
     with hop:
         wait_until(lambda: ledger.missing() == bad, "everything else is delivered", 90)
         wait_until(lambda: not queued(gateway) - bad, "only they are left")
-        wait_until(lambda: len(events(gateway, "entry_set_aside")) >= 3, "and they are told of")
+        wait_until(lambda: len(gateway.events("entry_set_aside")) >= 3, "and they are told of")
         assert ledger.damaged() == []
         aside = {file.name for file in (spool / "set-aside").iterdir()}
         assert {f"{one}.envelope" for one in harmed} <= aside
@@ -215,7 +209,7 @@ def test_torn_pages_of_the_database(build: Build, stopped: bool) -> None:
     if stopped:
         gateway.start()
     with hop:
-        wait_until(lambda: len(events(gateway, "entry_set_aside")) > 0, "the damage is seen", 60)
+        wait_until(lambda: len(gateway.events("entry_set_aside")) > 0, "the damage is seen", 60)
         wait_until(lambda: queued(gateway) == set(), "what can be read is delivered", 90)
         lost = ledger.missing()
         print(f"{len(ledger.acknowledged)} acknowledged, {len(lost)} could not be read")

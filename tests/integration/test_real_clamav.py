@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
-import json
 import os
 import quopri
 import signal
@@ -17,7 +16,6 @@ import zipfile
 from base64 import encodebytes
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from parts import Gateway, folder, free_port, wait_until
@@ -194,11 +192,6 @@ class Flow:
         assert not [one for one in self.mails.glob("*") if EICAR in one.read_bytes()]
         assert self.gateway.stop() == 0
 
-    def events(self, name: str) -> list[dict[str, Any]]:
-        log = self.gateway.directory / "state" / "mailgate.log"
-        lines = (json.loads(line) for line in log.read_text().splitlines())
-        return [one for one in lines if one.get("event") == name]
-
 
 @pytest.fixture
 def flow(base: Path, build: Callable[[str, int], Gateway]) -> Iterator[Flow]:
@@ -227,13 +220,15 @@ def test_a_clamd_that_is_killed_and_the_breaker(flow: Flow) -> None:
     flow.clamd.stop(signal.SIGKILL)
     for _ in range(7):
         assert flow.send(EICAR).startswith("451 4.3.0 ")
-    wait_until(lambda: len(flow.events("breaker_changed")) == 1, "the breaker is open")
+    wait_until(lambda: len(flow.gateway.events("breaker_changed")) == 1, "the breaker is open")
     assert flow.send(port=flow.well).startswith("250 ")
     flow.clamd.start()
     # It stays open for 30 seconds, in which nothing is let through; then it closes by itself.
     wait_until(lambda: flow.send(EICAR).startswith("550 "), "clamd is asked again", 60)
     flow.works()
-    wait_until(lambda: [one["is_open"] for one in flow.events("breaker_changed")] == [True, False], "it is closed")
+    wait_until(
+        lambda: [one["is_open"] for one in flow.gateway.events("breaker_changed")] == [True, False], "it is closed"
+    )
     flow.check()
 
 

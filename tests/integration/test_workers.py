@@ -86,13 +86,6 @@ def delivered(dump: Path) -> Counter[str]:
     return Counter(f"ok-{number}@kill.test" for number in _NUMBER.findall(content))
 
 
-def events(gateway: Gateway, name: str) -> list[dict[str, object]]:
-    """Those of one kind in the log."""
-    log = gateway.directory / "state" / "mailgate.log"
-    lines = log.read_text().splitlines() if log.exists() else []
-    return [one for one in map(json.loads, lines) if one["event"] == name]
-
-
 def send(port: int, recipient: str, subject: str = "x") -> str:
     """Send one mail on a connection of its own; the queue id that its 250 names."""
     with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
@@ -156,14 +149,14 @@ def test_mail_goes_through_both_and_its_story_is_found_whoever_had_it(base: Path
         wait_until(lambda: len(list(mail.glob("*/new/*"))) == 40, "all are delivered")
         history = gateway.directory / "state" / "history"
         wait_until(lambda: all(list(place.glob("*.db")) for place in (history, history / "1")), "both have written")
-        wait_until(lambda: len(events(gateway, "delivered")) == 40, "the log is whole")
+        wait_until(lambda: len(gateway.events("delivered")) == 40, "the log is whole")
         for queue_id in ids[:6]:
             why = gateway.command("why", queue_id).stdout
             assert "accepted from" in why
             assert "delivered to" in why
         assert json.loads(gateway.command("queue", "list", "--json").stdout) == []
-        assert len(events(gateway, "started")) == 1
-    assert len(events(gateway, "stopped")) == 1
+        assert len(gateway.events("started")) == 1
+    assert len(gateway.events("stopped")) == 1
 
 
 @pytest.mark.needs("smtp-sink")
@@ -192,8 +185,8 @@ def test_kill_of_workers_under_load_loses_nothing_acknowledged(base: Path) -> No
         print(f"{len(under_load.acknowledged)} acknowledged, {kills} kills, 0 lost, {twice} delivered again")
         assert twice <= kills * 40
         # Whoever was to write one down may have been the next to be killed.
-        wait_until(lambda: kills - 2 <= len(events(gateway, "worker_ended")) <= kills, "each end is told")
-        assert {one["status"] for one in events(gateway, "worker_ended")} == {"killed by signal 9"}
+        wait_until(lambda: kills - 2 <= len(gateway.events("worker_ended")) <= kills, "each end is told")
+        assert {one["status"] for one in gateway.events("worker_ended")} == {"killed by signal 9"}
         wait_until(lambda: gateway.served() == 2 + kills, "both serve again")
         assert gateway.stop() == 0
         assert len(list((gateway.directory / "state" / "spool").glob("incoming/**/*.*"))) == 0
@@ -211,7 +204,7 @@ def test_a_worker_that_is_killed_before_it_serves_is_replaced(base: Path) -> Non
         wait_until(lambda: gateway.served() == 2, "both serve")
         assert workers_of(gateway)[1] != killed
         wait_until(lambda: "2 workers accept and deliver" in gateway.log.read_text(), "the start is over")
-        (end,) = events(gateway, "worker_ended")
+        (end,) = gateway.events("worker_ended")
         assert (end["worker"], end["status"]) == (1, "killed by signal 9")
     finally:
         assert gateway.stop() == 0
@@ -224,10 +217,10 @@ def test_a_worker_that_hangs_is_replaced_and_holds_up_no_reload(base: Path) -> N
         stuck = workers_of(gateway)[1]
         os.kill(stuck, signal.SIGSTOP)
         os.kill(gateway.pid, signal.SIGHUP)
-        wait_until(lambda: events(gateway, "worker_ended") != [], "it is killed", 60)
-        (end,) = events(gateway, "worker_ended")
+        wait_until(lambda: gateway.events("worker_ended") != [], "it is killed", 60)
+        (end,) = gateway.events("worker_ended")
         assert (end["worker"], "has not answered" in str(end["status"])) == (1, True)
-        wait_until(lambda: events(gateway, "config_reloaded") != [], "the other one goes by the new file")
+        wait_until(lambda: gateway.events("config_reloaded") != [], "the other one goes by the new file")
         wait_until(lambda: gateway.served() == 3, "it is replaced")
         assert workers_of(gateway)[1] != stuck
 
@@ -298,18 +291,18 @@ def test_reload_is_for_all_or_for_none_and_told_once(base: Path) -> None:
         assert refused("bob@new.test") == {True}
         gateway.file.write_text(good + '\n[domains."new.test"]\nroute = "box"\n')
         os.kill(gateway.pid, signal.SIGHUP)
-        wait_until(lambda: events(gateway, "config_reloaded") != [], "it was read")
+        wait_until(lambda: gateway.events("config_reloaded") != [], "it was read")
         wait_until(lambda: refused("bob@new.test") == {False}, "the new domain is served")
         gateway.file.write_text(good + "\n[gateway]\nnonsense = true\n")
         os.kill(gateway.pid, signal.SIGHUP)
-        wait_until(lambda: events(gateway, "config_refused") != [], "the log says that the file was refused")
+        wait_until(lambda: gateway.events("config_refused") != [], "the log says that the file was refused")
         assert refused("bob@new.test") == {False}
         # Who comes later goes by what the others go by, whatever the file says now.
         os.kill(workers_of(gateway)[1], signal.SIGKILL)
         wait_until(lambda: gateway.served() == 3, "it is replaced")
         time.sleep(0.3)
         assert refused("bob@new.test") == {False}
-        assert len(events(gateway, "config_reloaded")) == len(events(gateway, "config_refused")) == 1
+        assert len(gateway.events("config_reloaded")) == len(gateway.events("config_refused")) == 1
 
 
 def test_sigterm_lets_transactions_finish_in_every_worker(base: Path) -> None:

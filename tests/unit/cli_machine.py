@@ -37,33 +37,12 @@ from mailgate.web.places import Places
 from mailgate.web.quarantine import QuarantineOperations
 from mailgate.web.resources import resources
 from mailgate.web.steering import Steering
-from tests.unit.quarantine_stand import SaysRescan, config_of
+from tests.unit.quarantine_stand import GATEWAY, SaysRescan, config_of
 from tests.unit.told_relay import ToldRelay
 
 __all__ = ["FIRST", "SECOND", "THIRD", "DaemonThread", "Machine"]
 
-CONFIG = """
-[gateway]
-hostname = "gate.test"
-state_dir = "state"
-
-[[listeners]]
-name = "mx"
-endpoints = ["tcp:2525:interface=127.0.0.1"]
-pipeline = "mx"
-
-[pipelines.mx]
-filters = []
-
-[routes.box]
-transport = "discard"
-
-[routes.other]
-transport = "discard"
-
-[routing]
-default = "box"
-"""
+CONFIG = f'{GATEWAY}\n[routes.other]\ntransport = "discard"\n'
 DATA = b"Subject: hello\r\n\r\nthe text\x1b[2J\r\n"
 
 FIRST, SECOND, THIRD = "3DQ5Y2VK8M7H1R0A", "3DQ5Y2VK8M7H1R0B", "3DQ5Y2VK8M7H1R0C"

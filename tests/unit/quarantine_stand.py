@@ -25,7 +25,19 @@ from mailgate.web.places import Places
 from mailgate.web.quarantine import QuarantineOperations
 from tests.unit.told_relay import ToldRelay
 
-__all__ = ["DATA", "DAY", "NO", "PASS", "START", "UNKNOWN", "QuarantineStand", "SaysRescan", "config_of"]
+__all__ = [
+    "CONFIG",
+    "DATA",
+    "DAY",
+    "GATEWAY",
+    "NO",
+    "PASS",
+    "START",
+    "UNKNOWN",
+    "QuarantineStand",
+    "SaysRescan",
+    "config_of",
+]
 
 START, DAY = 1_800_000_000.0, 86400.0
 DATA = b"Subject: =?utf-8?q?caf=C3=A9?=\r\nFrom: Ann <ann@client.test>\r\n\r\nthe text\r\n"
@@ -34,7 +46,8 @@ PASS = Again("pass")
 NO = Again("objects", "av", "has found Eicar")
 UNKNOWN = Again("unknown", "av", "no answer within 10 s")
 
-CONFIG = """
+#: A gateway with one listener, "mx".
+GATEWAY = """
 [gateway]
 hostname = "gate.test"
 state_dir = "state"
@@ -52,9 +65,8 @@ transport = "discard"
 
 [routing]
 default = "box"
-
-[quarantine]
 """
+CONFIG = f"{GATEWAY}\n[quarantine]\n"
 
 
 @implementer(IRescan)

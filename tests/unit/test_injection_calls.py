@@ -14,13 +14,13 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from mailgate.address import Address
+from mailgate.awaiting import at_once
 from mailgate.config.injection import InjectionSection
 from mailgate.envelope import Client, Identity, Recipient, Session, Transaction
 from mailgate.events import Refused
 from mailgate.interfaces import IPipeline, IRouting, Lease, Placed, Selector
 from mailgate.message import MemoryBudget, Message
 from mailgate.quarantine.originals import Originals
-from mailgate.quarantine.threads import at_once
 from mailgate.relay.editing import ContentEditor
 from mailgate.relay.intake import Intake
 from mailgate.reply import Reply as SmtpReply

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from mailgate.awaiting import at_once
 from mailgate.config.http import HttpSection, TokenSection
-from mailgate.quarantine.threads import at_once
 from mailgate.web.injection.following import Following
 from mailgate.web.injection.resource import Messages
 from mailgate.web.openapi import openapi

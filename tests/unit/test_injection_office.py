@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from twisted.logger import capturedLogs
 
+from mailgate.awaiting import at_once
 from mailgate.events import Bounced, Deferred, Delivered, Event, MessageAccepted, OperatorActed
 from mailgate.observe.history import History
 from mailgate.observe.recorder import Written
 from mailgate.observe.render import Renderer
-from mailgate.quarantine.threads import at_once
 from mailgate.testing import MemorySpool
 from mailgate.web.injection.following import Following
 from mailgate.web.injection.models import Followed

@@ -198,7 +198,7 @@ def serves(*heads: bytes, body: bytes = b"ok") -> Script:
 
 
 def posting(url: str = "http://scan.test/a?b=c", *fields: tuple[str, str]) -> Post:
-    return Post(url, fields, lambda: iter([b"body"]), 4, is_small=True)  # type: ignore[arg-type,return-value]  # pieces
+    return Post(url, fields, lambda: iter([b"body"]), 4, is_small=True)
 
 
 def post(line: Line, scanners: Scanners) -> object:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from mailgate.cli.common import config_option, json_option, not_empty, places_of
 from mailgate.cli.desk import Desk, open_desk
 from mailgate.cli.entries import changed_text
+from mailgate.cli.listing import confirm
 from mailgate.cli.queue.look import read_entries
 from mailgate.cli.queue.selecting import selecting, usage_error
 from mailgate.web.selection import Action, Change, Selection
@@ -75,9 +76,4 @@ COMMANDS = (
 
 
 def _ask(desk: Desk, action: Action, selection: Selection) -> None:
-    entries, after = read_entries(desk, selection, _COUNTED, "")
-    if entries:
-        verb, result = _ASKED[action]
-        count = f"more than {len(entries)}" if after else str(len(entries))
-        messages = len({entry.queue_id for entry in entries})
-        click.confirm(f"{verb} {count} recipient(s) of {messages} message(s)? {result}", abort=True, err=True)
+    confirm(*read_entries(desk, selection, _COUNTED, ""), *_ASKED[action])

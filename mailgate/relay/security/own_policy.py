@@ -28,12 +28,11 @@ def own_policy(config: Config) -> str:
     """The policy file, for https://mta-sts.DOMAIN/.well-known/mta-sts.txt of each of our domains; lines end with CRLF
     (RFC 8461 section 3.2)."""
     section = config.mta_sts
-    hosts = own_hosts(config)
-    lines = ["version: STSv1", f"mode: {section.mode}", *(f"mx: {one}" for one in hosts)]
+    lines = ["version: STSv1", f"mode: {section.mode}", *(f"mx: {one}" for one in _own_hosts(config))]
     return "".join(f"{line}\r\n" for line in [*lines, f"max_age: {int(section.max_age)}"])
 
 
-def own_hosts(config: Config) -> Sequence[str]:
+def _own_hosts(config: Config) -> Sequence[str]:
     """The hosts that our mail comes to."""
     return config.mta_sts.mx or [config.gateway.hostname]
 
@@ -44,12 +43,12 @@ def own_domains(config: Config) -> list[str]:
 
 
 def own_records(config: Config, domain: str, keys: Sequence[Tlsa], reports_to: str = "") -> list[Published]:
-    """The records of a domain: what announces the policy and where reports on TLS go to; and, for the hosts of ours
-    that are in its zone or not, TLSA records of our `keys`."""
+    """The records of a domain: what announces the policy, and where reports on TLS go to; and TLSA records of our
+    `keys` for each of our hosts, whichever zone that is in."""
     # It must change with the policy, and with nothing else.
     identity = hashlib.sha256(own_policy(config).encode()).hexdigest()[:20]
     found = [Published(f"_mta-sts.{domain}", "TXT", f'"v=STSv1; id={identity};"')]
     if reports_to:
         found.append(Published(f"_smtp._tls.{domain}", "TXT", f'"v=TLSRPTv1; rua=mailto:{reports_to}"'))
-    found += [Published(f"_25._tcp.{host}", "TLSA", str(key)) for host in own_hosts(config) for key in keys]
+    found += [Published(f"_25._tcp.{host}", "TLSA", str(key)) for host in _own_hosts(config) for key in keys]
     return found

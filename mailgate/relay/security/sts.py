@@ -95,6 +95,7 @@ class MtaSts:
             self._timer.cancel()
         for fetch in list(self._fetches.values()):
             fetch.cancel()
+            fetch.addErrback(lambda _: None)  # whoever waits has been told
 
     async def find(self, domain: str) -> StsFound:
         """What holds for a domain (A-labels, lower case) now. Nothing raises but CancelledError."""
@@ -148,7 +149,7 @@ class MtaSts:
         def tell(found: Kept | StsFound | Failure) -> Kept | StsFound | Failure:
             if not waiting.called:
                 waiting.callback(found)
-            return None if isinstance(found, Failure) else found  # type: ignore[return-value]  # nobody else asks
+            return found  # for the next one who waits
 
         fetch.addBoth(tell)
         return waiting

@@ -20,15 +20,14 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from mailgate.awaiting import as_deferred
+from mailgate.awaiting import InThread, as_deferred
 from mailgate.envelope import Session, new_id
 from mailgate.interfaces import ISpool, SpoolError
-from mailgate.quarantine.threads import InThread
 from mailgate.reply import Reply as SmtpReply
 from mailgate.web.answering import Reply
 from mailgate.web.injection.composing import Draft
 from mailgate.web.injection.models import Accepted, FieldFault, Refusal, RefusedOne
-from mailgate.web.injection.problems import MOST_TOLD, CallError, Fault
+from mailgate.web.injection.problems import CallError, Fault
 from mailgate.web.injection.reading import Asked, Call, read_call
 from mailgate.web.injection.register import Entry, Register
 from mailgate.web.injection.taking import Caller, Objection, Taker
@@ -170,7 +169,7 @@ class Calls:
             raise _other_call()
         if entry.answer is not None:
             return Reply(HTTPStatus.ACCEPTED, _JSON, entry.answer)
-        before = {} if entry is new or entry.id == new.id else await self._marks(entry)
+        before = {} if entry.id == new.id else await self._marks(entry)
         run = _Run(self, taker, caller, call, entry.id, _prefix(entry), before)
         answer, is_done = await run.all()
         if is_done:
@@ -235,8 +234,6 @@ class _Run:
                 self._ids[number] = queue_id
         self._refused: list[RefusedOne] = []
         self._stops: list[Objection] = []
-        self._worst = 0
-        self._faults: list[FieldFault] = []
 
     @property
     def marks(self) -> Iterable[str]:
@@ -300,7 +297,6 @@ class _Run:
 
     def _refuse(self, number: int, path: str, text: str, status: HTTPStatus) -> None:
         path = f"recipients.{number}" if self._call.is_list and not path else path
-        self._worst = self._worst or status
         if len(self._refused) < _MOST_REFUSED:
             self._refused.append(RefusedOne(number=number, path=path, status=status, error=text))
 
@@ -309,7 +305,7 @@ class _Run:
         taken = sum(one is not None for one in self._ids)
         faults = [Fault(one.path, str(one.reply)) for one in dict.fromkeys(stops)]
         faults = faults or [Fault(one.path, one.error) for one in self._refused]
-        status = _status(stops[0].reply) if stops else HTTPStatus(self._worst)
+        status = _status(stops[0].reply) if stops else HTTPStatus(self._refused[0].status)
         again = (self._call.key or "") if stops else ""
         wait = _SOON if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE) else 0
         ids = () if self._mark else tuple(one for one in self._ids if one is not None)
@@ -318,7 +314,7 @@ class _Run:
 
 def refused(error: CallError, *, key: str = "", taken: int = 0, ids: Sequence[str] = ()) -> Reply:
     """The answer that tells what is wrong."""
-    told = tuple(FieldFault(path=one.path, error=one.text) for one in error.faults[:MOST_TOLD])
+    told = tuple(FieldFault(path=one.path, error=one.text) for one in error.faults)
     model = Refusal(error=str(error) or "refused", errors=told, idempotency_key=key, taken=taken, ids=tuple(ids))
     fields = {"retry-after": str(error.retry_after)} if error.retry_after else {}
     return _model(error.status, model, fields)

@@ -17,7 +17,7 @@ from mailgate.web.injection.models import Attachment, Order, Person, Personal, i
 from mailgate.web.injection.problems import CallError, Fault
 from mailgate.web.injection.templating import Rendering, TemplateFaultError
 
-__all__ = ["Composer", "Draft", "checked_size"]
+__all__ = ["Composer", "Draft", "check_size"]
 
 #: Everything is sent as ASCII: what is signed stays as it is on its way, whatever the hosts there can take.
 _POLICY = SMTP.clone(cte_type="7bit")
@@ -95,7 +95,7 @@ class Composer:
         header = [mailboxes("From", [order.sender]), named, unstructured("Subject", subject) if subject else b""]
         header += [self._date, f"Message-ID: <{queue_id}@{self._hostname}>\r\n".encode(), self._fixed]
         content = b"".join([*header, body])
-        checked_size(content, self._most)
+        check_size(content, self._most)
         needs_utf8 = is_utf8 or not (self._sender.is_ascii and all(one.is_ascii for _, one in recipients))
         return Draft(
             queue_id,
@@ -124,7 +124,7 @@ class Composer:
         return texts
 
 
-def checked_size(content: bytes, most: int) -> None:
+def check_size(content: bytes, most: int) -> None:
     """CallError where it is too large."""
     if len(content) > most:
         text = f"the message has {len(content)} octets, more than {most}"

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from mailgate.awaiting import InThread
 from mailgate.interfaces import EntryView, ISpool, Selector
 from mailgate.observe.render import from_stamp
 from mailgate.observe.search import read_history
-from mailgate.quarantine.threads import InThread
-from mailgate.web.injection.models import Followed, FollowedRecipient
+from mailgate.web.injection.models import Followed, FollowedRecipient, State
 
 __all__ = ["Following"]
 
-_State = Literal["queued", "held", "quarantined", "deferred", "delivered", "bounced", "discarded", "deleted"]
 #: Recipients of one message that are looked at; no call names more, but aliases may stand for many.
 _MOST = 10_000
-_FATES: Mapping[str, _State] = {
+_FATES: Mapping[str, State] = {
     "message_accepted": "queued",
     "deferred": "deferred",
     "delivered": "delivered",
@@ -27,7 +26,7 @@ _FATES: Mapping[str, _State] = {
     "quarantined": "quarantined",
     "quarantine_expired": "deleted",
 }
-_ACTIONS: Mapping[str, _State] = {"delete": "deleted", "release": "queued", "hold": "held"}
+_ACTIONS: Mapping[str, State] = {"delete": "deleted", "release": "queued", "hold": "held"}
 
 
 class Following:
@@ -89,7 +88,7 @@ def _tell(states: dict[str, FollowedRecipient], entry: Mapping[str, Any], addres
 
 def _now(view: EntryView, told: FollowedRecipient | None) -> FollowedRecipient:
     """What the spool says of a recipient, which has the last word of those that are in it."""
-    state: _State = "deferred" if view.attempts else "queued"
+    state: State = "deferred" if view.attempts else "queued"
     if view.state == "held":
         state = "held"
     elif view.state == "quarantined":

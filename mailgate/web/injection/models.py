@@ -36,6 +36,7 @@ __all__ = [
     "Personal",
     "Refusal",
     "RefusedOne",
+    "State",
     "Template",
     "Word",
     "is_line",
@@ -211,7 +212,7 @@ def _fields(fields: dict[str, str]) -> dict[str, str]:
 class Order(Model):
     """One call: either one message to all of `to`, `cc` and `bcc`, or one for each of `recipients`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     sender: Mailbox = Field(alias="from")
     """the author; its address is the envelope's sender, too, if `return_path` does not say another"""
@@ -295,11 +296,14 @@ class Refusal(Model):
     """the messages that were taken of a call without a key, which are not to be handed in again"""
 
 
+State = Literal["queued", "held", "quarantined", "deferred", "delivered", "bounced", "discarded", "deleted"]
+
+
 class FollowedRecipient(Model):
     """Where a recipient's mail is; `reply` is the last that was answered about it."""
 
     address: str
-    state: Literal["queued", "held", "quarantined", "deferred", "delivered", "bounced", "discarded", "deleted"]
+    state: State
     reply: str = ""
     at: datetime | None = None
     next_attempt: datetime | None = None

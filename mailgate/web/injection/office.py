@@ -9,8 +9,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 
+from mailgate.awaiting import InThread
 from mailgate.interfaces import ISpool
-from mailgate.quarantine.threads import InThread
 from mailgate.web.injection.calls import Calls
 from mailgate.web.injection.following import Following
 from mailgate.web.injection.register import Register

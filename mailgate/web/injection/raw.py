@@ -11,7 +11,7 @@ from mailgate.envelope import MailParameters, new_id
 from mailgate.filters.authors import AmbiguousFieldError, addresses_in
 from mailgate.message import Content, Message, header_problem
 from mailgate.message.edits import MAX_LINE
-from mailgate.web.injection.composing import Draft, checked_size
+from mailgate.web.injection.composing import Draft, check_size
 from mailgate.web.injection.problems import CallError
 
 __all__ = ["raw_draft"]
@@ -58,7 +58,7 @@ def raw_draft(
     kept = b"".join(field.raw for field in message.fields if field.name.lower() not in _REMOVED)
     rest = octets[len(content.header) :] or b"\r\n"
     whole = kept + added + rest
-    checked_size(whole, most_octets)
+    check_size(whole, most_octets)
     sender = sender or author
     is_ascii = sender.is_ascii and all(one.is_ascii for _, one in recipients) and kept.isascii()
     parameters = MailParameters(

@@ -30,6 +30,8 @@ __all__ = ["Asked", "Call", "IMessages", "read_call"]
 #: A call for more messages needs a key: it takes long, and may be broken off.
 _MOST_WITHOUT_KEY = 1000
 _JSON, _RAW = "application/json", "message/rfc822"
+#: What may stand behind the ? of a call with a raw message.
+_QUERY = ("from", "to", "send_at", "tag", "stream", "idempotency_key")
 _KEY: TypeAdapter[str] = TypeAdapter(Key)
 _WORD: TypeAdapter[str] = TypeAdapter(Word)
 _MOMENT: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
@@ -181,9 +183,6 @@ class _Raw:
 
     def drafts(self, start: int, stop: int) -> Sequence[Draft | tuple[int, CallError]]:
         return [self._draft] if start == 0 else []
-
-
-_QUERY = ("from", "to", "send_at", "tag", "stream", "idempotency_key")
 
 
 def _read_raw(asked: Asked, key: str | None, section: InjectionSection, hostname: str, now: float) -> Call:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from mailgate.stores.opened import open_file
+from mailgate.stores.opened import open_file, transaction
 
 __all__ = ["Entry", "Register"]
 
@@ -44,10 +44,9 @@ class Register:
     def begin(self, token: str, key: str, entry: Entry, now: float, before: float) -> Entry:
         """The call of this token with this key: the one that is known, or this one from now on. Those that were made
         `before` are forgotten."""
-        with self._database as database:
-            database.execute("BEGIN IMMEDIATE")
-            database.execute("DELETE FROM calls WHERE made < ?", (before,))
-            database.execute(
+        with transaction(self._database):
+            self._database.execute("DELETE FROM calls WHERE made < ?", (before,))
+            self._database.execute(
                 "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, NULL)",
                 (token, key, entry.id, entry.digest, entry.day, now),
             )

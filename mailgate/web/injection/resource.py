@@ -111,11 +111,8 @@ class Messages(Resource):
 
 
 def _query(request: Request) -> Mapping[str, Sequence[str]]:
-    return {_text(name, "")[:100]: [_text(one, _text(name, "")) for one in values] for name, values in _args(request)}
-
-
-def _args(request: Request) -> Sequence[tuple[bytes, Sequence[bytes]]]:
-    return list((request.args or {}).items())
+    named = [(_text(name, ""), values) for name, values in (request.args or {}).items()]
+    return {name[:100]: [_text(one, name) for one in values] for name, values in named}
 
 
 def _fields(request: Request) -> Mapping[str, Sequence[str]]:

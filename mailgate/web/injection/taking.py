@@ -21,9 +21,9 @@ from mailgate.smtp.refusal import RefusalTeller
 from mailgate.verdict import Defer, Disconnect, Reject, Verdict
 from mailgate.web.injection.composing import Draft
 
-_NO_ROOM = Reply.of(452, "4.3.1", "Insufficient system storage")
-
 __all__ = ["Caller", "Objection", "Tagged", "Taker"]
+
+_NO_ROOM = Reply.of(452, "4.3.1", "Insufficient system storage")
 
 
 class Caller(Struct, frozen=True):
@@ -105,10 +105,6 @@ class Taker:
         self._teller(session).tell("auth", reply, _reason(verdict), trace=session.trace, user=caller.token)
         return Objection("", reply)
 
-    def no_room(self, size: int) -> Reply | None:
-        """Why a message of this size cannot be taken now."""
-        return self._intake.refuse_before_data(size)
-
     async def take(
         self, session: Session, draft: Draft, *, stream: str, tags: Sequence[str], mark: str
     ) -> Sequence[Objection]:
@@ -125,7 +121,7 @@ class Taker:
         if tags:
             transaction.evidence.add(Tagged(tags))
         teller = self._teller(session)
-        no_room = self.no_room(len(draft.content))
+        no_room = self._intake.refuse_before_data(len(draft.content))
         if no_room is not None:
             teller.tell("mail", no_room, "the spool cannot take it", transaction=transaction)
             return [Objection("", no_room)]
