@@ -30,7 +30,7 @@ test: $(READY)
 
 # With the real programs: Postfix, Dovecot, swaks, strace (see CONTRIBUTING.md). What is not installed is skipped by name.
 integration: $(READY)
-	$(STRICT) $(BIN)/python -m pytest tests/integration
+	$(STRICT) $(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/integration
 
 # Ends with violence, in memory and of the running daemon, and disks that fail; about ten minutes, or MAILGATE_CRASH=short
 # as in `make test` and `make integration`. Some of it needs strace and the superuser.

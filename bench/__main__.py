@@ -17,6 +17,7 @@ from parts import Sink, folder, missing
 
 from bench import api, scanners
 from bench.inbound import measure
+from bench.inline import start_inline
 from bench.scanner_systems import NEEDED
 from bench.systems import start
 from bench.tables import as_markdown, as_text, detail, summary
@@ -39,9 +40,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="of a second mailgate; 1: none")
     parser.add_argument("--tls", action="store_true", help="the same under TLS too, for mailgate and Postfix")
     parser.add_argument("--only", action="append", help="mailgate, workers, postfix, haraka or sink")
+    parser.add_argument("--inline", action="store_true", help="only mail that is not queued, beside smtpd_proxy_filter")
     parser.add_argument("--inbound", action="store_true", help="only what judging inbound mail costs, with slow DNS")
     parser.add_argument("--scanners", action="store_true", help="only mail that clamd and rspamd look at")
     parser.add_argument("--api", action="store_true", help="only mail handed in by HTTP, beside SMTP")
+    parser.add_argument("--recipients", type=int, default=0, help="with --api: only one call for so many")
     parser.add_argument("--markdown", action="store_true", help="print the figures for a page, too")
     return parser.parse_args()
 
@@ -60,6 +63,9 @@ def main() -> int:
     with folder("bench") as base, contextlib.ExitStack() as stack:
         sink = Sink(base / "sink")
         stack.enter_context(sink)
+        if options.api and options.recipients:
+            print(api.measure_one_call(base, sink, options.recipients))
+            return 0
         if options.api:
             print(
                 api.measure(base, sink, messages=options.messages, rounds=options.rounds, clients=options.connections)
@@ -72,14 +78,18 @@ def main() -> int:
             messages, rate = min(options.messages, 400), min(options.rate, 20.0)
             scanners.measure(base, sink, scanners.Asked(messages, options.rounds, options.connections, ways, rate))
             return 0
-        systems = start(
-            base,
-            sink,
-            options.only,
-            stack,
-            connections=options.connections,
-            tls=options.tls,
-            workers=options.workers,
+        systems = (
+            start_inline(base, sink, stack, connections=options.connections)
+            if options.inline
+            else start(
+                base,
+                sink,
+                options.only,
+                stack,
+                connections=options.connections,
+                tls=options.tls,
+                workers=options.workers,
+            )
         )
         for work in chosen(wanted):
             rows = [Row(system) for system in systems if work.suits(system)]

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from parts import Gateway, Sink, free_port, wait_until
+from parts import Gateway, Sink, free_port, memory_of, wait_until
 
 from bench.tables import as_text
 from mailgate.web.tokens import hash_of
 
-__all__ = ["measure"]
+__all__ = ["measure", "measure_one_call"]
 
 _SECRET = "mailgate_bench"  # noqa: S105  of this run
 _TEXT = "0123456789abcdef" * 4 + "\n"
@@ -92,6 +92,56 @@ def measure(base: Path, sink: Sink, *, messages: int, rounds: int, clients: int)
     return f"{head}\n{as_text((('', 'taken', 'delivered'), rows))}"
 
 
+def measure_one_call(base: Path, sink: Sink, recipients: int) -> str:
+    """One call for so many: how long it takes, what the gateway keeps meanwhile, and how long an urgent message takes
+    that comes in the midst."""
+    smtp, port = free_port(), free_port()
+    text = _CONFIGURATION.format(smtp=smtp, http=port, sink=sink.port, hash=hash_of(_SECRET))
+    with Gateway(base / "gateway", text, [smtp]) as gateway:
+        _in_one(port, 1, template=True)
+        wait_until(lambda: sink.messages >= 1, "the sink has the first", 60)
+        before = most = memory_of(gateway.pid)
+        began = time.monotonic()
+        taken: list[float] = []
+
+        def call() -> None:
+            _in_one(port, recipients, template=True)
+            taken.append(time.monotonic() - began)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        waits: list[float] = []
+        while thread.is_alive():
+            most = max(most, memory_of(gateway.pid))
+            waits.append(_urgent(port))
+            thread.join(1)
+        if not taken:
+            raise RuntimeError("the call failed")
+        wait_until(lambda: sink.messages >= recipients + len(waits) + 1, "the sink has all", 3600)
+        delivered = time.monotonic() - began
+    return (
+        f"one call for {recipients} recipients: answered after {taken[0]:.1f} s, {recipients / taken[0]:.0f} a second; "
+        f"all delivered after {delivered:.1f} s; memory +{(most - before) / 1024**2:.0f} MiB\n"
+        f"{len(waits)} urgent messages meanwhile, until delivered: median {statistics.median(waits) * 1000:.0f} ms, "
+        f"at most {max(waits) * 1000:.0f} ms"
+    )
+
+
+def _urgent(port: int) -> float:
+    """Seconds until one message is delivered."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    began = time.monotonic()
+    order = {"from": "from@bench.test", "to": ["to@bench.test"], "subject": "urgent", "text": _TEXT}
+    (queue_id,) = json.loads(_post(connection, json.dumps(order).encode(), ""))["ids"]
+    state = ""
+    while state != "delivered":
+        connection.request("GET", f"/v1/messages/{queue_id}", headers={"Authorization": f"Bearer {_SECRET}"})
+        recipients = json.loads(connection.getresponse().read())["recipients"]
+        state = recipients[0]["state"] if recipients else ""
+    connection.close()
+    return time.monotonic() - began
+
+
 def _run(work: _Work, count: int, messages: int, sink: Sink) -> tuple[float, float]:
     """Seconds until all were taken, and until the sink had them."""
     lock, numbers = threading.Lock(), iter(range(messages))
@@ -154,7 +204,7 @@ def _in_one(port: int, count: int, *, template: bool) -> None:
     connection.close()
 
 
-def _post(connection: http.client.HTTPConnection, content: bytes, key: str) -> None:
+def _post(connection: http.client.HTTPConnection, content: bytes, key: str) -> bytes:
     fields = {"Authorization": f"Bearer {_SECRET}", "Content-Type": "application/json"}
     if key:
         fields["Idempotency-Key"] = key
@@ -163,3 +213,4 @@ def _post(connection: http.client.HTTPConnection, content: bytes, key: str) -> N
     told = answer.read()
     if answer.status != 202:
         raise RuntimeError(f"{answer.status} {told[:300]!r}")
+    return told

@@ -13,6 +13,7 @@ from typing import cast
 
 from twisted.internet.interfaces import IReactorTime
 
+from mailgate.address import Address
 from mailgate.addressing import alias_sources, make_addressing, recipient_sources
 from mailgate.auth.file import warnings as users_warnings
 from mailgate.auth.portal import Authenticator
@@ -26,28 +27,39 @@ from mailgate.dns.client_name import confirmed_name
 from mailgate.filters.list_unsubscribe import Options as ListUnsubscribeOptions
 from mailgate.filters.own_signature import own_signature
 from mailgate.interfaces import (
+    Expanded,
     FilterServices,
     ICounters,
     IDeliveryFilter,
     IEventObserver,
     IEvents,
+    IInline,
     IIntake,
     IPipeline,
     IProber,
     IRescan,
     IResolver,
+    IRouting,
     ISuppressions,
 )
 from mailgate.message import MemoryBudget
+from mailgate.mta.making import policy_warnings
 from mailgate.pipeline.build import build_pipelines
+from mailgate.pipeline.origin import OriginPipeline
 from mailgate.pipeline.registry import Registry
 from mailgate.recipients.directory import Directory
 from mailgate.recipients.source import SourceTools
+from mailgate.rehearsal.apart import apart, without_waiting
+from mailgate.rehearsal.copies import CopyDoor, CopyIntake, CopyRouting
+from mailgate.rehearsal.judging import Judge
+from mailgate.rehearsal.store import Accounts
 from mailgate.relay.client.terms import Terms, TermsError, read_terms
 from mailgate.relay.probing import NoProber
 from mailgate.relay.replies.classify import Bounces
 from mailgate.relay.routing import Routing
 from mailgate.relay.security.office import check_authorities
+from mailgate.relay.sizes import LearntSizes
+from mailgate.relay.web_post.connector import WebTerms, read_web_terms
 from mailgate.reporting.compose import make_signer
 from mailgate.reporting.office import Reporting
 from mailgate.reporting.tls_office import TlsReporting
@@ -57,7 +69,7 @@ from mailgate.rewriting.unsubscribe import UnsubscribeTokens
 from mailgate.smtp.conversation import SessionServices
 from mailgate.smtp.offers import Offers
 from mailgate.smtp.postmaster import postmaster_domain
-from mailgate.stores.suppressions import Suppressions
+from mailgate.stores.suppressions import SeenSuppressions
 from mailgate.tls.client import ClientContexts
 from mailgate.tls.pem import TlsError
 from mailgate.tls.store import CertificateStore
@@ -70,7 +82,8 @@ __all__ = ["Assembler", "Assembly", "assemble", "make_certificates"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assembly:
-    """One configuration, built. `delivery_filter` is None where no filter asks to see delivery attempts."""
+    """One configuration, built. `delivery_filter` is None where no filter asks to see delivery attempts, `copies` where
+    no listener takes copies: it has pipelines of its own, of which nobody hears."""
 
     config: Config
     pipelines: Mapping[str, IPipeline]
@@ -83,15 +96,19 @@ class Assembly:
     users: Mapping[str, Authenticator]
     certificates: CertificateStore | None
     terms: Mapping[str, Terms]
+    web_terms: Mapping[str, WebTerms]
     bounces: Bounces
     reporting: Reporting | None
     tls_reporting: TlsReporting | None
     webhooks: Mapping[str, Target]
     unsubscribe: UnsubscribeTokens | None
+    copies: Judge | None
+    expand: Callable[[Address], Expanded | Awaitable[Expanded]]
 
     def warnings(self) -> list[str]:
-        """What is no error, but should be seen to: of files of users, and of our certificates."""
+        """What is no error, but should be seen to: of files of users, policy services, and our certificates."""
         found = [text for one in self.config.auth.values() if isinstance(one, FileAuth) for text in users_warnings(one)]
+        found += policy_warnings(self)
         return found + (self.certificates.warnings() if self.certificates is not None else [])
 
     def session_services(
@@ -107,8 +124,11 @@ class Assembly:
         counters: ICounters,
         turn: Callable[[str], Awaitable[int]],
         secret: bytes,
+        inline: IInline | None = None,
+        learnt: LearntSizes | None = None,
+        rehearsed: Accounts | None = None,
     ) -> SessionServices:
-        """What the sessions of a listener share, as in SessionServices."""
+        """What the sessions of a listener share, as in SessionServices; `rehearsed` keeps what is found of copies."""
         gateway = self.config.gateway
         has_tls = self.certificates is not None and listener.tls != "off"
         asked = listener.client_certificates
@@ -118,15 +138,36 @@ class Assembly:
         authenticator = self.users[listener.auth] if listener.auth is not None else None
         # Whoever knows the users may learn more mechanisms while it runs.
         mechanisms = frozenset[str] if authenticator is None else lambda: authenticator.mechanisms
-        offers = Offers(gateway.hostname, listener, has_tls=has_tls, mechanisms=mechanisms)
+        max_size = None
+        if listener.size_of and learnt is not None:
+            max_size = functools.partial(learnt.limit, listener.size_of, listener.max_message_size)
+        offers = Offers(gateway.hostname, listener, has_tls=has_tls, mechanisms=mechanisms, max_size=max_size)
+        pipeline = self.pipelines[listener.pipeline]
+        trusted_pipeline = self.pipelines[listener.trusted_pipeline or listener.pipeline]
+        routing: IRouting = self.routing
+        if listener.judge_origin:
+            pipeline = trusted_pipeline = OriginPipeline(listener, pipeline, trusted_pipeline)
+        if listener.rehearse:
+            if self.copies is None or rehearsed is None:
+                raise ValueError(f"{listener.name} takes copies, and there is nobody to judge them")
+            pipeline = trusted_pipeline = CopyDoor(self.config.rehearsal)
+            routing, inline = CopyRouting(), None
+            intake = CopyIntake(
+                listener,
+                self.config.rehearsal,
+                self.copies,
+                rehearsed,
+                is_local=self.directory.is_local,
+                incoming=incoming,
+            )
         return SessionServices(
             hostname=gateway.hostname,
             clock=clock,
             events=events,
-            routing=self.routing,
+            routing=routing,
             intake=intake,
-            pipeline=self.pipelines[listener.pipeline],
-            trusted_pipeline=self.pipelines[listener.trusted_pipeline or listener.pipeline],
+            pipeline=pipeline,
+            trusted_pipeline=trusted_pipeline,
             client_name=functools.partial(confirmed_name, resolver),
             incoming=incoming,
             memory_limit=gateway.memory_limit,
@@ -139,6 +180,7 @@ class Assembly:
             tls=tls,
             fingerprints={print_: name for name, print_ in self.config.tls.client_fingerprints.items()},
             postmaster_domain=postmaster_domain(self.config),
+            inline=inline,
         )
 
     def taker(
@@ -174,10 +216,12 @@ def assemble(
     users: Mapping[str, Authenticator] = MappingProxyType({}),
     sources: Sources | None = None,
     suppressions: ISuppressions | None = None,
+    incoming: Path | None = None,
 ) -> Assembly:
     """Build it, with the `users` of make_users and the `sources` of make_addressing; without those it makes some that
     follow what a gateway has saved, and ask no next hop. `suppressions` are read where the gateway keeps them if not
-    given. ConfigError where a filter, a list, a table or a certificate cannot be made of what the file says."""
+    given; `incoming` is the spool's, if there is one. ConfigError where a filter, a list, a table or a certificate
+    cannot be made of what the file says."""
     config = loaded.config
     try:
         certificates = make_certificates(config, clock)
@@ -198,7 +242,9 @@ def assemble(
         known = {name: one.source for name, one in alias_sources(sources, "aliases").items()}
         aliases = make_aliases(config, known, directory=directory, is_local=directory.is_local, clock=clock)
         routing = Routing(config, aliases)
-        terms = read_terms(config.routes, ClientContexts(clock))
+        contexts = ClientContexts(clock)
+        terms = read_terms(config.routes, contexts)
+        web_terms = read_web_terms(config.routes, clock, contexts)
         webhooks = make_targets(config.webhooks, cast(IBackendReactor, clock))
         check_authorities(config.mta_sts, clock)
     except (AliasError, TargetError, TermsError) as error:
@@ -206,6 +252,7 @@ def assemble(
     except ValueError as error:
         raise ConfigError((f"{loaded.path}: {error}",)) from error
     bounces = Bounces.of(config.bounces, loaded.rules)
+    expand = _stands_for_itself if aliases is None else aliases.expand
     services = FilterServices(
         clock=clock,
         resolver=resolver,
@@ -218,8 +265,10 @@ def assemble(
         state_dir=config.gateway.state_dir,
         owners={name: one.source.find for name, one in alias_sources(sources, "senders").items()},
         suppressions=suppressions
-        or Suppressions(Places(config.gateway.state_dir).suppressions, at_once, clock.seconds),
+        or SeenSuppressions(Places(config.gateway.state_dir).suppressions, at_once, clock.seconds),
         classify=bounces.classifier.category,
+        expand=expand,
+        content_dir=incoming,
     )
     built = build_pipelines(loaded, registry, services)
     return Assembly(
@@ -234,12 +283,33 @@ def assemble(
         users=users,
         certificates=certificates,
         terms=terms,
+        web_terms=web_terms,
         bounces=replace(bounces, sign=own_signature(loaded, services)),
         reporting=_reporting(loaded),
         tls_reporting=_tls_reporting(loaded),
         webhooks=webhooks,
         unsubscribe=_unsubscribe(loaded, clock),
+        expand=expand,
+        copies=_copies(loaded, registry, services, routing),
     )
+
+
+def _copies(loaded: Loaded, registry: Registry, services: FilterServices, routing: IRouting) -> Judge | None:
+    """What judges copies of mail that another gateway handles; None where none are taken."""
+    config = loaded.config
+    if not any(one.rehearse for one in config.listeners):
+        return None
+    own = apart(services, config.counters.max_keys)
+    return Judge(
+        hostname=config.gateway.hostname,
+        pipelines=build_pipelines(without_waiting(loaded), registry, own).by_name,
+        routing=routing,
+        client_name=functools.partial(confirmed_name, services.resolver),
+    )
+
+
+def _stands_for_itself(_address: Address) -> Expanded:
+    return None
 
 
 def _tls_reporting(loaded: Loaded) -> TlsReporting | None:
@@ -290,9 +360,10 @@ class Assembler:
         random: Random,
         prober: IProber,
         suppressions: ISuppressions,
+        incoming: Path,
         leads: bool,
     ) -> None:
-        """`leads`: whether this process, of several, reads what one is enough to read."""
+        """`leads`: whether this process, of several, reads what one is enough to read; `incoming` is its spool's."""
         self._reactor = reactor
         self._resolver = resolver
         self._counters = counters
@@ -300,6 +371,7 @@ class Assembler:
         self._random = random
         self._prober = prober
         self._suppressions = suppressions
+        self._incoming = incoming
         self._leads = leads
 
     def build(
@@ -327,6 +399,7 @@ class Assembler:
                 users=users,
                 sources=sources,
                 suppressions=self._suppressions,
+                incoming=self._incoming,
             )
         except ConfigError:
             keeper.drop(sources)

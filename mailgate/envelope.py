@@ -178,6 +178,11 @@ class Origin(Struct, frozen=True, kw_only=True):
     ident: str = ""
     source: str = ""
 
+    @property
+    def client(self) -> str:
+        """It, as a Client is written; "" where its address is not known."""
+        return f"{self.name or 'unknown'}[{self.address}]" if self.address else ""
+
 
 #: Nothing is known.
 NO_ORIGIN = Origin()
@@ -235,7 +240,8 @@ class Session(Struct, kw_only=True):
     `helo` is "" until HELO, EHLO or LHLO; `protocol` is the word for the Received field (RFC 3848): ESMTPSA and the
     like. `client` is who a trusted proxy says the client is, and then `proxy` the peer that said so; `destination` is
     the address and port that the client came to, where XCLIENT has told them (None, 0). `tls` is None in clear text;
-    behind a proxy that ended TLS, it is what the proxy told.
+    behind a proxy that ended TLS, it is what the proxy told. `carrier` is there on listeners with `judge_origin` only:
+    the session of the mail server that has named this client, and brings its message.
     """
 
     id: str
@@ -251,6 +257,7 @@ class Session(Struct, kw_only=True):
     destination: tuple[IPv4Address | IPv6Address | None, int] = (None, 0)
     early_octets: int = 0
     messages: int = 0
+    carrier: Session | None = None
     trace: list[TraceStep] = field(default_factory=list)
     evidence: Evidence = field(default_factory=Evidence)
 

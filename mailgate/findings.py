@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Finding", "Points", "Remembered", "Stream"]
+__all__ = ["Finding", "Points", "Remembered", "Stream", "stream_of"]
 
 
 class Finding:
@@ -38,7 +38,7 @@ class Points(Finding):
 
 @dataclass(frozen=True, slots=True)
 class Stream(Finding):
-    """Which kind of mail a message is for its sender: the first that is found goes into the envelope."""
+    """Which kind of mail a message is for its sender: the first that is found counts, everywhere (`stream_of`)."""
 
     name: str
 
@@ -47,6 +47,11 @@ class Stream(Finding):
 
     def facts(self) -> Sequence[str]:
         return (f"stream.{self.name.lower()}",)
+
+
+def stream_of(evidence: Iterable[object]) -> str:
+    """The name of the stream among all that was found out about a message; "" where there is none."""
+    return next((one.name for one in evidence if isinstance(one, Stream)), "")
 
 
 @dataclass(frozen=True, slots=True)

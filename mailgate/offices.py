@@ -11,11 +11,15 @@ from mailgate.assembly import Assembly
 from mailgate.awaiting import in_reactors_threads, surely, within
 from mailgate.interfaces import IIntake, IRelay, IResolver
 from mailgate.message import MemoryBudget
+from mailgate.mta.making import make_milters, make_policies, make_socketmaps
+from mailgate.mta.office import MtaOffice
+from mailgate.observe.rates import Rates
 from mailgate.outside import Outside
 from mailgate.quarantine.office import QuarantineOffice
 from mailgate.quarantine.originals import Originals
 from mailgate.relay.own_mail import OwnMail
 from mailgate.relay.security.accounts import Accountant
+from mailgate.relay.security.office import SecurityOffice
 from mailgate.relay.service import Relay
 from mailgate.reporting.notices import Notices
 from mailgate.reporting.office import ReportingOffice
@@ -23,11 +27,16 @@ from mailgate.reporting.tls_office import TlsReportingOffice
 from mailgate.rewriting.unsubscribe import UnsubscribeTokens
 from mailgate.spool.sqlite import SqliteSpool
 from mailgate.stores.suppressions import Suppressions
+from mailgate.web.accounts import AccountOperations
 from mailgate.web.control import Control, StatusBoard
 from mailgate.web.desk import HttpDesk
 from mailgate.web.injection.office import InjectionOffice
+from mailgate.web.rates import AllRates
 from mailgate.web.rendering import Templates
+from mailgate.web.resources import accounts as accounts_resource
+from mailgate.web.resources import rates as rates_resource
 from mailgate.web.resources import suppressions as suppressions_resource
+from mailgate.web.suppressions import SuppressionOperations
 from mailgate.web.unsubscribe import UnsubscribePages
 from mailgate.webhooks.office import Webhooks
 from mailgate.workers.team import Team
@@ -61,6 +70,9 @@ class Offices:
         suppressions: Suppressions,
         intake: IIntake,
         budget: MemoryBudget,
+        rates: Rates,
+        mta: MtaOffice,
+        security: SecurityOffice,
     ) -> None:
         self._gateway = gateway
         self._intake = intake
@@ -69,6 +81,8 @@ class Offices:
         self._leads = not team.worker
         self._suppressions = suppressions
         self._http = http
+        self._mta = mta
+        self._security = security
         reactor, events, places = gateway.reactor, gateway.events, gateway.places
         hostname = gateway.config.gateway.hostname
         in_thread = in_reactors_threads(reactor)
@@ -116,9 +130,11 @@ class Offices:
             return
         routes = lambda: gateway.config.routes  # noqa: E731  they change at a reload
         self.control = Control(reactor, operators_spool, events, relays, board, routes, self.quarantine)
-        self.control.resource.children[b"v1"].putChild(
-            b"suppressions", suppressions_resource(suppressions, reactor.seconds)
-        )
+        api = self.control.resource.children[b"v1"]
+        listed = SuppressionOperations(suppressions, events, reactor.seconds)
+        api.putChild(b"suppressions", suppressions_resource(listed))
+        api.putChild(b"accounts", accounts_resource(AccountOperations(team.counters, events, reactor.seconds)))
+        api.putChild(b"rates", rates_resource(AllRates(rates, team.ask_others)))
         self.injection = InjectionOffice(
             spool, register=places.injections, history=places.history, clock=reactor, in_thread=in_thread
         )
@@ -159,6 +175,18 @@ class Offices:
                 budget=self._budget,
             )
             self.injection.use(taker)
+        self._mta.use(
+            make_milters(
+                assembly,
+                clock=self._gateway.reactor,
+                events=self._gateway.events,
+                intake=self._intake,
+                incoming=self._incoming,
+                budget=self._budget,
+            ),
+            make_policies(assembly, self._gateway.reactor, self._gateway.events),
+            make_socketmaps(assembly, self._gateway.reactor, self._security),
+        )
         self._http.use(assembly.config, assembly.certificates)
         self.webhooks.use(assembly.webhooks)
         tokens = assembly.unsubscribe

@@ -18,6 +18,7 @@ from mailgate.observe.hub import EventHub
 from mailgate.observe.log import JsonLog, Logs
 from mailgate.observe.postfix_log import PostfixLog
 from mailgate.observe.recorder import Recorder
+from mailgate.rehearsal.store import Accounts
 from mailgate.relay.ready.local import LocalQueue
 from mailgate.relay.transports import ITransportReactor, RouteTransports, Transports
 from mailgate.reporting.office import IOfficeReactor
@@ -86,6 +87,10 @@ class Outside(Service):
         """The addresses that get no more mail of ours."""
         in_thread = in_reactors_threads(self.reactor)
         return Suppressions(self.places.suppressions, in_thread, self.reactor.seconds)
+
+    def make_rehearsed(self) -> Accounts:
+        """What is found of copies that another gateway sends."""
+        return Accounts(self.places.rehearsal, in_reactors_threads(self.reactor), self.reactor.seconds)
 
     def make_pool(self) -> ThreadPool:
         """Threads that wait for a disk."""

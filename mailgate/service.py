@@ -5,6 +5,7 @@ Ports are bound while the process may still be root; everything else begins when
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
@@ -26,29 +27,36 @@ from mailgate.auth.retired import Retired, close_all
 from mailgate.awaiting import in_reactors_threads, surely, within
 from mailgate.backends.keeping import SourceKeeper
 from mailgate.config.load import ConfigError, Loaded, load
+from mailgate.config.openings import openings
 from mailgate.config.reload import as_running, needs_restart
 from mailgate.events import ConfigRefused, ConfigReloaded, Started, Stopped, Stopping
 from mailgate.interfaces import IEventObserver, SpoolError, SweepReport
 from mailgate.message import MemoryBudget
+from mailgate.mta.door import Door
+from mailgate.mta.office import MtaOffice
 from mailgate.observe.hub import EventHub
+from mailgate.observe.rates import Rates
 from mailgate.offices import Offices
 from mailgate.outside import IGatewayReactor, Outside
 from mailgate.pipeline.registry import Registry
 from mailgate.process import cannot_start, own_directory, own_secret, raise_descriptor_limit
 from mailgate.quarantine.originals import Originals
 from mailgate.relay.editing import ContentEditor
+from mailgate.relay.inline.delivery import InlineDelivery
+from mailgate.relay.inline.ending import Ending
+from mailgate.relay.inline.relay import InlineRelay
 from mailgate.relay.intake import Intake
 from mailgate.relay.locate import Locator, OwnAddresses
 from mailgate.relay.probing import Prober
 from mailgate.relay.security.accounts import Accountant
 from mailgate.relay.security.office import SecurityOffice
-from mailgate.relay.service import Relay
 from mailgate.relay.turn import Turns
 from mailgate.relay.warm_up import WarmUp
 from mailgate.smtp.factory import Listener
 from mailgate.sockets.sessions import open_wide
 from mailgate.web.control import StatusBoard
 from mailgate.web.desk import HttpDesk
+from mailgate.web.rates import rates_of_worker
 from mailgate.workers.ports import CannotBindError, open_ports
 from mailgate.workers.team import Team, alone, make_counters
 from mailgate.workers.together import Answers
@@ -88,11 +96,14 @@ class Gateway(Outside):
         """`twistd` are the options of the command that runs it; `team` is what it shares with other processes."""
         team = team or alone(reactor, make_counters(loaded.config, reactor))
         self.board = StatusBoard(pid=team.pid)
-        super().__init__(loaded, reactor, team, EventHub([self.board]))
+        self.rates = Rates(reactor.seconds)
+        super().__init__(loaded, reactor, team, EventHub([self.board, self.rates]))
         self._twistd = twistd
         self._started = loaded.config
         self.registry = Registry()
         self.listeners = {section.name: Listener(section, self._team.tally) for section in loaded.config.listeners}
+        self.mta = MtaOffice(loaded.config, self._team.tally)
+        self._doors: dict[str, Listener | Door] = {**self.listeners, **self.mta.doors}
         self._ports: list[IListeningPort] = []
         self._filter_observers: Sequence[IEventObserver] = ()
         self._users: dict[str, Authenticator] = {}
@@ -114,9 +125,9 @@ class Gateway(Outside):
     def privilegedStartService(self) -> None:
         """Bind the ports. SystemExit, with a line that says which, where that cannot be."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]  # Twisted's
-        factory = self.listeners.__getitem__
         try:
-            self._ports += open_ports(self.reactor, self.config.listeners, factory, self._team.sockets)
+            doors = self._doors.__getitem__
+            self._ports += open_ports(self.reactor, openings(self.config), doors, self._team.sockets)
             self.http.listen(self.reactor)
         except (CannotBindError, CannotListenError) as error:
             self._cannot_start(str(error))
@@ -150,6 +161,7 @@ class Gateway(Outside):
                 leads=not self._team.worker,
             )
             self.suppressions = self.make_suppressions()
+            self.rehearsed = self.make_rehearsed()
             self._prober = Prober(self.transports, locator, self.reactor)
             self._assembler = Assembler(
                 reactor=self.reactor,
@@ -159,6 +171,7 @@ class Gateway(Outside):
                 random=self.random,
                 prober=self._prober,
                 suppressions=self.suppressions,
+                incoming=self.spool.incoming,
                 leads=not self._team.worker,
             )
             self._users = make_users(self.loaded, self.reactor)
@@ -171,7 +184,7 @@ class Gateway(Outside):
         swept = self.spool.sweep()  # before anything else that the spool is asked
         self._deliver_by(assembly)
         accountant = Accountant(self.reactor, lambda: self._security.security)
-        self.relay = Relay(
+        self.relay = InlineRelay(
             self.spool,
             self.config,
             assembly.routing,
@@ -187,19 +200,30 @@ class Gateway(Outside):
             account=accountant.account,
         )
         self._together = self._team.together(self.relay)
-        self.answers = Answers(self.relay, self.spool, self._team.worker, self.http.numbers)
+        rates = functools.partial(rates_of_worker, self.rates)
+        self.answers = Answers(self.relay, self.spool, self._team.worker, self.http.numbers, rates)
         self._turns = Turns(self._team.operators_spool(self.spool), self._together.kick, self.reactor)
         originals = Originals(self.places.originals, in_reactors_threads(self.reactor), set_aside=self.places.set_aside)
+        editor = ContentEditor(self.spool.incoming, self.reactor, self._budget)
         self.intake = Intake(
             self.spool,
             refusal=self.spool.refusal,
             deliver=self.relay.deliver,
             events=self.events,
             clock=self.reactor,
-            editor=ContentEditor(self.spool.incoming, self.reactor, self._budget),
+            editor=editor,
             next_hop=self.relay.next_hop,
             originals=originals,
         )
+        ending = Ending(
+            self.intake,
+            editor=editor,
+            next_hop=self.relay.next_hop,
+            record=self.relay.record,
+            events=self.events,
+            clock=self.reactor,
+        )
+        self.inline = InlineDelivery(self.relay, ending, self.reactor)
         self.offices = Offices(
             self,
             self._team,
@@ -215,6 +239,9 @@ class Gateway(Outside):
             suppressions=self.suppressions,
             intake=self.intake,
             budget=self._budget,
+            rates=self.rates,
+            mta=self.mta,
+            security=self._security,
         )
         try:
             self.offices.listen()
@@ -235,7 +262,7 @@ class Gateway(Outside):
             return
         self.relay.start()
         self.offices.start()
-        self.events.publish(Started(at=self.reactor.seconds(), listeners=tuple(self.listeners)))
+        self.events.publish(Started(at=self.reactor.seconds(), listeners=tuple(self._doors)))
         _log.info("mailgate accepts and delivers; {leftovers} leftovers were removed", leftovers=report.leftovers)
 
     def _unswept(self, failure: Failure) -> None:
@@ -252,7 +279,7 @@ class Gateway(Outside):
 
     def _deliver_by(self, assembly: Assembly) -> None:
         """From now on, next hops are met, and recipients looked up, by this configuration."""
-        self.transports.use(assembly.terms)
+        self.transports.use(assembly.terms, assembly.web_terms)
         self._security.use(assembly.config)
         self._prober.use(assembly.config, assembly.bounces.classifier)
         self._sources.use(assembly.sources)
@@ -264,6 +291,9 @@ class Gateway(Outside):
         self._filter_observers = assembly.observers
         for observer in self._filter_observers:
             self.events.add(observer)
+        self.inline.use(assembly.config.routes)
+        rehearsal = assembly.config.rehearsal
+        self.rehearsed.use(rehearsal.keep, rehearsal.max_mails)
         for section in assembly.config.listeners:
             listener = self.listeners.get(section.name)
             if listener is not None:
@@ -278,6 +308,9 @@ class Gateway(Outside):
                     counters=self._team.counters,
                     turn=self._turns.turn,
                     secret=self._secret,
+                    inline=self.inline or None,
+                    learnt=self.relay.sizes,
+                    rehearsed=self.rehearsed,
                 )
                 listener.serve(section, services)
 
@@ -345,13 +378,16 @@ class Gateway(Outside):
         end = self.reactor.seconds() + self.config.gateway.drain_timeout
         self.events.publish(Stopping(at=self.reactor.seconds()))
         await self.stop_accepting()
-        listeners = list(self.listeners.values())
+        listeners = list(self._doors.values())
         await within(self.reactor, end, Deferred.fromCoroutine(self.offices.stop_taking()))
         if not await within(
             self.reactor, end, gatherResults([listener.drain() for listener in listeners], consumeErrors=True)
         ):
             for listener in listeners:
                 listener.cut()
+        if not await within(self.reactor, end, self.inline.when_idle()):
+            self.relay.cut()
+            await within(self.reactor, self.reactor.seconds() + 2.0, self.inline.when_idle())
         if not await within(self.reactor, end, Deferred.fromCoroutine(self.relay.stop())):
             self.relay.cut()
             await within(self.reactor, self.reactor.seconds() + 2.0, Deferred.fromCoroutine(self.relay.stop()))
@@ -361,6 +397,7 @@ class Gateway(Outside):
         await within(self.reactor, self.reactor.seconds() + 2.0, users)
         await within(self.reactor, self.reactor.seconds() + 2.0, self._sources.close())
         await surely(maybeDeferred(self.resolver.close))
+        await surely(Deferred.fromCoroutine(self.rehearsed.close()))
         await surely(self.spool.close())
         if self._team.kept is not None:
             self._team.kept.close()

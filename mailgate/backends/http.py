@@ -27,7 +27,7 @@ from zope.interface import implementer
 
 from mailgate.backends.questions import BackendError, Creators, IBackendReactor, verifying
 
-__all__ = ["MAX_BODY", "Fetched", "Fetcher", "NoTlsError"]
+__all__ = ["MAX_BODY", "Fetched", "Fetcher", "NoTlsError", "TooLargeError"]
 
 #: The largest answer that is read, in octets.
 MAX_BODY = 64 * 1024
@@ -39,6 +39,14 @@ _LOST = (RequestTransmissionFailed, ResponseNeverReceived)
 
 class NoTlsError(BackendError):
     """The handshake of TLS failed, or the peer has not proved its name."""
+
+
+class TooLargeError(BackendError):
+    """The answer has this status, and a body that nobody reads to its end."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("the answer over HTTP is too large")
+        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,7 @@ class Fetcher:
             self._agent = Agent.usingEndpointFactory(reactor, endpoints(creators), pool=self._pool)
 
     async def fetch(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Fetched:
-        """The response, whatever its status; BackendError where none came or it is too large.
+        """The response, whatever its status; BackendError where none came, TooLargeError where it is.
 
         A request may be sent twice: a kept connection may have been closed at the other end meanwhile.
         """
@@ -104,7 +112,7 @@ class Fetcher:
 
 
 def _body(response: IResponse) -> Deferred[bytes]:
-    collector = _Collector()
+    collector = _Collector(response.code)
     response.deliverBody(collector)
     return collector.whole
 
@@ -145,7 +153,8 @@ class _Body:
 class _Collector(Protocol):
     """Takes a body up to its bound."""
 
-    def __init__(self) -> None:
+    def __init__(self, status: int) -> None:
+        self._status = status
         self.whole: Deferred[bytes] = Deferred(lambda _: self._abort())
         self._octets = bytearray()
 
@@ -154,7 +163,7 @@ class _Collector(Protocol):
             return
         self._octets += data
         if len(self._octets) > MAX_BODY:
-            self.whole.errback(BackendError("the answer over HTTP is too large"))
+            self.whole.errback(TooLargeError(self._status))
             self._abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

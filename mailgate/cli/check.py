@@ -23,7 +23,7 @@ from mailgate.observe.hub import EventHub
 from mailgate.pipeline.registry import Registry
 from mailgate.stores.counters import MemoryCounters
 
-__all__ = ["command"]
+__all__ = ["command", "findings"]
 
 
 @click.command("check")
@@ -34,7 +34,7 @@ def command(as_json: bool, config: Path) -> None:
 
     Each line is FILE:LINE: KEY: what is wrong. Filters are built as the gateway would build them.
     """
-    errors, warnings = _found(config)
+    errors, warnings = findings(config)
     if as_json:
         click.echo(json.dumps({"ok": not errors, "errors": errors, "warnings": warnings}, indent=1))
     else:
@@ -48,7 +48,8 @@ def command(as_json: bool, config: Path) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _found(config: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def findings(config: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The errors of a file, and its warnings."""
     registry = Registry()
     try:
         loaded = load(config, registry.find)

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from mailgate.cli.common import FailedError
 from mailgate.interfaces import Grouping
+from mailgate.web.account_models import AccountRelease, AccountReleased, SuspectedAccounts
 from mailgate.web.models import (
     Changed,
     Groups,
@@ -37,7 +38,9 @@ from mailgate.web.quarantine_models import (
     Rescanned,
     RescanOrder,
 )
+from mailgate.web.rate_models import RateQuery, RatesNow
 from mailgate.web.selection import EVERYTHING, Action, Change, Resume, Selection, Suspend
+from mailgate.web.suppression_models import SuppressionCount, SuppressionOrder, Unsuppress
 
 __all__ = ["Desk", "open_desk"]
 
@@ -85,6 +88,9 @@ class Desk(Protocol):
     def sites(self, selection: Selection = EVERYTHING) -> Sites:
         """What the relay does now, for what is chosen."""
 
+    def rates(self, query: RateQuery) -> RatesNow | None:
+        """What became of mail in the last hour; None where nobody has counted."""
+
     def suspensions(self) -> Suspensions:
         """Those in force."""
 
@@ -93,6 +99,18 @@ class Desk(Protocol):
 
     def resume(self, order: Resume) -> Resumed:
         """End one."""
+
+    def suppress(self, order: SuppressionOrder) -> SuppressionCount:
+        """Put addresses on the suppression list."""
+
+    def unsuppress(self, order: Unsuppress) -> SuppressionCount:
+        """Take an address off it."""
+
+    def accounts(self) -> SuspectedAccounts:
+        """Accounts that are suspected."""
+
+    def release_account(self, order: AccountRelease) -> AccountReleased:
+        """End a suspicion."""
 
     def status(self) -> Status | None:
         """How the daemon is; None where none runs."""
@@ -207,6 +225,12 @@ class _ControlDesk:
         query = urlencode(selection.model_dump(exclude_defaults=True), doseq=True)
         return self._ask(Sites, "GET", f"/v1/sites?{query}")
 
+    def rates(self, query: RateQuery) -> RatesNow | None:
+        try:
+            return self._ask(RatesNow, "GET", f"/v1/rates?{urlencode(query.model_dump(exclude_defaults=True))}")
+        except _NothingThereError:  # a daemon of the version before
+            return None
+
     def suspensions(self) -> Suspensions:
         return self._ask(Suspensions, "GET", "/v1/suspensions")
 
@@ -215,6 +239,18 @@ class _ControlDesk:
 
     def resume(self, order: Resume) -> Resumed:
         return self._tell(Resumed, "/v1/suspensions/resume", order, _CHANGE_TIMEOUT)
+
+    def suppress(self, order: SuppressionOrder) -> SuppressionCount:
+        return self._tell(SuppressionCount, "/v1/suppressions/add", order)
+
+    def unsuppress(self, order: Unsuppress) -> SuppressionCount:
+        return self._tell(SuppressionCount, "/v1/suppressions/remove", order)
+
+    def accounts(self) -> SuspectedAccounts:
+        return self._ask(SuspectedAccounts, "GET", "/v1/accounts")
+
+    def release_account(self, order: AccountRelease) -> AccountReleased:
+        return self._tell(AccountReleased, "/v1/accounts/release", order)
 
     def status(self) -> Status | None:
         return self._ask(Status, "GET", "/v1/status")

@@ -19,20 +19,19 @@ from mailgate.config.document import Document
 from mailgate.config.hosts import parse_domain, parse_server
 from mailgate.dns.resolver import Resolver
 from mailgate.filters.sealing import parse_selector
-from mailgate.interfaces import Answer, DnsStatus
+from mailgate.interfaces import Answer
 from mailgate.mailauth import SigningKey
-from mailgate.mailauth.dkim.keys import KeyUnusableError, key_name, parse_key
+from mailgate.mailauth.dkim.keys import key_name
 from mailgate.mailauth.dkim.limits import MAX_KEY_BITS
 from mailgate.mailauth.dkim.make import KeyKind, new_key, zone_line
+from mailgate.mailauth.dkim.published import compare
 
-__all__ = ["React", "command", "compare"]
+__all__ = ["React", "command"]
 
 React = Callable[[Callable[[Any], Coroutine[Any, Any, None]]], object]
 """Runs a coroutine function, given a reactor, to its end: `twisted.internet.task.react`."""
 
 _TIMEOUT = 10.0
-#: What the one key signs, and the other one proves.
-_PROBE = b"mailgate dkim-key"
 _LARGEST = 64 * 1024
 #: Bits of an RSA key that every verifier takes (RFC 8301) and that nobody calls weak.
 _LEAST_BITS = 2048
@@ -85,29 +84,6 @@ def command(
     if problem:
         raise FailedError(f"{key_name(domain, selector)}: {problem}")
     click.echo(f"{key_name(domain, selector)}: published, and it is the key in {printable(str(path))}")
-
-
-def compare(answer: Answer, key: SigningKey) -> str:
-    """Why this answer of DNS does not publish the key; "" where it does."""
-    if answer.is_temporary:
-        return "DNS cannot tell now, try again later"
-    if answer.status is not DnsStatus.FOUND or not answer.records:
-        return "there is no such record"
-    if len(answer.records) > 1:
-        return f"there are {len(answer.records)} TXT records; a verifier takes none of them"
-    record = answer.records[0]
-    octets = record if isinstance(record, bytes) else str(record).encode()
-    try:
-        found = parse_key(octets)
-    except KeyUnusableError as error:
-        return str(error)
-    if not found.verify(_PROBE, key.sign(_PROBE)):
-        return "another key is published there"
-    if found.is_testing:
-        return "the key is published with t=y: verifiers treat what it signs as if it were not signed"
-    if found.services and not found.services & {b"*", b"email"}:
-        return "the key is not for mail (s=)"
-    return found.mismatch(key.algorithm)
 
 
 def _domain(text: str) -> str:

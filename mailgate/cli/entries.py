@@ -6,9 +6,18 @@ from collections.abc import Iterator
 from time import time
 
 from mailgate.cli.common import printable, size, span, when
+from mailgate.interfaces import Suppression
 from mailgate.web.models import Changed, Entry, Shown, SuspensionNow
 
-__all__ = ["changed_text", "entry_lines", "last_reply", "message_lines", "state_of", "suspension_text"]
+__all__ = [
+    "changed_text",
+    "entry_lines",
+    "last_reply",
+    "message_lines",
+    "state_of",
+    "suppression_text",
+    "suspension_text",
+]
 
 _DONE = {
     "hold": "held",
@@ -124,3 +133,11 @@ def suspension_text(one: SuspensionNow, now: float) -> str:
     whose = "tried there" if one.kind == "site" else "in the queue"
     count = f"{one.recipients} recipient(s) {whose}"
     return f"suspended since {when(one.since)}, {ends}: {one.kind} {printable(one.name)}{reason}; {count}"
+
+
+def suppression_text(one: Suppression) -> str:
+    """An entry of the suppression list, in one line."""
+    until = f", until {when(one.until)}" if one.until else ""
+    detail = f" ({printable(one.detail)})" if one.detail else ""
+    scope = f" for {printable(one.scope)}" if one.scope else ""
+    return f"{printable(one.address)}{scope}: {printable(one.reason)}{detail}, since {when(one.added)}{until}"

@@ -15,17 +15,22 @@ __all__ = ["main"]
 
 #: Where each command is; the text behind it stands in the list of commands.
 _COMMANDS: Mapping[str, tuple[str, str]] = {
+    "accounts": ("mailgate.cli.accounts", "Accounts that seem to be in other hands, and their release."),
     "check": ("mailgate.cli.check", "Read the configuration and say everything that is wrong with it."),
     "dkim-key": ("mailgate.cli.dkim_key", "Make a key for DKIM, and see whether DNS has it."),
     "dmarc-report": ("mailgate.cli.dmarc_report", "What DMARC reports that we got say of mail in our domains' name."),
+    "doctor": ("mailgate.cli.doctor", "Whether mail would be lost or refused: DNS, next hops, certificates, disk..."),
     "filters": ("mailgate.cli.filters", "Installed filters, their stages and options."),
+    "import": ("mailgate.cli.importing", "A configuration made from that of Postfix or Haraka."),
     "mta-sts": ("mailgate.cli.mta_sts", "What our domains should publish: MTA-STS policy, TLSA, where reports go."),
     "password": ("mailgate.cli.password", "A line with a user's password, hashed, for the file of [auth.NAME]."),
     "quarantine": ("mailgate.cli.quarantine", "Look at what filters keep back, release it, or delete it."),
     "queue": ("mailgate.cli.queue", "Look at what waits for delivery, and change it."),
+    "rehearsal": ("mailgate.cli.rehearsal", "Copies of mail of another gateway: where this one decides otherwise."),
+    "replay": ("mailgate.cli.replay", "Recorded mail through a changed policy: where the verdicts differ."),
     "suppressions": ("mailgate.cli.suppressions", "The addresses that get no more mail of ours."),
     "token": ("mailgate.cli.token", "A token for a program that uses the HTTP API."),
-    "try": ("mailgate.cli.rehearsal", "What would happen to a mail, filter by filter; nothing is delivered."),
+    "try": ("mailgate.cli.trying", "What would happen to a mail, filter by filter; nothing is delivered."),
     "why": ("mailgate.cli.why", "What happened to a mail, and why."),
 }
 

@@ -26,8 +26,9 @@ __all__ = ["command"]
 def command(domain: str, reports_to: str, as_json: bool, config: Path) -> None:
     """The policy file (MTA-STS) and the DNS records for our domains, as the configuration has them.
 
-    Put the file on a web server with a certificate for mta-sts.DOMAIN. TLSA records (DANE) count in signed zones only,
-    and must be changed before a certificate with another key is used. Publish the new file before the new record.
+    Put the file on a web server with a certificate for mta-sts.DOMAIN, or have [http] serve it (mta_sts.serve). TLSA
+    records (DANE) count in signed zones only, and must be changed before a certificate with another key is used.
+    Publish the new file before the new record.
     """
     try:
         loaded = load(config, Registry().find).config

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import random
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.address import NULL_PATH
-from mailgate.awaiting import as_deferred
+from mailgate.awaiting import as_deferred, at_once
 from mailgate.cli.common import BadConfigError, FailedError, route_names
 from mailgate.config.load import ConfigError, Loaded, load
+from mailgate.filters.own_signature import own_signature
 from mailgate.interfaces import Grouping, IEvents, IRelay, ISpool, Selector, SiteView, SpoolError
 from mailgate.observe.history import History
 from mailgate.observe.hub import EventHub
@@ -33,6 +37,8 @@ from mailgate.relay.routing import Routing
 from mailgate.relay.sorting import REPORTS
 from mailgate.spool.disk import SpoolTakenError
 from mailgate.spool.sqlite import SqliteSpool
+from mailgate.stores.suppressions import Suppressions
+from mailgate.web.account_models import AccountRelease, AccountReleased, SuspectedAccounts
 from mailgate.web.models import Changed, Groups, Page, Resumed, Shown, Sites, Status, SuspensionNow, Suspensions
 from mailgate.web.operations import QueueOperations, parse_after
 from mailgate.web.places import Places
@@ -47,12 +53,17 @@ from mailgate.web.quarantine_models import (
     Rescanned,
     RescanOrder,
 )
+from mailgate.web.rate_models import RateQuery, RatesNow
 from mailgate.web.selection import EVERYTHING, Action, Change, Resume, Selection, Suspend
 from mailgate.web.steering import Steering
+from mailgate.web.suppression_models import SuppressionCount, SuppressionOrder, Unsuppress
+from mailgate.web.suppressions import SuppressionOperations
 
 __all__ = ["OfflineDesk", "SpoolInUseError"]
 
 T = TypeVar("T")
+
+_NOBODY_COUNTS = "no daemon runs, which alone knows whom it suspects"
 
 
 class SpoolInUseError(FailedError):
@@ -126,6 +137,9 @@ class OfflineDesk:
     def sites(self, selection: Selection = EVERYTHING) -> Sites:
         return Sites(sites=())
 
+    def rates(self, query: RateQuery) -> RatesNow | None:
+        return None
+
     def suspensions(self) -> Suspensions:
         return self._run(self._steering.suspensions())
 
@@ -136,6 +150,20 @@ class OfflineDesk:
     def resume(self, order: Resume) -> Resumed:
         self._record()
         return self._run(self._steering.resume(order))
+
+    def suppress(self, order: SuppressionOrder) -> SuppressionCount:
+        self._record()
+        return self._run(self._suppressions.add(order))
+
+    def unsuppress(self, order: Unsuppress) -> SuppressionCount:
+        self._record()
+        return self._run(self._suppressions.remove(order))
+
+    def accounts(self) -> SuspectedAccounts:
+        raise FailedError(_NOBODY_COUNTS)
+
+    def release_account(self, order: AccountRelease) -> AccountReleased:
+        raise FailedError(_NOBODY_COUNTS)
 
     def status(self) -> Status | None:
         return None
@@ -158,6 +186,10 @@ class OfflineDesk:
         self._events.add(self._recorder)
         # What a daemon that was killed had under delivery is queued again.
         self._run(self._spool.sweep())
+
+    @cached_property
+    def _suppressions(self) -> SuppressionOperations:
+        return SuppressionOperations(Suppressions(self._places.suppressions, at_once, time.time), self._events)
 
     @cached_property
     def _quarantine(self) -> QuarantineOperations:
@@ -198,6 +230,8 @@ class OfflineDesk:
             return result
         if isinstance(result.value, SpoolError | ValueError):
             raise FailedError(str(result.value))
+        if isinstance(result.value, sqlite3.Error):
+            raise FailedError(f"{self._places.suppressions}: {result.value}")
         result.raiseException()
         raise AssertionError("unreachable")
 
@@ -223,6 +257,10 @@ class _NoRelay:
         """Before `bounce`: reports are made with the whole configuration. BadConfigError where it cannot be used."""
         loaded = _load(path)
         config, routing = loaded.config, Routing(loaded.config)
+        try:
+            sign = own_signature(loaded, _Signing(self._clock, config.gateway.hostname, config.gateway.state_dir))
+        except ConfigError as error:
+            raise BadConfigError("\n".join(error.errors)) from None
         self._writer = OutcomeWriter(
             self._spool,
             self._events,
@@ -233,7 +271,7 @@ class _NoRelay:
             written=lambda job, due: None,
             stuck=lambda: None,
             unstuck=lambda: None,
-            bounces=Bounces.of(config.bounces, loaded.rules),
+            bounces=replace(Bounces.of(config.bounces, loaded.rules), sign=sign),
         )
 
     def look(self) -> None:
@@ -258,6 +296,16 @@ class _NoRelay:
 
     def sites(self, selector: Selector | None = None) -> Sequence[SiteView]:
         return ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Signing:
+    """What signing mail of our own needs; it never asks which domains are ours."""
+
+    clock: IReactorTime
+    hostname: str
+    incoming: Path
+    local_domains: Callable[[str], bool] = lambda domain: False
 
 
 class _WallClock(Clock):

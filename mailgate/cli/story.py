@@ -35,7 +35,8 @@ def tell(story: Story, waiting: Sequence[Entry], now: float) -> Iterator[str]:
 
 def _summary(story: Story, waiting: Sequence[Entry]) -> str:
     """Whom it is from, and how each recipient fared last."""
-    sender = next((fields["sender"] for fields in story.entries if fields.get("sender")), "")
+    senders = (fields["sender"] for fields in story.entries if fields.get("sender") and _is_of_mail(fields))
+    sender = next(senders, "")
     # The queue has addresses in lower case; events tell of them as they were given.
     names: dict[str, str] = {}
     fates: dict[str, str] = {}
@@ -55,6 +56,10 @@ def _summary(story: Story, waiting: Sequence[Entry]) -> str:
     more = f" and {len(told) - 5} more" if len(told) > 5 else ""
     origin = f"  from {printable(sender)}" if sender else ""
     return f"{origin}: {', '.join(told[:5])}{more}" if told else origin
+
+
+def _is_of_mail(fields: Fields) -> bool:
+    return bool(fields.get("queue_id") or fields.get("session"))
 
 
 #: What was refused where it is about no recipient, by the stage.
@@ -87,6 +92,13 @@ _FATES = {
     "bounced": "bounced",
     "discarded": "discarded",
     "quarantined": "quarantined",
+    "judged": "judged",
+}
+#: What a mail server was told about a message that it keeps.
+_ANSWERS = {
+    "continue": "left to the mail server in front",
+    "quarantine": "put into quarantine at the mail server in front",
+    "discard": "discarded at the mail server in front",
 }
 
 #: What the detail of an action is.
@@ -127,8 +139,18 @@ def _event(fields: Fields) -> Iterator[str]:
                 yield f"asked for: {printable(wish)}"
             for alias in fields.get("aliases", ()):
                 yield f"stands for others: {printable(alias)}"
+            yield from _in_front(text)
             if text("split_from"):
                 yield f"split from {text('split_from')}, as filters have changed it for some recipients only"
+            yield from _trace(fields)
+        case "judged":
+            yield f"{_ANSWERS.get(text('answer'), text('answer'))}, where it is {text('ident') or 'without an id'}"
+            yield f"{text('client')} (helo {text('helo') or 'not said'}) at {text('listener')}"
+            yield f"from {text('sender') or '<>'} to {_list(fields)}, {size(fields.get('size', 0))}"
+            if text("reason"):
+                yield f"because: {text('reason')}"
+            for change in fields.get("changes", ()):
+                yield f"to be changed: {printable(change)}"
             yield from _trace(fields)
         case "refused":
             whom = text("recipient") or _list(fields)
@@ -139,6 +161,7 @@ def _event(fields: Fields) -> Iterator[str]:
             if text("user"):
                 yield f"as user {text('user')}"
             yield f"the client was told: {text('reply') or 'nothing'}"
+            yield from _in_front(text)
             if text.cause:
                 yield f"because: {text.cause}"
             yield from _trace(fields)
@@ -182,7 +205,8 @@ def _event(fields: Fields) -> Iterator[str]:
             what = "is used up" if fields.get("is_reached") else "is nearly used up"
             yield f"the limit of {text('subject')} {what}: {text('rule')}, {text('count')} of {text('limit')}"
         case "account_suspected" if fields.get("action") == "release":
-            yield f"the account {text('user')} is not suspected any more"
+            by = f", says {text('by')}" if text("by") else ""
+            yield f"the account {text('user')} is not suspected any more{by}"
         case "account_suspected":
             yield f"the account {text('user')} is suspected: {text('action')}"
             for signal in fields.get("signals", ()):
@@ -192,6 +216,19 @@ def _event(fields: Fields) -> Iterator[str]:
             yield f"{what} for {text('recipient')}, which {text('proof')} proves"
             if text("reason"):
                 yield f"because: {text('reason')}"
+        case "suppressed":
+            by = f", says {text('by')}" if text("by") else ""
+            yield f"{text('recipient')} gets no more mail{_of_scope(fields)}: {text('reason')}{by}"
+            if text("detail"):
+                yield f"because: {text('detail')}"
+            if text("until"):
+                yield f"until {when(from_stamp(fields['until']))}"
+        case "unsubscribed":
+            scope = {"scope": fields.get("stream") or fields.get("sender", "")}
+            yield f"{text('recipient')} has unsubscribed, and gets no more mail{_of_scope(scope)}"
+        case "unsuppressed":
+            yield f"{text('recipient')} gets mail{_of_scope(fields)} again, says {text('by')}"
+            yield f"it was suppressed because: {text('reason')}"
         case "entry_set_aside":
             yield f"set aside, because it cannot be read: {text('reason')}"
             yield f"it lies in {text('where')}"
@@ -202,8 +239,22 @@ def _event(fields: Fields) -> Iterator[str]:
             yield printable(str(other))
 
 
+def _in_front(text: _Texts) -> Iterator[str]:
+    """What the system in front of us has told."""
+    if text("ident"):
+        yield f"the system in front of us has it as {text('ident')}"
+    if text("origin") and text("origin") != text("client"):
+        yield f"the system in front of us has it from {text('origin')}"
+
+
 def _trace(fields: Fields) -> Iterator[str]:
     yield from trace_table(fields.get("trace", ()), max(0, columns() - _INDENT))
+
+
+def _of_scope(fields: Fields) -> str:
+    """Which mail is meant: "" for all."""
+    scope = printable(str(fields.get("scope", "")))
+    return f" of the stream {scope}" if scope and "@" not in scope else f" of {scope}" if scope else ""
 
 
 class _Texts:

@@ -8,30 +8,41 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 import click
+from pydantic import ValidationError
+from twisted.python.failure import Failure
 
 from mailgate.address import AddressError
-from mailgate.cli.common import FailedError, config_option, duration, json_option, places_of, printable, when
+from mailgate.awaiting import as_deferred, at_once
+from mailgate.cli.common import FailedError, config_option, duration, json_option, places_of, printable
+from mailgate.cli.desk import open_desk
+from mailgate.cli.entries import suppression_text
 from mailgate.interfaces import Suppression
-from mailgate.stores.suppressions import SuppressionFile, checked
+from mailgate.observe.hub import EventHub
+from mailgate.stores.suppressions import SuppressionFile, Suppressions, checked, checked_scope
+from mailgate.web.suppression_models import SuppressionCount, SuppressionEntry, SuppressionOrder, Unsuppress
+from mailgate.web.suppressions import SuppressionOperations
 
 __all__ = ["command"]
 
-#: Entries of one transaction.
-_TOGETHER = 1000
-_LONGEST_LINE = 2000
+#: Entries of one order: the longest are less than the daemon takes in one request.
+_TOGETHER = 300
+_LONGEST_LINE = 4000
+#: Entries that are read together.
+_PAGE = 1000
 
 
 @contextmanager
-def _opened(config: Path, *, makes: bool) -> Iterator[SuppressionFile | None]:
-    """The file; None where there is none yet and it is not to be made. FailedError where it cannot be used."""
+def _opened(config: Path) -> Iterator[SuppressionFile | None]:
+    """The file, to look at; None where there is none yet. FailedError where it cannot be used."""
     path = places_of(config).suppressions
-    if not makes and not path.exists():
+    if not path.exists():
         yield None
         return
     try:
@@ -39,6 +50,36 @@ def _opened(config: Path, *, makes: bool) -> Iterator[SuppressionFile | None]:
             yield file
     except sqlite3.Error as error:
         raise FailedError(f"{path}: {error}") from None
+
+
+Order = Callable[[SuppressionOrder | Unsuppress], int]
+
+
+@contextmanager
+def _changing(config: Path) -> Iterator[Order]:
+    """What changes the list, and says how many entries have come or gone: the daemon tells of that; where none runs,
+    the history is told. FailedError where it cannot be changed."""
+    places = places_of(config)
+    if not (places.spool / "spool.db").exists():  # no gateway has run yet, which could be told
+        operations = SuppressionOperations(Suppressions(places.suppressions, at_once, time.time), EventHub())
+
+        def change(order: SuppressionOrder | Unsuppress) -> int:
+            done = operations.add(order) if isinstance(order, SuppressionOrder) else operations.remove(order)
+            results: list[SuppressionCount | Failure] = []
+            as_deferred(done).addBoth(results.append)
+            (result,) = results
+            if isinstance(result, Failure):
+                raise FailedError(f"{places.suppressions}: {result.getErrorMessage()}")
+            return result.count
+
+        yield change
+        return
+    with closing(open_desk(places, config)) as desk:
+        yield (
+            lambda order: (
+                (desk.suppress(order) if isinstance(order, SuppressionOrder) else desk.unsuppress(order)).count
+            )
+        )
 
 
 def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -51,7 +92,10 @@ def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> s
 
 def _scope(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """A click callback: a stream's name, a sender or "@domain"."""
-    return _address(ctx, param, value) if value is not None and "@" in value else value
+    try:
+        return None if value is None else checked_scope(value)
+    except AddressError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 scope_option = click.option(
@@ -67,6 +111,13 @@ def command() -> None:
     """
 
 
+def _covering(address: str | None) -> Sequence[str]:
+    """As what an address may stand on the list; "" for any."""
+    if address is None:
+        return [""]
+    return list(dict.fromkeys([address, f"@{address.rpartition('@')[2]}"]))
+
+
 @command.command("list")
 @click.argument("address", required=False, callback=_address)
 @scope_option
@@ -75,22 +126,23 @@ def command() -> None:
 @json_option
 @config_option
 def list_(address: str | None, scope: str | None, reason: str | None, limit: int, as_json: bool, config: Path) -> None:
-    """List the entries, or those of an ADDRESS.
+    """List the entries, or those that are for an ADDRESS, its domain's too.
 
     Exit code 1 where there are none.
     """
-    found: Sequence[Suppression] = ()
-    with _opened(config, makes=False) as file:
+    found: list[Suppression] = []
+    with _opened(config) as file:
         if file is not None:
-            found = file.list(limit, address=address or "", scope=scope, reason=reason or "")
+            for name in _covering(address):
+                found += file.list(limit + 1, address=name, scope=scope, reason=reason or "")
+    has_more, found = len(found) > limit, found[:limit]
     if as_json:
         fields = Suppression.__struct_fields__
         click.echo(json.dumps([{name: getattr(one, name) for name in fields} for one in found], indent=1))
     for one in () if as_json else found:
-        until = f", until {when(one.until)}" if one.until else ""
-        detail = f" ({printable(one.detail)})" if one.detail else ""
-        scope_text = f" for {printable(one.scope)}" if one.scope else ""
-        click.echo(f"{printable(one.address)}{scope_text}: {one.reason}{detail}, since {when(one.added)}{until}")
+        click.echo(suppression_text(one))
+    if has_more:
+        click.echo(f"There are more; --limit says how many are told (now {limit}).", err=True)
     if not found:
         raise FailedError("nobody is suppressed")
 
@@ -108,12 +160,15 @@ def add(addresses: Sequence[str], scope: str | None, detail: str, seconds: float
     now = time.time()
     until = now + seconds if seconds else 0.0
     try:
-        entries = [Suppression(checked(one), scope or "", "manual", detail, now, until) for one in addresses]
+        entries = [
+            SuppressionEntry(address=checked(one), scope=scope or "", detail=detail, until=until) for one in addresses
+        ]
     except AddressError as error:
         raise FailedError(str(error)) from None
-    with _opened(config, makes=True) as file:
-        assert file is not None  # noqa: S101  it is made
-        click.echo(f"{file.add(entries, now)} added")
+    except ValidationError as error:
+        raise FailedError(_told(error)) from None
+    with _changing(config) as change:
+        click.echo(f"{sum(change(order) for order in _orders(entries))} added")
 
 
 @command.command()
@@ -125,45 +180,79 @@ def remove(address: str, scope: str | None, config: Path) -> None:
 
     Exit code 1 where it was not there.
     """
-    with _opened(config, makes=False) as file:
-        count = 0 if file is None else file.remove(address, scope)
+    with _changing(config) as change:
+        count = change(Unsuppress(address=address, scope=scope))
     if not count:
         raise FailedError(f"{address} is not suppressed")
     click.echo(f"{count} removed")
 
 
 @command.command("import")
-@click.argument("lines", type=click.File("r", encoding="utf-8", errors="replace"))
+@click.argument("lines", type=click.File("r", encoding="utf-8-sig", errors="replace"))
 @scope_option
 @click.option("--detail", default="imported", show_default=True, help="Why, for people.")
 @config_option
 def import_(lines: TextIO, scope: str | None, detail: str, config: Path) -> None:
     """Put the addresses of a file on the list, one a line ("-": the standard input); what follows a comma is ignored.
 
-    Lines that are no addresses are told, and the others are taken. Exit code 1 where there were such lines.
+    A line may be one that `export` has written, too. Lines that are no addresses are told, and the others are taken.
+    Exit code 1 where there were such lines.
     """
-    now, added, wrong = time.time(), 0, 0
-    with _opened(config, makes=True) as file:
-        assert file is not None  # noqa: S101  it is made
-        batch: list[Suppression] = []
+    wrong = 0
+
+    def entries() -> Iterator[SuppressionEntry]:
+        nonlocal wrong
         for number, text in enumerate(_lines(lines), 1):
             try:
                 if text:
-                    batch.append(Suppression(checked(text), scope or "", "manual", detail, now))
-            except AddressError as error:
+                    yield _entry(text, scope, detail)
+            except ValidationError as error:
                 wrong += 1
-                click.echo(f"line {number}: {printable(text[:80])}: {error}", err=True)
-            if len(batch) >= _TOGETHER:
-                added += file.add(batch, now)
-                batch = []
-        added += file.add(batch, now)
+                click.echo(f"line {number}: {printable(text[:80])}: {_told(error)}", err=True)
+
+    with _changing(config) as change:
+        added = sum(change(order) for order in _orders(entries()))
     click.echo(f"{added} added")
     if wrong:
         raise FailedError(f"{wrong} lines are no addresses")
 
 
-def _lines(lines: TextIO) -> Iterable[str]:
-    """What is before the first comma of each line, of a length that may be an address."""
+@command.command()
+@config_option
+def export(config: Path) -> None:
+    """Write the list, an entry a line as JSON, for `import` at another gateway."""
+    now, after = time.time(), ("", "")
+    with _opened(config) as file:
+        while file is not None and (page := file.list(_PAGE, after)):
+            after = page[-1].address, page[-1].scope
+            for one in page:
+                if not one.until or one.until > now:
+                    click.echo(json.dumps({name: getattr(one, name) for name in Suppression.__struct_fields__}))
+
+
+def _entry(text: str, scope: str | None, detail: str) -> SuppressionEntry:
+    """What a line says; ValidationError where it says nothing."""
+    if not text.startswith("{"):
+        return SuppressionEntry(address=text.partition(",")[0].strip().strip('"'), scope=scope or "", detail=detail)
+    entry = SuppressionEntry.model_validate_json(text)
+    return entry if scope is None else entry.model_copy(update={"scope": scope})
+
+
+def _orders(entries: Iterable[SuppressionEntry]) -> Iterator[SuppressionOrder]:
+    remaining = iter(entries)
+    while batch := list(islice(remaining, _TOGETHER)):
+        yield SuppressionOrder(entries=batch)
+
+
+def _lines(lines: TextIO) -> Iterator[str]:
+    """Each line, "" for a comment and where there is nothing; of one that is too long the beginning, which is no
+    entry."""
     while line := lines.readline(_LONGEST_LINE):
-        text = line.partition(",")[0].strip().strip('"')
-        yield "" if text.startswith("#") else text
+        text = line
+        while not line.endswith("\n") and (line := lines.readline(_LONGEST_LINE)):
+            text = text[:_LONGEST_LINE] + "?"
+        yield "" if text.startswith("#") else text.strip()
+
+
+def _told(error: ValidationError) -> str:
+    return "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from string import Formatter
 
 from mailgate.config.aliases_check import advise_on_aliases
+from mailgate.config.back_ends import advise_on_back_ends, knows_tenants
 from mailgate.config.delivery import advise_on_delivery
 from mailgate.config.document import Document
 from mailgate.config.endpoints import listening
@@ -14,6 +15,7 @@ from mailgate.config.http_check import advise_on_http
 from mailgate.config.identities import advise_on_identities
 from mailgate.config.locate import Path
 from mailgate.config.machine import holds_a_line
+from mailgate.config.mta_check import advise_on_mta
 from mailgate.config.order import advise_on_order
 from mailgate.config.ports import advise_on_ports
 from mailgate.config.problems import Problems
@@ -59,11 +61,13 @@ def advise(config: Config, document: Document, problems: Problems) -> None:
     _loops(config, problems)
     _unused(config, document, problems)
     advise_on_identities(config, problems)
+    advise_on_mta(config, document, problems)
     advise_on_recipients(config, problems)
     advise_on_aliases(config, document, problems)
     advise_on_order(config, document, problems)
     advise_on_ports(config, problems)
     advise_on_delivery(config, problems)
+    advise_on_back_ends(config, problems)
     advise_on_security(config, problems)
     advise_on_http(config, document, problems)
 
@@ -78,13 +82,15 @@ def _relays(config: Config, problems: Problems) -> None:
             if not config.domains:
                 problems.warn((*path, "role"), "refuses every recipient: there are no [domains]")
         else:
-            if text := public_space(listener.trusted_networks):
+            if (text := public_space(listener.trusted_networks)) and not knows_tenants(config, listener):
                 problems.warn(
                     (*path, "trusted_networks"), f"{text} may relay to anyone: this is an open relay for them"
                 )
             if not (routing.default or routing.recipients or routing.senders):
                 problems.warn((*path, "role"), "relays nowhere: [routing] has no default route, nor any other")
-        if listener.role != "hybrid" and listener.trusted_pipeline:
+        if listener.judge_origin and not listener.xforward_from:
+            problems.warn((*path, "judge_origin"), "has no effect without xforward_from: nobody may name a client")
+        if listener.role != "hybrid" and listener.trusted_pipeline and not listener.judge_origin:
             problems.warn((*path, "trusted_pipeline"), f"has no effect: role {listener.role} has one pipeline")
 
 
@@ -99,7 +105,7 @@ def _domains(config: Config, document: Document, problems: Problems) -> None:
         if isinstance(route, SmtpRoute) and not route.hosts:
             text = f"{section.route} delivers by MX, which may lead back here, in a loop: give the route hosts"
             problems.warn((*path, "route"), text)
-        if section.recipients == ["any"] and isinstance(route, SmtpRoute | LmtpRoute):
+        if section.recipients == ["any"] and isinstance(route, SmtpRoute | LmtpRoute) and route.queue:
             problems.warn(
                 (*path, "recipients"),
                 "any: what the next hop refuses has to be bounced, mostly to forged senders (backscatter); "
@@ -248,6 +254,7 @@ def _unused(config: Config, document: Document, problems: Problems) -> None:
     used = {section.route for section in config.domains.values()} | {config.routing.default}
     used |= {*config.routing.recipients.values(), *config.routing.senders.values()}
     used |= {getattr(route, "fallback", None) for route in config.routes.values()}
+    used |= {milter.route for milter in config.milters.values()}
     for name in config.routes:
         if name not in used:
             problems.warn(("routes", name), "no entry of [domains] or [routing] names this route")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from mailgate.config.postfix import PostfixAliases
 from mailgate.config.section import Section
 from mailgate.config.units import ConfigPath, Duration, Form, Timeout
 from mailgate.config.values import Count, Flag, Hostname, HttpUrl, Mailbox
@@ -139,7 +140,7 @@ class LdapAliases(_Asked):
 
 
 AliasSection = Annotated[
-    MapAliases | PatternAliases | SqlAliases | HttpAliases | LdapAliases, Field(discriminator="kind")
+    MapAliases | PatternAliases | SqlAliases | HttpAliases | LdapAliases | PostfixAliases, Field(discriminator="kind")
 ]
 
 

@@ -15,7 +15,9 @@ from mailgate.config.delivery import check_delivery
 from mailgate.config.document import Document
 from mailgate.config.hosts import parse_domain_pattern, parse_routing_pattern
 from mailgate.config.http_check import check_http
+from mailgate.config.inline import check_inline
 from mailgate.config.locate import Path
+from mailgate.config.mta_check import check_mta
 from mailgate.config.problems import Problems, choices
 from mailgate.config.recipients_check import check_recipients, check_sources
 from mailgate.config.schema import FilterCommon
@@ -30,6 +32,7 @@ def check(document: Document, problems: Problems) -> None:
     """References to what does not exist, what stands twice, and what cannot work."""
     _references(document, problems)
     check_delivery(document, problems)
+    check_inline(document, problems)
     _listeners(document, problems)
     for path, normal in (
         (("domains",), parse_domain_pattern),
@@ -42,6 +45,7 @@ def check(document: Document, problems: Problems) -> None:
     check_recipients(document, problems)
     check_security(document, problems)
     check_http(document, problems)
+    check_mta(document, problems)
     seen: set[tuple[object, str]] = set()
     for name, place in document.pipeline_filters():
         if (place[1], name) in seen:
@@ -84,6 +88,9 @@ def _references(document: Document, problems: Problems) -> None:
         for key in ("pipeline", "trusted_pipeline"):
             problems.known(("listeners", number, key), listener.get(key), "pipeline", pipelines)
         problems.known(("listeners", number, "auth"), listener.get("auth"), "auth section", document.names("auth"))
+        sized = listener.get("size_of")
+        for index, route in enumerate(sized if isinstance(sized, list) else ()):
+            problems.known(("listeners", number, "size_of", index), route, "route", routes)
     for domain, section in document.tables("domains").items():
         problems.known(("domains", domain, "route"), section.get("route"), "route", routes)
         check_sources(document, domain, section.get("recipients"), problems)

@@ -7,11 +7,12 @@ from datetime import UTC, date, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
 
 from mailgate.config.document import Document, Table
+from mailgate.config.inline import advise_on_inline
 from mailgate.config.locate import Path
 from mailgate.config.machine import is_here
 from mailgate.config.problems import Problems
 from mailgate.config.replies import doubt
-from mailgate.config.routes import ServerRoute, SmtpRoute
+from mailgate.config.routes import HopRoute, SmtpRoute
 from mailgate.config.schema import Config, LmtpRoute, ShapingSection, SourceSection
 
 __all__ = ["advise_on_delivery", "check_delivery"]
@@ -54,7 +55,7 @@ def check_delivery(document: Document, problems: Problems) -> None:
 
 def advise_on_delivery(config: Config, problems: Problems, today: date | None = None) -> None:
     """Warn about a file without errors; `today` (UTC) is the machine's, if it is not given."""
-    used = {route.pool for route in config.routes.values() if isinstance(route, ServerRoute)}
+    used = {route.pool for route in config.routes.values() if isinstance(route, HopRoute)}
     for name, pool in config.pools.items():
         if name not in used:
             problems.warn(("pools", name), "no route names this pool")
@@ -68,14 +69,15 @@ def advise_on_delivery(config: Config, problems: Problems, today: date | None = 
             text = f"is less than gateway.workers ({config.gateway.workers}): on that day some of them send nothing"
             problems.warn(("sources", name, "warm_up", "first"), text)
     for name, route in config.routes.items():
-        if isinstance(route, ServerRoute) and route.pool is not None:
+        if isinstance(route, HopRoute) and route.pool is not None:
             _route(("routes", name, "pool"), route, route.pool, config, problems)
     for name, shaping in config.shaping.items():
         _shaping(("shaping", name), shaping, config, problems)
     _overridden(config, problems)
+    advise_on_inline(config, problems)
 
 
-def _route(path: Path, route: ServerRoute, pool: str, config: Config, problems: Problems) -> None:
+def _route(path: Path, route: HopRoute, pool: str, config: Config, problems: Problems) -> None:
     hosts = route.hosts if isinstance(route, SmtpRoute | LmtpRoute) else []
     for entry in hosts:
         for host in entry if isinstance(entry, list) else [entry]:
@@ -116,7 +118,7 @@ def _shaping(path: Path, shaping: ShapingSection, config: Config, problems: Prob
         problems.warn(path, "gives nothing")
     for number, name in enumerate(shaping.routes):
         route = config.routes[name]
-        if not isinstance(route, ServerRoute):
+        if not isinstance(route, HopRoute):
             problems.warn((*path, "routes", number), f"has no effect: {name} goes to no server")
         elif shaping.domains and not shaping.mx and (not isinstance(route, SmtpRoute) or route.hosts):
             text = f"has no effect on {name}, whose hosts are the same for every domain"

@@ -15,7 +15,7 @@ from twisted.internet.protocol import Factory
 
 from mailgate.config.hosts import check_socket_path
 
-__all__ = ["Listening", "check_endpoint", "listening", "with_backlog"]
+__all__ = ["Listening", "check_endpoint", "listening", "socket_path", "with_backlog"]
 
 _FORMS = "valid values are: tcp:25, tcp:25:interface=127.0.0.1, tcp6:25, unix:/run/socket, systemd:domain=INET:index=0"
 _WRAPPED = re.compile(r"(?:haproxy|ssl|tls):.*", re.DOTALL)
@@ -82,6 +82,15 @@ def listening(text: str) -> Listening | None:
         return None
     endpoint.listen(Factory())  # type: ignore[no-untyped-call]  # Twisted has no types here
     return Listening(recorder.interface, recorder.port)
+
+
+def socket_path(text: str) -> str | None:
+    """The path of the unix socket of an endpoint that `check_endpoint` accepts; None where it has none."""
+    if not text.startswith("unix:"):
+        return None
+    recorder = _Recorder()
+    serverFromString(recorder, text).listen(Factory())
+    return recorder.path
 
 
 def _hint(text: str, error: Exception) -> str:

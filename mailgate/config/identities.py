@@ -9,6 +9,7 @@ from mailgate.config.locate import Path
 from mailgate.config.machine import exposed
 from mailgate.config.problems import Problems
 from mailgate.config.public import public_space
+from mailgate.config.routes import HttpRoute
 from mailgate.config.schema import Config, ListenerSection, LmtpRoute, SmtpRoute
 from mailgate.config.section import Section
 
@@ -44,6 +45,8 @@ def advise_on_identities(config: Config, problems: Problems) -> None:
                 _secret(("routes", name, "auth", "password_file"), route.auth.password_file, problems)
                 if route.auth.oauth is not None:
                     warn_of_secrets(("routes", name, "auth", "oauth"), route.auth.oauth, problems)
+        elif isinstance(route, HttpRoute):
+            _secret(("routes", name, "secret_file"), route.secret_file, problems)
     used = {listener.auth for listener in config.listeners}
     for name in config.auth:
         if name not in used:

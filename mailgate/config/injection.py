@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from mailgate.config.section import Section
-from mailgate.config.units import Duration, Size, at_least, format_size
+from mailgate.config.units import Duration, Size, at_least, format_duration, format_size
 from mailgate.config.values import Count, Name
 
-__all__ = ["InjectionSection"]
+__all__ = ["MOST_KEPT", "InjectionSection"]
+
+#: Seconds: less than the time for which the spool notes which messages of a call it has taken.
+MOST_KEPT = 30 * 86400.0
+
+
+def _kept(seconds: float) -> float:
+    if seconds > MOST_KEPT:
+        raise ValueError(f"must be at most {format_duration(MOST_KEPT)}")
+    return seconds
 
 
 class InjectionSection(Section):
@@ -35,5 +44,5 @@ class InjectionSection(Section):
     """calls that are carried out at one time; more get 503"""
     max_hold: Duration = 7 * 86400.0
     """how far ahead `send_at` may be"""
-    keep: Duration = 7 * 86400.0
-    """how long an idempotency key is remembered"""
+    keep: Annotated[Duration, at_least(3600.0, format_duration), AfterValidator(_kept)] = 7 * 86400.0
+    """how long an idempotency key is remembered, from when the call is first made; at most 30d"""

@@ -29,6 +29,9 @@ _READS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "null-sender": (("batv",), "by which it knows answers to mail of ours"),
     "arc-seal": (("fcrdns", "spf", *_CONTENT), "whose results it seals"),
     "batv": (("verp",), "whose return paths it leaves as they are"),
+    "suppressions": (("stream",), "by which it knows whose mail a recipient does not want"),
+    "list-unsubscribe": (("stream",), "by which its links end the mail of a stream"),
+    "feedback": (("verp", "batv", "dkim"), "by which it knows what reports to believe"),
 }
 #: Options of a filter that make it read what it otherwise does not; the word stands in one of their values.
 _ONLY_WITH = {("rate-limit", "geo"): ("rules", ("asn", "country"))}
@@ -45,6 +48,7 @@ _CHANGERS: Mapping[str, tuple[str, ...]] = {
     "banner": (),
     "command": (),
     "edit-headers": (),
+    "header-firewall": (),
     "headers": ("add", "add_missing", "rename", "strip"),
     "http": (),
     "list-unsubscribe": (),
@@ -76,6 +80,8 @@ def advise_on_order(config: Config, document: Document, problems: Problems) -> N
             _readers(config, place, places, problems)
             _missing(config, place, places, problems)
         _strangers(places, problems)
+        _told(places, problems)
+        _left(config, places, problems)
         _signed(config, places, problems)
 
 
@@ -129,6 +135,26 @@ def _strangers(places: list[_Place], problems: Problems) -> None:
     for place in places:
         if place.kind == "greylist" and recipients is not None and place.group < recipients:
             text = "stands before recipients: mail to addresses that do not exist is deferred before it is refused"
+            problems.warn(place.path, f"{place.name} {text}")
+
+
+def _told(places: list[_Place], problems: Problems) -> None:
+    """A report that has been told of, and put somebody on the list, must not be refused behind."""
+    for place in places:
+        later = [one.name for one in places if one.group > place.group and one.kind != "feedback"]
+        if place.kind == "feedback" and later:
+            text = f"stands before {', '.join(later)}, which may refuse a report that it has told of: put it last"
+            problems.warn(place.path, f"{place.name} {text}")
+
+
+def _left(config: Config, places: list[_Place], problems: Problems) -> None:
+    """Who has left by a link of ours must get nothing more."""
+    ours = f"{(config.http.url or '').rstrip('/')}/unsubscribe/"
+    kinds = {one.kind for one in places}
+    for place in places:
+        link = str(config.filter(place.name).own.get("link", "")) if place.kind == "list-unsubscribe" else ""
+        if link.startswith(ours) and config.http.url is not None and "suppressions" not in kinds:
+            text = "has no suppressions beside it in this pipeline: who leaves by its links gets mail all the same"
             problems.warn(place.path, f"{place.name} {text}")
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from mailgate.config.postfix import PostfixRecipients
 from mailgate.config.section import Section
 from mailgate.config.units import ConfigPath, Duration, Form, Timeout
 from mailgate.config.values import Count, Flag, HttpUrl, Mailbox, Name, OneMailbox, Rate
@@ -168,5 +169,6 @@ class CalloutRecipients(Section):
 
 
 RecipientsSection = Annotated[
-    ListRecipients | SqlRecipients | HttpRecipients | LdapRecipients | CalloutRecipients, Field(discriminator="kind")
+    ListRecipients | SqlRecipients | HttpRecipients | LdapRecipients | CalloutRecipients | PostfixRecipients,
+    Field(discriminator="kind"),
 ]

@@ -9,6 +9,7 @@ __all__ = ["as_running", "needs_restart"]
 _SECTIONS = ("spool", "dns", "counters", "history", "log")
 _GATEWAY = ("hostname", "state_dir", "workers")
 _LISTENER = ("endpoints", "protocol")
+_SERVICES = ("milters", "policy_services", "socketmaps")
 _HTTP = ("endpoints", "tls", "max_connections", "max_connections_per_client", "max_body", "request_timeout")
 
 
@@ -22,6 +23,13 @@ def needs_restart(old: Config, new: Config) -> tuple[str, ...]:
         for name in sorted(before.keys() | after.keys())
         if _differ(before.get(name), after.get(name))
     ]
+    for kind in _SERVICES:
+        served, serving = getattr(old, kind), getattr(new, kind)
+        waits += [
+            f"{kind}.{name}"
+            for name in sorted(served.keys() | serving.keys())
+            if name not in served or name not in serving or served[name].endpoints != serving[name].endpoints
+        ]
     waits += [name for name in _SECTIONS if getattr(old, name) != getattr(new, name)]
     waits += [f"http.{key}" for key in _HTTP if getattr(old.http, key) != getattr(new.http, key)]
     return tuple(waits)
@@ -40,6 +48,12 @@ def as_running(started: Config, new: Config) -> Config:
         else section
         for section in new.listeners
     ]
+    for kind in _SERVICES:
+        served = getattr(started, kind)
+        changes[kind] = {
+            name: section.model_copy(update={"endpoints": served[name].endpoints}) if name in served else section
+            for name, section in getattr(new, kind).items()
+        }
     return new.model_copy(update=changes)
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mailgate.config.section import Section
 from mailgate.config.units import ConfigPath, Size, at_least, format_size
-from mailgate.config.values import Domain, Flag, Hostname, OneMailbox
+from mailgate.config.values import Domain, Flag, Hostname, Network, OneMailbox
 
 __all__ = ["ReportsDkimSection", "ReportsSection", "TlsReportsSection"]
 
@@ -68,3 +68,6 @@ class TlsReportsSection(_ReporterSection):
 
     enabled: Flag = False
     """whether what comes of TLS is gathered, of routes with `security`, and reports are sent"""
+    private_networks: list[Network] = []
+    """networks of ours in which somebody gets reports over HTTPS. Where these go is what anybody writes into DNS, so
+    addresses that are not of the Internet are asked only if they are in one of these"""

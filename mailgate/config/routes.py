@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mailgate.config.section import Section
 from mailgate.config.units import ConfigPath, Duration, Timeout
@@ -19,17 +20,22 @@ from mailgate.config.values import (
     Mechanism,
     Name,
     Port,
+    private_url,
 )
 
 __all__ = [
     "ClientAuth",
     "ClientOAuth",
     "DiscardRoute",
+    "HopRoute",
+    "HttpRoute",
     "LmtpRoute",
     "MaildirRoute",
+    "Preset",
     "RetrySection",
     "Route",
     "ServerRoute",
+    "SiteRoute",
     "SmtpRoute",
 ]
 
@@ -107,8 +113,12 @@ class _RouteSection(Section):
     """the retry schedule"""
 
 
-class ServerRoute(_RouteSection):
-    """What routes to servers share."""
+Preset = Literal["exchange", "exchange-online"]
+"""Back ends whose answers mean more than their codes say."""
+
+
+class HopRoute(_RouteSection):
+    """What routes over the network share."""
 
     pool: Name | None = None
     """the [pools.NAME] or the one [sources.NAME] that its mail goes out from; the system chooses if not given"""
@@ -120,12 +130,34 @@ class ServerRoute(_RouteSection):
     """how long an idle connection is kept for the next message"""
     connect_timeout: Timeout = 30.0
     """how long we wait for a connection; then the next address is tried"""
+    ipv6: Flag = True
+    """whether IPv6 addresses of hosts are tried, too; false where this machine has no IPv6 to the Internet"""
+    fallback: Name | None = None
+    """the route by which mail goes from its second attempt on that this one could not deliver in `fallback_after`: a
+    smart host of a provider, where the hosts of this one cannot be reached or take nothing. Its own fallback counts for
+    nothing then"""
+    fallback_after: Duration = 900.0
+    """how old such mail is at least"""
+
+
+class ServerRoute(HopRoute):
+    """What routes to mail servers share."""
+
+    queue: Flag = True
+    """false: the next hop is asked while the client waits, and its answers to RCPT and to the content are the client's;
+    nothing is kept here meanwhile. For fixed `hosts` only (see the guide to inline delivery)"""
+    when_unreachable: Literal["defer", "queue"] = "defer"
+    """with queue = false, where the next hop cannot be reached or breaks off before it has the content: defer: the
+    client is told 451; queue: the message is taken into the spool, and delivered from there"""
+    rcpt_timeout: Timeout = 60.0
+    """with queue = false, how long a client waits at RCPT in all, for a free connection, a session and an answer"""
+    hold_timeout: Timeout = 60.0
+    """with queue = false, how long a client that says nothing, or is busy with its content, keeps its session with the
+    next hop; then that serves others, and there is another for the content"""
     command_timeout: Timeout = 300.0
     """how long we wait for the greeting and for each reply but the last"""
     data_timeout: Timeout = 600.0
     """how long we wait for the reply to the end of data (RFC 5321: at least 10 minutes; less makes duplicates)"""
-    ipv6: Flag = True
-    """whether IPv6 addresses of hosts are tried, too; false where this machine has no IPv6 to the Internet"""
     tls: Literal["off", "opportunistic", "required", "verified", "implicit"] = "opportunistic"
     """off: clear text; opportunistic: STARTTLS where it is offered and works; required: no delivery without TLS;
     verified: nor without a certificate that is right; implicit: TLS from the first octet (port 465), verified"""
@@ -146,12 +178,6 @@ class ServerRoute(_RouteSection):
     """whether the next hop is told by XFORWARD where the message came from, for its log"""
     proxy_protocol: Flag = False
     """whether each connection begins with a PROXY header (v2) that names the client; one message a connection then"""
-    fallback: Name | None = None
-    """the route by which mail goes from its second attempt on that this one could not deliver in `fallback_after`: a
-    smart host of a provider, where the hosts of this one cannot be reached or take nothing. Its own fallback counts for
-    nothing then"""
-    fallback_after: Duration = 900.0
-    """how old such mail is at least"""
     chunking: Flag = True
     """whether content goes by BDAT where it is offered and spares a conversion (BINARYMIME)"""
 
@@ -161,6 +187,10 @@ class SmtpRoute(ServerRoute):
 
     transport: Literal["smtp"]
     """by SMTP, to mail servers"""
+    preset: Preset | None = None
+    """what stands behind fixed `hosts`: exchange (servers of the site) or exchange-online. Where it refuses our
+    connector, and not the mail, that waits, with an alarm, and is not returned; a host that is short of resources is
+    left for another one; and a recipient whom it refuses after the content keeps that from nobody else"""
     hosts: Hosts = []
     """"host" or "host:port" ("[v6]:port") in the order in which they are tried; an inner list shares the load. Empty:
     by the MX records of the recipient's domain"""
@@ -169,6 +199,12 @@ class SmtpRoute(ServerRoute):
     security: Literal["none", "auto", "dane", "mta-sts"] = "none"
     """what destinations publish of their TLS, and is asked of their hosts: dane: TLSA records, which need `dns.dnssec`;
     mta-sts: policies over HTTPS; auto: both, as far as they can be had; none: what `tls` says is all"""
+
+    @model_validator(mode="after")
+    def _hosts_of_preset(self) -> SmtpRoute:
+        if self.preset is not None and not self.hosts:
+            raise ValueError(f'preset = "{self.preset}" is for fixed hosts, and this route goes by MX')
+        return self
 
 
 class LmtpRoute(ServerRoute):
@@ -180,6 +216,38 @@ class LmtpRoute(ServerRoute):
     """"host:port" or "unix:/path" in the order in which they are tried; an inner list shares the load"""
     port: Port = 24
     """the port of hosts that name none"""
+
+
+class HttpRoute(HopRoute):
+    """`[routes.NAME]` with transport http: to an application, by a signed POST for each message (see the guide to
+    applications)."""
+
+    transport: Literal["http"]
+    """to an application of the site's own, over HTTP"""
+    url: Annotated[HttpUrl, AfterValidator(private_url)]
+    """where messages are sent: https://, or http:// on this machine. Redirects are not followed"""
+    secret_file: ConfigPath
+    """a file with a secret a line (16 octets at least), and # for comments: each request is signed with every one of
+    them, as those of webhooks are. It is read again when it changes"""
+    format: Literal["json", "form", "raw"] = "json"
+    """json: the message taken apart, attachments in base64; form: the same as multipart/form-data, attachments as
+    files; raw: multipart/form-data with the message as one file"""
+    ca: ConfigPath | None = None
+    """authorities (PEM) that the certificate must come from; the system's if not given"""
+    timeout: Timeout = 60.0
+    """how long we wait for an answer, and for the application to take each piece of a large request"""
+
+    @property
+    def port(self) -> int:
+        """That of the URL."""
+        parts = urlsplit(self.url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    @property
+    def hosts(self) -> Hosts:
+        """The one of the URL."""
+        host = urlsplit(self.url).hostname or ""
+        return [f"[{host}]" if ":" in host else host]
 
 
 class MaildirRoute(_RouteSection):
@@ -201,4 +269,7 @@ class DiscardRoute(_RouteSection):
     """what the history says"""
 
 
-Route = Annotated[SmtpRoute | LmtpRoute | MaildirRoute | DiscardRoute, Field(discriminator="transport")]
+SiteRoute = SmtpRoute | LmtpRoute | HttpRoute
+"""The routes to hosts, by their transports."""
+
+Route = Annotated[SmtpRoute | LmtpRoute | HttpRoute | MaildirRoute | DiscardRoute, Field(discriminator="transport")]

@@ -13,8 +13,10 @@ from pydantic import ConfigDict, Field
 from mailgate.config.aliases import AliasSection, ForwardingSection
 from mailgate.config.auth import AuthSection
 from mailgate.config.http import HttpSection
+from mailgate.config.mta import MilterSection, PolicySection, SocketmapSection
 from mailgate.config.quarantine import QuarantineSection
 from mailgate.config.recipients import ListRecipients, RecipientsSection, Sources
+from mailgate.config.rehearsal import RehearsalSection
 from mailgate.config.reports import ReportsSection, TlsReportsSection
 from mailgate.config.routes import DiscardRoute, LmtpRoute, MaildirRoute, RetrySection, Route, SmtpRoute
 from mailgate.config.section import Section
@@ -67,6 +69,7 @@ __all__ = [
     "LmtpRoute",
     "LogSection",
     "MaildirRoute",
+    "MilterSection",
     "Network",
     "PipelineSection",
     "PoolSection",
@@ -160,6 +163,10 @@ class ListenerSection(Section):
     """systems in front of us that may tell by XCLIENT who the client is"""
     xforward_from: list[Network] = []
     """systems in front of us that may tell by XFORWARD where a message came from, for the history and the next hop"""
+    judge_origin: Flag = False
+    """whether filters judge the client that XFORWARD names, and not who is connected, as behind a mail server that uses
+    us as its content filter. Of trusted_networks are then clients of that mail server, which get `trusted_pipeline`;
+    who may relay stays with who is connected"""
     hide: list[Keyword] = []
     """extensions that are not offered here, for clients that cannot cope with them"""
     bare_newlines: Literal["reject", "normalize"] = "reject"
@@ -169,6 +176,10 @@ class ListenerSection(Section):
     """how far ahead a message may ask to be sent (FUTURERELEASE); 0 offers it to nobody. Role outbound or hybrid"""
     max_message_size: Annotated[Size, at_least(64 * 1024, format_size)] = 50 * 1024 * 1024
     """larger messages are refused with 552; announced with SIZE (RFC 5321: at least 64KiB)"""
+    size_of: list[Name] = []
+    """routes whose next hops decide, too: what the smallest of them takes by its EHLO, less 16KiB for our own fields,
+    is announced where it is less than max_message_size. It is learnt with each connection to them, and not known before
+    the first one after a start"""
     max_recipients: Annotated[int, Field(strict=True, ge=100)] = 1000
     """recipients per message; more get 452, and senders bring them again (RFC 5321 asks for at least 100)"""
     max_connections: Count = 2000
@@ -197,6 +208,9 @@ class ListenerSection(Section):
     stress_timeout: Timeout = 10.0
     """how long we wait for a command or content while the listener is under stress: with nine tenths of max_connections
     open"""
+    rehearse: Flag = False
+    """whether what comes in here are copies of mail that another gateway handles: they are judged, and go nowhere (see
+    [rehearsal])"""
 
 
 class TlsSection(Section):
@@ -345,7 +359,10 @@ class Config(Section):
     """The whole file."""
 
     gateway: GatewaySection
-    listeners: list[ListenerSection] = Field(min_length=1)
+    listeners: list[ListenerSection] = []
+    milters: dict[Name, MilterSection] = {}
+    policy_services: dict[Name, PolicySection] = {}
+    socketmaps: dict[Name, SocketmapSection] = {}
     domains: dict[Domain, DomainSection] = {}
     recipients: dict[Name, RecipientsSection] = {}
     aliases: dict[Name, AliasSection] = {}
@@ -359,6 +376,7 @@ class Config(Section):
     bounces: BouncesSection = BouncesSection()
     reports: ReportsSection = ReportsSection()
     quarantine: QuarantineSection = QuarantineSection()
+    rehearsal: RehearsalSection = RehearsalSection()
     pipelines: dict[Name, PipelineSection]
     filters: dict[Name, FilterSection] = {}
     dns: DnsSection = DnsSection()

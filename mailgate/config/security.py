@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import model_validator
 
 from mailgate.config.section import Section
-from mailgate.config.units import ConfigPath, Timeout
-from mailgate.config.values import Domain, Fingerprint, Hostname
+from mailgate.config.units import ConfigPath, Duration, Timeout, at_least, at_most, format_duration
+from mailgate.config.values import Domain, Fingerprint, Flag, Hostname
 
-__all__ = ["MtaStsSection", "TlsPolicySection"]
+__all__ = ["LONGEST_AGE", "MtaStsSection", "TlsPolicySection"]
+
+#: Seconds that a policy of MTA-STS may be kept at most (RFC 8461 section 3.2).
+LONGEST_AGE = 31_557_600
 
 
 class TlsPolicySection(Section):
@@ -43,8 +46,12 @@ class MtaStsSection(Section):
     timeout: Timeout = 30.0
     """how long a policy may take to come; mail waits for it where the domain has none from before"""
     mode: Literal["testing", "enforce", "none"] = "testing"
-    """of our own policy, as `mailgate mta-sts` writes it: begin with testing, and read the reports"""
+    """of our own policy, as `mailgate mta-sts` prints it and [http] serves it: begin with testing, and read the
+    reports"""
     mx: list[Hostname] = []
     """the hosts that our policy names; gateway.hostname if empty"""
-    max_age: Timeout = 7 * 86400.0
-    """how long others may keep our policy"""
+    max_age: Annotated[Duration, at_least(1.0, format_duration), at_most(LONGEST_AGE, format_duration)] = 7 * 86400.0
+    """how long others may keep our policy: weeks, once it is "enforce". A year (365d6h) at most"""
+    serve: Flag = False
+    """whether [http] serves the policy, at /.well-known/mta-sts.txt of mta-sts.DOMAIN for each of our [domains], to
+    everybody. Others ask at port 443, and want a certificate for mta-sts.DOMAIN"""

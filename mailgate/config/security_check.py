@@ -11,6 +11,9 @@ from mailgate.config.schema import Config, SmtpRoute
 
 __all__ = ["advise_on_security", "check_security"]
 
+#: Seconds that others should keep our policy at least.
+_LEAST_AGE = 86_400.0
+
 _OF_ITS_OWN = ("tls_name", "tls_fingerprints")
 
 
@@ -32,6 +35,8 @@ def check_security(document: Document, problems: Problems) -> None:
         for key in _OF_ITS_OWN:
             if route.get(key):
                 problems.error(path, f"goes not with {key}, which says itself who is to be believed")
+    if document.table("mta_sts").get("serve") is True and not document.table("http").get("endpoints"):
+        problems.error(("mta_sts", "serve"), "[http] serves it, which has no endpoints")
     for domain, policy in document.tables("tls_policies").items():
         if policy.get("level") == "dane" and not has_dnssec:
             problems.error(("tls_policies", domain, "level"), no_dnssec)
@@ -50,5 +55,19 @@ def advise_on_security(config: Config, problems: Problems) -> None:
     for domain, policy in config.tls_policies.items():
         if policy.level == "clear":
             problems.warn(("tls_policies", domain, "level"), "everybody on the way can read the mail for this domain")
+    _advise_on_own_policy(config, problems)
     if config.tls_reports.enabled and not any(isinstance(one, SmtpRoute) and one.security != "none" for one in by_mx):
         problems.warn(("tls_reports", "enabled"), "there is nothing to report: no route by MX has `security`")
+
+
+def _advise_on_own_policy(config: Config, problems: Problems) -> None:
+    section = config.mta_sts
+    if section.max_age < _LEAST_AGE:
+        text = "others forget our policy within a day: whoever hides it for so long can have our mail in clear text"
+        problems.warn(("mta_sts", "max_age"), text)
+    if section.serve and not any(not one.startswith("*.") for one in config.domains):
+        problems.warn(("mta_sts", "serve"), "has no effect: it is for [domains] with names of their own, and none is")
+    if section.serve and config.http.tls is False and not config.http.forwarded_from:
+        problems.warn(
+            ("mta_sts", "serve"), "others ask for it over HTTPS, and [http] has no TLS, nor a proxy before it"
+        )

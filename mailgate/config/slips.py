@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from mailgate.config.document import Document
+from mailgate.config.inline import inline_slips
 from mailgate.config.locate import Path
 from mailgate.config.problems import Problems
 from mailgate.config.schema import DomainSection
@@ -28,6 +29,7 @@ def find_slips(document: Document, problems: Problems) -> Collection[Path]:
             for keys in _leaves((entry,), value):
                 problems.error(("routing", table, *keys), f'a domain stands in quotes: "{".".join(keys)}" = ...')
                 slips.append(("routing", table, entry))
+    slips += inline_slips(document, problems)
     return slips
 
 

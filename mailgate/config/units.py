@@ -19,6 +19,7 @@ __all__ = [
     "Timeout",
     "absolute",
     "at_least",
+    "at_most",
     "format_duration",
     "format_size",
     "parse_duration",
@@ -76,6 +77,17 @@ def at_least(smallest: float, write: Callable[[Any], str]) -> AfterValidator:
     def check(value: float) -> float:
         if value < smallest:
             raise ValueError(f"must be at least {write(smallest)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def at_most(largest: float, write: Callable[[Any], str]) -> AfterValidator:
+    """The same for the other end."""
+
+    def check(value: float) -> float:
+        if value > largest:
+            raise ValueError(f"must be at most {write(largest)}")
         return value
 
     return AfterValidator(check)

@@ -50,6 +50,7 @@ __all__ = [
     "ReplyPattern",
     "Server",
     "SocketAddress",
+    "private_url",
 ]
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*([smhd])", re.ASCII)
@@ -100,6 +101,25 @@ def _url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
         raise ValueError('no address of a service: it looks like "https://host/path"')
     return text
+
+
+def private_url(text: str) -> str:
+    """An address to which the mail of people goes, or what happens to it; ValueError."""
+    parts = urlsplit(text)
+    if not text.isascii() or any(one <= " " for one in text):
+        raise ValueError("a URL has no spaces, nor letters beyond ASCII")
+    if parts.scheme != "https" and not _is_this_machine(parts.hostname or ""):
+        raise ValueError(
+            "mail and events hold what is personal: http:// is for this machine only, all else is https://"
+        )
+    return text
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _rate(value: object) -> float:

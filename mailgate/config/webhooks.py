@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Annotated, Literal, get_args
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
 from mailgate.config.section import Section
 from mailgate.config.units import ConfigPath, Duration, Size, Timeout, at_least, format_duration, format_size
-from mailgate.config.values import Count, HttpUrl, Name
+from mailgate.config.values import Count, HttpUrl, Name, private_url
 
 __all__ = ["WEBHOOK_EVENTS", "WebhookEvent", "WebhookSection"]
 
@@ -25,6 +23,8 @@ WebhookEvent = Literal[
     "complained",
     "unsubscribed",
     "suppressed",
+    "unsuppressed",
+    "suppressions_imported",
     "quarantined",
     "quarantine_expired",
     "discarded",
@@ -39,31 +39,16 @@ WEBHOOK_EVENTS: Mapping[WebhookEvent, str] = MappingProxyType(
 )
 
 
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _target(text: str) -> str:
-    parts = urlsplit(text)
-    if not text.isascii() or any(one <= " " for one in text):
-        raise ValueError("a URL has no spaces, nor letters beyond ASCII")
-    if parts.scheme != "https" and not _is_this_machine(parts.hostname or ""):
-        raise ValueError("events hold addresses of people: http:// is for this machine only, all else is https://")
-    return text
-
-
 class WebhookSection(Section):
     """`[webhooks.NAME]`: a program that is told of events by HTTP POST, in their order and at least once.
 
     What it does not take (status 2xx) waits in `state_dir/webhooks.db` and is sent again after growing pauses, so that
-    a program that is slow, broken or gone delays neither mail nor other webhooks. Redirects are not followed. The
+    a program that is slow, broken or gone delays neither mail nor other webhooks; what happens is written there within
+    a fifth of a second, and a crash of the gateway loses that much. Redirects are not followed. The
     address is the administrator's own choice, and may be one of the inner network.
     """
 
-    url: Annotated[HttpUrl, AfterValidator(_target)]
+    url: Annotated[HttpUrl, AfterValidator(private_url)]
     """where events are sent: https://, or http:// on this machine"""
     events: Annotated[list[WebhookEvent], Field(min_length=1)] = [
         "accepted",
@@ -74,6 +59,8 @@ class WebhookSection(Section):
         "complained",
         "unsubscribed",
         "suppressed",
+        "unsuppressed",
+        "suppressions_imported",
         "quarantined",
         "limit_near",
         "account_suspected",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mailgate.events.base import Event
 from mailgate.events.gateway import (
+    BackEndRefuses,
     BreakerChanged,
     ConfigRefused,
     ConfigReloaded,
@@ -28,6 +29,7 @@ from mailgate.events.mail import (
     Deferred,
     Delivered,
     Discarded,
+    Judged,
     MessageAccepted,
     OperatorActed,
     Quarantined,
@@ -44,13 +46,16 @@ from mailgate.events.senders import (
     DmarcEvaluated,
     LimitNear,
     Suppressed,
+    SuppressionsImported,
     Unsubscribed,
+    Unsuppressed,
     WebhookChanged,
     WebhookDropped,
 )
 
 __all__ = [
     "AccountSuspected",
+    "BackEndRefuses",
     "Bounced",
     "BouncedBack",
     "BreakerChanged",
@@ -64,6 +69,7 @@ __all__ = [
     "EntrySetAside",
     "Event",
     "FilterFailed",
+    "Judged",
     "LimitNear",
     "MessageAccepted",
     "OperatorActed",
@@ -81,8 +87,10 @@ __all__ = [
     "Stopped",
     "Stopping",
     "Suppressed",
+    "SuppressionsImported",
     "SuspensionChanged",
     "Unsubscribed",
+    "Unsuppressed",
     "WebhookChanged",
     "WebhookDropped",
     "WorkerEnded",

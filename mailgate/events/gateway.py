@@ -5,6 +5,7 @@ from __future__ import annotations
 from mailgate.events.base import Event
 
 __all__ = [
+    "BackEndRefuses",
     "BreakerChanged",
     "ConfigRefused",
     "ConfigReloaded",
@@ -23,8 +24,8 @@ __all__ = [
 
 
 class SuspensionChanged(Event, frozen=True, kw_only=True):
-    """An administrator suspended deliveries, or resumed them. `kind` and `name` as in Suspension; `until` 0 where it is
-    for good."""
+    """An administrator suspended deliveries, or resumed them; or a back end refuses all that comes by a route, which
+    rests then. `kind` and `name` as in Suspension; `until` 0 where it is for good."""
 
     kind: str
     name: str
@@ -42,6 +43,17 @@ class SiteSlowed(Event, frozen=True, kw_only=True):
     factor: float
     rests_until: float
     reason: str
+
+
+class BackEndRefuses(Event, frozen=True, kw_only=True):
+    """A back end (`preset` of a route) refuses this gateway, or a whole domain, and not the mail, which waits: its
+    connector or its accepted domains are to be mended. Told once in some minutes, of one `recipient` of many."""
+
+    route: str
+    site: str
+    host: str
+    reply: str
+    recipient: str
 
 
 class WorkerEnded(Event, frozen=True, kw_only=True):
@@ -88,7 +100,8 @@ class BreakerChanged(Event, frozen=True, kw_only=True):
 
 
 class RecipientsChanged(Event, frozen=True, kw_only=True):
-    """Something has changed about what a `[recipients.NAME]`, or an `[aliases.NAME]` (as "aliases.NAME"), can tell.
+    """Something has changed about what a `[recipients.NAME]` can tell, or an `[aliases.NAME]` (as "aliases.NAME"), or a
+    `[senders.NAME]` (as "senders.NAME").
 
     `state` is "unavailable" (it cannot be asked; `reason` is the private cause) and then "available"; "holding" (so
     many addresses would vanish at once that they stay) and "not holding"; "accepts all" (a server that is asked by

@@ -10,6 +10,7 @@ __all__ = [
     "Deferred",
     "Delivered",
     "Discarded",
+    "Judged",
     "MessageAccepted",
     "OperatorActed",
     "QuarantineExpired",
@@ -40,7 +41,9 @@ class SessionClosed(Event, frozen=True, kw_only=True):
 class Refused(Event, frozen=True, kw_only=True):
     """A peer was told no, at any stage from the connection on. `filter` is "" where the gateway itself refused.
 
-    `queue_id` is "" before MAIL; `reason` is the private cause, `reply` what the peer was told. `user` is the name that
+    `queue_id` is "" before MAIL. `ident` is the message's id at the system in front of us, and `origin` the client that
+    it came there from ("mx.example.net[192.0.2.1]"), where that has told them;
+    `reason` is the private cause, `reply` what the peer was told. `user` is the name that
     the client gave, where a login was refused.
     """
 
@@ -58,6 +61,8 @@ class Refused(Event, frozen=True, kw_only=True):
     recipients: tuple[str, ...] = ()
     user: str = ""
     message_id: str = ""
+    ident: str = ""
+    origin: str = ""
     trace: tuple[TraceStep, ...] = ()
 
 
@@ -68,7 +73,8 @@ class MessageAccepted(Event, frozen=True, kw_only=True):
     `proxy` who told us of the client, where that was not the client itself. `asked` is what its sender asked for with
     the envelope, in words. `recipients` are those that the client named; `aliases` tells which stood for others.
     `split_from` is the id of the message from which this one was split, as filters have changed it for some recipients
-    only: the client was told that id, and the trace stands there. `stream` as in Envelope.
+    only: the client was told that id, and the trace stands there. `stream` as in Envelope, `ident` and `origin` as in
+    Refused.
     """
 
     queue_id: str
@@ -88,6 +94,36 @@ class MessageAccepted(Event, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     split_from: str = ""
     stream: str = ""
+    ident: str = ""
+    origin: str = ""
+    trace: tuple[TraceStep, ...] = ()
+
+
+class Judged(Event, frozen=True, kw_only=True):
+    """A mail server that keeps a message has been told what becomes of it, and it is not refused.
+
+    `queue_id` is our own id for it, `ident` the mail server's. `answer` is "continue", "quarantine" or "discard", for
+    the `reason` given; `changes` tells in words what it has to change. `recipients` are all that it has named, `taken`
+    those whose mail we have taken over. The other fields as in MessageAccepted.
+    """
+
+    queue_id: str
+    ident: str
+    session: str
+    client: str
+    listener: str
+    helo: str
+    sender: str
+    recipients: tuple[str, ...]
+    size: int
+    answer: str
+    reason: str = ""
+    changes: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
+    message_id: str = ""
+    protocol: str = ""
+    identity: str = ""
+    tls: str = ""
     trace: tuple[TraceStep, ...] = ()
 
 
@@ -130,12 +166,13 @@ class Deferred(_Attempt, frozen=True, kw_only=True):
 class Bounced(_Attempt, frozen=True, kw_only=True):
     """Given up for this recipient. `report` is the queue id of the DSN, or "" where none is owed, and `report_to` whom
     that goes to, where not to the sender: a double bounce. `category` says what kind of failure it was
-    ("no-such-user")."""
+    ("no-such-user"). `identity` is as whom its client had logged in, or else the client's address."""
 
     reason: str
     report: str = ""
     report_to: str = ""
     category: str = ""
+    identity: str = ""
 
 
 class Reported(Event, frozen=True, kw_only=True):

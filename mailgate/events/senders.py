@@ -11,7 +11,9 @@ __all__ = [
     "DmarcEvaluated",
     "LimitNear",
     "Suppressed",
+    "SuppressionsImported",
     "Unsubscribed",
+    "Unsuppressed",
     "WebhookChanged",
     "WebhookDropped",
 ]
@@ -73,7 +75,8 @@ class AccountSuspected(Event, frozen=True, kw_only=True):
     """An account, `user`, sends as if somebody else had its password, or does so no more (`action` "release").
 
     `signals` say what speaks for it, with numbers ("networks 12 in 1h, limit 5"); `action` is what is done from now on:
-    "notify", "slow", "quarantine" or "refuse"; `until` when that ends by itself. `notify` as in LimitNear.
+    "notify", "slow", "quarantine" or "refuse"; `until` when that ends by itself. `notify` as in LimitNear. `by` says
+    who has released it, "" where it was the configuration.
     """
 
     user: str
@@ -83,6 +86,7 @@ class AccountSuspected(Event, frozen=True, kw_only=True):
     session: str = ""
     queue_id: str = ""
     notify: tuple[str, ...] = ()
+    by: str = ""
 
 
 class BouncedBack(Event, frozen=True, kw_only=True):
@@ -133,14 +137,32 @@ class Unsubscribed(Event, frozen=True, kw_only=True):
 
 
 class Suppressed(Event, frozen=True, kw_only=True):
-    """An address gets no more mail of ours: `scope` is a stream or a sender, "" for all; `reason` "bounce" or
-    "complaint", `detail` the private cause."""
+    """An address, or "@domain", gets no more mail of ours: `scope` is a stream or a sender, "" for all; `reason`,
+    `detail` and `until` as in Suppression. `by` says who has put it on the list, "" where it was the gateway itself."""
 
     recipient: str
     scope: str
     reason: str
     detail: str = ""
     queue_id: str = ""
+    until: float = 0.0
+    by: str = ""
+
+
+class Unsuppressed(Event, frozen=True, kw_only=True):
+    """Somebody, `by`, has taken an address off the list, where it stood for `scope` because of `reason`."""
+
+    recipient: str
+    scope: str
+    reason: str
+    by: str = ""
+
+
+class SuppressionsImported(Event, frozen=True, kw_only=True):
+    """So many addresses have come on the list together, too many for an event each."""
+
+    count: int
+    by: str = ""
 
 
 class WebhookChanged(Event, frozen=True, kw_only=True):

@@ -8,12 +8,26 @@ from typing import Literal
 
 from zope.interface import implementer
 
+from mailgate.config.values import Flag
 from mailgate.envelope import Session, Transaction
 from mailgate.filters.sealing import Sealer, SealOptions
+from mailgate.filters.seven_bit import seven_bit
 from mailgate.filters.signing import Threads, forwards
 from mailgate.interfaces import FilterServices, IMessageModifier
+from mailgate.mailauth.dkim.canonical import split_header
 from mailgate.mailauth.dkim.sign import OVERSIGNED, SIGNED
-from mailgate.message import Content, Edit, Message, RenameHeader, ReplaceBody, Splice, is_of_header
+from mailgate.mailauth.dkim.signature import HeaderFields
+from mailgate.message import (
+    Content,
+    Edit,
+    Message,
+    RenameHeader,
+    ReplaceBody,
+    Splice,
+    apply_edits,
+    is_of_header,
+    release,
+)
 
 __all__ = ["ArcSeal", "Options", "build"]
 
@@ -33,6 +47,9 @@ class Options(SealOptions):
     """forwarded: what aliases send on to domains that are not ours. changed: that, and what filters have changed in the
     body or in fields that signatures cover, for a list server or a next hop that checks again. always: all mail from
     outside"""
+    convert: Flag = True
+    """whether content beyond US-ASCII that nobody has signed yet is made US-ASCII before it is sealed, as `dkim-sign`
+    does"""
 
 
 def build(options: Options, services: FilterServices) -> object:
@@ -48,6 +65,8 @@ class ArcSeal:
         self._when = options.when
         self._sealer = Sealer(options, services)
         self._is_local = services.local_domains
+        self._convert = options.convert
+        self._incoming = services.incoming
         self._threads = Threads(services.clock)
 
     def modify(
@@ -64,15 +83,25 @@ class ArcSeal:
         ):
             return []
         work = partial(self._seal, session, transaction, content, edits)
-        return self._threads.call(work, content, edits, at_once=True)
+        asked = transaction.parameters.body if self._convert else None
+        return self._threads.call(work, content, edits, at_once=True, converts=asked)
 
     def _seal(
         self, session: Session, transaction: Transaction, content: Content, edits: Sequence[Edit]
     ) -> Sequence[Edit]:
+        converted: Sequence[Edit] = []
+        fields: Sequence[Edit] = []
         try:
-            return self._sealer.whatever_passed(session, transaction, content, edits)
+            if self._convert:
+                header = HeaderFields(split_header(apply_edits(content.header, edits)))
+                converted = seven_bit(transaction.parameters.body, content, edits, header, self._incoming)
+            fields = self._sealer.whatever_passed(session, transaction, content, (*edits, *converted))
         except ValueError:  # nobody knows where the body begins, so nobody could check the seal
             return []
+        finally:
+            if not fields:
+                release(converted)
+        return [*converted, *fields]
 
 
 def _changes(edits: Iterable[Edit]) -> bool:

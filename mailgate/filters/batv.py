@@ -11,15 +11,17 @@ from pydantic import Field
 from zope.interface import implementer
 
 from mailgate.address import Address
+from mailgate.awaiting import run
 from mailgate.config.schema import Network, Section
 from mailgate.config.units import ConfigPath, Duration, at_least, format_duration
 from mailgate.envelope import Recipient, Session, Transaction
 from mailgate.filters.networks import NetworkSet
 from mailgate.filters.returning import leaves
+from mailgate.filters.steps import Steps, ready
 from mailgate.filters.verp import VerpResult
 from mailgate.filters.who import AddressPatterns
 from mailgate.findings import Finding
-from mailgate.interfaces import FilterServices, IMessageModifier, IRecipientFilter
+from mailgate.interfaces import Answered, FilterServices, IMessageModifier, IRecipientFilter
 from mailgate.message import AddRecipient, ChangeReturnPath, Edit, For, Message, RemoveRecipient
 from mailgate.reply import Reply
 from mailgate.rewriting.batv import Batv, BatvError
@@ -40,10 +42,10 @@ class Options(Section):
 
     Mail of clients that have logged in or are trusted, from a sender in `senders` to another domain than ours, leaves
     with a tagged reverse-path: prvs=0123abcdef=ann@example.org. What comes to such an address goes to ann@example.org,
-    if the tag is good; whoever makes up reports has none. The filter stands in both pipelines, behind `verp`, and in
-    that of incoming mail before `recipients`, which does not know tagged addresses; a good tag skips the filters of
-    RCPT behind it. Reports that the gateway makes itself go to the plain sender. Mail of these senders must leave
-    through this gateway alone before untagged reports can be refused.
+    or whom that stands for, if the tag is good; whoever makes up reports has none. The filter stands in both pipelines,
+    behind `verp`, and in that of incoming mail before `recipients`, which does not know tagged addresses; a good tag
+    skips the filters of RCPT behind it. Reports that the gateway makes itself go to the plain sender. Mail of these
+    senders must leave through this gateway alone before untagged reports can be refused.
     """
 
     senders: list[str] = Field(min_length=1)
@@ -70,11 +72,12 @@ class Options(Section):
 
 @dataclass(frozen=True, slots=True)
 class BatvResult(Finding):
-    """What the recipient of a report tells; `address` is who it is for, where its tag is good."""
+    """What the recipient of a report tells; `addresses` are who it is for, where its tag is good: the sender, or whom
+    that stands for."""
 
     result: Outcome
     recipient: Address
-    address: Address | None = None
+    addresses: tuple[Address, ...] = ()
     owner: object = None
 
     def summary(self) -> str:
@@ -100,14 +103,15 @@ class BatvFilter:
         self._actions: dict[Outcome, Action] = {"untagged": options.untagged, "invalid": options.invalid}
         self._exempt = NetworkSet(options.exempt)
         self._is_local = services.local_domains
+        self._expand = services.expand
 
-    def on_rcpt(self, session: Session, transaction: Transaction, recipient: Recipient) -> Verdict | None:
+    def on_rcpt(self, session: Session, transaction: Transaction, recipient: Recipient) -> Answered:
         """Accept a tag that is good: the address need not be in a directory."""
         address = recipient.address
         if not self._is_local(address.domain):
             return None
         if self._batv.is_tagged(address):
-            return self._tagged(recipient)
+            return run(self._tagged(recipient))
         if transaction.sender or session.identity is not None or not self._senders.has(address):
             return None
         if session.client.address in self._exempt or _needs_none(transaction, recipient):
@@ -118,13 +122,16 @@ class BatvFilter:
         """Change the reverse-path, and recipients."""
         return [*self._tags(session, transaction), *self._strips(transaction)]
 
-    def _tagged(self, recipient: Recipient) -> Verdict:
+    def _tagged(self, recipient: Recipient) -> Steps[Verdict | None]:
         address = recipient.address
         try:
             original = self._batv.original(address)
         except BatvError as error:
             return self._judged(BatvResult("invalid", address, owner=self), str(error))
-        evidence = (BatvResult("valid", address, original, owner=self),)
+        expanded = yield from ready(self._expand(original))
+        if isinstance(expanded, Reject | Defer):
+            return expanded
+        evidence = (BatvResult("valid", address, tuple(expanded or (original,)), owner=self),)
         return Accept(f"a tag of {original}", evidence=evidence)
 
     def _judged(self, result: BatvResult, reason: str) -> Verdict:
@@ -156,15 +163,11 @@ class BatvFilter:
 
     def _strips(self, transaction: Transaction) -> Iterator[Edit | For]:
         """Each in a message of its own, where there are others: what filters have decided about one is for it alone."""
-        found = {
-            one.recipient: one.address
-            for one in transaction.evidence.all(BatvResult)
-            if one.owner is self and one.address is not None
-        }
+        found = {one.recipient: one.addresses for one in transaction.evidence.all(BatvResult) if one.owner is self}
         for recipient in transaction.recipients:
-            address = found.get(recipient.address)
-            if address is not None:
-                edits = (RemoveRecipient(recipient.address), AddRecipient(address))
+            addresses = found.get(recipient.address)
+            if addresses:
+                edits: tuple[Edit, ...] = (RemoveRecipient(recipient.address), *map(AddRecipient, addresses))
                 yield from edits if len(transaction.recipients) == 1 else [For((recipient.address,), edits)]
 
 

@@ -115,7 +115,7 @@ class Command:
         self._runner = CommandRunner(
             CommandSettings(
                 command=options.command,
-                directory=services.state_dir / "incoming",
+                directory=services.incoming,
                 is_kept=options.kept,
                 by_file=options.content == "file",
                 timeout=options.timeout,

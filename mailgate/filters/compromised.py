@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec
 from pydantic import AfterValidator, Field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -23,13 +21,13 @@ from mailgate.config.schema import Section
 from mailgate.config.units import ConfigPath, Duration, at_least, format_duration
 from mailgate.config.values import Flag, Hostname, OneMailbox
 from mailgate.envelope import Identity, Recipient, Session, Transaction
-from mailgate.events import AccountSuspected, Bounced, Event, MessageAccepted, Refused
+from mailgate.events import AccountSuspected, Bounced, Event, Refused
 from mailgate.filters.compromised_signals import Signal, Signals, points
+from mailgate.filters.compromised_state import Suspicion, Suspicions, counted_name
 from mailgate.filters.geo import GeoResult
 from mailgate.filters.networks import is_known
 from mailgate.filters.open_sessions import OpenSessions, is_unknown_recipient
-from mailgate.filters.rate_limit_rules import shortened
-from mailgate.filters.steps import Steps, ready
+from mailgate.filters.steps import Steps
 from mailgate.filters.who import NETWORK, IdentitySet, told
 from mailgate.findings import Finding
 from mailgate.interfaces import (
@@ -50,8 +48,6 @@ __all__ = ["Compromised", "CompromisedResult", "Options", "build"]
 
 _log = Logger()
 
-#: Messages whose identity is known when they bounce, and characters of a name that is counted.
-_MOST, _LONGEST = 20_000, 200
 #: The longest that one answer is held back: a filter's deadline is 10 seconds, unless it is configured.
 _LONGEST_DELAY = 9.0
 #: Kinds of failures that say nothing about whom one writes to.
@@ -74,8 +70,9 @@ class Options(Section):
     not exist. Weak ones count where there are two: many networks, many countries, a login from where the password was
     guessed. What is found is published as the event account_suspected, with the numbers.
 
-    `action` then holds for `lock`. To end it earlier, see to the account (a new password), and write its name into
-    `exempt_files`, or `exempt` and reload: the suspicion is forgotten with its next message, and the name can go again.
+    `action` then holds for `lock`. To end it earlier, see to the account (a new password), and then
+    `mailgate accounts release NAME`; `mailgate accounts list` shows who is suspected. An account that is written into
+    `exempt_files`, or `exempt` and reload, is not suspected any more with its next message.
     """
 
     action: Literal["notify", "slow", "quarantine", "refuse"] = "quarantine"
@@ -136,13 +133,6 @@ class CompromisedResult(Finding):
         return ("compromised", *(f"compromised.{name}" for name in names))
 
 
-class _State(msgspec.Struct, frozen=True):
-    """What is kept of a suspected account, up to `until`; without signals, of one that was cleared then."""
-
-    signals: tuple[str, ...]
-    until: float
-
-
 def build(options: Options, services: FilterServices) -> object:
     """The filter; ValueError where a file cannot be used."""
     return Compromised(options, services)
@@ -158,10 +148,11 @@ class Compromised:
         self._counters = services.counters
         self._events = services.events
         self._signals = Signals(options, services.counters, services.clock.seconds)
+        self._suspicions = Suspicions(services.counters, services.clock.seconds)
+        self._windows = max(options.window, options.places_window)
         self._exempt = IdentitySet(options.exempt)
         self._files = [_watched(path, services.clock) for path in options.exempt_files]
         self._sessions = OpenSessions()
-        self._senders: OrderedDict[str, str] = OrderedDict()
 
     def on_connect(self, session: Session) -> None:
         """Wrong passwords of this session will count."""
@@ -172,11 +163,10 @@ class Compromised:
         identity = self._watched_identity(session)
         if identity is None:
             return None
-        who = _name(identity)
+        who = counted_name(identity.name)
         if self._is_exempt(identity):
             return run(self._forget(session, transaction, who))
         self._sessions.note(session, transaction)
-        self._note(transaction.id, who)
         return run(self._at_mail(session, transaction, who))
 
     def on_rcpt(self, session: Session, transaction: Transaction, recipient: Recipient) -> Answered:
@@ -184,7 +174,7 @@ class Compromised:
         identity = self._watched_identity(session)
         if identity is None or self._is_exempt(identity):
             return None
-        return run(self._at_rcpt(session, transaction, _name(identity)))
+        return run(self._at_rcpt(session, transaction, counted_name(identity.name)))
 
     def on_message(self, session: Session, transaction: Transaction, message: Message) -> Answered:
         """Keep back what is to be kept back."""
@@ -195,13 +185,9 @@ class Compromised:
 
     def observe(self, event: Event) -> None:
         """Count what went wrong."""
-        if isinstance(event, MessageAccepted):
-            if event.split_from in self._senders:
-                self._note(event.queue_id, self._senders[event.split_from])
-            return
         if isinstance(event, Bounced):
-            who = self._senders.get(event.queue_id)
-            if who is not None and event.category not in _NO_SIGN:
+            if event.category not in _NO_SIGN and self._counts(event.identity):
+                who = counted_name(event.identity)
                 _later(self._bounced(who, is_unknown=event.category == "no-such-user"))
             return
         known = self._sessions.find(event)
@@ -209,28 +195,33 @@ class Compromised:
             return
         address = known.session.client.address
         if event.stage == "auth" and event.user and event.reply[:3] in ("535", "") and is_known(address):
-            _later(self._guessed(event.user[:_LONGEST].lower(), address))
+            _later(self._guessed(counted_name(event.user), address))
         identity = self._watched_identity(known.session)
         if identity is None or self._is_exempt(identity):
             return
         if event.stage == "rcpt" and is_unknown_recipient(event):
-            _later(self._refused(_name(identity)))
+            _later(self._refused(counted_name(identity.name)))
 
-    def _note(self, queue_id: str, who: str) -> None:
-        self._senders[queue_id] = who
-        if len(self._senders) > _MOST:
-            self._senders.popitem(last=False)
+    def _counts(self, name: str) -> bool:
+        """Whether bounces count for this name: that of a client known by its address only where such are watched."""
+        if not name or self._options.networks_too:
+            return bool(name)
+        try:
+            ip_address(name)
+        except ValueError:
+            return True
+        return False
 
     def _bounced(self, who: str, *, is_unknown: bool) -> Steps[None]:
-        _, counted = yield from self._read(who)
+        _, counted = yield from self._suspicions.read(who)
         yield from self._signals.bounced(counted, is_unknown=is_unknown)
 
     def _guessed(self, who: str, address: IPv4Address | IPv6Address) -> Steps[None]:
-        _, counted = yield from self._read(who)
+        _, counted = yield from self._suspicions.read(who)
         yield from self._signals.guessed(counted, address)
 
     def _refused(self, who: str) -> Steps[None]:
-        _, counted = yield from self._read(who)
+        _, counted = yield from self._suspicions.read(who)
         yield from self._signals.refused(counted)
 
     def _watched_identity(self, session: Session) -> Identity | None:
@@ -243,13 +234,10 @@ class Compromised:
         return self._exempt.has(identity) or any(one.value.has(identity) for one in self._files)
 
     def _forget(self, session: Session, transaction: Transaction, who: str) -> Steps[None]:
-        """End the suspicion of who is exempt now; what led to it does not count any more."""
-        state, _ = yield from self._read(who)
-        if state is None:
+        """End the suspicion of who is exempt now."""
+        ended = yield from self._suspicions.end(who, self._windows)
+        if ended is None:
             return
-        cleared = msgspec.json.encode(_State((), self._clock.seconds()))
-        windows = max(self._options.window, self._options.places_window)
-        yield from ready(self._counters.put(_state(who), cleared, windows))
         self._events.publish(
             AccountSuspected(
                 at=self._clock.seconds(),
@@ -263,7 +251,7 @@ class Compromised:
 
     def _at_mail(self, session: Session, transaction: Transaction, who: str) -> Steps[Verdict | None]:
         address, geo = session.client.address, session.evidence.get(GeoResult)
-        state, counted = yield from self._read(who)
+        state, counted = yield from self._suspicions.read(who)
         found = yield from self._signals.seen(
             counted, address if is_known(address) else None, geo.country if geo is not None else ""
         )
@@ -273,7 +261,7 @@ class Compromised:
         return (yield from self._act(session, transaction, state))
 
     def _at_rcpt(self, session: Session, transaction: Transaction, who: str) -> Steps[Verdict | None]:
-        state, counted = yield from self._read(who)
+        state, counted = yield from self._suspicions.read(who)
         if state is None:
             flood = yield from self._signals.sent(who, counted)
             if flood is None:
@@ -281,35 +269,23 @@ class Compromised:
             state = yield from self._suspect(session, transaction, who, [flood])
         return (yield from self._act(session, transaction, state))
 
-    def _read(self, who: str) -> Steps[tuple[_State | None, str]]:
-        """What is kept of it, where it is suspected; and the name by which it is counted, a new one for some time after
-        a suspicion has been ended."""
-        state = _decoded((yield from ready(self._counters.get(_state(who)))))
-        if state is not None and not state.signals:
-            return None, f"{who} since {state.until:.3f}"
-        return state, who
-
     def _suspect(
         self, session: Session, transaction: Transaction, who: str, found: Sequence[Signal]
-    ) -> Steps[_State | None]:
+    ) -> Steps[Suspicion | None]:
         """Suspect the account where there is enough; whoever is the first of several says so."""
         if points(found) < 1.0:
             return None
-        lock = self._options.lock
-        state = _State(tuple(str(one) for one in found), self._clock.seconds() + lock)
-        value = msgspec.json.encode(state)
-        known = _decoded((yield from ready(self._counters.add(_state(who), value, lock))))
-        if known is not None and not known.signals:
-            yield from ready(self._counters.put(_state(who), value, lock))
-            known = None
-        if known is None:
-            identity = session.identity.name if session.identity is not None else who
+        identity = session.identity.name if session.identity is not None else who
+        now, action = self._clock.seconds(), self._options.action
+        signals = tuple(str(one) for one in found)
+        state = Suspicion(signals, now + self._options.lock, identity, action, now, self._windows)
+        if (yield from self._suspicions.begin(who, state)):
             self._events.publish(
                 AccountSuspected(
-                    at=self._clock.seconds(),
+                    at=now,
                     user=identity,
-                    signals=state.signals,
-                    action=self._options.action,
+                    signals=signals,
+                    action=action,
                     until=state.until,
                     session=session.id,
                     queue_id=transaction.id,
@@ -318,7 +294,7 @@ class Compromised:
             )
         return state
 
-    def _act(self, session: Session, transaction: Transaction, state: _State | None) -> Steps[Verdict | None]:
+    def _act(self, session: Session, transaction: Transaction, state: Suspicion | None) -> Steps[Verdict | None]:
         if state is None:
             return None
         action = self._options.action
@@ -332,23 +308,6 @@ class Compromised:
             yield pause
         is_new = transaction.evidence.get(CompromisedResult) != result
         return Continue((result,)) if is_new else None
-
-
-def _name(identity: Identity) -> str:
-    return identity.name[:_LONGEST].lower()
-
-
-def _state(who: str) -> str:
-    return f"compromised state {shortened(who)}"
-
-
-def _decoded(value: bytes | None) -> _State | None:
-    if value is None:
-        return None
-    try:
-        return msgspec.json.decode(value, type=_State)
-    except msgspec.DecodeError:
-        return _State(("unknown",), 0.0)
 
 
 def _watched(path: Path, clock: IReactorTime) -> WatchedFile[IdentitySet]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
 
 from pydantic import AfterValidator, Field
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from mailgate.address import Address
@@ -14,6 +17,7 @@ from mailgate.config.schema import Section
 from mailgate.config.units import Duration, Form, at_least, format_duration
 from mailgate.config.values import Domain, Flag, Hostname
 from mailgate.envelope import Session, Transaction
+from mailgate.filters.seven_bit import seven_bit
 from mailgate.filters.signing import Threads, UnsignableError, added, body_digest, fields_as_sent, forwards
 from mailgate.filters.signing_keys import DomainKeys, DomainOptions, KeyOptions, KeyRing
 from mailgate.filters.who import IdentitySet, address_of
@@ -23,11 +27,12 @@ from mailgate.mailauth.dkim.sign import FIELD_NAME, OVERSIGNED, SIGNED, body_for
 from mailgate.mailauth.dkim.signature import HeaderFields, is_within
 from mailgate.mailauth.dmarc.author import Authors, author_domains
 from mailgate.mailauth.results import DmarcResult
-from mailgate.message import Content, Edit, Message
+from mailgate.message import Content, Edit, Message, release
+from mailgate.mime.recode import RecodeError, recode
 from mailgate.reply import Reply
 from mailgate.verdict import PermanentFailure, TemporaryFailure
 
-__all__ = ["DkimSign", "Options", "build"]
+__all__ = ["DkimSign", "Options", "SigningServices", "build"]
 
 Action = Literal["continue", "defer", "reject"]
 
@@ -38,6 +43,10 @@ _NEVER_BEGIN = ("arc-", "authentication-results")
 _MOST_LABELS = 7
 #: Of fields of one name no more are signed, from the last one up.
 _MOST_OF_A_NAME = 20
+
+#: Octets, and lines that may begin a part, of a mail of our own that is converted: this is the reactor's thread, and it
+#: may return what a stranger has written.
+_OWN_OCTETS, _OWN_PARTS = 64 * 1024, 100
 
 _MALFORMED = "This message does not say whose it is as it must, or cannot be signed as it is"
 _NOT_SIGNED = "Mail from this domain is not sent through here"
@@ -63,8 +72,7 @@ class Options(Section):
     The domain is the first that has keys: the author's own, one above it, `default_domain`. It signs the message as
     the filters before this one have made it. So whatever changes the body, or a field that is signed, stands before it
     in the pipeline, and `headers` too, where it adds what is missing; `mailgate check` says where this is not so. A
-    filter or a host behind it that changes them breaks the signature: so does a next hop that does not offer 8BITMIME,
-    or BINARYMIME, for which content beyond US-ASCII, or binary content, is converted.
+    filter or a host behind it that changes them breaks the signature.
 
     A key that cannot be had is this filter's failure: with `on_failure = "defer"`, the default, the client keeps its
     message until there is one. Nothing that should be signed goes out without.
@@ -99,6 +107,10 @@ class Options(Section):
     identity: Literal["off", "sender", "login"] = "off"
     """what the signature says of the user (i=): nothing, the envelope's sender, or the name of the login, if it is an
     address below the domain that signs"""
+    convert: Flag = True
+    """whether content beyond US-ASCII, and binary content, is made US-ASCII before it is signed (quoted-printable,
+    base64), as the next host that does not offer 8BITMIME or BINARYMIME would have to do that later, which breaks the
+    signature (RFC 6376 section 5.3). What has a signature already stays as it is, be it of DKIM, S/MIME or PGP"""
     expire_after: Annotated[Duration, at_least(3600, format_duration)] | None = None
     """how long the signature is good (x=). It must outlast the time that mail may wait in queues, here and elsewhere;
     for ever, if not given"""
@@ -109,11 +121,24 @@ def build(options: Options, services: FilterServices) -> object:
     return DkimSign(options, services)
 
 
+class SigningServices(Protocol):
+    """What of FilterServices is needed here: whoever signs mail of our own has no more, it may be."""
+
+    @property
+    def clock(self) -> IReactorTime: ...
+    @property
+    def hostname(self) -> str: ...
+    @property
+    def local_domains(self) -> Callable[[str], bool]: ...
+    @property
+    def incoming(self) -> Path: ...
+
+
 @implementer(IMessageModifier)
 class DkimSign:
     """Reads content that lies in a file, or is large, and keys that have changed, in a thread."""
 
-    def __init__(self, options: Options, services: FilterServices) -> None:
+    def __init__(self, options: Options, services: SigningServices) -> None:
         if not options.domains and not options.keys:
             raise ValueError("there is nothing to sign with: give domains, or keys")
         if not any(name.lower() == "from" for name in (*options.oversign, *options.headers)):
@@ -132,6 +157,7 @@ class DkimSign:
         taken = {name.lower() for name in options.oversign}
         self._signed = [(name, name.lower().encode()) for name in options.headers if name.lower() not in taken]
         self._expire_after = None if options.expire_after is None else round(options.expire_after)
+        self._incoming = services.incoming
         self._threads = Threads(services.clock)
 
     def modify(
@@ -159,7 +185,13 @@ class DkimSign:
         default = self._default(session, is_ours=is_ours)
         everything = [one for group in (*wanted, default) for one in group]
         work = partial(self._sign, session, transaction, content, edits, header, wanted, default)
-        return self._threads.call(work, content, edits, at_once=not any(one.is_stale() for one in everything))
+        return self._threads.call(
+            work,
+            content,
+            edits,
+            at_once=not any(one.is_stale() for one in everything),
+            converts=transaction.parameters.body if self._options.convert else None,
+        )
 
     def has_keys_for(self, domain: str) -> bool:
         """Whether a domain signs for itself, or one above it does, or that which does for all."""
@@ -175,6 +207,11 @@ class DkimSign:
         domains = _authors(header).domains
         if header.named(b"dkim-signature"):
             return octets
+        if self._options.convert and not octets.isascii() and _is_simple(octets):
+            with contextlib.suppress(RecodeError):
+                octets = b"".join(recode(content, "7BIT"))
+                content = Content(octets)
+                header = fields_as_sent(content, ())
         chosen = dict.fromkeys(keys for one in domains if (keys := _first(self._all_of(one))) is not None)
         return b"".join(reversed(self._fields(content, (), header, chosen, lambda _: ""))) + octets
 
@@ -223,13 +260,23 @@ class DkimSign:
             chosen[keys] = None
         if not chosen:
             return self._without_key(header, is_ours=session.identity is not None)
+        converted: Sequence[Edit] = []
+        fields: Sequence[bytes] = []
         try:
+            if self._options.convert:
+                converted = seven_bit(transaction.parameters.body, content, edits, header, self._incoming)
+            if converted:
+                edits = (*edits, *converted)
+                header = fields_as_sent(content, edits)
             fields = self._fields(
                 content, edits, header, chosen, lambda domain: self._identity(session, transaction, domain)
             )
         except UnsignableError as error:
             return self._unsignable(error, is_ours=session.identity is not None)
-        return [added(field) for field in fields]
+        finally:
+            if not fields:
+                release(converted)
+        return [*converted, *map(added, fields)]
 
     def _fields(
         self,
@@ -285,6 +332,10 @@ class DkimSign:
         if is_ours:
             _act(self._options.unsignable, f"cannot be signed: {error}", "6.0", _MALFORMED)
         return []
+
+
+def _is_simple(octets: bytes) -> bool:
+    return len(octets) <= _OWN_OCTETS and octets.count(b"\n--") <= _OWN_PARTS
 
 
 def _act(action: Action, reason: str, detail: str, text: str) -> None:

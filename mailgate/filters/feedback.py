@@ -15,29 +15,39 @@ from mailgate.config.schema import Section
 from mailgate.config.units import ConfigPath
 from mailgate.config.values import Domain, Flag
 from mailgate.envelope import Session, Transaction
-from mailgate.events import BouncedBack, Complained
+from mailgate.events import BouncedBack, Complained, Unsubscribed
 from mailgate.filters.batv import BatvResult
 from mailgate.filters.feedback_proof import Proof, Prover
 from mailgate.filters.verp import VerpResult
 from mailgate.filters.who import AddressPatterns
 from mailgate.findings import Finding
-from mailgate.interfaces import FilterServices, IMessageFilter
+from mailgate.interfaces import Answered, FilterServices, IMessageFilter, ISuppressions, Suppression
 from mailgate.mailauth import DkimResult
 from mailgate.message import Message
 from mailgate.mime.reports import MAX_REPORT, Fields, Report, read_report
 from mailgate.reply import Reply
 from mailgate.rewriting.secret_lines import SecretFile
-from mailgate.rewriting.unsubscribe import UnsubscribeTokens
+from mailgate.rewriting.unsubscribe import UnsubscribeTokens, Unsubscription
 from mailgate.rewriting.verp import Verp
 from mailgate.stores.domains import DomainTable
 from mailgate.verdict import Continue, Discard, Verdict
 
 __all__ = ["Feedback", "FeedbackResult", "Options", "build"]
 
-Kind = Literal["bounce", "complaint"]
+Kind = Literal["bounce", "complaint", "unsubscribe"]
 
 _CODE = re.compile(r"(?:^|[\s;:>(])([45][0-5]\d)(?=[ -])")
 _STATUS = re.compile(r"(?<![\d.])([245])\.(\d{1,3})\.(\d{1,3})(?![\d.])")
+#: What a text for people says has failed: a reply as it came, the status of qmail, a code or a status of any kind. Of
+#: what is weaker there is more that means something else: numbers of rooms, versions of programs.
+_REPLY = re.compile(r"(?:^|[\s;:>(])(?=[45][0-5]\d[ -]#?[45]\.\d{1,3}\.\d{1,3}(?![\d.]))")
+_MARKED = re.compile(r"\(#(?=[45]\.\d{1,3}\.\d{1,3}(?![\d.]))")
+#: Behind it comes the mail that is returned, in reports that are one text.
+_COPY = re.compile(r"^[ \t]{0,8}-{2,20}[^-\n]{1,60}\b(?:copy of|original message)\b", re.IGNORECASE | re.MULTILINE)
+_EMPTY_LINE = re.compile(r"\n[ \t]*\n")
+_TYPE = re.compile(r"[A-Za-z0-9-]{1,40}[ \t]*;")
+#: Whom reports come from that are none by their form.
+_DAEMON = re.compile(r"\b(?:mailer|mail)[-_. ]?daemon\b|\bpostmaster@", re.IGNORECASE)
 _WORD = re.compile(r"[a-z0-9-]{1,40}")
 #: Kinds of feedback that are no complaint: of signatures that fail (RFC 6591), of viruses, and of what is no spam.
 _NO_COMPLAINTS = frozenset({"auth-failure", "virus", "not-spam", "dmarc", ""})
@@ -49,7 +59,8 @@ class Options(Section):
     """`[filters.feedback]`: reports about our mail become events, and entries of the suppression list.
 
     Reports of delivery (RFC 3464, and other bounces to return paths of `verp`) and complaints (ARF, RFC 5965) are read
-    that come to return paths of `verp` or to `addresses`. Whom one is about is believed only where that is proved: it
+    that come to return paths of `verp` or to `addresses`; and so are wishes to unsubscribe by mail, with a token of
+    list-unsubscribe in the subject. Whom one is about is believed only where that is proved: it
     came to a return path for that recipient, or the mail that it returns has one, or a token of list-unsubscribe; or
     its sender is trusted (`reporters`, `batv`). All else is mail like any other, and nobody is suppressed for it. The
     filter stands last among those of incoming mail, behind verp, batv and dkim: what it has read must not be refused
@@ -57,8 +68,8 @@ class Options(Section):
     """
 
     addresses: list[str] = Field(default=[])
-    """where complaints and bounces come to, beside return paths: the addresses that providers were told, and senders
-    of mail; "fbl@example.org", "bounce-*@example.org" """
+    """where complaints and bounces come to, beside return paths: the addresses that providers were told, `mailto` of
+    list-unsubscribe, and senders of mail; "fbl@example.org", "bounce-*@example.org" """
     verp_secrets: ConfigPath | None = None
     """the secrets of the filter verp, to know its return paths in mail that is returned"""
     unsubscribe_secrets: ConfigPath | None = None
@@ -110,12 +121,14 @@ class Feedback:
         self._is_discarded = options.then == "discard"
         self._classify = services.classify
         self._events = services.events
+        self._suppressions = services.suppressions
         self._now = services.clock.seconds
         ours = re.escape(services.hostname)
         self._our_id = re.compile(rf"\bby {ours}\b.{{0,400}}?\bid ([0-9A-Z]{{16}})\b", re.DOTALL)
 
-    def on_message(self, session: Session, transaction: Transaction, message: Message) -> Verdict | None:
-        """Look at what comes from outside to one of the addresses. OSError where the content cannot be read."""
+    def on_message(self, session: Session, transaction: Transaction, message: Message) -> Answered:
+        """Look at what comes from outside to one of the addresses. OSError where the content cannot be read, or the
+        suppression list written; sqlite3.Error as well."""
         if session.identity is not None:
             return None
         returns = {one.address: one for one in transaction.evidence.all(VerpResult)}
@@ -126,6 +139,9 @@ class Feedback:
         ]
         if not concerned:
             return None
+        wish = self._prover.wish_in(message.values("Subject"))
+        if wish is not None and self._suppressions is not None:
+            return self._unsubscribed(self._suppressions, wish, concerned)
         report = read_report(message.content.part(0, MAX_REPORT))
         kind = _kind_of(report, message, transaction, is_return=any(one in returns for one in concerned))
         if kind is None:
@@ -140,6 +156,17 @@ class Feedback:
             return Continue(evidence=found)
         told = ", ".join(str(one.recipient) for one in proofs[:3])
         return Discard(f"a {kind} report about mail to {told} has been read", tuple(concerned), found)
+
+    async def _unsubscribed(self, known: ISuppressions, wish: Unsubscription, concerned: Sequence[Address]) -> Verdict:
+        """A recipient has answered the link of list-unsubscribe that is an address. It is kept when this answers."""
+        found = (FeedbackResult("unsubscribe", "token"),)
+        recipient, sender = str(wish.recipient), str(wish.sender)
+        if await known.add(Suppression(recipient, wish.stream or sender, "unsubscribe", "", self._now())):
+            told = Unsubscribed(at=self._now(), recipient=recipient, sender=sender, stream=wish.stream)
+            self._events.publish(told)
+        if not self._is_discarded:
+            return Continue(evidence=found)
+        return Discard(f"{wish.recipient} wants no more mail of {wish.sender}", tuple(concerned), found)
 
     # -- whom it is about
 
@@ -217,10 +244,14 @@ def _kind_of(report: Report, message: Message, transaction: Transaction, *, is_r
         return "complaint" if report.about.get("feedback-type").strip().lower() not in _NO_COMPLAINTS else None
     if report.kind == "delivery":
         return "bounce"
-    is_answer = any(value.strip().lower().startswith("auto-replied") for value in message.values("Auto-Submitted"))
-    if is_return and not transaction.sender and not is_answer and _reply_of(report, None) is not None:
+    if is_return and not transaction.sender and _is_of_daemon(message) and _reply_of(report, None) is not None:
         return "bounce"
     return None
+
+
+def _is_of_daemon(message: Message) -> bool:
+    """Whether a mail system has written it: who is on holiday may have a null sender, and numbers in his answer."""
+    return bool(message.values("X-Failed-Recipients")) or any(map(_DAEMON.search, message.values("From")))
 
 
 def _block_about(report: Report, recipient: Address) -> Fields | None:
@@ -234,11 +265,10 @@ def _block_about(report: Report, recipient: Address) -> Fields | None:
 
 def _reply_of(report: Report, block: Fields | None) -> Reply | None:
     """The refusal that a report tells of, in the form of a reply; None where it has none."""
-    diagnostic = "" if block is None else block.get("diagnostic-code").partition(";")[2].strip()
-    text = diagnostic or report.text
+    words = ("" if block is None else _diagnostic(block)) or _said(report.text)
     given = "" if block is None else block.get("status")
-    status = _STATUS.search(given) or _STATUS.search(text)
-    code = _CODE.search(text)
+    status = _STATUS.search(given) or _STATUS.search(words)
+    code = _CODE.search(words)
     if status is not None and status[1] == "2":
         status = None
     if status is None and code is None:
@@ -246,12 +276,32 @@ def _reply_of(report: Report, block: Fields | None) -> Reply | None:
     number = int(code[1]) if code is not None else 550 if status is not None and status[1] == "5" else 450
     if status is not None and int(status[1]) != number // 100:
         number = 550 if status[1] == "5" else 450  # the status is the report's own word, the code may be of anything
-    words = " ".join((diagnostic or _around(text, code or status)).split())[:_LONGEST]
+    words = " ".join(words.split())[:_LONGEST]
     for one in (code and code[1], status and status[0]):  # they are told anyway
         words = words.removeprefix(one or "").lstrip(" -")
     return Reply(number, status[0] if status is not None else "", (words or "refused",))
 
 
-def _around(text: str, found: re.Match[str] | None) -> str:
-    start = 0 if found is None else found.start()
-    return text[start : start + _LONGEST].lstrip(" ;:>(\r\n")
+def _diagnostic(block: Fields) -> str:
+    """What the next hop has said; some leave out the type before it."""
+    value = block.get("diagnostic-code")
+    kind = _TYPE.match(value)
+    return (value if kind is None else value[kind.end() :]).strip()
+
+
+def _said(text: str) -> str:
+    """What a text for people says has failed, to the end of its paragraph, or all of that; "" where it says nothing."""
+    text = text.replace("\r\n", "\n")
+    copy = _COPY.search(text)
+    text = text if copy is None else text[: copy.start()]
+    reply = _REPLY.search(text)
+    found = reply or _MARKED.search(text) or _CODE.search(text) or _STATUS.search(text)
+    if found is None:
+        return ""
+    start = 0
+    for line in _EMPTY_LINE.finditer(text, 0, found.start()):
+        start = line.end()
+    end = _EMPTY_LINE.search(text, found.end())
+    if reply is not None or found.re is _CODE:
+        start = found.start()
+    return text[start : len(text) if end is None else end.start()].lstrip(" ;:>(\n")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mailgate.address import Address, AddressError
 from mailgate.mime.reports import Fields, Report
-from mailgate.rewriting.unsubscribe import UnsubscribeError, UnsubscribeTokens
+from mailgate.rewriting.unsubscribe import UnsubscribeError, UnsubscribeTokens, Unsubscription
 from mailgate.rewriting.verp import Verp, VerpError
 
 __all__ = ["Proof", "Prover"]
@@ -58,6 +58,16 @@ class Prover:
                     continue
                 return Proof("verp", found.recipient, found.sender)
         return None
+
+    def wish_in(self, subjects: Sequence[str]) -> Unsubscription | None:
+        """The wish of a recipient whose token stands in a subject by itself."""
+        if self._tokens is None or not subjects or not _TOKEN.fullmatch(token := subjects[0].strip()):
+            return None
+        try:
+            about = self._tokens.read(token)
+        except UnsubscribeError:
+            return None
+        return about if about.recipient is not None else None
 
     @staticmethod
     def claimed(report: Report, kind: str) -> Sequence[Proof]:

@@ -11,7 +11,7 @@ import idna
 from mailgate.content.fields import decode_words, visible
 from mailgate.mailauth.dmarc.organization import public_suffixes
 
-__all__ = ["LookAlikes", "display_name", "domains_in", "has_mixed_scripts", "plain_name", "skeleton"]
+__all__ = ["LookAlikes", "addresses_shown", "display_name", "domains_in", "has_mixed_scripts", "plain_name", "skeleton"]
 
 #: Characters of a field that are read, and of a domain's label that are compared.
 _MOST, _LONGEST_LABEL = 2000, 63
@@ -57,6 +57,11 @@ def display_name(value: str) -> str:
 def domains_in(name: str) -> list[str]:
     """The domains of the addresses that stand in a name, in lower case."""
     return [match[1].lower() for match in _ADDRESS.finditer(name)]
+
+
+def addresses_shown(name: str) -> list[str]:
+    """The addresses that stand in a name, without the quotes around them."""
+    return [match[0].lstrip("'`*").lower() for match in _ADDRESS.finditer(name)]
 
 
 def plain_name(name: str) -> str:

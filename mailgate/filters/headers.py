@@ -20,7 +20,7 @@ from mailgate.message import AddHeader, Edit, HeaderEdit, HeaderField, Message, 
 from mailgate.reply import Reply
 from mailgate.verdict import Reject, Verdict
 
-__all__ = ["FieldName", "FieldPattern", "Headers", "Options", "build"]
+__all__ = ["FieldName", "FieldPattern", "Headers", "Options", "build", "made_again"]
 
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
@@ -115,7 +115,7 @@ class Headers:
             renamed = (names & self._rename.keys()) - stripped
             edits += [RemoveHeader(name) for name in sorted(stripped)]
             edits += [self._rename[name] for name in sorted(renamed)]
-            edits += _own(transaction.edits, stripped | renamed)
+            edits += made_again(transaction.edits, stripped | renamed)
             missing = self._missing(session, transaction, names - stripped - renamed)
         edits += self._add
         edits += missing
@@ -130,19 +130,20 @@ class Headers:
         return [AddHeader(name, values[name]) for name in self._add_missing if name.lower() not in names]
 
     def _received(self, session: Session, transaction: Transaction) -> str:
-        helo = session.helo if _WORD.fullmatch(session.helo) else "invalid"
+        hop = session.carrier or session
+        helo = hop.helo if _WORD.fullmatch(hop.helo) else "invalid"
         only = ""
         if len(transaction.recipients) == 1:
             # Of several recipients none is told about the others (RFC 5321 section 7.2).
             address = str(transaction.recipients[0].address)
             only = f"\r\n\tfor <{address}>" if address.isascii() and address.isprintable() else ""
         secured = ""
-        if session.tls is not None:
-            secured = f"\r\n\t(using {session.tls.version} with cipher {session.tls.cipher})"
-        protocol = session.protocol
+        if hop.tls is not None:
+            secured = f"\r\n\t(using {hop.tls.version} with cipher {hop.tls.cipher})"
+        protocol = hop.protocol
         if transaction.parameters.smtputf8:
             protocol = f"UTF8{protocol.removeprefix('E')}"  # RFC 6531 section 4.3
-        who = f"{helo} ({_peer(session.client)})"
+        who = f"{helo} ({_peer(hop.client)})"
         if self._hide_users and session.identity is not None:
             who = "submission"
         return (
@@ -169,8 +170,8 @@ def _peer(client: Client) -> str:
     return f"{client.name if _WORD.fullmatch(client.name) else 'unknown'} [{literal}]"
 
 
-def _own(before: Iterable[Edit], names: set[str]) -> list[HeaderEdit]:
-    """Those of the edits before that added a field of these names, to be made again.
+def made_again(before: Iterable[Edit], names: set[str]) -> list[HeaderEdit]:
+    """Those of the edits before that added a field of these names (in lower case), to be made again.
 
     An edit by name also meets what our own filters have added: without this, a sender would be rid of a verdict
     of ours by sending a field of its name.

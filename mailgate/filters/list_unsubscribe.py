@@ -17,7 +17,7 @@ from mailgate.config.values import Count, OneMailbox
 from mailgate.envelope import Session, Transaction
 from mailgate.filters.returning import leaves
 from mailgate.filters.who import AddressPatterns
-from mailgate.findings import Stream
+from mailgate.findings import stream_of
 from mailgate.interfaces import FilterServices, IMessageModifier
 from mailgate.message import AddHeader, Edit, For, Message, RemoveHeader, apply_edits, is_of_header, split_header
 from mailgate.rewriting.secret_lines import SecretFile
@@ -65,7 +65,8 @@ class Options(Section):
     """a file with a secret a line (16 octets at least), and # for comments: the first makes tokens, all are good. It is
     read again when it changes. Links live as long as their secret: keep an old one for months"""
     mailto: OneMailbox | None = None
-    """an address that takes the wish by mail, too, with the token in the subject"""
+    """an address that takes the wish by mail, too, with the token in the subject: one of `addresses` of the filter
+    feedback, which reads it"""
     existing: Literal["keep", "replace"] = "keep"
     """what is done where a message has a List-Unsubscribe field: nothing, or it is replaced"""
     max_recipients: Annotated[Count, Field(le=90)] = 50
@@ -102,8 +103,7 @@ class ListUnsubscribe:
         there = _names(message.content.header, transaction.edits)
         if _LINK.lower() in there and not self._replaces:
             return []
-        found = transaction.evidence.get(Stream)
-        stream = "" if found is None else found.name
+        stream = stream_of(transaction.evidence)
         removals: list[Edit] = [RemoveHeader(name) for name in (_LINK, _ONE_CLICK) if name.lower() in there]
         if len(concerned) > self._most:
             return self._for(transaction, concerned, [*removals, *self._fields(Unsubscription(sender, None, stream))])

@@ -35,11 +35,11 @@ from mailgate.interfaces import (
 )
 from mailgate.message import Edit, Message
 from mailgate.scanners.milter.client import MilterClient, Settings
-from mailgate.scanners.milter.codec import MilterError
 from mailgate.scanners.milter.conversation import Patience
-from mailgate.scanners.milter.negotiation import NEWEST, OLDEST
+from mailgate.scanners.milter.error import MilterError
 from mailgate.scanners.pool import IScannerReactor
 from mailgate.verdict import Continue, Defer, Disconnect, PermanentFailure, Reject, TemporaryFailure
+from mailgate.wire.milter.negotiation import NEWEST, OLDEST
 
 __all__ = ["Milter", "Options", "build"]
 
@@ -221,7 +221,7 @@ class Milter:
                 self._end(next(iter(self._talks)))
             services = self._services
             macros = self._options.macros
-            talk = Talk(self._client, services.hostname, macros, services.state_dir, services.clock)
+            talk = Talk(self._client, services.hostname, macros, services.incoming, services.clock)
             self._talks[session.id] = talk
         return talk
 

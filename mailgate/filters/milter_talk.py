@@ -29,10 +29,10 @@ from mailgate.message import (
 )
 from mailgate.scanners.milter.changes import envelope_edits, header_edits
 from mailgate.scanners.milter.client import MilterClient
-from mailgate.scanners.milter.codec import MilterError
 from mailgate.scanners.milter.conversation import GO_ON, Conversation, Outcome
+from mailgate.scanners.milter.error import MilterError
 from mailgate.scanners.milter.macros import message_macros, recipient_macros, session_macros
-from mailgate.scanners.milter.words import Plain
+from mailgate.wire.milter.words import Plain
 
 __all__ = ["Talk"]
 
@@ -316,7 +316,7 @@ class _NewBody:
     """
 
     def __init__(self, directory: Path, most: int, reactor: IReactorTime) -> None:
-        self._writer = ContentWriter(directory / "incoming", _IN_MEMORY)
+        self._writer = ContentWriter(directory, _IN_MEMORY)
         self._threads = IReactorThreads(reactor, None)
         self._reactor = IReactorFromThreads(reactor, None)
         self._most = most

@@ -11,10 +11,10 @@ from mailgate.address import Address
 from mailgate.filters.scanning import fact_word
 from mailgate.findings import Finding
 from mailgate.reply import Reply
-from mailgate.scanners.milter.codec import HeaderAdded, HeaderInserted, Quarantined
 from mailgate.scanners.milter.conversation import Outcome
-from mailgate.scanners.milter.words import Plain
 from mailgate.verdict import Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
+from mailgate.wire.milter.codec import HeaderAdded, HeaderInserted, Quarantined
+from mailgate.wire.milter.words import Plain
 
 __all__ = ["MilterResult", "Stage", "judged"]
 

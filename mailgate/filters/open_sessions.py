@@ -50,6 +50,10 @@ class OpenSessions:
     def note(self, session: Session, transaction: Transaction | None = None) -> None:
         """A filter is asked about this."""
         known = self._sessions.get(session.id)
+        if known is not None and known.session is not session:
+            # With `judge_origin` each message of a connection has a client of its own.
+            self.end(known)
+            known = self._sessions[session.id] = OpenSession(session)
         if known is None:
             if len(self._sessions) >= self._most:
                 self.end(self._sessions.popitem(last=False)[1])

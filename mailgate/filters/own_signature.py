@@ -5,8 +5,7 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 from mailgate.config.load import ConfigError, Loaded
-from mailgate.filters.dkim_sign import DkimSign, Options
-from mailgate.interfaces import FilterServices
+from mailgate.filters.dkim_sign import DkimSign, Options, SigningServices
 
 __all__ = ["OwnSignature", "own_signature"]
 
@@ -17,7 +16,7 @@ class OwnSignature:
     """Signs octets of a mail. What cannot be signed now goes without, and the log says so: a report that is late, or
     never comes, is worse than one that is not believed."""
 
-    def __init__(self, options: Options, services: FilterServices) -> None:
+    def __init__(self, options: Options, services: SigningServices) -> None:
         """ValueError where a key cannot be read, or none is for the domain of our hostname."""
         self._filter = DkimSign(options, services)
         if not self._filter.has_keys_for(services.hostname.lower()):
@@ -32,7 +31,7 @@ class OwnSignature:
             return octets
 
 
-def own_signature(loaded: Loaded, services: FilterServices) -> OwnSignature | None:
+def own_signature(loaded: Loaded, services: SigningServices) -> OwnSignature | None:
     """That of a configuration; None where there is none. ConfigError where it cannot be made."""
     name, key = loaded.config.gateway.sign_with, ("gateway", "sign_with")
     if name is None:

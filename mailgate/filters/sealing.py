@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -24,11 +25,17 @@ from mailgate.message import Content, Edit, apply_edits, edited_body
 __all__ = ["SealOptions", "Sealer", "Selector", "parse_selector"]
 
 
+#: Of the name that publishes a key, of at most 253 octets, others are the domain's.
+_LONGEST_SELECTOR = 120
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+
+
 def parse_selector(text: str) -> str:
-    """A selector, in lower case; ValueError where the text is none."""
-    if not text or not all(part and part.replace("-", "").replace("_", "").isalnum() for part in text.split(".")):
+    """A selector, in lower case; ValueError where the text is none (RFC 6376 section 3.1), or too long for DNS."""
+    selector = text.lower() if text.isascii() else ""
+    if len(selector) > _LONGEST_SELECTOR or not all(map(_LABEL.fullmatch, selector.split("."))):
         raise ValueError(f"{text!r} is no selector")
-    return text.lower()
+    return selector
 
 
 Selector = Annotated[str, AfterValidator(parse_selector), Form("selector")]

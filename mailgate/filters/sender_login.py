@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ from pydantic import Field
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from mailgate.address import Address
+from mailgate.address import Address, AddressError
 from mailgate.awaiting import run
 from mailgate.config.schema import Section
 from mailgate.config.units import ConfigPath
 from mailgate.config.values import Flag, Hostname, Name
 from mailgate.envelope import Identity, Session, Transaction
 from mailgate.filters.authors import AmbiguousFieldError, addresses_in
+from mailgate.filters.forged_names import addresses_shown, display_name
 from mailgate.filters.steps import Steps, ready
 from mailgate.filters.who import NETWORK, AddressPattern, AddressPatterns, IdentitySet, IdentityTable, address_of
 from mailgate.findings import Finding
@@ -29,6 +31,10 @@ from mailgate.stores.lists import LineError, WatchedFile
 from mailgate.verdict import Continue, Quarantine, Reject, Verdict
 
 __all__ = ["Options", "SenderLogin", "SenderLoginResult", "build"]
+
+
+#: Addresses in one name that a source is asked about.
+_MOST_SHOWN = 8
 
 
 class Options(Section):
@@ -69,6 +75,9 @@ class Options(Section):
     header: Literal["off", "from", "sender"] = "from"
     """what is looked at in the header. from: every address in From must be the identity's, and in Sender too; sender:
     where there is a Sender that is, From may be anyone's whom the message is sent for; off: nothing"""
+    names: Flag = True
+    """whether addresses in [domains] that From shows as a name must be the identity's as well, where `header` looks at
+    From: "boss@example.org" <ann@example.org> is boss to many a reader"""
     strangers: Literal["continue", "reject"] = "continue"
     """what becomes of mail with a sender in [domains] from clients that have proved nothing: continue (SPF and DMARC
     judge it), or reject"""
@@ -179,10 +188,25 @@ class SenderLogin:
             elif is_behalf:
                 continue
             fields += [(name, address) for address in addresses]
+            if name == "From" and self._options.names:
+                shown = self._shown(values)
+                if len(shown) > _MOST_SHOWN:
+                    return self._unclear(identity, name, "the name in it holds many addresses")
+                fields += [("From-name", address) for address in shown if address not in addresses]
         for name, address in fields:
             if not (yield from self._may_use(identity, address)):
                 return self._refuse(identity.name, address, name, True)
         return None
+
+    def _shown(self, values: Sequence[str]) -> list[Address]:
+        """Addresses of ours in what From shows as a name."""
+        found: dict[Address, None] = {}
+        for text in addresses_shown(display_name(" ".join(values))):
+            with contextlib.suppress(AddressError):
+                address = Address.parse(text)
+                if self._is_local(address.domain):
+                    found[address] = None
+        return list(found)
 
     def _may_use(self, identity: Identity, address: Address) -> Steps[bool]:
         lists = [self._fixed, *(file.value for file in self._files)]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorThreads, IReactorTime
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 
 from mailgate.envelope import Transaction
+from mailgate.filters.seven_bit import needs_care
 from mailgate.mailauth.dkim.canonical import BodyHasher, Canon, split_header
 from mailgate.mailauth.dkim.signature import HeaderFields
-from mailgate.message import AddHeader, Content, Edit, ReplaceBody, apply_edits, edited_body
+from mailgate.message import AddHeader, Content, Edit, ReplaceBody, apply_edits, edited_body, release
 
 __all__ = ["Threads", "UnsignableError", "added", "body_digest", "fields_as_sent", "forwards"]
-
-T = TypeVar("T")
 
 #: Octets up to which content in memory is read at once.
 _AT_ONCE = 16 * 1024
@@ -71,15 +71,36 @@ class Threads:
         self._reactor = IReactorFromThreads(clock, None)
 
     def call(
-        self, call: Callable[[], T], content: Content, edits: Iterable[Edit], *, at_once: bool
-    ) -> T | Awaitable[T]:
-        """What the call comes to, which reads the content with its edits. Here and now where that is small, and
-        `at_once` says that all else is ready."""
+        self,
+        call: Callable[[], Sequence[Edit]],
+        content: Content,
+        edits: Sequence[Edit],
+        *,
+        at_once: bool,
+        converts: str | None = None,
+    ) -> Sequence[Edit] | Awaitable[Sequence[Edit]]:
+        """The edits that the call makes, which reads the content with the edits before. Here and now where that is
+        small, and `at_once` says that all else is ready. `converts` is BODY= of MAIL where the call makes US-ASCII of
+        content that is something else, and None where it does not."""
         sources = [content, *(edit.content for edit in edits if isinstance(edit, ReplaceBody))]
         is_quick = at_once and all(one.in_memory and one.size <= _AT_ONCE for one in sources)
+        if is_quick and converts is not None:
+            is_quick = not needs_care(converts, content, edits)
         if is_quick or self._threads is None or self._reactor is None:
             return call()
-        return deferToThreadPool(self._reactor, self._threads.getThreadPool(), call)
+        done: Deferred[Sequence[Edit]] = Deferred()
+        deferToThreadPool(self._reactor, self._threads.getThreadPool(), call).addBoth(_passed_on, done)
+        return done
+
+
+def _passed_on(outcome: Sequence[Edit] | Failure, done: Deferred[Sequence[Edit]]) -> None:
+    if not done.called:
+        if isinstance(outcome, Failure):
+            done.errback(outcome)
+        else:
+            done.callback(outcome)
+    elif not isinstance(outcome, Failure):  # nobody waits for it any more
+        release(outcome)
 
 
 def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -17,7 +19,7 @@ from mailgate.config.units import Duration, at_least, format_duration
 from mailgate.config.values import Count
 from mailgate.envelope import Recipient, Session, Transaction
 from mailgate.events import Bounced, BouncedBack, Complained, Event, Suppressed
-from mailgate.findings import Stream
+from mailgate.findings import stream_of
 from mailgate.interfaces import (
     AttemptContext,
     FilterServices,
@@ -27,6 +29,7 @@ from mailgate.interfaces import (
     IRecipientFilter,
     Suppression,
 )
+from mailgate.observe.render import to_stamp
 from mailgate.reply import Reply
 from mailgate.stores.suppressions import key_of
 from mailgate.verdict import Discard, Reject, Verdict
@@ -39,6 +42,10 @@ Category = Literal["no-such-user", "no-such-domain", "bad-address", "disabled", 
 
 #: Events that are being noted at one time; of more, those that come are left out: the next of their kind counts.
 _MOST_OPEN = 1000
+#: Seconds until the list is tried again where it cannot be written.
+_PAUSES = (5.0, 30.0, 300.0, 1800.0)
+#: Characters of the key by which a mail that has failed is known.
+_LONGEST_KEY = 600
 _REPLY = Reply.of(550, "5.7.1", "The recipient does not want, or cannot get, this mail")
 
 
@@ -65,7 +72,8 @@ class Options(Section):
     bounce_expiry: Annotated[Duration, at_least(3600.0, format_duration)] = 180 * 86400.0
     """after which such an entry ends: addresses are given to others, and domains come back"""
     complaints: Literal["off", "sender", "all"] = "sender"
-    """what a complaint (filter `feedback`) ends, for good: nothing, mail of the stream or the sender, or all mail"""
+    """what a complaint (filter `feedback`) ends, for good: nothing, mail of the stream or the sender (all mail, where
+    the report does not tell them), or all mail"""
 
 
 def build(options: Options, services: FilterServices) -> object:
@@ -84,6 +92,7 @@ class SuppressionFilter:
         self._is_local = services.local_domains
         self._counters = services.counters
         self._events = services.events
+        self._clock = services.clock
         self._now = services.clock.seconds
         self._open = 0
 
@@ -98,8 +107,8 @@ class SuppressionFilter:
         """The same for the stream; and what is to be dropped is dropped now."""
         if session.identity is None:
             return None
-        stream = transaction.evidence.get(Stream)
-        scopes = [] if stream is None else [stream.name]
+        stream = stream_of(transaction.evidence)
+        scopes = [stream] if stream else []
         if self._options.action == "discard":
             scopes = [*_of_sender(transaction.sender), *scopes]
         if not scopes:
@@ -140,7 +149,8 @@ class SuppressionFilter:
             return None
         one = next(iter(found.values()))
         scope = f" for {one.scope}" if one.scope else ""
-        reason = f"{one.address} is suppressed{scope}: {one.reason}{f' ({one.detail})' if one.detail else ''}"
+        why = f"{one.reason} ({one.detail})" if one.detail else one.reason
+        reason = f"{one.address} is suppressed{scope} since {to_stamp(one.added)}: {why}"
         if len(found) > 1:
             reason += f", and {len(found) - 1} more"
         if self._options.action == "reject":
@@ -153,15 +163,23 @@ class SuppressionFilter:
         return bool(sender) and (bool(stream) or self._is_local(sender.domain))
 
     def _note(
-        self, event: Bounced | BouncedBack | Complained, work: Coroutine[Any, Any, None], *, is_proved: bool = False
+        self,
+        event: Bounced | BouncedBack | Complained,
+        work: Coroutine[Any, Any, None],
+        *,
+        is_proved: bool = False,
     ) -> None:
         """Do the work later, where it is about mail of ours to somebody elsewhere."""
         try:
-            to, by = Address.parse(event.recipient), Address.parse(event.sender)
-            concerns_us = not self._is_local(to.domain) and (is_proved or self._is_ours(by, event.stream))
-        except AddressError:
+            concerns_us = not self._is_local(Address.parse(event.recipient).domain) and (
+                is_proved or self._is_ours(Address.parse(event.sender), event.stream)
+            )
+        except AddressError:  # of a sender too, who is null in reports
             concerns_us = False
-        if not concerns_us or self._open >= _MOST_OPEN or self._list is None:
+        if concerns_us and self._open >= _MOST_OPEN:
+            _log.warn("{who} is not suppressed: too many others are, at this moment", who=event.recipient)
+            concerns_us = False
+        if not concerns_us or self._list is None:
             work.close()
             return
         self._open += 1
@@ -177,7 +195,11 @@ class SuppressionFilter:
     async def _failed(self, event: Bounced | BouncedBack) -> None:
         options = self._options
         if options.bounces > 1:
-            key = f"suppressions:{event.recipient.lower()}"
+            key, mail = f"suppressions:{key_of(event.recipient)}", _mail_of(event)
+            # A mail fails once, however many reports come of it, and however many filters there are of this kind.
+            known = await answered(self._counters.add(f"{key} {mail}"[:_LONGEST_KEY], b"", options.bounce_window))
+            if known is not None:
+                return
             if await answered(self._counters.hit(key, options.bounce_window)) < options.bounces:
                 return
         detail = f"{event.category}: {event.reason or getattr(event, 'reply', '')}"
@@ -187,13 +209,12 @@ class SuppressionFilter:
     async def _complained(self, event: Complained) -> None:
         scope = ""
         if self._options.complaints == "sender":
-            scope = event.stream or key_of(event.sender)
+            scope = event.stream or (key_of(event.sender) if event.sender else "")
         entry = Suppression(event.recipient, scope, "complaint", event.kind, self._now())
         await self._add(entry, event.queue_id)
 
     async def _add(self, entry: Suppression, queue_id: str) -> None:
-        assert self._list is not None  # noqa: S101  for the type checker
-        if await self._list.add(entry):
+        if await self._added(entry):
             self._events.publish(
                 Suppressed(
                     at=self._now(),
@@ -202,8 +223,25 @@ class SuppressionFilter:
                     reason=entry.reason,
                     detail=entry.detail,
                     queue_id=queue_id,
+                    until=entry.until,
                 )
             )
+
+    async def _added(self, entry: Suppression) -> Sequence[Suppression]:
+        """As in ISuppressions, where the disk may be well again only later: whoever has complained does so once."""
+        assert self._list is not None  # noqa: S101  for the type checker
+        for pause in _PAUSES:
+            try:
+                return await self._list.add(entry)
+            except (OSError, sqlite3.Error) as error:
+                _log.warn("{who} cannot be suppressed now: {error}", who=entry.address, error=error)
+            await deferLater(self._clock, pause)
+        return await self._list.add(entry)
+
+
+def _mail_of(event: Bounced | BouncedBack) -> str:
+    """By what the mail that has failed is known again: what reports say of it may be missing."""
+    return event.queue_id or (event.message_id or event.report if isinstance(event, BouncedBack) else "")
 
 
 def _of_sender(sender: Address) -> list[str]:

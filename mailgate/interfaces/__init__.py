@@ -51,8 +51,10 @@ from mailgate.interfaces.services import (
     Suppression,
 )
 from mailgate.interfaces.session import (
+    Asked,
     Expanded,
     IAliases,
+    IInline,
     IIntake,
     IOriginals,
     IPipeline,
@@ -81,6 +83,7 @@ __all__ = [
     "Again",
     "Answer",
     "Answered",
+    "Asked",
     "AttemptContext",
     "Destination",
     "DnsStatus",
@@ -101,6 +104,7 @@ __all__ = [
     "IEvents",
     "IFilterFactory",
     "IHeloFilter",
+    "IInline",
     "IIntake",
     "IMailFilter",
     "IMarkingModifier",

@@ -15,6 +15,7 @@ from zope.interface import Interface
 
 from mailgate.address import NULL_PATH, Address
 from mailgate.events import Event
+from mailgate.interfaces.session import Expanded
 from mailgate.reply import Reply
 
 __all__ = [
@@ -173,11 +174,11 @@ class ISuppressions(Interface):
     def find(addresses: Sequence[Address], scopes: Sequence[str]) -> Awaitable[Mapping[Address, Suppression]]:
         """Those of the addresses that get none of the mail of any of these scopes, which should have "" among them."""
 
-    def add(*entries: Suppression) -> Awaitable[int]:
-        """Keep these, on disk when it answers; how many of them were not there."""
+    def add(*entries: Suppression) -> Awaitable[Sequence[Suppression]]:
+        """Keep these, on disk when it answers; those of them that were not there."""
 
-    def remove(address: str, scope: str | None = None) -> Awaitable[int]:
-        """Remove an address from one scope, or from all; how many entries went."""
+    def remove(address: str, scope: str | None = None) -> Awaitable[Sequence[Suppression]]:
+        """Remove an address from one scope, or from all; the entries that went."""
 
     def list(
         limit: int, after: tuple[str, str] = ("", ""), *, address: str = "", scope: str | None = None, reason: str = ""
@@ -203,7 +204,9 @@ class FilterServices:
 
     `local_domains` answers whether mail for a domain (lower case) is ours to take from anyone. `random` is for
     jitter and sampling, not for secrets; `state_dir` is private to this gateway. `owners` are the `[senders.NAME]`,
-    `suppressions` None where there is nobody who keeps any. `classify` tells the category of a refusal, as in Bounced.
+    `suppressions` None where there is nobody who keeps any. `classify` tells the category of a refusal, as in Bounced;
+    `expand` whom an address stands for, as IAliases does. `content_dir` is where this process keeps content that comes
+    in, None where it has no spool.
     """
 
     clock: IReactorTime
@@ -218,3 +221,10 @@ class FilterServices:
     owners: Mapping[str, FindOwners] = field(default_factory=dict)
     suppressions: ISuppressions | None = None
     classify: Callable[[Reply], str] = lambda reply: "other"
+    expand: Callable[[Address], Expanded | Awaitable[Expanded]] = lambda address: None
+    content_dir: Path | None = None
+
+    @property
+    def incoming(self) -> Path:
+        """The directory for files of content that is made; what a crash leaves there the next start removes."""
+        return self.state_dir / "incoming" if self.content_dir is None else self.content_dir

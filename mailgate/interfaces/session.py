@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 from mailgate.address import Address
 from mailgate.envelope import Identity, Recipient, Session, Target, Transaction
@@ -12,10 +12,13 @@ from mailgate.message import Content, Message
 from mailgate.reply import Reply
 from mailgate.verdict import Defer, Reject, Verdict
 
-__all__ = ["Expanded", "IAliases", "IIntake", "IOriginals", "IPipeline", "IRouting", "Placed"]
+__all__ = ["Asked", "Expanded", "IAliases", "IInline", "IIntake", "IOriginals", "IPipeline", "IRouting", "Placed"]
 
 Placed = str | tuple[Target, ...] | Reject | Defer
 """Where mail for an address goes: a route, or the addresses that it stands for, each with its own; or why nowhere."""
+
+Asked = Reply | Reject | Defer | None
+"""What a next hop says of a recipient: its 2yz reply, or what the client is refused with, and why; or nothing."""
 
 Expanded = Sequence[Address] | Reject | Defer | None
 """The addresses that another stands for; why there are none; or None where it stands for itself."""
@@ -26,6 +29,8 @@ class IPipeline(Interface):
 
     The verdict is the one to act on: Continue where nobody objected. Nothing raises.
     """
+
+    stages: frozenset[str] = Attribute("the stages at which anybody is asked; the others always say Continue")
 
     def connect(session: Session) -> Verdict | Awaitable[Verdict]:
         """Before the banner."""
@@ -70,6 +75,41 @@ class IAliases(Interface):
 
     def return_path(sender: Address, target: Address) -> Address | None:
         """The reverse-path of mail from `sender` that is forwarded to `target`; None for the sender's own."""
+
+
+class IInline(Interface):
+    """Asks next hops while the client waits: their answers are its answers. A transaction is for recipients of one
+    place only, which is a route of this kind, or the spool; so the one answer to its content is always the whole truth.
+    """
+
+    def place(recipient: Recipient) -> str:
+        """The route whose next hop is to be asked about a recipient; "" where it is one for the spool."""
+
+    def rcpt(session: Session, transaction: Transaction, recipient: Recipient) -> Awaitable[Asked]:
+        """Ask about one more recipient, who is no recipient of the transaction yet: what to tell the client. Whoever
+        asks adds those that are accepted, and asks about one at a time. None: the route has its mail queued now, and so
+        the recipient is one for the spool; where others were accepted before, they go the same way in the end. Nothing
+        raises but CancelledError; cancelling gives up the session with the next hop."""
+
+    def send(
+        session: Session,
+        transaction: Transaction,
+        content: Content,
+        verdicts: Sequence[Verdict],
+        *,
+        may_report: bool,
+        since: float,
+    ) -> Awaitable[Sequence[Reply]]:
+        """Give the message to the next hop for the recipients whose verdict allows it: a reply for each recipient.
+
+        A 2yz reply is given only when the next hop has taken it, or it is durable here. `may_report`: where it is taken
+        for some and refused for others, the sender gets a report of that; otherwise they are put into quarantine.
+        `since` is when the client's content had ended, in seconds since the epoch: it waits for 10 minutes from then.
+        The content is theirs from the call on, as with IIntake.take; nothing raises.
+        """
+
+    def abandon(transaction: Transaction) -> None:
+        """The transaction ends without its content: the next hop is told so. Safe where nothing was asked."""
 
 
 class IIntake(Interface):

@@ -37,7 +37,7 @@ __all__ = [
 Suspended = Literal["route", "domain", "site", "sender"]
 """What deliveries may be suspended by."""
 
-Grouping = Literal["domain", "site", "route", "sender", "source", "category", "state"]
+Grouping = Literal["domain", "site", "route", "sender", "source", "category", "state", "stream"]
 """What entries may be counted by."""
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "Splice",
     "apply_edits",
     "check_lines",
+    "edited_fields",
     "is_of_header",
     "release",
     "rendered",
@@ -220,26 +221,26 @@ def apply_edits(header: bytes, edits: Sequence[Edit]) -> bytes:
 
     Edits of other things than the header change nothing here.
     """
-    top = b""
-    fields: list[HeaderField] | None = None
+    of_header = [edit for edit in edits if is_of_header(edit)]
+    if all(isinstance(edit, AddHeader) and not edit.at_end for edit in of_header):
+        return b"".join([edit.raw for edit in reversed(of_header) if isinstance(edit, AddHeader)]) + header
+    return b"".join([field.raw for field in edited_fields(split_header(header), of_header)])
+
+
+def edited_fields(fields: Sequence[HeaderField], edits: Iterable[Edit]) -> list[HeaderField]:
+    """The same for fields: those that stay are the objects that they were."""
+    now = list(fields)
     # Removals that follow one another are made in one go: there may be as many as the message has fields.
     for removes, group in groupby(edits, _is_removal):
         if removes:
-            fields = split_header(top + header) if fields is None else fields
-            fields = list(_without(fields, group))
+            now = list(_without(now, group))
             continue
         for edit in group:
             if isinstance(edit, AddHeader):
-                raw = edit.raw
-                if not edit.at_end and fields is None:
-                    top = raw + top
-                    continue
-                fields = split_header(top + header) if fields is None else fields
-                fields.insert(len(fields) if edit.at_end else 0, HeaderField(raw))
+                now.insert(len(now) if edit.at_end else 0, HeaderField(edit.raw))
             elif isinstance(edit, RenameHeader):
-                fields = split_header(top + header) if fields is None else fields
-                fields = list(_renamed(fields, edit))
-    return top + header if fields is None else b"".join(field.raw for field in fields)
+                now = list(_renamed(now, edit))
+    return now
 
 
 def rendered(content: Content, edits: Sequence[Edit]) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import binascii
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -80,8 +80,9 @@ def recoded(content: Content, edits: Sequence[Edit], target: Target) -> Iterator
     RecodeError and OSError are raised here, before the first octet; OSError later too, when the file fails while it is
     read. The content is read twice before that, in the calling thread: for large content that is not the reactor's.
     """
-    plan = Recoding.of(content, target)
-    return _after(plan.header(apply_edits(content.header, edits)), plan.body())
+    header = apply_edits(content.header, edits)
+    plan = Recoding.of(content, target, header)
+    return _after(plan.header(header), plan.body())
 
 
 class Recoding:
@@ -95,8 +96,11 @@ class Recoding:
         self._steps: list[_Step] = []
 
     @classmethod
-    def of(cls, content: Content, target: Target) -> Recoding:
-        """The plan for this content; RecodeError where there is none, OSError where the file cannot be read."""
+    def of(cls, content: Content, target: Target, header: bytes | None = None) -> Recoding:
+        """The plan for this content; RecodeError where there is none, OSError where the file cannot be read.
+
+        `header` is its header section after edits, which says what the body is; that of the content if not given.
+        """
         plan = cls(content, _CLASSES.index(target))
         chunks = content.chunks()
         if _survey(chunks).rank > plan._rank:
@@ -104,8 +108,18 @@ class Recoding:
                 # Read all of it before it is mapped: what cannot be read is an OSError here, and a SIGBUS there.
                 for _ in chunks:
                     pass
-            plan._make()
+            plan._make(content.header if header is None else header)
         return plan
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is anything to convert."""
+        return self._message is not None
+
+    @property
+    def changes(self) -> Mapping[str, str]:
+        """The fields that `header` puts into the message's own header section."""
+        return {} if self._message is None else _fields_of(self._message)
 
     def header(self, edited: bytes) -> bytes:
         """The message's own header section, made from `edited`, which is that of the content after its edits.
@@ -125,7 +139,7 @@ class Recoding:
             return _gathered(self._converted())
         return behind_header(self._content)
 
-    def _make(self) -> None:
+    def _make(self, edited: bytes) -> None:
         octets = self._octets = _octets_of(self._content)
         header = self._content.header
         body = len(header) + 2
@@ -133,7 +147,7 @@ class Recoding:
             if len(header) < len(octets):
                 raise RecodeError("the header section is too large to be converted")
             return  # a header section alone, which may be fit once it is edited
-        self._message, pieces = scan(octets, header, body)
+        self._message, pieces = scan(octets, edited, body)
         self._steps.append(_Step(len(header), body))
         headers: list[tuple[int, Piece]] = []
         for piece in pieces:
@@ -212,11 +226,13 @@ def _stay(entity: Entity | None, rank: int) -> None:
 
 
 def _with_changes(header: bytes, entity: Entity) -> bytes:
-    if not entity.changes:
-        return header
+    return with_fields(header, _fields_of(entity)) if entity.changes else header
+
+
+def _fields_of(entity: Entity) -> dict[str, str]:
     # Without its version the other fields of a message mean nothing (RFC 2045 section 4).
-    version = {"MIME-Version": "1.0"} if entity.is_message else {}
-    return with_fields(header, version | entity.changes)
+    version = {"MIME-Version": "1.0"} if entity.is_message and entity.changes else {}
+    return version | entity.changes
 
 
 def _unfit_header(survey: _Survey) -> RecodeError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import mmap
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -48,6 +48,9 @@ _QUOTED_PAIR = re.compile(rb"\\(.)", re.DOTALL)
 _TOKEN = re.compile(rb'\s*+"?([^\s;("]++)')
 # A line that may be a delimiter. It starts after CRLF and ends before CRLF: a lone CR or LF does neither.
 _CANDIDATE = re.compile(rb"\r\n--([^\r\n]++)(?=\r\n|\Z)")
+
+#: Octets that are searched at once, and those at their end in which a delimiter may begin that does not end there.
+_WINDOW, _OVERLAP = 1024 * 1024, MAX_LINE + 8
 
 _ENCODED = ("base64", "quoted-printable")
 _DESCEND = ("message/rfc822", "message/news")
@@ -173,7 +176,7 @@ class _Scanner:
         self.pieces: list[Piece] = []
         self._octets = octets
         self._size = len(octets)
-        self._candidates = _CANDIDATE.finditer(octets, body - 2)
+        self._candidates = _candidates(octets, body - 2)
         self._candidate = next(self._candidates, None)
         self._blank = -1  # the last CRLFCRLF that was found; `_size` where no more is
         self._count = 0
@@ -283,6 +286,20 @@ class _Scanner:
             boundary = self._open.pop()[1]
             if self._places.get(boundary) == len(self._open):
                 del self._places[boundary]
+
+
+def _candidates(octets: Octets, at: int) -> Iterator[re.Match[bytes]]:
+    """Lines from `at` on that may be delimiters, and some that are too long for that. It looks for them piece by piece:
+    one search lets no other thread run until it ends."""
+    size = len(octets)
+    while at < size:
+        end = min(at + _WINDOW, size)
+        limit = end if end == size else end - _OVERLAP
+        for match in _CANDIDATE.finditer(octets, at, end):
+            if match.start() >= limit:
+                break
+            yield match
+        at = limit
 
 
 def _kind_of(type_: str, label: str, header: bytes) -> Kind:

@@ -22,6 +22,7 @@ from mailgate.events import (
     EntrySetAside,
     Event,
     FilterFailed,
+    Judged,
     LimitNear,
     MessageAccepted,
     OperatorActed,
@@ -30,6 +31,9 @@ from mailgate.events import (
     Refused,
     Reported,
     Rescanned,
+    Suppressed,
+    Unsubscribed,
+    Unsuppressed,
 )
 from mailgate.observe.parts import INSERT_ENTRIES, INSERT_KEYS, create, list_parts, open_part
 from mailgate.observe.recorder import Written
@@ -51,6 +55,7 @@ _KEPT: tuple[type[Event], ...] = (
     Discarded,
     EntrySetAside,
     FilterFailed,
+    Judged,
     LimitNear,
     MessageAccepted,
     OperatorActed,
@@ -59,6 +64,9 @@ _KEPT: tuple[type[Event], ...] = (
     Refused,
     Reported,
     Rescanned,
+    Suppressed,
+    Unsubscribed,
+    Unsuppressed,
 )
 
 #: A part holds at most this share of the size and of the time that are kept, which are overstepped by no more.

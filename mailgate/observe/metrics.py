@@ -1,7 +1,7 @@
 """Numbers for Prometheus, counted from events: an observer, which is there only where somebody can ask for them.
 
 Labels are names of the configuration (listeners, filters, routes) and words of ours, so that there are no more series
-than these allow; addresses and hosts are no labels, and of streams and recipient domains the first ones only. Each
+than these allow; addresses are no labels, and of streams, recipient domains and sites the first ones only. Each
 worker counts its own; `render` adds them up: counters and histograms, and gauges as well, which say then in how many
 workers something is so.
 
@@ -34,6 +34,7 @@ from mailgate.events import (
     EntrySetAside,
     Event,
     FilterFailed,
+    Judged,
     MessageAccepted,
     OperatorActed,
     Quarantined,
@@ -55,8 +56,8 @@ Dump = Sequence[tuple[str, str, str, Sequence[tuple[str, Mapping[str, str], floa
 """The families of one worker: name, what it says, type, and the samples: name, labels, value. JSON can carry it."""
 
 _SESSION_STAGES = frozenset({"connect", "helo", "auth"})
-#: Streams and destinations with a series of their own: the first that there is mail for.
-_MOST_STREAMS, _MOST_DESTINATIONS = 50, 100
+#: Streams, recipient domains and sites with series of their own: the first that there is mail for.
+_MOST_STREAMS, _MOST_DESTINATIONS, _MOST_SITES = 50, 100, 100
 #: Sessions of which it is known how much of their trace has been counted.
 _MOST_SESSIONS = 20_000
 
@@ -115,6 +116,9 @@ class Metrics:
         self._accepted = counter("messages_accepted", "Messages taken, by listener and TLS", "listener", "tls")
         self._recipients = counter("recipients_accepted", "Recipients of messages taken", "listener")
         self._size = histogram("message_octets", "Sizes of messages taken", _OCTETS, "listener")
+        self._judged = counter(
+            "messages_judged", "Messages that a mail server keeps, by what it was told", "listener", "answer"
+        )
         self._refused = counter("refused", "Replies that said no, by stage and filter", "listener", "stage", "filter")
         self._quarantined = counter("recipients_quarantined", "Recipients whose mail went into quarantine")
         self._discarded = counter("recipients_discarded", "Recipients whose mail was discarded by a policy")
@@ -134,7 +138,9 @@ class Metrics:
         )
         self._by_stream = counter("stream_outcomes", "Outcomes by stream, of mail that has one", "stream", "outcome")
         self._by_destination = counter("destination_outcomes", "Outcomes by recipient domain", "destination", "outcome")
+        self._by_site = counter("site_attempts", "Attempts by where they went", "site", "outcome", "category")
         self._streams, self._destinations = _Names(_MOST_STREAMS), _Names(_MOST_DESTINATIONS)
+        self._sites = _Names(_MOST_SITES)
         self._attempt_seconds = histogram("attempt_seconds", "How long attempts took", _QUICK, "route", "outcome")
         self._delay = histogram("delivery_delay_seconds", "From arrival to delivery", _LONG, "route")
         self._carried = counter("delivered_tls", "Deliveries by version of TLS", "route", "tls", "verified")
@@ -154,6 +160,7 @@ class Metrics:
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             SessionClosed: self._on_closed,
             MessageAccepted: self._on_accepted,
+            Judged: self._on_judged,
             Refused: self._on_refused,
             Quarantined: lambda event: self._quarantined.inc(len(event.recipients)),
             Discarded: lambda event: self._discarded.inc(len(event.recipients)),
@@ -228,6 +235,11 @@ class Metrics:
         self._size.labels(event.listener).observe(event.size)
         self._trace(event.session, event.queue_id, event.trace)
 
+    def _on_judged(self, event: Judged) -> None:
+        self._judged.labels(event.listener, event.answer).inc()
+        self._size.labels(event.listener).observe(event.size)
+        self._trace(event.session, event.queue_id, event.trace)
+
     def _on_refused(self, event: Refused) -> None:
         self._refused.labels(event.listener, event.stage, event.filter).inc()
         self._trace(event.session, event.queue_id, event.trace)
@@ -240,6 +252,8 @@ class Metrics:
     def _on_attempt(self, event: Delivered | Deferred | Bounced, outcome: str) -> None:
         category = "" if isinstance(event, Delivered) else event.category
         self._attempts.labels(event.route, outcome, category).inc()
+        if event.site:
+            self._by_site.labels(self._sites.of(event.site), outcome, category).inc()
         if event.seconds:
             self._attempt_seconds.labels(event.route, outcome).observe(event.seconds)
         self._outcome(event, outcome)

@@ -50,20 +50,32 @@ KEY = "lower(substr(trim(?, '<> '), 1, 200))"
 # would take and give the interpreter's lock for each row, which costs the reactor ten times as much.
 INSERT_ENTRIES = "INSERT INTO entries SELECT :last + 1 + key, value ->> 'at', value FROM json_each(:batch)"
 
-# The client is written name[address]: its key is what stands behind the last bracket.
+# The client is written name[address]: its key is what stands behind the last bracket. A next hop that says "queued as"
+# names its own id for the message, as Postfix and mailgate do.
 INSERT_KEYS = f"""
 INSERT OR IGNORE INTO keys
 SELECT e.id / {SEGMENT}, {KEY.replace("?", "k.value")}, e.id
 FROM entries e, json_each(json_extract(e.line, '$.queue_id', '$.session', '$.sender', '$.recipient', '$.message_id',
-    '$.report', '$.user', '$.split_from')) k
+    '$.report', '$.user', '$.split_from', '$.ident')) k
 WHERE e.id > :last AND k.value <> ''
 UNION ALL
 SELECT e.id / {SEGMENT}, {KEY.replace("?", "k.value")}, e.id FROM entries e, json_each(e.line, '$.recipients') k
 WHERE e.id > :last AND k.value <> ''
 UNION ALL
 SELECT id / {SEGMENT}, rtrim(substr(client, length(rtrim(client, replace(client, '[', ''))) + 1), ']'), id
-FROM (SELECT id, lower(line ->> 'client') AS client FROM entries WHERE id > :last)
+FROM (
+    SELECT id, lower(line ->> 'client') AS client FROM entries WHERE id > :last
+    UNION ALL
+    SELECT id, lower(line ->> 'origin') FROM entries WHERE id > :last
+)
 WHERE client <> ''
+UNION ALL
+SELECT id / {SEGMENT}, {KEY.replace("?", "substr(id_there, 1, instr(id_there || ' ', ' ') - 1)")}, id
+FROM (
+    SELECT id, substr(reply, instr(reply, 'queued as ') + 10) AS id_there
+    FROM (SELECT id, line ->> 'reply' AS reply FROM entries WHERE id > :last) WHERE instr(reply, 'queued as ')
+)
+WHERE id_there <> ''
 """  # noqa: S608  constants of this module only
 
 

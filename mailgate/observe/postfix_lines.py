@@ -108,11 +108,9 @@ class PostfixLines:
 
     def _refused(self, event: Refused) -> Iterator[str]:
         client = _client(event.client)
-        if event.stage == "auth" and event.user:
-            named = _MECHANISM.search(event.reason)
-            mechanism = named[1].upper() if named else "PLAIN"
-            failed = f"SASL {mechanism} authentication failed: {_plain(event.reason)}"
-            yield f"{self._session(event.session)}: warning: {client}: {failed}, sasl_username={_plain(event.user)}"
+        if event.stage == "auth" and not event.filter:
+            user = f", sasl_username={_plain(event.user)}" if event.user else ""
+            yield f"{self._session(event.session)}: warning: {client}: {_failed_login(event)}{user}"
             return
         found = _REPLY.match(event.reply)
         if found is None:  # nobody heard it
@@ -249,12 +247,27 @@ class PostfixLines:
         return f"postfix/{name}[{self._pid}]"
 
 
+def _failed_login(event: Refused) -> str:
+    """Why a login failed. Readers that ban whoever fails know by Postfix's words what is not the client's fault, and
+    know only some mechanisms by name."""
+    named = _MECHANISM.search(event.reason)
+    why = _plain(event.reason)
+    if event.reply.startswith(("504", "538")):
+        why = f"Invalid authentication mechanism: {why}"
+    elif event.reply.startswith("454") and "Temporary" in event.reply:
+        why = f"Connection lost to authentication server: {why}"
+    return f"SASL {named[1].upper() if named else 'PLAIN'} authentication failed: {why}"
+
+
 def _what(event: Refused, code: str, status: str, text: str, client: str) -> str:
     """What was refused, in the words by which Postfix tells it."""
     if event.stage == "connect":
         return f"Client host rejected: {text}"
     if event.stage == "helo":
         return f"<{_address(event.helo)}>: Helo command rejected: {text}"
+    if event.stage == "auth":  # by a filter, after the right password
+        word = "Client host rejected" if code.startswith("5") else "Temporary lookup failure"
+        return f"<{_address(event.user)}>: {word}: {text}"
     about = next((one for one in (event.recipient, *event.recipients) if one), "")
     if event.stage == "rcpt" and status.endswith(".1.1"):
         return f"<{_address(about)}>: Recipient address rejected: User unknown; {text}"

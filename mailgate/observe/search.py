@@ -26,7 +26,8 @@ _ENTRIES = "SELECT DISTINCT e.id, e.line FROM keys k JOIN entries e ON e.id = k.
 class Story:
     """What happened to one message or, where none had begun, in one session: first to last.
 
-    `id` is the queue id, or the session's id. `about` is the id of the message of which it tells, where it is a report.
+    `id` is the queue id, the session's id or, where neither is, the address or the user (in lower case) that it is
+    about. `about` is the id of the message of which it tells, where it is a report.
     """
 
     id: str
@@ -80,7 +81,12 @@ def read_history(directory: Path, subject: str, *, since: float = 0.0, limit: in
 
 
 def _story_of(entry: Entry) -> str:
-    return str(entry.get("queue_id") or entry.get("session") or "")
+    """What is about no mail and no session is the story of an address, or of a user."""
+    return str(entry.get("queue_id") or entry.get("session") or "") or _whose(entry)
+
+
+def _whose(entry: Entry) -> str:
+    return str(entry.get("recipient") or entry.get("user") or "").lower()
 
 
 def _whole_of(entry: Entry) -> str:

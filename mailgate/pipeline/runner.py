@@ -78,7 +78,8 @@ class _Stage(NamedTuple, Generic[R]):
 class Pipeline:
     """The filters in `groups`: one group after another, those of one group at the same time.
 
-    `routes` are those that a router may name; None lets it name any.
+    `routes` are those that a router may name; None lets it name any. `late` are the names of the filters that are asked
+    about the content only.
     """
 
     def __init__(
@@ -100,6 +101,22 @@ class Pipeline:
         early = (self._connect, self._helo, self._auth, self._mail)
         self._holds = not all(stage.is_for_all for stage in early)  # refusals, until recipients are named
         self._asks_at_rcpt = bool(self._rcpt.groups or self._routers or self._holds)
+        self.stages = self._asked()
+        before = [*early, self._rcpt, self._data]
+        asked = {one.member for stage in before for group in stage.groups for one in group}
+        asked |= {one.member for one in self._routers}
+        self.late = tuple(member.name for group in groups for member in group if member not in asked)
+
+    def _asked(self) -> frozenset[str]:
+        asked = {
+            "connect": self._connect.groups,
+            "helo": self._helo.groups,
+            "auth": self._auth.groups,
+            "mail": self._mail.groups,
+            "rcpt": self._asks_at_rcpt,
+            "data": self._data.groups,
+        }
+        return frozenset({stage for stage, somebody in asked.items() if somebody} | {"message"})
 
     def connect(self, session: Session) -> Verdict | Deferred[Verdict]:
         if not self._connect.groups:

@@ -22,10 +22,12 @@ __all__ = [
     "dnsbl",
     "early_talker",
     "edit_headers",
+    "exchange_online",
     "fcrdns",
     "feedback",
     "geo",
     "greylist",
+    "header_firewall",
     "headers",
     "headers_check",
     "helo",
@@ -89,6 +91,12 @@ edit_headers = FilterMaker(
 headers = FilterMaker("headers", "mailgate.filters.headers", "adds the Received field, and what a message lacks")
 headers_check = FilterMaker(
     "headers-check", "mailgate.filters.headers_check", "checks header fields, forged names and look-alike domains"
+)
+exchange_online = FilterMaker(
+    "exchange-online", "mailgate.filters.exchange_online", "lets mail of Exchange Online go on for our tenants only"
+)
+header_firewall = FilterMaker(
+    "header-firewall", "mailgate.filters.header_firewall", "removes fields by which an Exchange believes strangers"
 )
 http = FilterMaker("http", "mailgate.filters.http", "asks a service of your own about each message")
 milter = FilterMaker("milter", "mailgate.filters.milter", "asks a milter that the site already has")

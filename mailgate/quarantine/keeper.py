@@ -3,7 +3,7 @@ nothing are removed, and filters are asked again."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -16,6 +16,7 @@ from mailgate.events import QuarantineExpired
 from mailgate.interfaces import EntryView, IEvents, ISpool, Selector, SpoolError
 from mailgate.message import Content
 from mailgate.quarantine.entries import decided_by, messages_of, objectors, only
+from mailgate.quarantine.news import News
 from mailgate.quarantine.originals import Originals
 from mailgate.quarantine.review import Review, Reviewed
 
@@ -30,10 +31,6 @@ _GRACE = 3600.0
 #: Messages, one after another, of which filters cannot tell, or that cannot be read: then a round ends, for a scanner
 #: or the spool is out of order.
 _PATIENCE = 20
-#: What is told of a round: that others object as they did is no news.
-_NEWS = frozenset({"pass", "unknown"})
-_TROUBLE = frozenset({"objects", "unknown"})
-
 #: How the trace tells of a failure that changed nothing.
 _IGNORED = "(on_failure: continue)"
 
@@ -52,6 +49,7 @@ class Keeper:
         self._events = events
         self._clock = clock
         self._section = QuarantineSection()
+        self._news, self._news_of_queue = News("objects"), News("pass")
         self._is_running = self._is_closing = False
         self._next: dict[Callable[[], Awaitable[None]], IDelayedCall] = {}
         self._work: Deferred[None] | None = None
@@ -131,7 +129,7 @@ class Keeper:
     async def _rescan_quarantine(self) -> None:
         failures = 0
         async for envelope, content, views in self._messages("quarantined"):
-            found = await self._ask(envelope, content, views, _NEWS)
+            found = await self._ask(envelope, content, views, self._news)
             failures = failures + 1 if any(map(_has_failed, found)) else 0
             if failures >= _PATIENCE:
                 self._give_up()
@@ -150,7 +148,7 @@ class Keeper:
             fresh = [view for view in views if (view.queue_id, view.number) not in released]
             if not envelope.listener or not fresh:
                 continue  # our own mail, or what somebody has let go
-            found = await self._ask(envelope, content, fresh, _TROUBLE)
+            found = await self._ask(envelope, content, fresh, self._news_of_queue)
             failures = failures + 1 if any(map(_has_failed, found)) else 0
             if failures >= _PATIENCE:
                 self._give_up()
@@ -158,9 +156,9 @@ class Keeper:
             await self._review.keep_back([one for one in found if one.said.word == "objects"])
 
     async def _ask(
-        self, envelope: Envelope, content: Content, views: Sequence[EntryView], told: Collection[str]
+        self, envelope: Envelope, content: Content, views: Sequence[EntryView], news: News
     ) -> Sequence[Reviewed]:
-        self._asking = Deferred.fromCoroutine(self._review.ask(envelope, content, views, told))
+        self._asking = Deferred.fromCoroutine(self._review.ask(envelope, content, views, news.take))
         return await self._asking
 
     async def _messages(self, state: str) -> AsyncIterator[_Message]:

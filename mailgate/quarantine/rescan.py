@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
@@ -13,7 +13,7 @@ from mailgate.envelope import Client, Envelope, EnvelopeRecipient, Identity, Rec
 from mailgate.interfaces import Again, IRescan
 from mailgate.message import Content, Message
 
-__all__ = ["Rescanner"]
+__all__ = ["Rescanner", "ways_in"]
 
 #: Messages about which filters are asked again at one time: those that come now are not to wait for them.
 _AT_A_TIME = 2
@@ -31,7 +31,7 @@ class Rescanner:
     def use(self, config: Config, rescans: Mapping[str, IRescan]) -> None:
         """From now on go by this configuration; `rescans` by the names of the pipelines."""
         self._hostname = config.gateway.hostname
-        self._listeners = {one.name: one for one in (*config.listeners, *_by_http(config))}
+        self._listeners = ways_in(config)
         self._rescans = rescans
 
     def filters(self, envelope: Envelope) -> Collection[str]:
@@ -99,6 +99,11 @@ class Rescanner:
         return Identity(str(address), "network") if is_trusted else None
 
 
+def ways_in(config: Config) -> Mapping[str, ListenerSection]:
+    """All ways by which mail comes in, by the names that envelopes have for them; some are no listeners."""
+    return {one.name: one for one in (*config.listeners, *_by_http(config), *_by_milters(config))}
+
+
 def _by_http(config: Config) -> Sequence[ListenerSection]:
     """What stands for the way in that is no listener."""
     section = config.http.injection
@@ -106,6 +111,14 @@ def _by_http(config: Config) -> Sequence[ListenerSection]:
         return ()
     values = {"name": section.name, "role": "outbound", "endpoints": ["tcp:0"], "pipeline": section.pipeline}
     return (ListenerSection.model_validate(values),)
+
+
+def _by_milters(config: Config) -> Iterator[ListenerSection]:
+    """What stands for mail servers that ask us."""
+    for name, section in config.milters.items():
+        same = ("role", "endpoints", "pipeline", "trusted_pipeline", "trusted_networks")
+        values = {key: getattr(section, key) for key in same}
+        yield ListenerSection.model_validate({"name": name, **values})
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

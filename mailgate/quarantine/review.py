@@ -17,8 +17,6 @@ from mailgate.quarantine.rescan import Rescanner
 
 __all__ = ["Review", "Reviewed"]
 
-#: Results of which every one is told.
-_ALL = frozenset({"pass", "objects", "unknown"})
 #: Days for which a spool notes what has left quarantine.
 _NOTED_FOR = 40
 _DAY = 86400.0
@@ -57,30 +55,29 @@ class Review:
         envelope: Envelope,
         content: Content,
         views: Sequence[EntryView],
-        told: Collection[str] = _ALL,
+        is_told: Callable[[Reviewed], bool] = lambda found: True,
         of: Container[str] | None = None,
     ) -> Sequence[Reviewed]:
-        """Ask about entries of one message, and tell of those results whose word is among `told`. `of` as in
-        IRescan."""
+        """Ask about entries of one message, and tell of those results that `is_told` chooses. `of` as in IRescan."""
         by_number = {one.number: one for one in envelope.recipients}
         known = [view for view in views if view.number in by_number]
         answers = await self._rescanner.ask(envelope, content, [by_number[view.number] for view in known], of)
         found = [Reviewed(view, said) for view, said in zip(known, answers, strict=True)]
         groups: dict[Again, list[str]] = {}
-        for view, said in found:
-            groups.setdefault(said, []).append(view.recipient)
+        for one in found:
+            if is_told(one):
+                groups.setdefault(one.said, []).append(one.view.recipient)
         for said, recipients in groups.items():
-            if said.word in told:
-                self._events.publish(
-                    Rescanned(
-                        at=self._now(),
-                        queue_id=envelope.queue_id,
-                        recipients=tuple(recipients),
-                        result=said.word,
-                        filter=said.filter,
-                        reason=said.reason,
-                    )
+            self._events.publish(
+                Rescanned(
+                    at=self._now(),
+                    queue_id=envelope.queue_id,
+                    recipients=tuple(recipients),
+                    result=said.word,
+                    filter=said.filter,
+                    reason=said.reason,
                 )
+            )
         return found
 
     async def release(self, views: Sequence[EntryView], by: str = "", detail: str = "") -> int:

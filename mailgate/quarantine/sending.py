@@ -77,13 +77,15 @@ class Sending:
         """The same, as the caller's own. OSError where it cannot be had."""
         return await self._in_thread(lambda: copied(content, self._incoming))
 
-    async def send_original(self, envelope: Envelope, content: Content, views: Sequence[EntryView], by: str) -> str:
-        """Send what came to the recipients of these entries, whose mail then leaves quarantine: the id of the message;
-        "" where somebody else has been at it. The content is ours."""
+    async def send_original(
+        self, envelope: Envelope, content: Content, views: Sequence[EntryView], by: str
+    ) -> tuple[str, int]:
+        """Send what came to the recipients of these entries, whose mail then leaves quarantine: the id of the message,
+        and to how many, without those that somebody else has been at; "" where these are all. The content is ours."""
         claims = await self._claim(views, content)
         if not claims:
             content.discard()
-            return ""
+            return "", 0
         there = {one.number for lease in claims for one in lease.recipients}
         new = replace(
             envelope,
@@ -106,7 +108,7 @@ class Sending:
         self._taken(new, envelope.queue_id)
         recipients = tuple(view.recipient for view in views if view.number in there)
         self._tell("release", envelope.queue_id, recipients, f"as it came, as {new.queue_id}", by)
-        return new.queue_id
+        return new.queue_id, len(recipients)
 
     async def _claim(self, views: Sequence[EntryView], content: Content) -> Sequence[Lease]:
         """Leases of those of these entries of one message that are in quarantine still: nobody else releases them

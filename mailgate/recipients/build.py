@@ -19,9 +19,10 @@ _MODULES = {
     "http": "mailgate.recipients.http",
     "ldap": "mailgate.recipients.ldap",
     "callout": "mailgate.recipients.callout",
+    "postfix": "mailgate.recipients.postfix",
 }
 #: The extra that brings the library of a kind, where it has another name.
-_EXTRAS = {"sql": "postgresql"}
+_EXTRAS = {"sql": "postgresql", "postfix": "content"}
 
 
 class DirectoryError(ValueError):
@@ -52,7 +53,8 @@ def make_sources(
         except LinesError as error:
             errors += [(("recipients", name, "addresses"), str(one)) for one in error.errors]
         except FileError as error:
-            errors += [(("recipients", name, "path"), text) for text in error.errors]
+            key = "maps" if section.kind == "postfix" else "path"
+            errors += [(("recipients", name, key), text) for text in error.errors]
         except ValueError as error:
             errors.append((("recipients", name), str(error)))
         except ImportError as error:

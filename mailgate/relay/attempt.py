@@ -28,7 +28,9 @@ class Result(Struct, frozen=True):
     it counts when no host is left to ask. `again` is set where this host has decided nothing and may be asked again at
     once, without counting an attempt: a reused connection turned out to be dead, or full (ask on a new one), or the
     recipient is over the number that the host takes in one transaction (ask in another; this one has settled others).
-    `handover` as in Outcome; `tls` is `security` of the connection.
+    `handover` as in Outcome; `tls` is `security` of the connection. `is_shared`: the answer is to the content, and was
+    one for all recipients of the transaction. `rest` is for how many seconds the host wants to be left alone, where it
+    has said so in a way that no shaping rule need know.
     """
 
     recipient: EnvelopeRecipient
@@ -40,6 +42,8 @@ class Result(Struct, frozen=True):
     again: bool = False
     handover: Handover = Handover.FINAL
     tls: str = ""
+    is_shared: bool = False
+    rest: float = 0.0
 
 
 class Target(Struct, frozen=True):
@@ -103,6 +107,7 @@ class IConnection(Interface):
     target: Target = Attribute("whom it is connected to")
     is_usable: bool = Attribute("whether another message may be sent on it now: not broken, not closed, none under way")
     messages: int = Attribute("messages sent on it so far")
+    max_size: int = Attribute("octets of the largest message that the peer takes; 0 where it names no limit (RFC 1870)")
     tls: Tls | None = Attribute("what the handshake came to; None in clear text")
     is_authenticated: bool = Attribute("whether we have logged in")
     is_fallback: bool = Attribute(

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterator, Mapping
 from typing import Protocol
 
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.awaiting import as_deferred
-from mailgate.config.routes import ServerRoute
+from mailgate.config.routes import HopRoute, HttpRoute, SiteRoute
 from mailgate.config.schema import LmtpRoute, RetrySection, Route, SmtpRoute
 from mailgate.interfaces import Destination, Selector
 from mailgate.interfaces.spool import EVERYTHING
 from mailgate.relay.findings import LOCAL_ERROR
 from mailgate.relay.locate import Hosts, NoHosts
+from mailgate.relay.ready.job import LedJob
 from mailgate.relay.ready.jobs import Job, JobQueue, QueueOwner
 from mailgate.relay.ready.local import LocalQueue
 from mailgate.relay.ready.overdue import end
@@ -79,7 +81,10 @@ class Destinations:
         for queue in list(old.values()):
             if queue.is_held:
                 for job in queue.take_where(lambda job: True):
-                    self._keeper.unbegun(job)
+                    if isinstance(job, LedJob) and not job.source:
+                        tools.clock.callLater(0, self._put_again, job)  # a client waits for it: it goes by the new ones
+                    else:
+                        self._keeper.unbegun(job)
             queue.retire()
 
     def __iter__(self) -> Iterator[JobQueue]:
@@ -103,7 +108,7 @@ class Destinations:
         try:
             if self._is_stopped:
                 self._keeper.unbegun(job)
-            elif isinstance(route, ServerRoute):
+            elif isinstance(route, HopRoute):
                 queue = self._queues.get(job.route) if route.hosts and route.pool is None else None
                 if queue is None or len(job.recipients) > queue.most_recipients:
                     self._locate(job, route)
@@ -119,6 +124,12 @@ class Destinations:
                 self._end(job, NoHosts(_NO_ROUTE, f"route {job.route} is configured no more"), _SCHEDULE)
         except Exception:
             self._stumbled(Failure(), job)
+
+    def _put_again(self, job: LedJob) -> None:
+        if job.is_withdrawn:
+            self._keeper.unbegun(job)
+        else:
+            self.put(job)
 
     def postpone(self, job: Job, due: float, why: str, retry: RetrySection | None = None) -> None:
         """A job may not begin before `due`: it waits in the spool, as long as its time by its schedule lasts."""
@@ -189,7 +200,7 @@ class Destinations:
         """The hosts, as of now, to which mail for a domain may go."""
         found = set()
         for name, route in list(self.routes.items()):
-            if isinstance(route, SmtpRoute | LmtpRoute):
+            if isinstance(route, SmtpRoute | LmtpRoute | HttpRoute):
                 hosts = self._tools.locator.hosts(name, route, domain)
                 if isinstance(hosts, Awaitable):
                     hosts = await hosts
@@ -205,9 +216,9 @@ class Destinations:
 
     # -- from a job to its queue
 
-    def _locate(self, job: Job, route: ServerRoute) -> None:
-        if not isinstance(route, SmtpRoute | LmtpRoute):
-            raise TypeError(f"no route to servers: {route!r}")
+    def _locate(self, job: Job, route: HopRoute) -> None:
+        if not isinstance(route, SmtpRoute | LmtpRoute | HttpRoute):
+            raise TypeError(f"no route to hosts: {route!r}")
         relaxed = job.lease.envelope.parameters.tls_optional
         hosts = self._tools.locator.hosts(job.route, route, job.domain, relaxed=relaxed)
         if not isinstance(hosts, Awaitable):
@@ -226,7 +237,7 @@ class Destinations:
         waited.addErrback(self._stumbled, job)
 
     def _located(
-        self, job: Job, route: SmtpRoute | LmtpRoute, hosts: Hosts | NoHosts, full: Mapping[str, JobQueue] = _NONE
+        self, job: Job, route: SiteRoute, hosts: Hosts | NoHosts, full: Mapping[str, JobQueue] = _NONE
     ) -> None:
         """`full` are the queues without room, by their sources, that come first in the order of this message."""
         if isinstance(hosts, NoHosts):
@@ -277,7 +288,7 @@ class Destinations:
             else:
                 self._keeper.no_room(job, queue)
 
-    def _enter_full(self, job: Job, route: ServerRoute, queue: JobQueue) -> None:
+    def _enter_full(self, job: Job, route: HopRoute, queue: JobQueue) -> None:
         """All sources are full: the job waits for the first in its order, in memory where it has had its turn."""
         if job.in_turn and not isinstance(self._sources.choose(route, job.lease.envelope.queue_id), Capped):
             self._enter(job, queue)
@@ -334,7 +345,7 @@ class Destinations:
     def _schedule(self, job: Job) -> RetrySection:
         """That of a job of which nobody has asked where it goes."""
         route = self.routes.get(job.route)
-        if isinstance(route, SmtpRoute | LmtpRoute):
+        if isinstance(route, SmtpRoute | LmtpRoute | HttpRoute):
             return self._tools.shaping.limits(job.route, route, job.domain, ()).retry
         return _SCHEDULE if route is None else route.retry
 
@@ -352,5 +363,6 @@ class Destinations:
 
 
 def _not_located(failure: Failure) -> NoHosts:
-    _log.failure("a destination could not be found", failure=failure)
+    if not failure.check(CancelledError):  # the end has come
+        _log.failure("a destination could not be found", failure=failure)
     return NoHosts(LOCAL_ERROR, failure.getErrorMessage())

@@ -16,7 +16,7 @@ from zope.interface import implementer
 from mailgate.awaiting import answered, as_deferred
 from mailgate.envelope import Envelope, MailParameters, Origin, Recipient, Session, Target, Transaction
 from mailgate.events import Discarded, MessageAccepted, Quarantined, Refused
-from mailgate.findings import Stream
+from mailgate.findings import stream_of
 from mailgate.interfaces import IEvents, IIntake, IOriginals, ISpool, Lease, SpoolError
 from mailgate.message import BodyEdit, Content, Message, body_edits, is_of_header, release
 from mailgate.observe.asked import asked_for
@@ -84,7 +84,7 @@ class Intake:
         if not going:
             _give_up(content)
             return succeed(self._none(session, transaction, verdicts, parts))
-        drafts = [(self._envelope(session, transaction, going[0], content), content)]
+        drafts = [(self.envelope(session, transaction, going[0], content), content)]
         return self._accept(session, transaction, verdicts, parts, going, drafts)
 
     async def _take_edited(
@@ -108,7 +108,7 @@ class Intake:
                 if _is_kept_back(part) and body_edits(part.edits):
                     await self._originals.keep(part.queue_id, content)
             drafts = [
-                (self._envelope(session, transaction, part, made), made)
+                (self.envelope(session, transaction, part, made), made)
                 for part, made in zip(going, contents, strict=True)
             ]
         except Exception as error:  # nobody has been promised anything yet, and the client keeps its message
@@ -134,7 +134,7 @@ class Intake:
                 contents.append(await answered(self._editor.edit(content, edits)) if edits else content)
                 made[edits] = contents[-1]
 
-    def _envelope(self, session: Session, transaction: Transaction, part: Part, content: Content) -> Envelope:
+    def envelope(self, session: Session, transaction: Transaction, part: Part, content: Content) -> Envelope:
         """What the spool is to keep of a part, beside its content."""
         parameters = (
             transaction.parameters if part.changes is None else with_new_octets(transaction.parameters, part.edits)
@@ -174,7 +174,7 @@ class Intake:
         def durable(leases: Lease | Sequence[Lease]) -> Sequence[Reply]:
             for part, (envelope, content) in zip(going, drafts, strict=True):
                 content.give_back()
-                self._tell_accepted(session, transaction, envelope, part.named, message_id)
+                self.tell_accepted(session, transaction, envelope, part.named, message_id)
             self._tell_fates(transaction, verdicts, parts)
             for lease in (leases,) if isinstance(leases, Lease) else leases:
                 self._deliver(lease)
@@ -229,7 +229,7 @@ class Intake:
         )
         return _all(reply, session, verdicts)
 
-    def _tell_accepted(
+    def tell_accepted(
         self,
         session: Session,
         transaction: Transaction,
@@ -237,6 +237,7 @@ class Intake:
         named: Sequence[Recipient],
         message_id: str,
     ) -> None:
+        """Tell of a message that is durable for the recipients that are named, here or at the next hop."""
         identity, tls, proxy = session.identity, session.tls, session.proxy
         aliases = [one for one in named if one.targets]
         is_split = envelope.queue_id != transaction.id
@@ -260,6 +261,8 @@ class Intake:
                 aliases=tuple(map(_told, aliases)),
                 split_from=transaction.id if is_split else "",
                 stream=envelope.stream,
+                ident=envelope.origin.ident,
+                origin=transaction.origin.client if transaction.origin else "",
                 trace=() if is_split else (*session.trace, *transaction.trace),
             )
         )
@@ -331,8 +334,7 @@ def _is_kept_back(part: Part) -> bool:
 
 
 def _stream_of(transaction: Transaction) -> str:
-    found = next(transaction.evidence.all(Stream), None)
-    return "" if found is None else found.name
+    return stream_of(transaction.evidence)
 
 
 def _give_up(content: Content) -> None:
@@ -361,6 +363,8 @@ def origin_of(session: Session) -> Origin:
         helo=session.helo,
         protocol=protocol,
         login=identity.name if identity is not None and identity.mechanism != "network" else "",
+        # A Postfix that is not told so completes and rewrites the header of mail from the Internet.
+        source="REMOTE" if identity is None else "LOCAL",
     )
 
 

@@ -13,7 +13,7 @@ from cachetools import TTLCache
 
 from mailgate.awaiting import answered
 from mailgate.config.hosts import HostPort, parse_host
-from mailgate.config.schema import LmtpRoute, SmtpRoute
+from mailgate.config.routes import ServerRoute, SiteRoute
 from mailgate.interfaces import Answer, DnsStatus, IResolver, OutcomeKind
 from mailgate.relay.attempt import Target
 from mailgate.relay.security.demand import Wanted
@@ -129,7 +129,7 @@ class Locator:
         self._security = security
 
     def hosts(
-        self, name: str, route: SmtpRoute | LmtpRoute, domain: str, *, relaxed: bool = False
+        self, name: str, route: SiteRoute, domain: str, *, relaxed: bool = False
     ) -> Hosts | NoHosts | Awaitable[Hosts | NoHosts]:
         """The site that takes mail for `domain` by the route of this name: at once where nobody need be asked.
 
@@ -197,7 +197,7 @@ class Locator:
         return NoHosts(Reply.of(451, "4.4.4", f"No address is known for the next hop ({reason})"[:400]), reason)
 
     async def _wait_for_mx(
-        self, name: str, domain: str, route: SmtpRoute | LmtpRoute, answer: Awaitable[Answer]
+        self, name: str, domain: str, route: SiteRoute, answer: Awaitable[Answer]
     ) -> Hosts | NoHosts:
         return self._by_mx(name, domain, route, await answer)
 
@@ -207,7 +207,7 @@ class Locator:
         asked: Asked,
         name: str,
         domain: str,
-        route: SmtpRoute | LmtpRoute,
+        route: SiteRoute,
         answer: Answer | Awaitable[Answer],
     ) -> Hosts | NoHosts:
         found = self._by_mx(name, domain, route, await answered(answer))
@@ -216,10 +216,10 @@ class Locator:
         wanted = await security.wanted(asked, domain, found.names)
         return replace(found, name=found.name + wanted.label, wanted=wanted)
 
-    def _by_mx(self, name: str, domain: str, route: SmtpRoute | LmtpRoute, answer: Answer) -> Hosts | NoHosts:
+    def _by_mx(self, name: str, domain: str, route: SiteRoute, answer: Answer) -> Hosts | NoHosts:
         port = route.port
         # What the route itself asks of the certificate does not depend on DNS.
-        vouched = answer.secure or bool(route.tls_name or route.tls_fingerprints)
+        vouched = answer.secure or (isinstance(route, ServerRoute) and bool(route.tls_name or route.tls_fingerprints))
         if answer.secure:
             # Hosts that one domain's signed records name are not the site of another whose records are not signed.
             name += " (signed)"

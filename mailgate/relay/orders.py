@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
-from mailgate.interfaces import Destination, ISpool, Selector, SiteView
+from mailgate.events import SuspensionChanged
+from mailgate.interfaces import Destination, IEvents, ISpool, Selector, SiteView, Suspension
 from mailgate.relay.backlog import Backlogs
 from mailgate.relay.destinations import Destinations
 from mailgate.relay.leasing import Leasing
@@ -21,6 +24,10 @@ from mailgate.relay.view import view, where
 
 __all__ = ["Orders"]
 
+_log = Logger()
+
+#: Seconds for which a route rests whose next hop refuses us.
+_REFUSED_REST = 1800.0
 #: Seconds until what was put back for a change of the queue may be leased again.
 _PUT_BACK = 5.0
 
@@ -33,6 +40,7 @@ class Orders:
         spool: ISpool,
         clock: IReactorTime,
         *,
+        events: IEvents,
         jobs: Jobs,
         destinations: Destinations,
         backlogs: Backlogs,
@@ -43,6 +51,7 @@ class Orders:
     ) -> None:
         self._spool = spool
         self._clock = clock
+        self._events = events
         self._jobs = jobs
         self._destinations = destinations
         self._backlogs = backlogs
@@ -51,6 +60,7 @@ class Orders:
         self._sorter = sorter
         self._postponed = postponed
         self.suspensions = Suspensions()
+        self._alarms: dict[str, Deferred[None]] = {}  # those that are on their way into the spool, by route
         self._suspended: dict[Destination, Sequence[str]] = {}  # the hosts of those that had a backlog
 
     # -- suspensions
@@ -61,6 +71,25 @@ class Orders:
         for queue in self._destinations:
             for job in queue.take_where(partial(self._is_suspended, queue)):
                 self._postponed(job, 0.0, "")
+
+    def alarm(self, route: str, reason: str) -> None:
+        """A next hop refuses all that comes by a route: suspend it, as an administrator would, for a while. What is due
+        then finds out whether that is mended."""
+        if route not in self._alarms:
+            self._alarms[route] = resting = Deferred.fromCoroutine(self._rest(route, reason))
+            resting.addErrback(lambda failure: _log.failure("{route} cannot be suspended", failure, route=route))
+            resting.addBoth(lambda _: self._alarms.pop(route, None))
+
+    async def _rest(self, route: str, reason: str) -> None:
+        now = self._clock.seconds()
+        if self.suspensions.of_destination(Destination(route, ""), now) is not None:
+            return
+        one = Suspension(kind="route", name=route, since=now, until=now + _REFUSED_REST, reason=reason)
+        await self._spool.suspend(one)
+        self._events.publish(
+            SuspensionChanged(at=now, kind=one.kind, name=route, is_suspended=True, until=one.until, reason=reason)
+        )
+        await self.apply_suspensions()
 
     async def read_suspensions(self) -> None:
         """What is suspended, and where anything waits for its turn that is not. SpoolError."""

@@ -29,7 +29,10 @@ def event_of(job: Job, outcome: Outcome, now: float, report: str, report_to: str
             return deferred(next_attempt=outcome.next_attempt, reason=reason, category=outcome.category)
         case OutcomeKind.FAILED:
             bounced = _attempted(Bounced, job, outcome, now)
-            return bounced(reason=reason, report=report, report_to=report_to, category=outcome.category)
+            identity = envelope.origin.login or envelope.origin.address
+            return bounced(
+                reason=reason, report=report, report_to=report_to, category=outcome.category, identity=identity
+            )
     sender, recipient = str(envelope.sender), str(outcome.recipient.address)
     return Discarded(at=now, queue_id=envelope.queue_id, sender=sender, recipients=(recipient,), reason=reason)
 

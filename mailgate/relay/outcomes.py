@@ -30,7 +30,7 @@ from mailgate.relay.reports.fields import Action, action_of
 from mailgate.relay.schedule import expiry, is_too_late, late_at, next_attempt
 from mailgate.reply import Reply
 
-__all__ = ["REPORT_RETRY", "OutcomeWriter"]
+__all__ = ["REPORT_RETRY", "OutcomeWriter", "is_owed", "outcome_of"]
 
 _log = Logger()
 
@@ -121,13 +121,13 @@ class OutcomeWriter:
         reported: list[Outcome] = []
         for result in job.results:
             if result.kind is OutcomeKind.DELIVERED:
-                one = _done(job, result)
+                one = outcome_of(job, result)
                 # Of most deliveries nobody wants to hear: that they are none of these is all that they cost here.
-                if (one.recipient.notify or asked) and _is_owed(envelope, one):
+                if (one.recipient.notify or asked) and is_owed(envelope, one):
                     reported.append(one)
             else:
                 one = self._undelivered(job, result, retry, now)
-                if _is_owed(envelope, one) or self._is_for_postmaster(envelope, one):
+                if is_owed(envelope, one) or self._is_for_postmaster(envelope, one):
                     reported.append(one)
             outcomes.append(one)
         record = _Record(job, outcomes, reported)
@@ -186,8 +186,10 @@ class OutcomeWriter:
     def _undelivered(self, job: Job, result: Result, retry: RetrySection, now: float) -> Outcome:
         """The outcome of an attempt that has not delivered: it may come again, or was the last."""
         if result.kind is OutcomeKind.DISCARDED:
-            return _done(job, result)
-        one = self._deferral(job, result, retry, now) if result.kind is OutcomeKind.DEFERRED else _done(job, result)
+            return outcome_of(job, result)
+        one = (
+            self._deferral(job, result, retry, now) if result.kind is OutcomeKind.DEFERRED else outcome_of(job, result)
+        )
         envelope, reason = job.lease.envelope, one.reason
         if one.kind is OutcomeKind.FAILED and _is_report(envelope) and not self._is_for_postmaster(envelope, one):
             reason = f"double bounce, dropped: {reason or one.reply}"
@@ -232,7 +234,7 @@ class OutcomeWriter:
         attempts = job.lease.attempts.get(recipient.number, 0) + 1
         ends = expiry(retry, envelope)
         due = next_attempt(retry, attempts, ends, now, self._random, deadline=envelope.parameters.deliver_by)
-        one = _done(job, result)
+        one = outcome_of(job, result)
         if due is not None:
             is_late = now >= late_at(retry, envelope) and recipient.number not in job.lease.warned
             warned = is_late and bool(envelope.sender) and _wants(recipient.notify, "DELAY")
@@ -329,7 +331,7 @@ class OutcomeWriter:
                 )
 
 
-def _done(job: Job, result: Result) -> Outcome:
+def outcome_of(job: Job, result: Result) -> Outcome:
     """The outcome that a result is by itself."""
     return Outcome(
         result.recipient,
@@ -350,7 +352,7 @@ def _is_report(envelope: Envelope) -> bool:
     return not envelope.sender and not envelope.client
 
 
-def _is_owed(envelope: Envelope, outcome: Outcome) -> bool:
+def is_owed(envelope: Envelope, outcome: Outcome) -> bool:
     """Whether the sender is to be told of this outcome (RFC 3461 section 4.1; RFC 2852 for what is passed on)."""
     notify = outcome.recipient.notify
     if not envelope.sender or notify == ("NEVER",):

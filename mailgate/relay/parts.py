@@ -14,7 +14,7 @@ from mailgate.relay.editing import EnvelopeChanges, NextHop
 from mailgate.verdict import Accept, Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
 from mailgate.wire.xtext import utf8_addr_xtext, xtext_encode
 
-__all__ = ["Part", "change", "fill", "parts_of"]
+__all__ = ["Part", "change", "fill", "original_of", "parts_of"]
 
 
 class Part(Struct, eq=False):
@@ -162,7 +162,7 @@ def _targets_of(
     recipient: Recipient, number: int, quarantine: str, refusal: str, path: Address | None
 ) -> Iterator[EnvelopeRecipient]:
     """A recipient for each target. Reports name the address that the sender wrote to (RFC 3461 section 5.2.7.2)."""
-    orcpt = recipient.orcpt or _original(recipient.address)
+    orcpt = recipient.orcpt or original_of(recipient.address)
     for place, target in enumerate(recipient.targets):
         yield EnvelopeRecipient(
             number + place,
@@ -176,6 +176,7 @@ def _targets_of(
         )
 
 
-def _original(address: Address) -> str:
+def original_of(address: Address) -> str:
+    """What stands in ORCPT for an address that stands for another."""
     text = str(address)
     return f"rfc822;{xtext_encode(text)}" if text.isascii() else f"utf-8;{utf8_addr_xtext(text)}"

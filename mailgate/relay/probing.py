@@ -23,7 +23,7 @@ from mailgate.relay.replies.classify import Classifier
 from mailgate.relay.sources import SYSTEM, Source
 from mailgate.relay.transports import Transports
 
-__all__ = ["NoProber", "Prober"]
+__all__ = ["NOBODY", "NoProber", "Prober", "source_of"]
 
 _log = Logger()
 
@@ -33,7 +33,7 @@ _LONGEST, _MOST_TARGETS = 120.0, 3
 _TOLD = 200
 
 #: Kinds of refusals (see CATEGORIES) that are about the recipient. "other" is 550 without a word that we know.
-_NOBODY = frozenset({"no-such-user", "no-such-domain", "bad-address", "disabled", "other"})
+NOBODY = frozenset({"no-such-user", "no-such-domain", "bad-address", "disabled", "other"})
 #: That are about somebody who is there, and whose mail may wait.
 _SOMEBODY = frozenset({"mailbox-full"})
 
@@ -82,7 +82,7 @@ class Prober:
         targets = await self._locator.targets(hosts, lmtp=lmtp, ipv6=route.ipv6, domain=address.domain)
         if isinstance(targets, NoHosts):
             return _nobody(targets.reason)
-        connector, source = self._transports.connector(name, route), _source(config, route)
+        connector, source = self._transports.connector(name, route), source_of(config, route)
         found = _nobody("no host")
         for target in targets[:_MOST_TARGETS]:
             try:
@@ -112,7 +112,7 @@ class Prober:
         category = self._classifier.category(reply)
         if category in _SOMEBODY:
             return ProbeResult(RecipientStatus.KNOWN, told)
-        if result.kind is OutcomeKind.FAILED and category in _NOBODY:
+        if result.kind is OutcomeKind.FAILED and category in NOBODY:
             return ProbeResult(RecipientStatus.UNKNOWN, told)
         is_about_us = reply.is_permanent or bool(result.reason)
         reason = f"{result.host} says {told}" if is_about_us else ""
@@ -134,7 +134,7 @@ def _nobody(reason: str) -> ProbeResult:
     return ProbeResult(RecipientStatus.UNAVAILABLE, "", reason)
 
 
-def _source(config: Config, route: SmtpRoute | LmtpRoute) -> Source:
+def source_of(config: Config, route: SmtpRoute | LmtpRoute) -> Source:
     """The first address that mail of the route goes out from: a question counts towards no warm-up."""
     if route.pool is None:
         return SYSTEM

@@ -37,6 +37,7 @@ from mailgate.relay.locate import Locator
 from mailgate.relay.memory import Jobs
 from mailgate.relay.orders import Orders
 from mailgate.relay.outcomes import OutcomeWriter
+from mailgate.relay.ready.host_watch import HostWatch
 from mailgate.relay.ready.jobs import Job, JobQueue
 from mailgate.relay.ready.overdue import look_over
 from mailgate.relay.ready.tools import Account, SiteTools, account_nothing
@@ -44,6 +45,7 @@ from mailgate.relay.replies.classify import Bounces
 from mailgate.relay.replies.shaping import Shaping
 from mailgate.relay.returns import Returns
 from mailgate.relay.routing import Routing
+from mailgate.relay.sizes import LearntSizes
 from mailgate.relay.sorting import REPORT_ROUTE, REPORTS, Sorter
 from mailgate.relay.sources import Sources
 from mailgate.relay.transports import Transports
@@ -95,6 +97,8 @@ class Relay:
         self._hostname = config.gateway.hostname
         self._jobs = Jobs(config.spool.max_active, self.look)
         self.room = self._jobs.room
+        self.sizes = LearntSizes()
+        self._watch = HostWatch(clock.seconds)
         self._check: IDelayedCall | None = None
         self._at_rest: Deferred[None] | None = None  # somebody waits for the end of the last attempt
         self._is_ready = False
@@ -117,6 +121,7 @@ class Relay:
         self._orders = Orders(
             spool,
             clock,
+            events=events,
             jobs=self._jobs,
             destinations=self._destinations,
             backlogs=self._backlogs,
@@ -136,6 +141,10 @@ class Relay:
             clock=self._clock,
             random=self._random,
             account=self._account,
+            alarm=lambda route, reason: self._orders.alarm(route, reason),
+            learn=self.sizes.learn,
+            served=self._served,
+            watch=self._watch,
         )
 
     def _make_writer(
@@ -320,6 +329,9 @@ class Relay:
         if job.in_turn:
             self._arrived(job)
         self._writer.record(job, retry)
+        self._look_for_rest()
+
+    def _look_for_rest(self) -> None:
         if self._at_rest is not None and self._destinations.is_at_rest:
             at_rest, self._at_rest = self._at_rest, None
             at_rest.callback(None)
@@ -365,6 +377,11 @@ class Relay:
         if queue.has_backlog:
             self._backlogs.forget_queue(queue)
             self._leasing.feed()
+
+    def _served(self, job: Job) -> None:
+        """As in SiteTools."""
+        self._jobs.add(job)
+        self._writer.record(job, RetrySection())
 
     def _unuse(self, job: Job) -> None:
         if job.source:

@@ -11,10 +11,10 @@ from twisted.python.failure import Failure
 
 from mailgate.address import NULL_PATH, Address
 from mailgate.awaiting import as_deferred
-from mailgate.config.routes import ServerRoute
+from mailgate.config.routes import HopRoute
 from mailgate.config.schema import RetrySection, SmtpRoute
 from mailgate.envelope import Envelope, EnvelopeRecipient
-from mailgate.interfaces import AttemptContext, Destination, IDeliveryFilter, Lease, OutcomeKind, Suspension
+from mailgate.interfaces import Answered, AttemptContext, Destination, IDeliveryFilter, Lease, OutcomeKind, Suspension
 from mailgate.relay.attempt import Result
 from mailgate.relay.destinations import Destinations
 from mailgate.relay.findings import LOCAL_ERROR
@@ -78,6 +78,10 @@ class Sorter:
         except Exception:
             _log.failure("message {queue_id} cannot be sorted to its destinations", queue_id=queue_id)
 
+    def judge_attempt(self, attempt: AttemptContext) -> Answered:
+        """What the delivery filters say of an attempt that begins without a lease."""
+        return None if self._filter is None else self._filter.on_attempt(attempt)
+
     def report_route(self, envelope: Envelope) -> str:
         """The route of a report to this message's sender."""
         return self.own_route(envelope.sender, NULL_PATH)
@@ -137,8 +141,8 @@ class Sorter:
         route = self._destinations.routes.get(recipient.route)
         if route is not None:
             has_failed = lease.attempts.get(recipient.number, 0) > 0
-            fallback = route.fallback if has_failed and isinstance(route, ServerRoute) else None
-            if fallback is None or not isinstance(route, ServerRoute) or fallback not in self._destinations.routes:
+            fallback = route.fallback if has_failed and isinstance(route, HopRoute) else None
+            if fallback is None or not isinstance(route, HopRoute) or fallback not in self._destinations.routes:
                 return recipient.route
             is_late = self._clock.seconds() - envelope.received >= route.fallback_after
             return fallback if is_late else recipient.route

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address
 
-from mailgate.config.routes import ServerRoute
+from mailgate.config.routes import HopRoute
 from mailgate.config.schema import Config, SourceSection, WarmUpSection
 from mailgate.relay.warm_up import DAY, WarmUp
 
@@ -53,9 +53,7 @@ class Sources:
         self._pools = {name: dict(section.sources) for name, section in config.pools.items()}
         self._plans = {name: one.warm_up for name, one in config.sources.items() if one.warm_up is not None}
 
-    def choose(
-        self, route: ServerRoute, queue_id: str, kept: str = "", without: Container[str] = ()
-    ) -> Source | Capped:
+    def choose(self, route: HopRoute, queue_id: str, kept: str = "", without: Container[str] = ()) -> Source | Capped:
         """The source for one job of a message; SYSTEM where the route has no pool.
 
         `kept` is the source of the last attempt ("" where there was none): it is chosen again while it is in the pool.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
@@ -10,7 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from mailgate.config.schema import DiscardRoute, LmtpRoute, MaildirRoute, SmtpRoute
+from mailgate.config.routes import HttpRoute, LmtpRoute, SiteRoute, SmtpRoute
+from mailgate.config.schema import DiscardRoute, MaildirRoute
 from mailgate.relay.attempt import IConnector, ITransport
 from mailgate.relay.client.connector import IClientReactor, SmtpConnector, WithoutTls
 from mailgate.relay.client.terms import Terms, terms_of
@@ -18,6 +20,7 @@ from mailgate.relay.client.token_login import TokenConnector
 from mailgate.relay.client.tokens import TokenSources
 from mailgate.relay.discard import DiscardTransport
 from mailgate.relay.maildir import IMaildirReactor, MaildirTransport
+from mailgate.relay.web_post.connector import NO_WEB, WebConnector, WebTerms, web_terms_of
 from mailgate.tls.client import ClientContexts
 
 __all__ = ["ITransportReactor", "RouteTransports", "Transports"]
@@ -35,10 +38,10 @@ class ITransportReactor(IClientReactor, IMaildirReactor):
 class Transports(Protocol):
     """Makes what delivers by a route."""
 
-    def use(self, terms: Mapping[str, Terms]) -> None:
+    def use(self, terms: Mapping[str, Terms], web: Mapping[str, WebTerms] = NO_WEB) -> None:
         """From now on, new connections go by these terms, by the names of routes."""
 
-    def connector(self, name: str, route: SmtpRoute | LmtpRoute) -> IConnector:
+    def connector(self, name: str, route: SiteRoute) -> IConnector:
         """Opens connections for the route of this name, on its terms and with its time-outs."""
 
     def local(self, route: MaildirRoute | DiscardRoute) -> ITransport:
@@ -49,7 +52,7 @@ class RouteTransports:
     """Transports over the network and into folders.
 
     `make_pool` gives each Maildir path threads of its own, started: a disk that hangs holds up nobody else. Logins that
-    take long to compute have such threads, too.
+    take long to compute have such threads, too, and so have messages for applications.
     """
 
     def __init__(self, reactor: ITransportReactor, make_pool: Callable[[], ThreadPool], hostname: str) -> None:
@@ -59,29 +62,38 @@ class RouteTransports:
         self._maildirs: dict[str, MaildirTransport] = {}
         self._pool: ThreadPool | None = None
         self._terms: Mapping[str, Terms] = {}
+        self._web: Mapping[str, WebTerms] = NO_WEB
         self._contexts = ClientContexts(reactor)
         self._tokens = TokenSources(reactor)
         self._without_tls: WithoutTls = TTLCache(_WITHOUT_TLS, _FORGOTTEN_AFTER, timer=reactor.seconds)
 
-    def use(self, terms: Mapping[str, Terms]) -> None:
-        """From now on connectors are made on these terms (see `read_terms`), by the name of their route."""
+    def use(self, terms: Mapping[str, Terms], web: Mapping[str, WebTerms] = NO_WEB) -> None:
+        """From now on connectors are made on these terms (see `read_terms` and `read_web_terms`), by the name of their
+        route."""
         self._terms = terms
+        self._web = web
         self._without_tls.clear()
         self._tokens.keep(one.login.tokens for one in terms.values() if one.login and one.login.tokens)
 
-    def connector(self, name: str, route: SmtpRoute | LmtpRoute) -> IConnector:
+    def connector(self, name: str, route: SiteRoute) -> IConnector:
         """As in Transports. A route without terms, which the configuration does not have, gets those that it says;
         TermsError where its files do not serve."""
+        if isinstance(route, HttpRoute):
+            web = self._web.get(name) or web_terms_of(route, self._reactor, self._contexts)
+            return WebConnector(self._reactor, name, route, web, self._work)
         found = self._terms.get(name)
         terms = terms_of(route, self._contexts) if found is None else found
+
+        opening = _opening_time(route)
 
         def on_terms(terms: Terms) -> SmtpConnector:
             return SmtpConnector(
                 self._reactor,
                 self._hostname,
-                route.connect_timeout,
+                min(route.connect_timeout, opening),
                 route.command_timeout,
                 route.data_timeout,
+                opening_timeout=opening,
                 terms=terms,
                 without_tls=self._without_tls,
                 work=self._work,
@@ -106,3 +118,11 @@ class RouteTransports:
         if self._pool is None:
             self._pool = self._make_pool()
         return deferToThreadPool(self._reactor, self._pool, compute)
+
+
+def _opening_time(route: SmtpRoute | LmtpRoute) -> float:
+    """For each step until a session is open: where a client waits, a silent host must leave time for another."""
+    if route.queue:
+        return math.inf
+    hosts = sum(1 if isinstance(one, str) else len(one) for one in route.hosts)
+    return route.rcpt_timeout / (hosts + 1)

@@ -101,10 +101,12 @@ def _policies(domain: str, rows: Sequence[tuple[TlsTally, int]]) -> list[dict[st
 
 def _policy(domain: str, policy: _Policy, rows: Sequence[tuple[TlsTally, int]]) -> dict[str, Any]:
     kind, strings, hosts = policy
-    told: dict[str, Any] = {"policy-type": kind, "policy-domain": domain}
+    # A policy of DANE is that of the host that has the records (RFC 8460 section 1.1).
+    of_host = kind == "tlsa" and bool(hosts)
+    told: dict[str, Any] = {"policy-type": kind, "policy-domain": hosts[0] if of_host else domain}
     if strings:
         told["policy-string"] = list(strings)
-    if hosts:
+    if hosts and not of_host:
         told["mx-host"] = list(hosts)
     failures = [_failure(tally, count) for tally, count in rows if tally.failure]
     summary = {

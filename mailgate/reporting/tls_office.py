@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
 
-from mailgate.backends.http import Fetcher
+from mailgate.backends.http import Fetcher, TooLargeError
+from mailgate.backends.named import NamedEndpoints, is_public
 from mailgate.backends.questions import IBackendReactor
+from mailgate.backends.threads import Threads
 from mailgate.config.reports import TlsReportsSection
 from mailgate.interfaces import IResolver
 from mailgate.reporting.changing import ChangingOffice
@@ -56,6 +59,7 @@ class TlsReportingOffice(ChangingOffice[TlsReporting]):
         self._listen = listen
         self._gatherer: TlsGatherer | None = None
         self._fetcher: Fetcher | None = None
+        self._section: TlsReportsSection | None = None
 
     def _begin(self, hostname: str, reporting: TlsReporting) -> TlsReports:
         if self._gatherer is None:
@@ -69,7 +73,7 @@ class TlsReportingOffice(ChangingOffice[TlsReporting]):
             clock=self._reactor,
             random=self._random,
             send=self._send,
-            post=self._post,
+            post=partial(self._post, reporting.section),
             sign=reporting.sign,
         )
 
@@ -77,13 +81,33 @@ class TlsReportingOffice(ChangingOffice[TlsReporting]):
         self._listen(None)
         gatherer, self._gatherer = self._gatherer, None
         if gatherer is not None:
-            gatherer.close()
-        if self._fetcher is not None:
-            await self._fetcher.close()
+            thread = Threads(self._reactor, 1, "tls-reports")  # the disk may let us wait
+            await thread.run(gatherer.close)
+            thread.close()
+        await self._close_fetcher()
 
-    async def _post(self, url: str, octets: bytes) -> int:
-        if self._fetcher is None:
-            self._fetcher = Fetcher(self._reactor, connect_timeout=_POST_TIMEOUT / 2)
+    async def _close_fetcher(self) -> None:
+        fetcher, self._fetcher = self._fetcher, None
+        if fetcher is not None:
+            await fetcher.close()
+
+    def _made(self, section: TlsReportsSection) -> Fetcher:
+        accept = partial(is_public, but=section.private_networks)
+        timeout = _POST_TIMEOUT / 2
+        return Fetcher(
+            self._reactor,
+            connect_timeout=timeout,
+            endpoints=lambda creators: NamedEndpoints(self._reactor, self._resolver, creators, timeout, accept),
+        )
+
+    async def _post(self, section: TlsReportsSection, url: str, octets: bytes) -> int:
+        if self._fetcher is None or self._section != section:
+            await self._close_fetcher()
+            self._fetcher, self._section = self._made(section), section
         fields = {"Content-Type": "application/tlsrpt+gzip", "User-Agent": "mailgate"}
         asked = Deferred.fromCoroutine(self._fetcher.fetch("POST", url, fields, octets))
-        return (await asked.addTimeout(_POST_TIMEOUT, self._reactor)).status
+        asked.addTimeout(_POST_TIMEOUT, self._reactor)
+        try:
+            return (await asked).status
+        except TooLargeError as error:
+            return error.status  # what it says beside that is nothing to us

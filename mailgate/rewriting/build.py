@@ -24,14 +24,15 @@ __all__ = ["AliasError", "make_alias_sources", "make_aliases", "make_sender_sour
 
 _Key = tuple[str | int, ...]
 
-#: Kinds that ask a system.
+#: Kinds with a module of their own.
 _MODULES = {
     "sql": "mailgate.rewriting.sql",
     "http": "mailgate.rewriting.http",
     "ldap": "mailgate.rewriting.ldap",
+    "postfix": "mailgate.rewriting.postfix",
 }
 #: The extra that brings the library of a kind, where it has another name.
-_EXTRAS = {"sql": "postgresql"}
+_EXTRAS = {"sql": "postgresql", "postfix": "content"}
 
 #: Octets of a secret at least.
 _LEAST = 16
@@ -76,7 +77,8 @@ def _make(
         try:
             made[name] = Source(_source(section, name, tools), now)
         except FileError as error:
-            errors += [((kind, name, "path"), text) for text in error.errors]
+            key = "maps" if section.kind == "postfix" else "path"
+            errors += [((kind, name, key), text) for text in error.errors]
         except ValueError as error:
             errors.append(((kind, name), str(error)))
         except ImportError as error:

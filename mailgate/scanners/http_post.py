@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-
 from mailgate.scanners.pool import ScannerError
 from mailgate.scanners.sending import Pieces
+from mailgate.wire.http_response import HttpResponse
 
 __all__ = ["Post", "Posted"]
 
@@ -56,19 +55,22 @@ class Post:
             raise ValueError("a field of the request cannot be sent")
         self._head = "\r\n".join([f"POST {target} HTTP/1.1", *lines, "\r\n"]).encode("ascii")
         self._body = body
-        self._response = _Response()
+        self._response = HttpResponse()
+        self._fed = 0
         self.is_small = is_small
         self.keeps = False
 
     def pieces(self, number: int = 1) -> Pieces:
         """The request."""
-        self._response = _Response()
+        self._response, self._fed = HttpResponse(), 0
         yield self._head
         yield from self._body()
 
     def is_whole(self, answer: bytearray) -> bool:
         """Whether the response has its end, or is none."""
-        return self._response.take(answer)
+        new = bytes(answer[self._fed :])
+        self._fed = len(answer)
+        return self._response.feed(new)
 
     def read(self, answer: bytes, was_sent: bool) -> Posted:
         """The response; ScannerError where it is none, half of one, too large, or came before everything was sent."""
@@ -84,62 +86,3 @@ class Post:
             raise ScannerError(f"the answer has more than {_LARGEST_ANSWER} octets")
         self.keeps = response.is_whole and response.is_kept
         return Posted(response.status, bytes(response.body))
-
-
-class _Response:
-    """What is known of a response so far. The methods in between are those that httptools calls."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.body = bytearray()
-        self.fault = ""
-        self.is_whole = False
-        self.is_kept = False
-        self._has_length = False
-        self._taken = 0
-        self._parser = HttpResponseParser(self)
-
-    @property
-    def ends_with_connection(self) -> bool:
-        """Whether its body is what comes until the connection ends (RFC 9112 section 6.3)."""
-        return self.status >= 200 and not self._has_length
-
-    def take(self, answer: bytearray) -> bool:
-        """Go on with what is new in the answer; whether nothing more is to be learned."""
-        new = bytes(answer[self._taken :])
-        self._taken = len(answer)
-        try:
-            self._parser.feed_data(new)
-        except (HttpParserError, HttpParserUpgrade) as error:
-            if not self.is_whole:
-                self.fault = f"{type(error).__name__}: {str(error)[:200]!a}"
-            self.is_kept = False
-            return True
-        return self.is_whole
-
-    def close(self) -> None:
-        """Nothing more comes; the parser and this do not hold each other any more."""
-        del self._parser
-
-    def on_message_begin(self) -> None:
-        if self.is_whole:  # nobody has asked for another one
-            self.is_kept = False
-            return
-        self.status, self._has_length = 0, False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() in (b"content-length", b"transfer-encoding"):
-            self._has_length = True
-
-    def on_headers_complete(self) -> None:
-        if not self.is_whole:
-            self.status = self._parser.get_status_code()
-
-    def on_body(self, body: bytes) -> None:
-        if not self.is_whole:
-            self.body += body
-
-    def on_message_complete(self) -> None:
-        if not self.is_whole and self.status >= 200:  # those below are followed by another (RFC 9110 section 15.2)
-            self.is_whole = True
-            self.is_kept = self._parser.should_keep_alive()

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from mailgate.address import Address
-from mailgate.envelope import MailParameters, Transaction
+from mailgate.config.schema import ListenerSection
+from mailgate.envelope import MailParameters, Session, Transaction
 from mailgate.message import Message
 from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.refusal import RefusalTeller
 from mailgate.verdict import Defer, Disconnect, Quarantine, Reject, Verdict
 
-__all__ = ["WITH_THE_OTHERS", "answers_to", "of_a_stranger", "settled", "tell_refusals"]
+__all__ = ["WITH_THE_OTHERS", "answers_to", "may_report", "of_a_stranger", "settled", "tell_refusals"]
 
 #: The private reason for those whom nobody objects to.
 WITH_THE_OTHERS = "deferred because another recipient is: SMTP has one answer for all"
@@ -37,6 +38,13 @@ def of_a_stranger(parameters: MailParameters) -> tuple[MailParameters, bytes]:
     if parameters.ret == "FULL":
         parameters = replace(parameters, ret="HDRS")
     return parameters, answer
+
+
+def may_report(listener: ListenerSection, session: Session) -> bool:
+    """Whether a sender may get a report of what is refused for some recipients only: one whom we know, or where the
+    listener says so."""
+    is_known = session.identity is not None and not listener.judge_origin  # otherwise it is another mail server of ours
+    return listener.refused_for_some == "report" or is_known
 
 
 def settled(verdicts: Sequence[Verdict], *, may_report: bool) -> Sequence[Verdict]:

@@ -15,7 +15,7 @@ from mailgate.address import Address
 from mailgate.auth.portal import Authenticator
 from mailgate.config.schema import ListenerSection, Network
 from mailgate.envelope import Client, Identity, Origin, Session, Tls, TraceStep, Transaction, new_id
-from mailgate.interfaces import ICounters, IEvents, IIntake, IPipeline, IRouting
+from mailgate.interfaces import ICounters, IEvents, IInline, IIntake, IPipeline, IRouting
 from mailgate.message import MemoryBudget
 from mailgate.reply import Reply
 from mailgate.smtp import replies
@@ -41,7 +41,8 @@ class SessionServices:
     AUTH. `tls` makes the server's side of a handshake, and `fingerprints` names client certificates. `turn` makes what
     waits for a domain due now, and tells how many recipients that were. `secret` is the gateway's own, the same after a
     restart. `postmaster_domain` is where a `<postmaster>` without a domain lives (RFC 5321 section 4.5.1); `hostname`
-    if not given. `vigil` looks after the time that the peers have.
+    if not given. `inline` asks the next hops of routes that are not queued; None where there are none. `vigil` looks
+    after the time that the peers have.
     """
 
     hostname: str
@@ -63,6 +64,7 @@ class SessionServices:
     tls: IOpenSSLServerConnectionCreator | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     postmaster_domain: str = ""
+    inline: IInline | None = None
     vigil: Vigil = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -61,7 +61,8 @@ def commands_of(offer: Offer, *, is_lmtp: bool) -> list[str]:
 
 
 class Offers:
-    """The offers of one listener. `mechanisms` tells by which its users can be checked now, in upper case."""
+    """The offers of one listener. `mechanisms` tells by which its users can be checked now, in upper case, and
+    `max_size` how large a message may be now; max_message_size of the listener, if not given."""
 
     def __init__(
         self,
@@ -70,14 +71,16 @@ class Offers:
         *,
         has_tls: bool,
         mechanisms: Callable[[], frozenset[str]] = frozenset,
+        max_size: Callable[[], int] | None = None,
     ) -> None:
         self._hostname = hostname
         self._listener = listener
         self._has_starttls = has_tls and listener.tls not in ("off", "implicit")
         self._mechanisms = mechanisms
+        self.max_size = max_size or (lambda: listener.max_message_size)
         self._wanted = [name.upper() for name in listener.auth_mechanisms]
         self._hidden = {keyword.upper() for keyword in listener.hide}
-        self._made: dict[tuple[State, frozenset[str]], Offer] = {}
+        self._made: dict[tuple[State, frozenset[str], int], Offer] = {}
         self._day = 0
 
     def hides(self, keyword: str) -> bool:
@@ -90,17 +93,17 @@ class Offers:
         if day != self._day:
             self._made.clear()
             self._day = day
-        key = (state, self._mechanisms())
+        key = (state, self._mechanisms(), self.max_size())
         offer = self._made.get(key)
         if offer is None:
             offer = self._made[key] = self._make(*key)
         return offer
 
-    def _make(self, state: State, known: frozenset[str]) -> Offer:
+    def _make(self, state: State, known: frozenset[str], max_size: int) -> Offer:
         listener = self._listener
         lines: dict[str, str] = {
             "PIPELINING": "",
-            "SIZE": str(listener.max_message_size),
+            "SIZE": str(max_size),
             "8BITMIME": "",
         }
         if self._has_starttls and not state.is_tls:

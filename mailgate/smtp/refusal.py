@@ -73,6 +73,8 @@ class RefusalTeller:
                 recipients=tuple(map(str, recipients)),
                 user=user,
                 message_id=message_id,
+                ident=transaction.origin.ident if transaction and transaction.origin else "",
+                origin=transaction.origin.client if transaction and transaction.origin else "",
                 trace=(*session.trace, *(transaction.trace if transaction else ())),
             )
         )

@@ -75,6 +75,8 @@ TOO_MANY_CONNECTIONS = Reply.of(421, "4.7.0", "Too many connections, try again l
 TOO_MANY_FROM_CLIENT = Reply.of(421, "4.7.0", "Too many connections from your address")
 TIME_OUT = Reply.of(421, "4.4.2", "Time-out, closing the connection")
 
+ELSEWHERE = Reply.of(452, "4.5.3", "This recipient needs a transaction of its own")
+
 # Ours.
 LOCAL_ERROR = Reply.of(451, "4.3.0", "Local error, try again later")
 CRASHED = Reply.of(421, "4.3.0", "Local error, try again later")

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from mailgate.address import Address
 from mailgate.envelope import EIGHT_BIT_MAIL, PLAIN_MAIL, Transaction, new_id
 from mailgate.message import Content, Message, release
 from mailgate.reply import Reply
 from mailgate.smtp import replies
-from mailgate.smtp.answers import answers_to, of_a_stranger, settled, tell_refusals
+from mailgate.smtp.answers import answers_to, may_report, of_a_stranger, settled, tell_refusals
 from mailgate.smtp.conversation import Conversation
 from mailgate.smtp.receiving import ContentReceiver, RefusedChunk
 from mailgate.smtp.recipients import Recipients
@@ -27,6 +27,7 @@ class MailTransaction:
     __slots__ = (
         "_chunk",
         "_content",
+        "_ended",
         "_receiver",
         "_recipients",
         "_refused",
@@ -39,6 +40,7 @@ class MailTransaction:
         self._transaction: Transaction | None = None
         self._receiver: ContentReceiver | None = None
         self._content: Content | None = None  # from its end until the intake has it
+        self._ended = 0.0  # when the content was there, where a next hop is asked
         self._recipients = Recipients(talk)
         self._chunk: BdatCommand | None = None  # the one whose octets come now
         self._refused: RefusedChunk | None = None  # whose octets come now
@@ -86,7 +88,7 @@ class MailTransaction:
             parameters=parameters,
             origin=talk.forwarded,
         )
-        limit = talk.settings.max_message_size
+        limit = talk.services.offers.max_size()
         if mail.size is not None and mail.size > limit:
             self._tell("mail", replies.TOO_LARGE, f"SIZE={mail.size} is over {limit}", transaction=transaction)
             raise CommandError(replies.TOO_LARGE)
@@ -160,7 +162,7 @@ class MailTransaction:
         refusal = replies.NOT_IMPLEMENTED if "CHUNKING" not in talk.offer.keywords else self._not_now(transaction)
         if refusal is not None or transaction is None:
             self._refuse_chunk(chunk, refusal or replies.NO_MAIL)
-        elif chunk.size > talk.settings.max_message_size:
+        elif chunk.size > talk.services.offers.max_size():
             self._tell("content", replies.CHUNK_TOO_LARGE, f"a chunk of {chunk.size} octets")
             self._refuse_chunk(chunk, replies.CHUNK_TOO_LARGE)
         elif receiver is not None:
@@ -191,7 +193,7 @@ class MailTransaction:
         self._receiver = receiver = ContentReceiver(
             services.incoming,
             services.memory_limit,
-            settings.max_message_size,
+            services.offers.max_size(),
             services.budget,
             bare="allow" if transaction.parameters.body == "BINARYMIME" else settings.bare_newlines,
             chunked=chunked,
@@ -244,6 +246,8 @@ class MailTransaction:
             self._conclude([receiver.refusal] * len(self._current.recipients), is_single=is_single)
         elif receiver.content is not None:
             self._content = receiver.content
+            if self._recipients.inline:
+                self._ended = self._talk.services.clock.seconds()
             self._judge(Message(receiver.content))
         return rest
 
@@ -264,7 +268,8 @@ class MailTransaction:
         self.abandon()
 
     def abandon(self) -> None:
-        """Throw away content that the intake does not have."""
+        """Throw away content that the intake does not have; next hops that were asked hear no more of it."""
+        self._let_go()
         if self._receiver is not None:
             self._receiver.abandon()
             self._receiver = self._chunk = None
@@ -292,8 +297,7 @@ class MailTransaction:
     def _take(self, transaction: Transaction, message: Message, verdicts: Sequence[Verdict]) -> None:
         is_lmtp, settings = self._talk.is_lmtp, self._talk.settings
         if len(verdicts) > 1 and not is_lmtp:
-            may_report = settings.refused_for_some == "report" or self._talk.session.identity is not None
-            verdicts = settled(verdicts, may_report=may_report)
+            verdicts = settled(verdicts, may_report=may_report(settings, self._talk.session))
         told = answers_to(verdicts, is_lmtp=is_lmtp)
         if told is not None:
             tell_refusals(self._talk.teller, transaction, message, verdicts, told)
@@ -304,11 +308,20 @@ class MailTransaction:
                 return
         self._content = None
         self._talk.gate.when(
-            self._talk.services.intake.take(self._talk.session, transaction, message.content, verdicts),
+            self._taking(transaction, message.content, verdicts),
             self._conclude,
             lambda: self._conclude([replies.LOCAL_ERROR] * len(verdicts)),
             shielded=True,
         )
+
+    def _taking(
+        self, transaction: Transaction, content: Content, verdicts: Sequence[Verdict]
+    ) -> Awaitable[Sequence[Reply]]:
+        services, session = self._talk.services, self._talk.session
+        if services.inline is None or not self._recipients.inline:
+            return services.intake.take(session, transaction, content, verdicts)
+        reports = may_report(self._talk.settings, session)
+        return services.inline.send(session, transaction, content, verdicts, may_report=reports, since=self._ended)
 
     def _conclude(self, answers: Sequence[Reply], *, leave: bool = False, is_single: bool = False) -> None:
         """End the transaction with one reply, or for LMTP with one for each RCPT that was accepted."""
@@ -340,9 +353,15 @@ class MailTransaction:
         """End the transaction, if there is one (RSET, a greeting, the end of data), and what was told of it."""
         if self._receiver is not None:
             self.abandon()
+        self._let_go()
         self._transaction = None
         self._talk.forwarded = None
         self._recipients.forget()
+
+    def _let_go(self) -> None:
+        inline = self._talk.services.inline
+        if inline is not None and self._transaction is not None:
+            inline.abandon(self._transaction)
 
     @property
     def _current(self) -> Transaction:

@@ -13,10 +13,21 @@ from mailgate.spool.query import VIEW, selected, to_view
 from mailgate.spool.rows import told_reason
 from mailgate.spool.store import Store
 
-__all__ = ["add_counts", "delete", "hold", "quarantine", "release", "reroute", "resume", "retry", "suspend"]
+__all__ = [
+    "COUNTED_FOR",
+    "add_counts",
+    "delete",
+    "hold",
+    "quarantine",
+    "release",
+    "reroute",
+    "resume",
+    "retry",
+    "suspend",
+]
 
 #: Days for which counters are kept.
-_COUNTED_FOR = 40
+COUNTED_FOR = 40
 #: The note of an entry that somebody has released on one of these days.
 _RELEASED = (
     "SELECT 1 FROM json_each(:days) AS day CROSS JOIN counts"
@@ -37,15 +48,17 @@ def hold(store: Store, selector: Selector) -> int:
 
 def release(store: Store, selector: Selector) -> int:
     """End what keeps them back: they are due, but not before the time for which their sender has asked."""
-    _change(store, "hold = 0, waits = ''", selector, "r.state = 'leased' AND r.hold != 0")
     _note_released(store, selector)
+    _change(store, "hold = 0, waits = ''", selector, "r.state = 'leased' AND r.hold != 0")
     due = "state = 'queued', due = max(:now, not_before), waits = ''"
     return _change(store, due, selector, "r.state IN ('held', 'quarantined')")
 
 
 def _note_released(store: Store, selector: Selector) -> None:
-    """Note what leaves quarantine by somebody's will, so that nobody undoes it."""
-    select, values = selected(store.database, selector, store.now(), "r.state = 'quarantined'")
+    """Note what leaves quarantine by somebody's will, so that nobody undoes it; also what somebody has in hand, and
+    would have come back to it."""
+    kept = "(r.state = 'quarantined' OR (r.state = 'leased' AND r.hold = 2))"
+    select, values = selected(store.database, selector, store.now(), kept)
     store.database.execute(
         "INSERT OR IGNORE INTO counts (key, amount)"
         f" SELECT :day || '/released/' || queue_id || '/' || number, 1 FROM ({select})",
@@ -64,7 +77,7 @@ def quarantine(store: Store, selector: Selector, reason: str) -> list[EntryView]
     select, values = selected(
         store.database, selector, now, f"r.state IN ('queued', 'turn', 'held') AND NOT EXISTS ({_RELEASED})"
     )
-    values["days"] = json.dumps([_day(now - days * 86400.0) for days in range(_COUNTED_FOR + 1)])
+    values["days"] = json.dumps([_day(now - days * 86400.0) for days in range(COUNTED_FOR + 1)])
     keys = store.database.execute(select, values).fetchall()
     which = "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:keys)"
     store.database.execute(
@@ -158,7 +171,7 @@ def _name(kind: Suspended, name: str) -> str:
 
 def add_counts(store: Store, amounts: Mapping[str, int]) -> None:
     """Add to counters, and forget those that are too old, or that come to 0."""
-    store.database.execute("DELETE FROM counts WHERE key < ?", (_day(store.now() - _COUNTED_FOR * 86400.0),))
+    store.database.execute("DELETE FROM counts WHERE key < ?", (_day(store.now() - COUNTED_FOR * 86400.0),))
     store.database.execute(
         "INSERT INTO counts (key, amount) SELECT key, value FROM json_each(?) WHERE 1"
         " ON CONFLICT (key) DO UPDATE SET amount = amount + excluded.amount",

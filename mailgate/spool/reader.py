@@ -42,7 +42,17 @@ _GROUPS: dict[Grouping, str] = {
     "source": "r.source",
     "category": "r.category",
     "state": STATE,
+    "stream": "r.queue_id",  # of the whole message, whose envelope is looked into once for all its recipients
 }
+_GROUPED = "SELECT key, count(*) AS n, sum(due) AS due, sum(held) AS held, min(queue_id) AS first FROM one GROUP BY key"
+_STREAM = (
+    "CASE WHEN instr(m.envelope, '\"stream\":') = 0 OR NOT json_valid(m.envelope) THEN ''"
+    " ELSE coalesce(CAST(json_extract(m.envelope, '$.stream') AS TEXT), '') END"
+)
+_BY_STREAM = (
+    f"SELECT {_STREAM} AS key, sum(n) AS n, sum(due) AS due, sum(held) AS held, min(first) AS first"
+    f" FROM ({_GROUPED}) AS message JOIN messages m ON m.queue_id = message.key GROUP BY 1"
+)
 
 
 class SpoolReader:
@@ -74,7 +84,8 @@ class SpoolReader:
         def run() -> list[EntryView]:
             stored = select_view(self._database, selector, self._now(), limit, after)
             with contextlib.closing(self._fresh(selector, after)) as fresh:
-                merged = heapq.merge(stored, fresh, key=lambda entry: (entry.queue_id, entry.number))
+                views = (entry for entry, _ in fresh)
+                merged = heapq.merge(stored, views, key=lambda entry: (entry.queue_id, entry.number))
                 return list(islice(merged, limit))
 
         return self._submit(run)
@@ -157,8 +168,8 @@ class SpoolReader:
         now = self._now()
         fresh: Counter[str] = Counter()
         first: dict[str, float] = {}
-        for entry in self._fresh(selector, None):
-            key = _fresh_key(entry, by)
+        for entry, stream in self._fresh(selector, None):
+            key = stream if by == "stream" else _fresh_key(entry, by)
             fresh[key] += 1
             first[key] = min(first.get(key, entry.received), entry.received)
         columns = (
@@ -167,9 +178,8 @@ class SpoolReader:
         )
         select, values = selected(self._database, selector, now, columns=columns)
         rows = self._database.execute(
-            f"WITH one AS ({select.rpartition(' ORDER BY ')[0]}), grouped AS MATERIALIZED ("
-            " SELECT key, count(*) AS n, sum(due) AS due, sum(held) AS held, min(queue_id) AS first"
-            " FROM one GROUP BY key)"
+            f"WITH one AS ({select.rpartition(' ORDER BY ')[0]}),"
+            f" grouped AS MATERIALIZED ({_BY_STREAM if by == 'stream' else _GROUPED})"
             " SELECT key, n, due, held, received FROM ("
             "  SELECT * FROM (SELECT * FROM grouped ORDER BY n DESC, key LIMIT :limit)"
             "  UNION SELECT * FROM grouped WHERE key IN (SELECT value FROM json_each(:fresh)))"
@@ -191,8 +201,8 @@ class SpoolReader:
 
     # -- fresh messages
 
-    def _fresh(self, selector: Selector, after: tuple[str, int] | None) -> Generator[EntryView, None, None]:
-        """Entries of fresh messages, by queue id and number. All of them are leased for the first time."""
+    def _fresh(self, selector: Selector, after: tuple[str, int] | None) -> Generator[tuple[EntryView, str], None, None]:
+        """Entries of fresh messages with their streams, by queue id and number. All are leased for the first time."""
         if selector.state not in ("", "leased") or selector.site or selector.source or selector.reason:
             return
         values: dict[str, object] = {"first": after[0] if after else "", "queue_id": selector.queue_id}
@@ -206,7 +216,9 @@ class SpoolReader:
             for (text,) in rows:
                 # One that cannot be read hides no other; the next start sets it aside.
                 with contextlib.suppress(CodecError):
-                    yield from self._views(decode_envelope(text), selector, after)
+                    envelope = decode_envelope(text)
+                    for entry in self._views(envelope, selector, after):
+                        yield entry, envelope.stream
 
     def _views(self, envelope: Envelope, selector: Selector, after: tuple[str, int] | None) -> Iterator[EntryView]:
         for one in sorted(envelope.recipients, key=lambda one: one.number):

@@ -75,6 +75,9 @@ class WatchedFile(Generic[T]):
     Construction raises FileError where the file cannot be read or parsed. Later such a file leaves the value as it is
     and is logged once; so does, with `keep_filled`, a file that held lines and holds none any more: an export that
     failed looks like that.
+
+    `split` makes the numbered lines of the octets, where they are others than these. `octets` gives them, where they
+    are not simply those of the file that is watched: it may take its time, and raises OSError or ValueError.
     """
 
     def __init__(
@@ -84,8 +87,13 @@ class WatchedFile(Generic[T]):
         clock: IReactorTime,
         *,
         keep_filled: bool = False,
+        split: Callable[[bytes], Iterator[tuple[int, str]]] | None = None,
+        octets: Callable[[], bytes] | None = None,
     ) -> None:
         self._path = path
+        self._split = split or _lines
+        self._octets = octets or path.read_bytes
+        self._at_once = _AT_ONCE if octets is None else -1
         self._parse = parse
         self._clock = clock
         self._keep_filled = keep_filled
@@ -113,7 +121,7 @@ class WatchedFile(Generic[T]):
         if signature == self._signature:
             return
         self._signature = signature
-        if signature is not None and signature[0] > _AT_ONCE:
+        if signature is not None and signature[0] > self._at_once:
             executor = ThreadPoolExecutor(1)
             self._reading = executor.submit(self._read)
             executor.shutdown(wait=False)
@@ -128,8 +136,7 @@ class WatchedFile(Generic[T]):
 
     def _read(self) -> T:
         try:
-            content = self._path.read_bytes()
-            lines = _lines(content)
+            lines = self._split(self._octets())
             first = list(islice(lines, 1))
             if self._is_filled and not first:
                 raise ValueError("holds nothing any more")

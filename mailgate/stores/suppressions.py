@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from zope.interface import implementer
 
-from mailgate.address import Address
+from mailgate.address import Address, AddressError
 from mailgate.awaiting import InThread
 from mailgate.interfaces import ISuppressions, Suppression
 from mailgate.stores.domains import canonical
 from mailgate.stores.opened import OpenedFile, open_file, transaction
 
-__all__ = ["SuppressionFile", "Suppressions", "checked", "key_of"]
+__all__ = ["SeenSuppressions", "SuppressionFile", "Suppressions", "checked", "checked_scope", "key_of"]
 
+#: What may be the name of a stream.
+_STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: Characters that are kept of a text.
 _LONGEST = 500
 _COLUMNS = "address, scope, reason, detail, added, until"
@@ -44,6 +47,15 @@ def checked(text: str) -> str:
     return text
 
 
+def checked_scope(text: str) -> str:
+    """The same text, where it is "", an address, "@domain" or the name of a stream; AddressError."""
+    if "@" in text:
+        return checked(text)
+    if text and not _STREAM.fullmatch(text):
+        raise AddressError("a stream has letters, digits and . _ - only, at most 64")
+    return text
+
+
 class SuppressionFile:
     """Every method is one transaction; sqlite3.Error where the file cannot be used now."""
 
@@ -56,6 +68,7 @@ class SuppressionFile:
 
     def find(self, addresses: Sequence[Address], scopes: Sequence[str], now: float) -> Mapping[Address, Suppression]:
         """As in ISuppressions, at this moment (seconds since the epoch)."""
+        scopes = [_scope(one) for one in scopes]
         marks = ", ".join("?" * len(scopes))
         query = (
             f"SELECT {_COLUMNS} FROM suppressions WHERE address IN (?, ?) AND scope IN ({marks})"  # noqa: S608  marks
@@ -70,10 +83,10 @@ class SuppressionFile:
                 found[address] = Suppression(*row)
         return found
 
-    def add(self, entries: Iterable[Suppression], now: float) -> int:
+    def add(self, entries: Iterable[Suppression], now: float) -> Sequence[Suppression]:
         """Forget what is over, and keep these; one that is there already stays as it is, but for its end, which may
-        only come later. How many were not there."""
-        added = 0
+        only come later. Those that were not there."""
+        added: list[Suppression] = []
         with transaction(self._database):
             self._database.execute("DELETE FROM suppressions WHERE until <> 0 AND until <= ?", (now,))
             for one in entries:
@@ -89,16 +102,16 @@ class SuppressionFile:
                     continue
                 values = (*key, _text(one.reason), _text(one.detail), one.added, one.until)
                 self._database.execute("INSERT INTO suppressions VALUES (?, ?, ?, ?, ?, ?)", values)
-                added += 1
+                added.append(one)
         return added
 
-    def remove(self, address: str, scope: str | None) -> int:
-        """Remove an address from one scope, or from all where that is None; how many entries went."""
+    def remove(self, address: str, scope: str | None) -> Sequence[Suppression]:
+        """Remove an address from one scope, or from all where that is None; the entries that went."""
         condition, values = (
             ("", (key_of(address),)) if scope is None else (" AND scope = ?", (key_of(address), _scope(scope)))
         )
-        statement = f"DELETE FROM suppressions WHERE address = ?{condition}"  # noqa: S608  constants
-        return self._database.execute(statement, values).rowcount
+        statement = f"DELETE FROM suppressions WHERE address = ?{condition} RETURNING {_COLUMNS}"  # noqa: S608  constants
+        return [Suppression(*row) for row in self._database.execute(statement, values).fetchall()]
 
     def list(
         self,
@@ -146,11 +159,11 @@ class Suppressions:
         now = self._now()
         return await self._in_thread(lambda: self._file.use(lambda file: file.find(addresses, scopes, now)))
 
-    async def add(self, *entries: Suppression) -> int:
+    async def add(self, *entries: Suppression) -> Sequence[Suppression]:
         now = self._now()
         return await self._in_thread(lambda: self._file.use(lambda file: file.add(entries, now)))
 
-    async def remove(self, address: str, scope: str | None = None) -> int:
+    async def remove(self, address: str, scope: str | None = None) -> Sequence[Suppression]:
         return await self._in_thread(lambda: self._file.use(lambda file: file.remove(address, scope)))
 
     async def list(
@@ -171,8 +184,19 @@ class Suppressions:
         await self._in_thread(self._file.close)
 
 
+class SeenSuppressions(Suppressions):
+    """The same for who only tries what would happen: what is added or removed is forgotten."""
+
+    async def add(self, *entries: Suppression) -> Sequence[Suppression]:
+        return ()
+
+    async def remove(self, address: str, scope: str | None = None) -> Sequence[Suppression]:
+        return ()
+
+
 def _scope(scope: str) -> str:
-    return key_of(scope) if "@" in scope else scope
+    """How a scope is written here: programs may name a stream in other letters than before."""
+    return key_of(scope) if "@" in scope else scope.lower()
 
 
 def _text(text: str) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mailgate.envelope import Envelope, EnvelopeRecipient
-from mailgate.interfaces import Destination, EntryView, Lease, Selector, Suspended, Suspension
+from mailgate.interfaces import Destination, EntryView, Grouping, Lease, Selector, Suspended, Suspension
 from mailgate.message import Content
 
-__all__ = ["Entry", "Found", "Stored", "is_in_force", "lease_of", "matches", "spelt", "view_of"]
+__all__ = ["Entry", "Found", "Stored", "group_of", "is_in_force", "lease_of", "matches", "spelt", "view_of"]
 
 
 @dataclass(slots=True)
@@ -116,3 +116,13 @@ def is_in_force(suspension: Suspension, now: float) -> bool:
 def spelt(kind: Suspended, name: str) -> str:
     """The name of a suspension as it is kept."""
     return name if kind == "route" else name.lower()
+
+
+def group_of(stored: Stored, number: int, entry: Entry, by: Grouping) -> str:
+    """What it has in common with others."""
+    if by == "domain":
+        return entry.recipient.address.domain
+    if by == "stream":
+        return stored.envelope.stream
+    key: str = getattr(view_of(stored, number, entry), by)
+    return key

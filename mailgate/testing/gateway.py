@@ -18,12 +18,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.assembly import assemble
+from mailgate.awaiting import at_once
 from mailgate.config.load import load
 from mailgate.events import Event
 from mailgate.interfaces import IEventObserver, IFilterFactory, Lease, Selector
 from mailgate.message import MemoryBudget
 from mailgate.observe.hub import EventHub
 from mailgate.pipeline.registry import Registry
+from mailgate.rehearsal.store import Accounts
 from mailgate.relay.editing import ContentEditor
 from mailgate.relay.intake import Intake
 from mailgate.smtp.factory import Listener
@@ -48,7 +50,7 @@ class MemoryGateway:
     `pass_time`. `filters` are kinds beside the installed ones. `users` are those of every `[auth.NAME]`, with their
     passwords: AUTH PLAIN and LOGIN ask nobody else. There is no TLS: what a listener wants or does under TLS only, it
     takes in clear text, passwords included. What was taken is in `spool`, what the relay would have been given in
-    `leases`, and everything that happened in `events`.
+    `leases`, and everything that happened in `events`; what was found of copies is kept by `rehearsed`.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class MemoryGateway:
         loaded = load(path, registry.find)
         config = loaded.config
         counters = MemoryCounters(self.clock, config.counters.max_keys)
+        incoming = config.gateway.state_dir / "incoming"
         assembly = assemble(
             loaded,
             registry,
@@ -78,10 +81,10 @@ class MemoryGateway:
             events=hub,
             random=Random(1),  # noqa: S311  tests want the same numbers each time
             users=dict.fromkeys(config.auth, memory_users(users, self.clock)),
+            incoming=incoming,
         )
         for observer in assembly.observers:
             hub.add(observer)
-        incoming = config.gateway.state_dir / "incoming"
         incoming.mkdir(parents=True, exist_ok=True)
         intake = Intake(
             self.spool,
@@ -93,6 +96,8 @@ class MemoryGateway:
             next_hop=assembly.routing.next_hop,
             originals=MemoryOriginals(),
         )
+        self.rehearsed = Accounts(incoming.parent / "rehearsal.db", at_once, self.clock.seconds)
+        self.rehearsed.use(config.rehearsal.keep, config.rehearsal.max_mails)
         self.listeners: dict[str, Listener] = {}
         for configured in config.listeners:
             section = configured.model_copy(
@@ -109,6 +114,7 @@ class MemoryGateway:
                 counters=counters,
                 turn=self._turn,
                 secret=b"of the tests",
+                rehearsed=self.rehearsed,
             )
             self.listeners[section.name] = Listener(section, LocalTally())
             self.listeners[section.name].serve(section, services)

@@ -32,7 +32,7 @@ from mailgate.interfaces import (
 from mailgate.interfaces.spool import EVERYTHING, LEASED_AT_ONCE, TURN_LIFE
 from mailgate.message import Content
 from mailgate.spool.query import told
-from mailgate.testing.entries import Entry, Found, Stored, is_in_force, lease_of, matches, spelt, view_of
+from mailgate.testing.entries import Entry, Found, Stored, group_of, is_in_force, lease_of, matches, spelt, view_of
 
 __all__ = ["MemorySpool"]
 
@@ -194,8 +194,7 @@ class MemorySpool:
             now = self._now()
             groups: dict[str, list[Found]] = {}
             for found in self._selected(selector):
-                key = found[2].recipient.address.domain if by == "domain" else getattr(view_of(*found), by)
-                groups.setdefault(key, []).append(found)
+                groups.setdefault(group_of(*found, by), []).append(found)
             made = [
                 Summary(
                     key=key,
@@ -238,14 +237,14 @@ class MemorySpool:
 
     def release(self, selector: Selector) -> Deferred[int]:
         def change(entry: Entry) -> bool:
+            if "quarantined" in (entry.state, entry.hold):
+                place = next(f"{stored.envelope.queue_id}/{at}" for stored, at, one in self._entries() if one is entry)
+                day = datetime.datetime.fromtimestamp(self._now(), datetime.UTC).date().isoformat()
+                self._counts[f"{day}/released/{place}"] = 1
             if entry.hold:
                 entry.hold = entry.waits = ""
             if entry.state not in ("held", "quarantined"):
                 return False
-            if entry.state == "quarantined":
-                place = next(f"{stored.envelope.queue_id}/{at}" for stored, at, one in self._entries() if one is entry)
-                day = datetime.datetime.fromtimestamp(self._now(), datetime.UTC).date().isoformat()
-                self._counts[f"{day}/released/{place}"] = 1
             entry.state, entry.due, entry.waits = "queued", max(self._now(), entry.not_before), ""
             return True
 

@@ -17,7 +17,7 @@ from OpenSSL.crypto import X509
 from OpenSSL.SSL import X509VerificationCodes
 from service_identity.cryptography import extract_patterns
 from service_identity.exceptions import CertificateError, VerificationError
-from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+from service_identity.hazmat import DNS_ID, DNSPattern, IPAddress_ID, verify_service_identity
 
 from mailgate.tls.failures import TlsFailure
 from mailgate.tls.names import MALFORMED, dns_names, printable
@@ -41,8 +41,8 @@ __all__ = [
     "outcome_of",
 ]
 
-#: Names of a certificate that a reason tells.
-_TOLD = 3
+#: Names of a certificate that a reason tells, and characters of one.
+_TOLD, _LONGEST = 3, 300
 
 _UNKNOWN_AUTHORITY = {
     X509VerificationCodes.ERR_DEPTH_ZERO_SELF_SIGNED_CERT: "the certificate is signed by itself",
@@ -234,7 +234,7 @@ def _key_print(certificate: Certificate) -> str:
 def objection_of(certificate: Certificate, code: int, depth: int) -> str:
     """What OpenSSL has against the certificate at this depth, in words."""
     if (why := _UNKNOWN_AUTHORITY.get(code)) is not None:
-        issuer = printable(certificate.issuer.rfc4514_string())
+        issuer = printable(certificate.issuer.rfc4514_string()[:_LONGEST])
         return f"the chain does not lead to a known authority: {why.format(issuer=issuer)}"
     whose = "the certificate" if depth == 0 else f"the issuer's certificate {_subject(certificate)}"
     if code == X509VerificationCodes.ERR_CERT_HAS_EXPIRED:
@@ -245,7 +245,7 @@ def objection_of(certificate: Certificate, code: int, depth: int) -> str:
 
 
 def _subject(certificate: Certificate) -> str:
-    return printable(certificate.subject.rfc4514_string())
+    return printable(certificate.subject.rfc4514_string()[:_LONGEST])
 
 
 def _is_for_servers(certificate: Certificate) -> bool:
@@ -259,11 +259,20 @@ def _is_for_servers(certificate: Certificate) -> bool:
 def is_of(certificate: Certificate, host: str) -> bool:
     """Whether the certificate is for this host, a DNS name in A-labels or an IP address (RFC 9525)."""
     try:
-        wanted = IPAddress_ID(host) if _is_address(host) else DNS_ID(host)
-        verify_service_identity(extract_patterns(certificate), [wanted], [])
+        if _is_address(host):
+            verify_service_identity(extract_patterns(certificate), [IPAddress_ID(host)], [])
+        else:
+            wanted = DNS_ID(host)
+            verify_service_identity(_near(certificate, wanted.hostname.decode("ascii")), [wanted], [])
     except (VerificationError, CertificateError, *MALFORMED):
         return False
     return True
+
+
+def _near(certificate: Certificate, host: str) -> list[DNSPattern]:
+    """The names that may be the host's: of thousands in a certificate each would be dear to understand."""
+    near = (host, f"*.{host.partition('.')[2]}")
+    return [DNSPattern.from_bytes(name.encode("ascii")) for name in dns_names(certificate) if name in near]
 
 
 def misnamed(certificate: Certificate, host: str) -> str:
@@ -272,7 +281,7 @@ def misnamed(certificate: Certificate, host: str) -> str:
     if not names:
         return f"the certificate is for no host, not for {host}"
     more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
-    return f"the certificate is for {', '.join(names[:_TOLD])}{more}, not for {host}"
+    return f"the certificate is for {', '.join(one[:_LONGEST] for one in names[:_TOLD])}{more}, not for {host}"
 
 
 def _addresses(certificate: Certificate) -> list[str]:

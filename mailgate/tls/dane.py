@@ -18,8 +18,8 @@ from mailgate.tls.names import MALFORMED
 
 __all__ = ["DaneCheck", "Tlsa", "usable", "verify"]
 
-#: Records of a host that are looked at, and octets of one: more would make the handshake dear.
-_MOST_RECORDS, _LONGEST = 32, 8192
+#: Records of a host that are looked at, octets of one, and certificates of a chain: more would make the handshake dear.
+_MOST_RECORDS, _LONGEST, _MOST_CERTIFICATES = 32, 8192, 16
 #: What the numbers mean (RFC 7218): usages that hold for SMTP, selectors, matching types with their digests.
 _TRUST_ANCHOR, _END_ENTITY = 2, 3
 _CERTIFICATE, _KEY = 0, 1
@@ -67,13 +67,7 @@ class Tlsa:
 
     def matches(self, certificate: Certificate) -> bool:
         """Whether it is this certificate, or its key."""
-        try:
-            octets = _selected(certificate, self.selector)
-        except (UnsupportedAlgorithm, ValueError):
-            return False
-        if self.matching != _FULL:
-            octets = _digest(_DIGESTS[self.matching], octets)
-        return octets == self.data
+        return _form(certificate, self.selector, self.matching) == self.data
 
     def _can_be_read(self) -> bool:
         read: Callable[[bytes], object] = load_der_public_key if self.selector == _KEY else load_der_x509_certificate
@@ -108,15 +102,16 @@ def verify(records: Sequence[Tlsa], chain: Sequence[Certificate], names: Collect
     has proved, "" where names do not matter.
 
     DANE-EE(3) is about the first certificate and nothing else, its name and age neither (RFC 7672 section 3.1.1). For
-    DANE-TA(2) the chain must lead to the one that is meant, and the certificate be for one of `names`.
+    DANE-TA(2) the chain must lead to the one that is meant, and the certificate be for one of `names`. Of a chain that
+    is longer than any that serves the first certificates count.
     """
     if not chain:
         return PeerCheck(False, "no certificate was shown", "validation-failure"), ""
-    leaf = chain[0]
-    if any(one.usage == _END_ENTITY and one.matches(leaf) for one in records):
+    leaf, chain = chain[0], chain[:_MOST_CERTIFICATES]
+    if _is_any(leaf, [one for one in records if one.usage == _END_ENTITY]):
         return PeerCheck(True, ""), ""
     anchors = [one for one in records if one.usage == _TRUST_ANCHOR]
-    authorities = [one for one in chain[1:] if any(record.matches(one) for record in anchors)]
+    authorities = [one for one in chain[1:] if _is_any(one, anchors)]
     authorities += [
         load_der_x509_certificate(one.data) for one in anchors if (one.selector, one.matching) == (_CERTIFICATE, _FULL)
     ]
@@ -173,6 +168,27 @@ def _path_problem(leaf: Certificate, others: Sequence[Certificate], authorities:
         text = objection_of(error.certificate.to_cryptography(), code, depth)
         return PeerCheck(False, f"DANE: {text}", failure_of(code, is_ok=False))
     return PeerCheck(True, "")
+
+
+def _is_any(certificate: Certificate, records: Sequence[Tlsa]) -> bool:
+    """Whether one of the records is of the certificate, each form of which is made once."""
+    made: dict[tuple[int, int], bytes | None] = {}
+    for one in records:
+        form = one.selector, one.matching
+        if form not in made:
+            made[form] = _form(certificate, *form)
+        if made[form] == one.data:
+            return True
+    return False
+
+
+def _form(certificate: Certificate, selector: int, matching: int) -> bytes | None:
+    """What a record says of a certificate; None where that cannot be read."""
+    try:
+        octets = _selected(certificate, selector)
+    except (UnsupportedAlgorithm, ValueError):
+        return None
+    return octets if matching == _FULL else _digest(_DIGESTS[matching], octets)
 
 
 def _selected(certificate: Certificate, selector: int) -> bytes:

@@ -19,6 +19,7 @@ from mailgate.observe.hub import EventHub
 from mailgate.observe.metrics import Metrics
 from mailgate.observe.questions import CountedResolver, IClosableResolver
 from mailgate.quarantine.digest import Digests, Send, wanted_recipient
+from mailgate.relay.security.own_policy import served_policies
 from mailgate.stores.domains import DomainTable
 from mailgate.tls.store import CertificateStore
 from mailgate.web.digest_mail import DigestMail
@@ -67,7 +68,7 @@ class HttpDesk:
         self._front = Front(Tokens(counters, reactor.seconds), status, self._metrics_text)
         http = config.http
         has_tls = config.tls.certificate is not None if http.tls is None else http.tls
-        self.server = HttpServer(http, self._front, reactor, has_tls=has_tls)
+        self.server = HttpServer(http, self._front, reactor, has_tls=has_tls, wanted=self._front.wanted)
         self._is_on = leads and self.metrics is not None
         self._digests: Digests | None = None
         self._injection: InjectionOffice | None = None
@@ -120,7 +121,7 @@ class HttpDesk:
         self._in_thread = in_thread
         self._injection = injection
         if injection is not None and incoming is not None:
-            self.server.let_more(self._front.most_content, incoming)
+            self.server.keep_large(incoming)
         self._numbers = Numbers(self.metrics, spool, self._reactor.seconds, self._ask_others)
 
     def let_leave(self, pages: UnsubscribePages | None) -> None:
@@ -144,6 +145,7 @@ class HttpDesk:
             contact=digest.contact,
         )
         self.server.use(certificates, config.http.forwarded_from)
+        self._front.policies = served_policies(config)
         messages = self._injection.resource if self._injection is not None else None
         self._front.use(config.http, self._api, pages if digest.enabled else None, messages)
         made = None

@@ -8,6 +8,7 @@
     ...  /v1/...            what the control socket serves (`mailgate.web.resources`), each part under its scopes
     ...  /release/TOKEN     pages by which recipients release their mail (`mailgate.web.pages`)
     ...  /unsubscribe/TOKEN pages by which they end it (`mailgate.web.unsubscribe`)
+    GET  /.well-known/mta-sts.txt   for mta-sts.DOMAIN: our policy of MTA-STS (RFC 8461 section 3.3)
 
 There is nothing else: a path that is written in any other way than these leads nowhere.
 """
@@ -45,6 +46,7 @@ _SCOPES: Mapping[bytes, tuple[Scope, Scope]] = {
     b"queue": ("queue:read", "queue:write"),
     b"summary": ("queue:read", "queue:write"),
     b"sites": ("queue:read", "queue:write"),
+    b"rates": ("queue:read", "queue:write"),
     b"suspensions": ("queue:read", "queue:write"),
     b"quarantine": ("quarantine:read", "quarantine:write"),
     b"messages": ("send", "send"),
@@ -53,6 +55,8 @@ _SCOPES: Mapping[bytes, tuple[Scope, Scope]] = {
 _LOOKING = (b"GET", b"HEAD")
 #: What parts of a path are made of.
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:")
+#: Octets of a form: none has more than a field or two.
+_MOST_FORM = 16 * 1024
 #: Addresses in X-Forwarded-For that are looked at, the last ones.
 _MOST_HOPS = 10
 
@@ -79,6 +83,8 @@ class Front(Resource):
         self._messages: Resource | None = None
         #: The pages behind links to unsubscribe; None where there are no such links.
         self.leaving: UnsubscribePages | None = None
+        #: Our policies of MTA-STS, by the host that they are asked of (A-labels, lower case).
+        self.policies: Mapping[str, bytes] = {}
         self._described = b""
 
     def use(
@@ -91,12 +97,19 @@ class Front(Resource):
         self._api = api
         self._pages = pages
 
-    def most_content(self, path: bytes, request: Request) -> int:
-        """Octets that may come behind the header of a request for more than others may: one that hands in mail."""
+    def wanted(self, method: bytes, target: bytes, request: Request) -> int | None:
+        """Octets that may come behind a header: for the API from those who show a token with the scope, more where it
+        is mail, and forms from everybody. None for what nobody will look at."""
+        segments = target.partition(b"?")[0].removeprefix(b"/").split(b"/")
+        if segments[0] in (b"release", b"unsubscribe"):
+            return min(self._section.max_body, _MOST_FORM)
+        if segments[0] != b"v1" or not self._tokens.shows(
+            request.getHeader(b"authorization"), _scope(method, segments[1:])
+        ):
+            return None
         injection = self._section.injection
-        if injection is None or path.partition(b"?")[0] != b"/v1/messages":
-            return 0
-        return injection.max_call if self._tokens.shows(request.getHeader(b"authorization"), "send") else 0
+        takes_mail = injection is not None and method == b"POST" and segments[1:] == [b"messages"]
+        return max(self._section.max_body, injection.max_call if injection is not None and takes_mail else 0)
 
     def render(self, request: Request) -> int:
         secure(request)
@@ -117,6 +130,8 @@ class Front(Resource):
                 return _looked(request) or self._description()
             case (b"v1", *_):
                 return await self._resource(request, segments[1:])
+            case (b".well-known", b"mta-sts.txt"):
+                return _looked(request) or self._policy(request)
             case (b"release" | b"unsubscribe" as what, token):
                 pages = self._pages if what == b"release" else self.leaving
                 if pages is None:
@@ -124,6 +139,11 @@ class Front(Resource):
                 content = request.content.read() if request.content is not None else b""
                 return await pages.answer(request.method, token.decode("ascii", "replace"), content)
         return _nothing()
+
+    def _policy(self, request: Request) -> Reply:
+        host = (request.getHeader(b"host") or b"").partition(b":")[0].decode("ascii", "replace")
+        policy = self.policies.get(host.lower().removesuffix("."))
+        return _nothing() if policy is None else Reply(HTTPStatus.OK, "text/plain", policy)
 
     def _ready(self) -> Reply:
         status = self._status()
@@ -143,8 +163,7 @@ class Front(Resource):
         return Reply(HTTPStatus.OK, CONTENT_TYPE_LATEST, await self._metrics())
 
     async def _resource(self, request: Request, segments: Sequence[bytes]) -> Reply | None:
-        looking, changing = _SCOPES.get(segments[0] if segments else b"", ("status", "status"))
-        shown = await self._shown(request, looking if request.method in _LOOKING else changing)
+        shown = await self._shown(request, _scope(request.method, segments))
         if isinstance(shown, Reply):
             return shown
         if request.method not in _LOOKING and segments[:1] != (b"messages",):  # mail has events of its own
@@ -201,6 +220,12 @@ class Front(Resource):
             except ValueError:
                 return Client(None)  # somebody else than the proxy, of whom nothing is known
         return client
+
+
+def _scope(method: bytes, segments: Sequence[bytes]) -> Scope:
+    """What a token needs for this method on what is below /v1."""
+    looking, changing = _SCOPES.get(segments[0] if segments else b"", ("status", "status"))
+    return looking if method in _LOOKING else changing
 
 
 def _is_plain(segment: bytes) -> bool:

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from mailgate.interfaces import Grouping
-from mailgate.web import models, quarantine_models
+from mailgate.web import models, quarantine_models, suppression_models
 from mailgate.web.injection.models import Accepted, Followed, Order, Refusal
+from mailgate.web.rate_models import RateQuery, RatesNow
 from mailgate.web.selection import Action, Change, Resume, Selection, Suspend
 
 __all__ = ["openapi"]
@@ -39,13 +40,18 @@ _PAGED: Mapping[str, Mapping[str, object]] = {
     "limit": {"type": "integer", "minimum": 1, "maximum": 10_000},
     "after": {"type": "string", "pattern": r"^([A-Za-z0-9]+:[0-9]+)?$"},
 }
+#: `after` is the address and the scope of the last one.
+_SUPPRESSED: Mapping[str, Mapping[str, object]] = {
+    "limit": _PAGED["limit"],
+    **{name: {"type": "string"} for name in ("after", "address", "scope", "reason")},
+}
 _TIMES: Mapping[int, _Model] = {400: models.Problem, 503: models.Problem}
 _ONE: Mapping[int, _Model] = {404: models.Problem, 503: models.Problem}
 _TAKING: Mapping[int, _Model] = dict.fromkeys((400, 403, 413, 415, 422, 429, 503), Refusal)
 
 
 def _ways() -> Sequence[_Way]:
-    conditions = _conditions()
+    conditions = _fields(Selection)
     kept = {**conditions, **_PAGED, "limit": {"type": "integer", "minimum": 1, "maximum": 1000}}
     grouped = {**conditions, "limit": _PAGED["limit"], "by": {"type": "string", "enum": list(get_args(Grouping))}}
     quarantine = quarantine_models
@@ -67,6 +73,7 @@ def _ways() -> Sequence[_Way]:
         ),
         _Way("get", "/summary", "Counts", "queue:read", models.Groups, query=grouped, failures=_TIMES),
         _Way("get", "/sites", "Sites", "queue:read", models.Sites, query=conditions, failures=_TIMES),
+        _Way("get", "/rates", "The last hour", "queue:read", RatesNow, query=_fields(RateQuery), failures=_TIMES),
         _Way("get", "/suspensions", "Suspensions", "queue:read", models.Suspensions, failures={503: models.Problem}),
         _Way(
             "post",
@@ -115,6 +122,33 @@ def _ways() -> Sequence[_Way]:
             "quarantine:write",
             quarantine.Rescanned,
             quarantine.RescanOrder,
+            failures=_TIMES,
+        ),
+        _Way(
+            "get",
+            "/suppressions",
+            "Who gets nothing more",
+            "suppressions:read",
+            suppression_models.SuppressedPage,
+            query=_SUPPRESSED,
+            failures=_TIMES,
+        ),
+        _Way(
+            "post",
+            "/suppressions/add",
+            "Put addresses on the list",
+            "suppressions:write",
+            suppression_models.SuppressionCount,
+            suppression_models.SuppressionOrder,
+            failures=_TIMES,
+        ),
+        _Way(
+            "post",
+            "/suppressions/remove",
+            "Take an address off the list",
+            "suppressions:write",
+            suppression_models.SuppressionCount,
+            suppression_models.Unsuppress,
             failures=_TIMES,
         ),
         _Way("post", "/messages", "Hand in mail", "send", Accepted, Order, status=202, failures=_TAKING),
@@ -194,7 +228,7 @@ def _response(text: str, schema: object) -> Mapping[str, object]:
     return {"description": text, "content": {_JSON: {"schema": schema}}}
 
 
-def _conditions() -> Mapping[str, Mapping[str, object]]:
-    """Parameters for the fields of a Selection."""
-    properties: Mapping[str, Any] = Selection.model_json_schema()["properties"]
+def _fields(model: _Model) -> Mapping[str, Mapping[str, object]]:
+    """Parameters for the fields of a model."""
+    properties: Mapping[str, Any] = model.model_json_schema()["properties"]
     return {name: {key: value for key, value in one.items() if key != "default"} for name, one in properties.items()}

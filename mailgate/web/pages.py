@@ -23,8 +23,8 @@ __all__ = ["ReleasePages"]
 
 _log = Logger()
 
-#: Octets of a form: it has one field.
-_MOST_FORM = 1024
+#: Octets and fields of a form that are looked at: ours has one field.
+_MOST_FORM, _MOST_FIELDS = 1024, 10
 
 
 class _Said(NamedTuple):
@@ -111,8 +111,7 @@ class ReleasePages:
         return entry
 
     async def _release(self, entry: KeptEntry, content: bytes) -> Reply:
-        form = parse_qs(content[:_MOST_FORM].decode("ascii", "replace"), max_num_fields=10)
-        if form.get("release") != ["yes"]:
+        if not _is_release(content):
             raise _InsteadError(_NO_FORM)
         try:
             was_there = await self._quarantine.release(entry)
@@ -143,3 +142,12 @@ class ReleasePages:
         about = {"organization": self._organization, "contact": self._contact}
         text = self._templates.render(template, about | values)
         return Reply(status, "text/html; charset=utf-8", text.encode(), self._templates.page_fields)
+
+
+def _is_release(content: bytes) -> bool:
+    """Whether a form is that of our page."""
+    try:
+        form = parse_qs(content[:_MOST_FORM].decode("ascii", "replace"), max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        return False  # too many fields
+    return form.get("release") == ["yes"]

@@ -65,6 +65,11 @@ class Places:
         return self.state_dir / "suppressions.db"
 
     @property
+    def rehearsal(self) -> Path:
+        """What was found of copies of mail that another gateway handles."""
+        return self.state_dir / "rehearsal.db"
+
+    @property
     def injections(self) -> Path:
         """Which calls by HTTP have been carried out."""
         return self.state_dir / "injections.db"

@@ -218,8 +218,8 @@ class QuarantineOperations:
             return _Done(copies=[new])
         if content is kept:
             return _Done(await self._let_go(order, views), still=still)
-        new = await self._sending.send_original(envelope, content, views, order.by)
-        return _Done(len(views), [new], still) if new else _Done(still=still)
+        new, count = await self._sending.send_original(envelope, content, views, order.by)
+        return _Done(count, [new], still) if new else _Done(still=still)
 
     async def delete(self, order: DeleteOrder) -> Deleted:
         """Remove what is chosen; an event tells of each message."""

@@ -6,6 +6,7 @@
     POST /v1/queue/ACTION       hold, release, retry, bounce, reroute or delete; a Change as JSON
     GET  /v1/summary            ?by=&limit=&CONDITIONS
     GET  /v1/sites              ?CONDITIONS
+    GET  /v1/rates              ?by=&limit=&domain=&site=&route=&source=&stream=
     GET  /v1/suspensions
     POST /v1/suspensions/suspend, /resume       a Suspend, a Resume as JSON
     GET  /v1/quarantine         ?ids=&limit=&after=&CONDITIONS
@@ -13,13 +14,16 @@
     POST /v1/quarantine/release, /delete, /rescan       a ReleaseOrder, a DeleteOrder, a RescanOrder as JSON
     GET  /v1/suppressions       ?limit=&after=&address=&scope=&reason=
     POST /v1/suppressions/add, /remove          a SuppressionOrder, an Unsuppress as JSON
+    GET  /v1/accounts
+    POST /v1/accounts/release                   an AccountRelease as JSON
 
-CONDITIONS are the fields of a Selection. Answers are the models of `mailgate.web.models`,
+CONDITIONS are the fields of a Selection. Answers are the models of `mailgate.web.models`, `mailgate.web.rate_models`,
 `mailgate.web.quarantine_models` and `mailgate.web.suppression_models`; whatever is not 200 is a Problem.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
@@ -33,22 +37,21 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from mailgate.interfaces import Grouping, ISuppressions, SpoolError, Suppression
+from mailgate.interfaces import Grouping, SpoolError
+from mailgate.web.account_models import AccountRelease
+from mailgate.web.accounts import AccountOperations
 from mailgate.web.models import Problem, Status
 from mailgate.web.operations import QueueOperations, parse_after
 from mailgate.web.quarantine import QuarantineOperations
 from mailgate.web.quarantine_models import DeleteOrder, ReleaseOrder, RescanOrder
+from mailgate.web.rate_models import RateQuery
+from mailgate.web.rates import AllRates
 from mailgate.web.selection import Action, Change, Resume, Selection, Suspend
 from mailgate.web.steering import Steering
-from mailgate.web.suppression_models import (
-    SuppressedEntry,
-    SuppressedPage,
-    SuppressionCount,
-    SuppressionOrder,
-    Unsuppress,
-)
+from mailgate.web.suppression_models import SuppressionOrder, Unsuppress
+from mailgate.web.suppressions import SuppressionOperations
 
-__all__ = ["resources", "suppressions"]
+__all__ = ["accounts", "rates", "resources", "suppressions"]
 
 _log = Logger()
 
@@ -187,7 +190,21 @@ class _Quarantine(_Json):
         return await _meant(self._operations.rescan(_order(request, RescanOrder)))
 
 
-def suppressions(known: ISuppressions, now: Callable[[], float]) -> Resource:
+def accounts(operations: AccountOperations) -> Resource:
+    """Suspected accounts; its child ends a suspicion."""
+
+    async def listed(request: Request) -> BaseModel:
+        return await operations.list()
+
+    async def released(request: Request) -> BaseModel:
+        return await operations.release(_order(request, AccountRelease))
+
+    resource = _Json(b"GET", listed)
+    resource.putChild(b"release", _Json(b"POST", released))
+    return resource
+
+
+def suppressions(operations: SuppressionOperations) -> Resource:
     """The suppression list; its children are what can be done with it."""
 
     async def listed(request: Request) -> BaseModel:
@@ -197,32 +214,30 @@ def suppressions(known: ISuppressions, now: Callable[[], float]) -> Resource:
         unknown = given.keys() - {"after", "address", "scope", "reason"}
         if unknown:
             raise _RefusedError(HTTPStatus.BAD_REQUEST, f"there is no {min(unknown)} to ask for")
-        address, _, scope = given.get("after", "").partition(" ")
+        address, _, scope = given.get("after", "").partition("\t")
         wanted = {"address": given.get("address", ""), "reason": given.get("reason", "")}
-        found = await known.list(limit, (address, scope), scope=given.get("scope"), **wanted)
-        entries = [SuppressedEntry.model_validate(one, from_attributes=True) for one in found]
-        behind = f"{entries[-1].address} {entries[-1].scope}" if len(entries) == limit else ""
-        return SuppressedPage(entries=entries, next=behind)
+        return await operations.list(limit, (address, scope), scope=given.get("scope"), **wanted)
 
     async def added(request: Request) -> BaseModel:
-        actor: str = getattr(request, "actor", "")
-        return SuppressionCount(
-            count=await known.add(
-                *(
-                    Suppression(one.address, one.scope, "manual", one.detail or actor, now(), one.until)
-                    for one in _body(request, SuppressionOrder).entries
-                )
-            )
-        )
+        return await operations.add(_body(request, SuppressionOrder), getattr(request, "actor", ""))
 
     async def removed(request: Request) -> BaseModel:
-        order = _body(request, Unsuppress)
-        return SuppressionCount(count=await known.remove(order.address, order.scope))
+        return await operations.remove(_body(request, Unsuppress), getattr(request, "actor", ""))
 
     resource = _Json(b"GET", listed)
     resource.putChild(b"add", _Json(b"POST", added))
     resource.putChild(b"remove", _Json(b"POST", removed))
     return resource
+
+
+def rates(counted: AllRates) -> Resource:
+    """What became of mail in the last hour."""
+
+    async def told(request: Request) -> BaseModel:
+        given = {name: values[-1] for name, values in _arguments(request).items()}
+        return await counted.told(RateQuery.model_validate(given))
+
+    return _Json(b"GET", told)
 
 
 def resources(
@@ -317,7 +332,7 @@ def _told(result: BaseModel | Failure) -> tuple[HTTPStatus, BaseModel]:
         case ValidationError() as invalid:
             lines = (f"{'.'.join(map(str, one['loc'])) or 'request'}: {one['msg']}" for one in invalid.errors())
             return HTTPStatus.BAD_REQUEST, Problem(error="; ".join(lines))
-        case SpoolError() as error:
+        case SpoolError() | sqlite3.Error() | OSError() as error:  # the disk's, which may be well again later
             return HTTPStatus.SERVICE_UNAVAILABLE, Problem(error=str(error))
     _log.failure("a request on the control socket failed", failure=result)
     return HTTPStatus.INTERNAL_SERVER_ERROR, Problem(error="an error of ours, which the daemon's output shows")

@@ -1,7 +1,8 @@
 """HTTP for others than the `mailgate` command: Twisted's server with a bound to all that a client can make it keep.
 
-A request is read whole before anybody looks at it: at most 16 KiB of header and `max_body` behind it, in
-`request_timeout` together, however its octets come. A client that does not read its answer is cut off.
+A request is read whole before it is answered: at most 16 KiB of header and `max_body` behind it, in `request_timeout`
+together, however its octets come. What is behind the header is kept only where the header says that somebody will look
+at it: nobody fills the memory who has not shown a token. A client that does not read its answer is cut off.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ __all__ = ["HttpServer"]
 
 _log = Logger()
 
+Wanted = Callable[[bytes, bytes, Request], int | None]
+"""Octets that may come behind the header of a request with this method and target, of which no more is known than the
+header; None where nobody will look at them."""
+
 #: Connections that may wait to be accepted.
 _BACKLOG = 128
 
@@ -54,6 +59,8 @@ class _Request(Request):
     actor = ""
     asker = Client(None)
     most = 0  # octets that may come behind the header
+    is_kept = True  # whether they are kept
+    came = 0
 
     def gotLength(self, length: int | None) -> None:  # noqa: N802  Twisted's name
         site = cast(_Channel, self.channel).site
@@ -62,8 +69,11 @@ class _Request(Request):
 
     def handleContentChunk(self, data: bytes) -> None:  # noqa: N802  Twisted's name
         channel = cast(_Channel, self.channel)
-        if self.content is None or self.content.tell() + len(data) > self.most:
+        self.came += len(data)
+        if self.content is None or self.came > self.most:
             channel.refuse(b"413 Content Too Large")
+            return
+        if not self.is_kept:
             return
         try:
             self.content.write(data)
@@ -96,10 +106,17 @@ class _Channel(HTTPChannel):
 
     def allHeadersReceived(self) -> None:  # noqa: N802  Twisted's name
         request: _Request = self.requests[-1]
-        request.most = max(self.site.max_body, self.site.most(self._path, request))
+        wanted = self.site.wanted(self._command, self._path, request)
+        request.is_kept = wanted is not None
+        request.most = self.site.max_body if wanted is None else wanted
         if (self.length or 0) > request.most:
             self.refuse(b"413 Content Too Large")
             return
+        if not request.is_kept and request.requestHeaders.hasHeader(b"expect"):
+            # Who asks first is not told to go on, but answered (RFC 9110 section 10.1.1).
+            request.requestHeaders.removeHeader(b"expect")
+            request.requestHeaders.setRawHeaders(b"connection", [b"close"])
+            self.length, self._transferDecoder = 0, None
         super().allHeadersReceived()  # type: ignore[no-untyped-call]  # Twisted's
 
     def allContentReceived(self) -> None:  # noqa: N802  Twisted's name
@@ -184,7 +201,7 @@ class _BoundedSite(Site):
         )
         self._section = section
         self.max_body = section.max_body
-        self.most: Callable[[bytes, Request], int] = lambda path, request: 0
+        self.wanted: Wanted = lambda method, target, request: section.max_body
         self.large: str | None = None
         self.request_timeout = section.request_timeout
         self.proxies: Sequence[Network] = section.forwarded_from
@@ -261,12 +278,16 @@ class _Certificates:
 class HttpServer:
     """The listener of `[http]`: `listen` while the process may bind ports, `close` before what it serves is closed."""
 
-    def __init__(self, section: HttpSection, root: Resource, clock: IReactorTime, *, has_tls: bool) -> None:
-        """`has_tls`: connections begin with TLS; until `use` has brought certificates, their handshakes fail."""
+    def __init__(
+        self, section: HttpSection, root: Resource, clock: IReactorTime, *, has_tls: bool, wanted: Wanted | None = None
+    ) -> None:
+        """`has_tls`: connections begin with TLS; until `use` has brought certificates, their handshakes fail. Without
+        `wanted` every request is kept up to `max_body`."""
         self._section = section
         self._clock = clock
         self._certificates = _Certificates()
         self._site = _BoundedSite(root, section, clock)
+        self._site.wanted = wanted or self._site.wanted
         behind: Any = self._site
         if has_tls:
             behind = TLSMemoryBIOFactory(self._certificates, False, self._site, clock)
@@ -278,10 +299,9 @@ class HttpServer:
         self._certificates.store = certificates
         self._site.proxies = proxies
 
-    def let_more(self, most: Callable[[bytes, Request], int], directory: Path) -> None:
-        """Some requests may have more behind their header than others: `most` tells how much by the target and the
-        header that has come. What is large is kept in the directory meanwhile."""
-        self._site.most, self._site.large = most, str(directory)
+    def keep_large(self, directory: Path) -> None:
+        """Where `wanted` lets a request have more than `max_body`, it lies in the directory while it comes."""
+        self._site.large = str(directory)
 
     def listen(self, reactor: object) -> None:
         """Bind every endpoint; CannotListenError where one cannot be."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from mailgate.stores.suppressions import checked
+from mailgate.stores.suppressions import checked, checked_scope
 from mailgate.web.selection import Model
 
 __all__ = [
@@ -15,33 +15,36 @@ __all__ = [
     "SuppressionCount",
     "SuppressionEntry",
     "SuppressionOrder",
+    "SuppressionReason",
     "Unsuppress",
 ]
 
 
-def _scope(text: str) -> str:
-    return checked(text) if "@" in text else text
-
-
 Whom = Annotated[str, AfterValidator(checked)]
 """An address, or "@domain"."""
-Scope = Annotated[str, Field(max_length=320), AfterValidator(_scope)]
+Scope = Annotated[str, Field(max_length=320), AfterValidator(checked_scope)]
 """Which mail: "" all, or that of a stream, of a sender, of "@domain"."""
+SuppressionReason = Literal["bounce", "complaint", "unsubscribe", "manual"]
+Moment = Annotated[float, Field(ge=0, le=253_402_300_799, allow_inf_nan=False)]
+"""Seconds since the epoch, up to the last that dates can tell."""
 
 
 class SuppressionEntry(Model):
-    """An address that is to get no more mail; `until` is in seconds since the epoch, 0 for good."""
+    """An address that is to get no more mail; `until` is in seconds since the epoch, 0 for good, and so is `added`, 0
+    for now. `reason` is for lists that come from elsewhere."""
 
     address: Whom
     scope: Scope = ""
+    reason: SuppressionReason = "manual"
     detail: Annotated[str, Field(max_length=500)] = ""
-    until: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    added: Moment = 0.0
+    until: Moment = 0.0
 
 
 class SuppressionOrder(Model):
-    """Addresses to put on the list."""
+    """Addresses to put on the list, not more than the daemon reads in some milliseconds."""
 
-    entries: Annotated[list[SuppressionEntry], Field(min_length=1, max_length=10_000)]
+    entries: Annotated[list[SuppressionEntry], Field(min_length=1, max_length=1000)]
 
 
 class Unsuppress(Model):

@@ -94,10 +94,18 @@ class Courier:
                 batch = await self._take()
                 if batch is not None:
                     await self._send(batch)
-            except (OSError, sqlite3.Error) as error:
-                _log.warn("the queue of the webhooks cannot be used: {error}", error=error)
+            except CancelledError:
+                raise
+            except Exception as error:
+                # Whatever it is: the events are there, and a webhook that nobody serves is worse than one that waits.
+                if isinstance(error, OSError | sqlite3.Error):
+                    _log.warn("the queue of the webhooks cannot be used: {error}", error=error)
+                else:
+                    _log.failure("webhook {name} cannot be served now", name=self._target.name)
                 await self._sleep(_DISK_PAUSE)
                 continue
+            if self._is_stopped:
+                return  # nobody would end the pause
             if self._failures:
                 await self._sleep(self._pause())
             elif batch is None and not self._is_woken:

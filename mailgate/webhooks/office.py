@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -117,7 +118,11 @@ class Webhooks:
             await one.stop()
         if targets is None:
             return
-        self._tell(await self._in_thread(lambda: self._file.use(lambda file: file.keep_only(targets.keys()))))
+        try:
+            self._tell(await self._in_thread(lambda: self._file.use(lambda file: file.keep_only(targets.keys()))))
+        except (OSError, sqlite3.Error) as error:
+            # Others are served all the same; what waits for those that are gone is found at the next start.
+            _log.warn("what waits for webhooks that are gone cannot be removed: {error}", error=error)
         for target in targets.values():
             courier = Courier(
                 target,

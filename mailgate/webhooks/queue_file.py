@@ -88,8 +88,8 @@ class QueueFile:
             )
             for hook, octets in added.items():
                 self._grow(hook, octets)
-                while self._octets(hook) > max_size[hook]:
-                    dropped[hook, "size"] += self._drop(hook, "1")
+                while self._octets(hook) > max_size[hook] and (count := self._drop(hook, "1")):
+                    dropped[hook, "size"] += count
         return dropped
 
     def miss(self, hook: str, count: int) -> None:
@@ -125,7 +125,9 @@ class QueueFile:
         """The webhook has taken this batch, and knows what it has missed."""
         with transaction(self._database):
             self._remove("SELECT id FROM events WHERE hook = ? AND id <= ?", hook, hook, batch.last)
-            self._database.execute("UPDATE hooks SET dropped = dropped - ? WHERE name = ?", (batch.missed, hook))
+            # A courier that has ended may have told of them, too.
+            statement = "UPDATE hooks SET dropped = max(0, dropped - ?) WHERE name = ?"
+            self._database.execute(statement, (batch.missed, hook))
 
     def keep_only(self, hooks: Collection[str]) -> Dropped:
         """Forget all other webhooks, and what waits for them."""

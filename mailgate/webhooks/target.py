@@ -1,14 +1,7 @@
-"""One webhook as it is reached: signed requests by POST, and what an answer means.
-
-A request has the field `Mailgate-Signature: t=1700000000,v1=HEX`: the moment in seconds since the epoch, and the
-HMAC-SHA-256 of that number, a full stop and the body, in hexadecimal, under each secret, the newest first. Whoever gets
-it takes none whose moment is far from now.
-"""
+"""One webhook as it is reached: signed requests by POST, and what an answer means."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
@@ -22,8 +15,9 @@ from mailgate.config.webhooks import WebhookSection
 from mailgate.rewriting.secret_lines import SecretFile
 from mailgate.stores.lists import FileError
 from mailgate.webhooks.queue_file import Batch
+from mailgate.wire.signature import FIELD, sign
 
-__all__ = ["NotTakenError", "Target", "TargetError", "make_targets", "sign"]
+__all__ = ["NotTakenError", "Target", "TargetError", "make_targets"]
 
 
 class NotTakenError(Exception):
@@ -36,12 +30,6 @@ class TargetError(ValueError):
     def __init__(self, errors: Sequence[tuple[tuple[str, ...], str]]) -> None:
         super().__init__("; ".join(text for _, text in errors))
         self.errors = errors
-
-
-def sign(secrets: Sequence[bytes], moment: int, body: bytes) -> str:
-    """The value of Mailgate-Signature."""
-    signed = b"%d.%b" % (moment, body)
-    return ",".join([f"t={moment}", *(f"v1={hmac.new(one, signed, hashlib.sha256).hexdigest()}" for one in secrets)])
 
 
 class Target:
@@ -71,7 +59,7 @@ class Target:
             "Content-Type": "application/json",
             "User-Agent": "mailgate",
             "Mailgate-Webhook": self.name,
-            "Mailgate-Signature": sign(self._secrets(), moment, body),
+            FIELD: sign(self._secrets(), moment, body),
         }
         try:
             answer = await self._fetcher.fetch("POST", self.section.url, fields, body)

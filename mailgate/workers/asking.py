@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 #: Seconds for the answer of another worker's relay: what people look at comes from memory, and a bounce is as long as
 #: there is mail for it.
-_TIMES = {"waits": 5.0, "metrics": 5.0, "sites": 5.0, "bounce": 600.0}
+_TIMES = {"waits": 5.0, "metrics": 5.0, "rates": 5.0, "sites": 5.0, "bounce": 600.0}
 _TIME = 60.0
 
 

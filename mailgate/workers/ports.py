@@ -15,7 +15,7 @@ from twisted.internet.protocol import Factory, ServerFactory
 from twisted.python.failure import Failure
 
 from mailgate.config.endpoints import with_backlog
-from mailgate.config.schema import ListenerSection
+from mailgate.config.openings import Opening
 
 __all__ = ["Bound", "CannotBindError", "adopt", "bind", "open_ports"]
 
@@ -23,7 +23,7 @@ __all__ = ["Bound", "CannotBindError", "adopt", "bind", "open_ports"]
 _BACKLOG = 1024
 
 Bound = tuple[str, IListeningPort]
-"""The name of a listener, and one of its ports."""
+"""The name of a part that accepts connections, and one of its ports."""
 
 
 class CannotBindError(Exception):
@@ -32,41 +32,41 @@ class CannotBindError(Exception):
 
 def bind(
     reactor: object,
-    listeners: Iterable[ListenerSection],
+    parts: Iterable[Opening],
     factory: Callable[[str], ServerFactory],
     *,
     again: Callable[[], bool] = lambda: False,
 ) -> Iterator[Bound]:
-    """Listen on every endpoint, for the factory of its listener's name. CannotBindError behind the last.
+    """Listen on every endpoint, for the factory of its part's name. CannotBindError behind the last.
 
     Where somebody else listens there, `again` says whether it is tried once more.
     """
     failures: list[str] = []
-    for section in listeners:
-        for text in section.endpoints:
+    for part in parts:
+        for text in part.endpoints:
             bound: list[IListeningPort] = []
             failed: list[Failure] = []
             while not bound:
-                listening = serverFromString(reactor, with_backlog(text, _BACKLOG)).listen(factory(section.name))
+                listening = serverFromString(reactor, with_backlog(text, _BACKLOG)).listen(factory(part.name))
                 listening.addCallbacks(bound.append, failed.append)
                 if not bound and not (_is_in_use(failed[-1]) and again()):
                     failures.append(f"mailgate: {text}: {failed[-1].getErrorMessage()}")
                     break
-            yield from ((section.name, port) for port in bound)
+            yield from ((part.name, port) for port in bound)
     if failures:
         raise CannotBindError("\n".join(failures))
 
 
 def open_ports(
     reactor: object,
-    listeners: Iterable[ListenerSection],
+    parts: Iterable[Opening],
     factory: Callable[[str], ServerFactory],
     sockets: Mapping[str, Sequence[int]] | None,
 ) -> Iterator[IListeningPort]:
-    """Accept for the factory of each listener's name: from `sockets`, as in Team, or from ports that are bound now.
+    """Accept for the factory of each part's name: from `sockets`, as in Team, or from ports that are bound now.
     CannotBindError as `bind`."""
     if sockets is None:
-        yield from (port for _, port in bind(reactor, listeners, factory))
+        yield from (port for _, port in bind(reactor, parts, factory))
     else:
         for name, descriptors in sockets.items():
             yield from (adopt(reactor, one, factory(name)) for one in descriptors)

@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.config.load import Loaded
+from mailgate.config.openings import openings
 from mailgate.interfaces import SpoolError
 from mailgate.process import cannot_start, make_directory, own_directory, raise_descriptor_limit, tell_start
 from mailgate.spool.disk import is_locked, share_directory
@@ -78,7 +79,7 @@ class Supervisor(Service):
         self._leave = leave
         self._wait = wait
         self._file = loaded.path
-        self._listeners = config.listeners
+        self._openings = openings(config)
         self._count = config.gateway.workers
         self._drain_timeout = config.gateway.drain_timeout
         self._leftover_time = max(_LEFTOVER, self._drain_timeout + GRACE)
@@ -107,7 +108,7 @@ class Supervisor(Service):
         nobody = ServerFactory()
         nobody.noisy = False
         try:
-            for name, port in bind(self._reactor, self._listeners, lambda _: nobody, again=self._has_orphans):
+            for name, port in bind(self._reactor, self._openings, lambda _: nobody, again=self._has_orphans):
                 port.stopReading()  # type: ignore[attr-defined]  # we never accept
                 self._ports.append((name, port))
         except CannotBindError as error:

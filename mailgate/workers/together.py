@@ -41,15 +41,21 @@ class _Expandable(Protocol):
 
 class Answers:
     """Answers what other workers ask of this one's relay and spool; `worker` is its number, `numbers` what it has
-    counted, as JSON can carry it."""
+    counted, as JSON can carry it, and so `rates`, which is asked with a query."""
 
     def __init__(
-        self, relay: IRelay, spool: _Expandable, worker: int, numbers: Callable[[], object] = lambda: None
+        self,
+        relay: IRelay,
+        spool: _Expandable,
+        worker: int,
+        numbers: Callable[[], object] = lambda: None,
+        rates: Callable[[object], object] = lambda query: None,
     ) -> None:
         self._relay = relay
         self._worker = worker
         self._spool = spool
         self._numbers = numbers
+        self._rates = rates
 
     async def answer(self, question: str, argument: str) -> tuple[str, str]:
         """The answer in JSON, and what the spool said where it failed."""
@@ -80,6 +86,8 @@ class Answers:
                 await self._spool.expand_fresh()
             case "metrics":
                 return self._numbers()
+            case "rates":
+                return self._rates(argument)
             case _:
                 raise AssertionError(f"another worker asks {question!r}")
         return None

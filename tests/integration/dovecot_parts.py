@@ -16,15 +16,23 @@ __all__ = ["Dovecot"]
 class Dovecot(Part):
     """A private Dovecot: LMTP on a port and on a unix socket, into Maildirs under `mail/DOMAIN/LOCALPART/`.
 
-    Its auth service, on a port and on a unix socket too, knows `users` with the password "secret"; `fields` are their
-    extra fields (allow_nets=...).
+    It serves IMAP on `imap_port` where `imap` is set. Its auth service, on a port and on a unix socket too, knows
+    `users` with the password "secret"; `fields` are their extra fields (allow_nets=...).
     """
 
     name = "dovecot"
 
-    def __init__(self, directory: Path, users: Sequence[str], fields: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        users: Sequence[str],
+        fields: Mapping[str, str] = MappingProxyType({}),
+        *,
+        imap: bool = False,
+    ) -> None:
         super().__init__(directory)
-        self.port, self.auth_port = free_port(), free_port()
+        self.port, self.auth_port, self.imap_port = free_port(), free_port(), free_port()
+        self.imap = imap
         self.users = users
         self.fields = fields
         self.mail = directory / "mail"
@@ -41,6 +49,7 @@ class Dovecot(Part):
             .replace("@PORT@", str(self.port))
             .replace("@AUTH_PORT@", str(self.auth_port))
             .replace("@UID@", str(pwd.getpwnam("nobody").pw_uid))
+            + (_IMAP.replace("@PORT@", str(self.imap_port)) if self.imap else "")
         )
         return [program("dovecot"), "-F", "-c", str(configuration)]
 
@@ -98,5 +107,19 @@ recipient_delimiter = +
 lmtp_save_to_detail_mailbox = no
 protocol lmtp {
   postmaster_address = postmaster@dovecot.test
+}
+"""
+
+_IMAP = """\
+protocols = lmtp imap
+disable_plaintext_auth = no
+service imap-login {
+  inet_listener imap {
+    address = 127.0.0.1
+    port = @PORT@
+  }
+  inet_listener imaps {
+    port = 0
+  }
 }
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email
 import email.policy
 import io
@@ -17,6 +18,7 @@ from parts import Sink, wait_until
 
 from bench import client
 from bench.corpus import CORPUS, NUMBER, message
+from bench.inline import start_inline
 from bench.processor import processor_of
 from bench.scanner_systems import Scanned, Scanners
 from bench.scanners import NotScannedError, see_refusals
@@ -42,6 +44,14 @@ def test_each_message_is_sent_and_timed_once(base: Path, reuse: bool, rate: floa
 def test_a_client_that_is_refused_fails(base: Path) -> None:
     with Sink(base, "-q", "RCPT") as sink, pytest.raises(RuntimeError, match="failed"):
         client.run(client.Load(sink.port, 5, 4096, 2, tls=False))
+
+
+@pytest.mark.needs("smtp-sink", "postfix", "root")
+def test_mail_that_is_not_queued_goes_through_all_that_are_compared(base: Path) -> None:
+    with Sink(base / "sink") as sink, contextlib.ExitStack() as stack:
+        for number, system in enumerate(start_inline(base, sink, stack, connections=2), 1):
+            client.run(client.Load(system.port, 5, 4096, 2, tls=False))
+            wait_until(lambda wanted=5 * number: sink.messages == wanted, system.name)  # type: ignore[misc]
 
 
 def rows(work: Work, *figures: tuple[str, float]) -> list[Row]:

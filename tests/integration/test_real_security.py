@@ -67,6 +67,7 @@ STS = {
     "huge.test": (["mx.huge.test"], ["mx.huge.test"]),
     "slow.test": (["mx.slow.test"], ["mx.slow.test"]),
     "html.test": (["mx.html.test"], ["mx.html.test"]),
+    "endless.test": (["mx.endless.test"], ["mx.endless.test"]),
     "misnamed.test": (["mx.misnamed.test"], ["mx.misnamed.test"]),
     "selfmade.test": (["mx.selfmade.test"], ["mx.selfmade.test"]),
 }
@@ -93,6 +94,10 @@ class PolicyHost(BaseHTTPRequestHandler):
         elif domain == "slow.test":
             _OVER.wait(60)
         self.send_response(status)
+        for number in range(100_000 if domain == "endless.test" else 0):
+            self.send_header(f"X-{number}", "x" * 1000)
+            if number % 100 == 99:
+                self.flush_headers()
         for name, value in fields.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
@@ -280,6 +285,7 @@ def test_why_there_is_no_policy_is_told(world: World) -> None:
         "moved.test": ("", "sts-policy-fetch-error", "status 302"),
         "huge.test": ("", "sts-policy-fetch-error", "too large"),
         "slow.test": ("", "sts-policy-fetch-error", "no answer within 3 s"),
+        "endless.test": ("", "sts-policy-fetch-error", "no answer over HTTP: Connection"),
         "html.test": ("", "sts-policy-invalid", "its type is 'text/html', not text/plain"),
         "misnamed.test": ("", "sts-webpki-invalid", "not for mta-sts.misnamed.test"),
     }

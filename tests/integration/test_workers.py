@@ -155,6 +155,8 @@ def test_mail_goes_through_both_and_its_story_is_found_whoever_had_it(base: Path
             assert "accepted from" in why
             assert "delivered to" in why
         assert json.loads(gateway.command("queue", "list", "--json").stdout) == []
+        (rate,) = json.loads(gateway.command("queue", "top", "--json").stdout)["rates"]["rates"]
+        assert (rate["key"], rate["delivered"]) == ("box.test", 40)  # by both together
         assert len(gateway.events("started")) == 1
     assert len(gateway.events("stopped")) == 1
 

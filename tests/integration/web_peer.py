@@ -9,10 +9,17 @@ from pathlib import Path
 
 
 class WebPeer:
-    """Answers as `handler` does, at `port`; with an identity over TLS."""
+    """Answers as `handler` does, at `port`, some free one if that is 0; with an identity over TLS."""
 
-    def __init__(self, handler: type[BaseHTTPRequestHandler], identity: Path | None) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    def __init__(
+        self,
+        handler: type[BaseHTTPRequestHandler],
+        identity: Path | None,
+        *,
+        address: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self._server = ThreadingHTTPServer((address, port), handler)
         self._server.handle_error = lambda *_: None  # type: ignore[method-assign]  # handshakes that fail are meant to
         self.port = self._server.server_address[1]
         if identity is not None:

@@ -38,6 +38,7 @@ class NextHop:
         self.sessions = 0
         self.commands: list[str] = []
         self.script: dict[str, str | None] = {}
+        self.open: list[_Server] = []
         self.up()
 
     def up(self) -> None:
@@ -47,6 +48,14 @@ class NextHop:
     def down(self) -> None:
         """Refuse them."""
         del self._world.servers[self._place]
+
+    def answer(self, reply: str) -> None:
+        """Say in the latest session what was not said when it was due."""
+        self.open[-1].say(reply)
+
+    def cut(self) -> None:
+        """Break the latest session off."""
+        cast(Wire, self.open[-1].transport).loseConnection()
 
     def reply(self, word: str, recipient: str, otherwise: str) -> str | None:
         """What the script says."""
@@ -63,7 +72,8 @@ class _Server(Protocol):
 
     def connectionMade(self) -> None:
         self._hop.sessions += 1
-        self._say("220 hop.test")
+        self._hop.open.append(self)
+        self.say("220 hop.test")
 
     def dataReceived(self, data: bytes) -> None:
         self._buffer += data
@@ -89,21 +99,21 @@ class _Server(Protocol):
         hop.commands.append(line)
         word, path = line[:4].upper(), line.partition("<")[2].partition(">")[0]
         if word in ("EHLO", "LHLO"):
-            self._say(hop.reply(word, "", "250-hop.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 50000000"))
+            self.say(hop.reply(word, "", "250-hop.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 50000000"))
         elif word == "QUIT":
-            self._say("221 bye")
+            self.say("221 bye")
             cast(Wire, self.transport).loseConnection()
         elif word == "DATA":
             answer = hop.reply(word, "", "354 go on" if self._recipients else "503 nobody")
             self._in_content = answer is not None and answer.startswith("354")
-            self._say(answer)
+            self.say(answer)
         else:
             answer = hop.reply(word, path, "250 ok")
             if word == "MAIL":
                 self._sender, self._recipients = path, []
             elif word == "RCPT" and answer is not None and answer.startswith("2"):
                 self._recipients.append(path)
-            self._say(answer)
+            self.say(answer)
 
     def _end(self, octets: bytes) -> None:
         hop = self._hop
@@ -116,8 +126,9 @@ class _Server(Protocol):
         if taken:
             hop.mails.append(Mail(self._sender, tuple(taken), octets))
         for answer in answers if hop.lmtp else answers[:1]:
-            self._say(answer)
+            self.say(answer)
 
-    def _say(self, reply: str | None) -> None:
+    def say(self, reply: str | None) -> None:
+        """Say something, or nothing."""
         if reply is not None:
             cast(Wire, self.transport).write(reply.encode() + b"\r\n")

@@ -95,6 +95,7 @@ def test_what_came_of_tls_is_reported_the_day_after(world: World, folder: Path) 
     assert policy["failure-details"] == [
         {
             "result-type": "starttls-not-supported",
+            "sending-mta-ip": "192.0.2.2",
             "receiving-mx-hostname": "mx1.far.test",
             "receiving-ip": "192.0.2.61",
             "failed-session-count": 1,

@@ -98,6 +98,41 @@ def test_out_and_back(site: Signing) -> None:
     assert site.rcpt("bob@example.org").startswith("250")
 
 
+def test_reports_to_an_alias_reach_whom_it_stands_for(site: Signing) -> None:
+    site.send("info@example.org", "eve@far.test")
+    site.send("ann@example.org", "eve@far.test")
+    of_info, of_ann = site.far.mails
+    assert of_info.sender.endswith("=info@example.org")
+    site.mail(of_info.sender, sender="")
+    assert site.inside.mails[-1].recipients == ("bob@example.org", "carl@example.org")
+    site.mail(of_ann.sender, sender="")
+    report = site.far.mails[-1]
+    assert (report.sender, report.recipients) == ("", ("ann@far.test",))
+
+
+@pytest.mark.parametrize("convert", [True, False])
+def test_signed_content_arrives_at_hosts_without_8bitmime(world: World, tmp_path: Path, convert: bool) -> None:
+    more = MORE + ("" if convert else "\n[filters.dkim-sign]\nconvert = false\n")
+    site = Signing(world, tmp_path, more)
+    site.far.script["EHLO"] = "250 far.test"
+    octets = MAIL + "Grüße\r\n".encode()
+    client = site.gateway.connect("out", "10.0.0.1")
+    client.say(b"EHLO client.test\r\nMAIL FROM:<bob@example.org> BODY=8BITMIME\r\nRCPT TO:<eve@far.test>\r\nDATA\r\n")
+    client.say(octets + b".\r\n")
+    (far,) = site.far.mails
+    assert far.octets.isascii()
+    assert site.results(far) == (["pass"] if convert else ["fail"])
+
+
+def test_new_content_lies_where_content_comes_in(site: Signing) -> None:
+    octets = MAIL + "Grüße aus Köln\r\n".encode() * 30_000
+    assert site.send("bob@example.org", "eve@far.test", content=octets)[0].startswith("250")
+    (far,) = site.far.mails
+    assert far.octets.isascii()
+    assert site.results(far) == ["pass"]
+    assert list((site.gateway.places.spool / "incoming").iterdir()) == []
+
+
 def test_reports_of_ours_go_to_the_plain_sender(site: Signing) -> None:
     site.far.script["RCPT eve@far.test"] = "550 5.1.1 no such user"
     site.send("bob@example.org", "eve@far.test")

@@ -50,7 +50,7 @@ SELECTORS: dict[str, dict[str, Any]] = {
     "domain and sender": {"domain": "d77.example", "sender": "sender7@client7.example"},
 }
 
-_GROUPINGS: tuple[Grouping, ...] = ("domain", "site", "route", "sender", "source", "category", "state")
+_GROUPINGS: tuple[Grouping, ...] = ("domain", "site", "route", "sender", "source", "category", "state", "stream")
 
 
 class Everything(Container[Destination]):

@@ -97,6 +97,7 @@ class _Connection:
         self.target = target
         self.is_usable = True
         self.messages = 0
+        self.max_size = 0
         self.tls: Tls | None = None
         self.is_authenticated = False
         self.is_fallback = False

@@ -19,24 +19,32 @@ from twisted.internet.testing import StringTransport
 from twisted.web.server import Site
 
 from mailgate.address import NULL_PATH, Address
+from mailgate.awaiting import at_once
 from mailgate.cli.main import main
 from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.events import Event
+from mailgate.filters.compromised_state import Suspicions
 from mailgate.interfaces import Outcome, OutcomeKind
 from mailgate.message import AddHeader, Content
 from mailgate.observe.history import History
+from mailgate.observe.rates import Rates
 from mailgate.observe.recorder import Recorder
 from mailgate.quarantine.office import QuarantineOffice
 from mailgate.quarantine.originals import Originals
 from mailgate.reply import Reply
 from mailgate.spool.sqlite import SqliteSpool
+from mailgate.stores.counters import MemoryCounters
+from mailgate.stores.suppressions import Suppressions
 from mailgate.testing import EventRecorder
+from mailgate.web.accounts import AccountOperations
 from mailgate.web.control import StatusBoard
 from mailgate.web.operations import QueueOperations
 from mailgate.web.places import Places
 from mailgate.web.quarantine import QuarantineOperations
-from mailgate.web.resources import resources
+from mailgate.web.rates import AllRates
+from mailgate.web.resources import accounts, rates, resources, suppressions
 from mailgate.web.steering import Steering
+from mailgate.web.suppressions import SuppressionOperations
 from tests.unit.quarantine_stand import GATEWAY, SaysRescan, config_of
 from tests.unit.told_relay import ToldRelay
 
@@ -165,7 +173,17 @@ class DaemonThread(threading.Thread):
         )
         self.office.use(config_of(machine.file.parent), {"mx": self.rescan})
         kept_back = QuarantineOperations.of(self.office, spool, events, operations)
-        self.site = Site(resources(operations, steering, self.board.status, kept_back), reactor=clock)
+        root = resources(operations, steering, self.board.status, kept_back)
+        self.rates = Rates(clock.seconds)
+        self.all_rates = AllRates(self.rates)
+        root.children[b"v1"].putChild(b"rates", rates(self.all_rates))
+        counters = MemoryCounters(clock, 1000)
+        self.accounts = AccountOperations(counters, events, clock.seconds)
+        self.suspicions = Suspicions(counters, clock.seconds)
+        listed = Suppressions(machine.places.suppressions, at_once, clock.seconds)
+        root.children[b"v1"].putChild(b"accounts", accounts(self.accounts))
+        root.children[b"v1"].putChild(b"suppressions", suppressions(SuppressionOperations(listed, events, time.time)))
+        self.site = Site(root, reactor=clock)
         self.server = socket.socket(socket.AF_UNIX)
         self.server.bind(str(machine.places.control))
         self.server.listen()

@@ -187,7 +187,7 @@ class HttpStand:
         self.links = Links(b"s" * 32)
         numbers = Numbers(self.metrics, self.spool, now)
         self.front = Front(Tokens(self.counters, now), self.board.status, numbers.text)
-        self.server = HttpServer(self.section, self.front, self.clock, has_tls=False)
+        self.server = HttpServer(self.section, self.front, self.clock, has_tls=False, wanted=self.front.wanted)
         self.use(**digest)
 
     def use(self, **digest: Any) -> None:

@@ -11,8 +11,8 @@ from twisted.internet.protocol import ClientFactory
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from mailgate.scanners.milter.codec import Answer, Options, PacketReader, encode_answer
-from mailgate.scanners.milter.words import Actions, Code, Plain, Steps
+from mailgate.wire.milter.codec import Answer, Options, PacketReader, encode_answer
+from mailgate.wire.milter.words import Actions, Code, Plain, Steps
 
 __all__ = ["EVERYTHING", "MilterPeer", "Network", "Said"]
 

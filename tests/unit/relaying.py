@@ -129,6 +129,7 @@ class Connection:
         self.target = target
         self.is_usable = True
         self.messages = 0
+        self.max_size = 0
         self.is_closed = False
         self.tls: Tls | None = None
         self.is_authenticated = False

@@ -67,6 +67,7 @@ class Script:
     """
 
     def __init__(self) -> None:
+        self.stages = frozenset({"connect", "helo", "auth", "mail", "rcpt", "data", "message"})
         self.answers: dict[str, object] = {}
         self.asked: list[str] = []
         self.taken: list[tuple[Session, Transaction, Content, Sequence[object]]] = []

@@ -13,12 +13,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mailgate.cli import dkim_key
-from mailgate.cli.dkim_key import compare
 from mailgate.cli.main import main
+from mailgate.filters.sealing import parse_selector
 from mailgate.interfaces import Answer, DnsStatus
 from mailgate.mailauth import SigningKey
 from mailgate.mailauth.dkim.keys import parse_key
 from mailgate.mailauth.dkim.make import new_key, record_strings, zone_line
+from mailgate.mailauth.dkim.published import compare
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +156,16 @@ def test_strings_of_a_record() -> None:
     assert list(map(len, record_strings("x" * 600))) == [255, 255, 90]
     assert zone_line("example.org", "s", "v=DKIM1; p=") == 's._domainkey.example.org. IN TXT "v=DKIM1; p="'
     assert SigningKey.load(new_key("ed25519")).algorithm == "ed25519-sha256"
+
+
+@pytest.mark.parametrize(
+    "selector", ["", "a b", "a..b", ".a", "ü", "\u0661", "s-", "-s", "../x", "a" * 64, "a." * 90 + "a"]
+)
+def test_what_dns_cannot_have_is_no_selector(selector: str) -> None:
+    with pytest.raises(ValueError, match="is no selector"):
+        parse_selector(selector)
+
+
+@pytest.mark.parametrize("selector", ["s", "R2026", "s1.mail", "2026-11_a", "a" * 63])
+def test_selectors(selector: str) -> None:
+    assert parse_selector(selector) == selector.lower()

@@ -6,18 +6,32 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from mailgate.address import Address
+from mailgate.address import NULL_PATH, Address
 from mailgate.cli.entries import state_of
 from mailgate.envelope import EnvelopeRecipient
-from mailgate.events import Bounced, OperatorActed, Started, Stopping, SuspensionChanged
+from mailgate.events import (
+    Bounced,
+    BouncedBack,
+    Complained,
+    Deferred,
+    Delivered,
+    OperatorActed,
+    Started,
+    Stopping,
+    SuspensionChanged,
+)
 from mailgate.interfaces import Outcome, OutcomeKind, Selector
+from mailgate.mailauth import verify_dkim
 from mailgate.observe.history import read_history
 from mailgate.reply import Reply
+from mailgate.testing import MemoryResolver, wait_for
 from mailgate.web.models import Entry
 from tests.unit.cli_machine import FIRST, SECOND, THIRD, DaemonThread, Machine
+from tests.unit.dkim_parts import pem, rsa
 from tests.unit.told_relay import site_view
 
 
@@ -81,6 +95,36 @@ def test_bounce_needs_a_configuration_for_its_reports(machine: Machine) -> None:
     assert "gateway.hostname" in error
     assert machine.states() == {"one@down.test": "queued"}
     assert not machine.places.history.exists()
+
+
+SIGNING = """
+[filters.dkim-sign.domains."gate.test"]
+keys = [{ selector = "s", path = "key.pem" }]
+"""
+
+
+def test_reports_beside_a_stopped_gateway_are_signed(machine: Machine) -> None:
+    text = machine.file.read_text().replace("[gateway]\n", '[gateway]\nsign_with = "dkim-sign"\n')
+    machine.file.write_text(text + SIGNING)
+    (machine.file.parent / "key.pem").write_bytes(pem())
+    machine.add(FIRST, "one@down.test")
+    machine.close()
+    machine.run("queue", "bounce", FIRST, "--yes")
+    lease = machine.wait(machine.open().lease(10, time.time() + 600))[0]
+    assert lease.envelope.sender == NULL_PATH
+    zone = MemoryResolver({"s._domainkey.gate.test": {"TXT": [rsa().record]}})
+    assert [one.result for one in wait_for(verify_dkim(zone, lease.content.read()))] == ["pass"]
+
+
+def test_bounce_needs_the_key_for_its_reports(machine: Machine) -> None:
+    text = machine.file.read_text().replace("[gateway]\n", '[gateway]\nsign_with = "dkim-sign"\n')
+    machine.file.write_text(text + SIGNING)
+    machine.add(FIRST, "one@down.test")
+    machine.close()
+    error = machine.run("queue", "bounce", FIRST, "--yes", code=1).stderr
+    assert "gateway.sign_with" in error
+    assert "key.pem: cannot be read" in error
+    assert machine.states() == {"one@down.test": "queued"}
 
 
 def test_what_a_policy_keeps_back_is_no_spam_for_others(machine: Machine) -> None:
@@ -246,7 +290,8 @@ def test_top(gateway: Machine) -> None:
     gateway.run("queue", "hold", SECOND)
     lines = gateway.run("queue", "top").stdout.splitlines()
     assert lines[0].startswith(("The gateway runs, for ", "The gateway does not run."))
-    assert lines[2].split() == ["domain", "recipients", "due", "held", "oldest"]
+    outcomes = ["delivered", "deferred", "bounced", "complained"] if "runs, for" in lines[0] else []
+    assert lines[2].split() == ["domain", "recipients", "due", "held", "oldest", *outcomes]
     assert [line.split()[:4] for line in lines[3:5]] == [["down.test", "3", "0", "1"], ["other.test", "1", "0", "0"]]
     assert lines[3].split()[4] == "1m"
     states = json.loads(gateway.run("queue", "top", "--by", "state", "--json").stdout)
@@ -256,6 +301,81 @@ def test_top(gateway: Machine) -> None:
     assert ["ann@client.test", "2"] in [line.split()[:2] for line in text.splitlines()]
     assert "No entry fits --domain nowhere.test." in gateway.run("queue", "top", "--domain", "nowhere.test").stdout
     assert "No entry fits --older-than 1d2h." in gateway.run("queue", "top", "--older-than", "26h").stdout
+
+
+ATTEMPT: dict[str, Any] = {
+    "queue_id": FIRST,
+    "sender": "ann@client.test",
+    "route": "box",
+    "host": "mx.test",
+    "reply": "x",
+    "attempt": 1,
+    "seconds": 0.1,
+}
+
+
+def outcomes(machine: Machine, *arguments: str) -> dict[str, list[str]]:
+    """The rows of the first table of `top`, without when the oldest has come."""
+    lines = machine.run("queue", "top", *arguments).stdout.splitlines()
+    start = next(number for number, line in enumerate(lines) if "recipients" in line)
+    rows = [line.split() for line in lines[start + 1 :]]
+    return {row[0]: row[1:] for row in rows[: next(n for n, row in enumerate(rows) if row[0] == "Outcomes")]}
+
+
+def test_top_shows_what_became_of_mail(machine: Machine, daemon: DaemonThread) -> None:
+    now = time.time()
+    report: dict[str, Any] = {"at": now, "sender": "ann@client.test", "proof": "verp", "recipient": "x@well.test"}
+    for _ in range(3):
+        daemon.rates.observe(Delivered(**ATTEMPT, at=now, recipient="x@well.test", stream="news", delay=1.0))
+    daemon.rates.observe(Deferred(**ATTEMPT, at=now, recipient="one@Down.test", next_attempt=now))
+    daemon.rates.observe(Bounced(**ATTEMPT, at=now, recipient="x@well.test", stream="news", reason="x"))
+    daemon.rates.observe(BouncedBack(**report, is_permanent=True, category="other", stream="news"))
+    daemon.rates.observe(Complained(**report, stream="news"))
+    well = ["-", "-", "-", "-", "3", "75%", "0", "2", "50%", "1", "33.3%"]
+    found = outcomes(machine)
+    assert list(found) == ["down.test", "other.test", "well.test"]
+    assert found["down.test"][-5:] == ["0", "1", "100%", "0", "0"]
+    assert found["other.test"][-4:] == ["0", "0", "0", "0"]
+    assert found["well.test"] == well
+    assert list(outcomes(machine, "--limit", "2")) == ["down.test", "other.test"]
+    assert outcomes(machine, "--by", "stream")["news"] == well
+    assert outcomes(machine, "--by", "stream")["(none)"][-5:] == ["0", "1", "100%", "0", "0"]
+    assert outcomes(machine, "--by", "route", "--domain", "well.test")["box"][4:] == ["3", "75%", "0", "1", "25%", "-"]
+    text = machine.run("queue", "top").stdout
+    assert "\nOutcomes are those of the last " in text
+    # What only the queue knows is not asked of the past.
+    for arguments in (("--by", "sender"), ("--older-than", "1s"), ("--state", "queued")):
+        assert "delivered" not in machine.run("queue", "top", *arguments).stdout
+        assert json.loads(machine.run("queue", "top", *arguments, "--json").stdout)["rates"] is None
+    told = json.loads(machine.run("queue", "top", "--by", "stream", "--json").stdout)["rates"]
+    assert (told["by"], told["missing"]) == ("stream", "")
+    assert told["rates"][0] == {
+        "key": "news",
+        "delivered": 3,
+        "deferred": 0,
+        "bounced": 1,
+        "bounced_back": 1,
+        "complained": 1,
+    }
+
+
+def test_top_tells_whose_numbers_are_missing_and_what_is_not_told_by_name(
+    machine: Machine, daemon: DaemonThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailgate.web.rates.MOST_RATES", 1)
+    for name in ("a", "a", "b"):
+        daemon.rates.observe(
+            Delivered(**ATTEMPT, at=time.time(), recipient=f"x@{name}.test", delay=1.0),
+        )
+
+    async def ask(question: str, argument: str) -> tuple[str, str]:
+        return "[]", "worker 2: no answer\x1b"
+
+    daemon.all_rates._ask_others = ask
+    found = outcomes(machine)
+    assert found["down.test"][-4:] == ["-", "-", "-", "-"]
+    assert (found["a.test"][4], found["(other)"][4]) == ("2", "1")
+    assert "; not all of them: worker 2: no answer\\x1b.\n" in machine.run("queue", "top").stdout
 
 
 def test_top_of_an_empty_queue(gateway: Machine) -> None:

@@ -9,21 +9,26 @@ from typing import Any
 import msgspec
 import pytest
 
-from mailgate.cli.common import trace_table
+from mailgate.cli.common import trace_table, when
 from mailgate.cli.story import tell
 from mailgate.envelope import TraceStep
 from mailgate.events import (
+    AccountSuspected,
     Bounced,
     Deferred,
     Delivered,
     Discarded,
     EntrySetAside,
     FilterFailed,
+    Judged,
     MessageAccepted,
     OperatorActed,
     Quarantined,
     Refused,
     Reported,
+    Suppressed,
+    Unsubscribed,
+    Unsuppressed,
 )
 from mailgate.observe.history import History, Story
 from mailgate.observe.render import to_stamp
@@ -92,6 +97,70 @@ def test_why_tells_the_story_and_what_still_waits(gateway: Machine) -> None:
         assert told[7:9] == ["filter x failed at message: boom", "instead of its verdict: defer"]
         assert told[9].startswith("still in the queue   one@down.test: queued, route box, 1 attempt, next attempt in ")
         assert told[10].startswith("still in the queue   two@other.test: ")
+
+
+def judged(answer: str, **more: Any) -> Judged:
+    return Judged(
+        **{
+            "at": time.time(),
+            "queue_id": FIRST,
+            "ident": "4XyZk1",
+            "session": "S",
+            "client": "unknown[192.0.2.1]",
+            "listener": "postfix",
+            "helo": "client.test",
+            "sender": "ann@client.test",
+            "recipients": ("one@here.test",),
+            "size": 2048,
+            "answer": answer,
+            "trace": (TraceStep("message", "scanner", seconds=0.001),),
+            **more,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("continue", "left to the mail server in front, where it is 4XyZk1"),
+        ("quarantine", "put into quarantine at the mail server in front, where it is 4XyZk1"),
+        ("discard", "discarded at the mail server in front, where it is 4XyZk1"),
+    ],
+)
+def test_why_tells_what_a_mail_server_was_told_by_its_own_id(machine: Machine, answer: str, text: str) -> None:
+    machine.tell(judged(answer, reason="odd \x1b", changes=("a new field X-One", "another body")))
+    for subject in ("4XyZk1", "4xyzk1", FIRST, "one@here.test"):
+        told = machine.run("why", subject).stdout
+        assert told.startswith(f"{FIRST}  from ann@client.test: one@here.test judged\n")
+        assert text in told
+        assert "unknown[192.0.2.1] (helo client.test) at postfix" in told
+        assert "because: odd \\x1b" in told
+        assert "to be changed: another body" in told
+        assert "message  scanner  continue" in told
+
+
+def test_why_finds_mail_by_the_id_that_the_system_in_front_has_for_it(machine: Machine) -> None:
+    machine.tell(accepted(SECOND, time.time(), ident="9AbC"))
+    assert "the system in front of us has it as 9AbC" in machine.run("why", "9AbC").stdout
+
+
+def test_why_finds_mail_by_the_client_that_came_to_the_system_in_front(machine: Machine) -> None:
+    machine.tell(accepted(FIRST, time.time(), origin="mx.client.test[198.51.100.7]"))
+    told = machine.run("why", "198.51.100.7").stdout
+    assert "the system in front of us has it from mx.client.test[198.51.100.7]" in told
+    machine.tell(accepted(SECOND, time.time(), client="unknown[192.0.2.77]", origin="unknown[192.0.2.77]"))
+    assert "in front of us" not in machine.run("why", "192.0.2.77").stdout
+
+
+@pytest.mark.parametrize("reply", ["250 2.0.0 Ok: queued as 4XyZk1", "250 2.0.0 queued as 4XyZk1 (in a moment)"])
+def test_why_finds_mail_by_the_id_that_the_next_hop_has_for_it(machine: Machine, reply: str) -> None:
+    now = time.time()
+    others = [accepted(SECOND, now), Delivered(**attempt(SECOND, now, reply="250 queued as "), delay=1.0)]
+    machine.tell(accepted(FIRST, now), Delivered(**attempt(FIRST, now, reply=reply), delay=1.0), *others)
+    lines = machine.run("why", "4xyzk1").stdout.splitlines()
+    assert [line for line in lines if line and not line.startswith(" ")] == [
+        f"{FIRST}  from ann@client.test: one@down.test delivered"
+    ]
 
 
 def test_why_tells_refusals(machine: Machine) -> None:
@@ -379,3 +448,33 @@ def test_why_tells_the_gaps_of_the_history(machine: Machine) -> None:
     error = machine.run("why", "x@y.test", code=1).stderr
     assert "7 events could not be written" in error
     assert "00000000000001.db cannot be read" in error
+
+
+def test_why_tells_of_suppressions_and_accounts(machine: Machine) -> None:
+    now = time.time()
+    to_bob: dict[str, Any] = {"recipient": "Bob@example.net"}
+    machine.tell(
+        Suppressed(at=now - 9, **to_bob, scope="", reason="bounce", detail="550 no", queue_id=FIRST, until=now + 99),
+        Unsubscribed(at=now - 8, **to_bob, sender="news@example.org", stream="news"),
+        Unsubscribed(at=now - 7, **to_bob, sender="shop@example.org"),
+        Suppressed(at=now - 6, **to_bob, scope="@example.org", reason="manual", by="token crm"),
+        Unsuppressed(at=now - 5, **to_bob, scope="@example.org", reason="manual", by="token crm"),
+        AccountSuspected(at=now - 4, user="Ann", signals=(), action="release", by="an administrator"),
+    )
+    text = machine.run("why", "BOB@example.net").stdout
+    lines = [line[2:].partition("  ")[2] if line[2:6].isdigit() else line.strip() for line in text.splitlines()]
+    assert lines == [
+        f"{FIRST}",
+        "Bob@example.net gets no more mail: bounce",
+        "because: 550 no",
+        f"until {when(now + 99)}",
+        "",
+        "bob@example.net",
+        "Bob@example.net has unsubscribed, and gets no more mail of the stream news",
+        "Bob@example.net has unsubscribed, and gets no more mail of shop@example.org",
+        "Bob@example.net gets no more mail of @example.org: manual, says token crm",
+        "Bob@example.net gets mail of @example.org again, says token crm",
+        "it was suppressed because: manual",
+        "",
+    ]
+    assert "the account Ann is not suspected any more, says an administrator" in machine.run("why", "ann").stdout

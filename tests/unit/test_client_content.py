@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email import message_from_bytes
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mailgate.envelope import EIGHT_BIT_MAIL, EnvelopeRecipient
 from mailgate.interfaces import OutcomeKind
 from mailgate.message import AddHeader, Content, HeaderEdit, RemoveHeader, RenameHeader, rendered
 from mailgate.relay.attempt import Result, Target
-from mailgate.relay.client.sending import UnsendableError, prepare
+from mailgate.relay.client.sending import UnsendableError, convert, prepare
 from mailgate.wire.content import stuff
 from tests.unit.peer import LMTP, MESSAGE, MX, Peer, kinds
 
@@ -42,6 +43,16 @@ def test_content_with_8_bit_goes_only_where_it_is_taken() -> None:
     assert peer.commands[1] == "MAIL FROM:<ann@client.test>"
     # What was never declared is passed on as it came.
     assert kinds(peer.send(content="Grüße\r\n".encode())) == [DELIVERED]
+
+
+@pytest.mark.parametrize("times", [1, 20_000])
+def test_the_type_that_a_filter_has_given_says_what_is_converted(times: int) -> None:
+    part = b"Content-Type: text/plain; charset=utf-8\r\n\r\n" + "Grüße aus Köln\r\n".encode() * times
+    content = Content(b"Subject: x\r\n\r\n--b\r\n" + part + b"\r\n--b--\r\n")
+    payload = convert(content, [AddHeader("Content-Type", "multipart/mixed; boundary=b", at_end=True)], "7BIT")
+    octets = b"".join(payload.chunks) if payload.chunks is not None else payload.wire
+    (_, text) = message_from_bytes(octets).walk()
+    assert text.get_payload(decode=True) == "Grüße aus Köln\r\n".encode() * times
 
 
 def test_addresses_that_cannot_be_written() -> None:

@@ -280,7 +280,7 @@ def changed(old: str, new: str) -> str:
 
 GATEWAY_KEYS = "drain_timeout, hostname, memory_ceiling, memory_limit, sign_with, state_dir, workers"
 ROLES = "(valid values are: inbound, outbound, hybrid)"
-TRANSPORTS = "(valid values are: smtp, lmtp, maildir, discard)"
+TRANSPORTS = "(valid values are: smtp, lmtp, http, maildir, discard)"
 INSTALLED = "is installed (valid values are: early-talker, access, rate-limit, recipients, headers, dnsbl)"
 DNSBL_KEYS = (
     "(valid values are: action, cache, deadline, either, except_for, exempt, kind, limit, mode, on_failure, only_for, "
@@ -288,15 +288,17 @@ DNSBL_KEYS = (
 )
 SMTP_KEYS = (
     "(valid values are: auth, certificate, chunking, command_timeout, connect_timeout, connections, data_timeout,"
-    " fallback, fallback_after, hosts, idle_timeout, ipv6, messages_per_connection, pool, port, proxy_protocol, retry,"
-    " security, tls, tls_ca, tls_fingerprints, tls_name, transport, xclient, xforward)"
+    " fallback, fallback_after, hold_timeout, hosts, idle_timeout, ipv6, messages_per_connection, pool, port, preset,"
+    " proxy_protocol, queue,"
+    " rcpt_timeout, retry, security, tls, tls_ca, tls_fingerprints, tls_name, transport, when_unreachable, xclient,"
+    " xforward)"
 )
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", ["1: gateway: is missing", "1: listeners: is missing", "1: pipelines: is missing"]),
+        ("", ["1: gateway: is missing", "1: pipelines: is missing", "1: listeners: is missing"]),
         (
             changed("state_dir", "statedir"),
             [
@@ -310,8 +312,9 @@ SMTP_KEYS = (
                 "1: gateway: is missing",
                 "1: gatway: unknown key, did you mean gateway? (valid values are: aliases, auth,"
                 " bounces, counters, dns, domains, filters, forwarding, gateway, history, http, listeners, log,"
-                " mta_sts, pipelines, pools, quarantine, recipients, reports, routes, routing, senders, shaping,"
-                " sources, spool, tls, tls_policies, tls_reports, webhooks)",
+                " milters, mta_sts, pipelines, policy_services, pools, quarantine, recipients, rehearsal, reports,"
+                " routes, routing, senders, shaping, socketmaps, sources, spool, tls, tls_policies, tls_reports,"
+                " webhooks)",
             ],
         ),
         (
@@ -419,7 +422,10 @@ SMTP_KEYS = (
         ),
         (
             changed('kind = "list"', 'kind = "nosuch"'),
-            ['12: recipients.people.kind: "nosuch" is not known (valid values are: list, sql, http, ldap, callout)'],
+            [
+                '12: recipients.people.kind: "nosuch" is not known'
+                " (valid values are: list, sql, http, ldap, callout, postfix)"
+            ],
         ),
         (
             changed('addresses = ["ann@example.org"]', ""),
@@ -819,6 +825,10 @@ def test_domains_of_ones_own(loaded: Loader, domain: str) -> None:
                 "17: routes.inside.data_timeout: is less than 10m (RFC 5321 section 4.5.3.2; less makes duplicates)",
                 "18: routes.inside.retry.expire: is less than 1d (RFC 5321 section 4.5.4.1 asks for days)",
             ],
+        ),
+        (
+            changed('pipeline = "inbound"', 'pipeline = "inbound"\njudge_origin = true'),
+            ["8: listeners[mx].judge_origin: has no effect without xforward_from: nobody may name a client"],
         ),
         (
             changed(

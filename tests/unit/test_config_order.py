@@ -153,3 +153,61 @@ def test_aliases_that_nobody_names_and_a_catch_all_that_catches_nothing(warnings
     assert f"{LINE + 2}: aliases.names: no entry of [domains] names these aliases" in found
     used = BASE.replace('"people"\n', '"people"\naliases = ["names"]\ncatch_all = "ann@example.org"\n', 1)
     assert warnings('"recipients"', names, used) == []
+
+
+_LEAVING = """
+[filters.list-unsubscribe]
+senders = ["news@example.org"]
+secrets = "unsubscribe.secrets"
+link = "https://mail.example.org/unsubscribe/{token}"
+[filters.verp]
+senders = ["news@example.org"]
+secrets = "verp.secrets"
+"""
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        (
+            '"recipients", "feedback", "verp", ["dkim", "headers"]',
+            [
+                "[2]: feedback does not stand behind verp, dkim, by which it knows what reports to believe",
+                "[2]: feedback stands before verp, dkim, headers, which may refuse a report that it has told of: put "
+                "it last",
+            ],
+        ),
+        ('"recipients", "verp", "dkim", "headers", "feedback"', []),
+        (
+            '"suppressions", "list-unsubscribe", "stream", "dkim-sign"',
+            [
+                "[1]: suppressions does not stand behind stream, by which it knows whose mail a recipient does not "
+                "want",
+                "[2]: list-unsubscribe does not stand behind stream, by which its links end the mail of a stream",
+            ],
+        ),
+        ('"stream", "suppressions", "list-unsubscribe", "dkim-sign"', []),
+    ],
+)
+def test_what_comes_back_and_streams(warnings: Warnings, filters: str, expected: list[str]) -> None:
+    more = _LEAVING + (
+        '[filters.dkim-sign.domains."example.org"]\nkeys = [{ selector = "s", path = "k.pem" }]\n'
+        * ("dkim-sign" in filters)
+    )
+    assert [one for one in warnings(filters, more) if "pipelines.inbound.filters[" in one] == behind(*expected)
+
+
+@pytest.mark.parametrize(
+    ("filters", "link", "warns"),
+    [
+        ('"stream", "list-unsubscribe"', "https://mail.example.org/unsubscribe/{token}", True),
+        ('"suppressions", "list-unsubscribe"', "https://mail.example.org/unsubscribe/{token}", False),
+        # Another program serves it, and may send what it wants.
+        ('"list-unsubscribe"', "https://crm.example.org/unsubscribe/{token}", False),
+    ],
+)
+def test_links_that_end_nothing(warnings: Warnings, filters: str, link: str, warns: bool) -> None:
+    http = '[http]\nendpoints = ["tcp:8025:interface=127.0.0.1"]\nurl = "https://mail.example.org"\n'
+    more = _LEAVING.replace("https://mail.example.org/unsubscribe/{token}", link) + http
+    text = "list-unsubscribe has no suppressions beside it in this pipeline: who leaves by its links gets mail all"
+    assert any(text in one for one in warnings(filters, more)) is warns

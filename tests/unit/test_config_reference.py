@@ -31,7 +31,7 @@ from mailgate.interfaces import FilterServices, IFilterFactory
 
 ROOT = Path(__file__).parents[2]
 KINDS = {"early-talker", "access", "rate-limit", "recipients", "headers"}
-KINDS |= {"helo", "spf", "resolvable", "dkim", "arc", "dmarc", "authentication-results"}
+KINDS |= {"helo", "spf", "resolvable", "dkim", "arc", "dmarc", "authentication-results", "submission"}
 SHIPPED = sorted([ROOT / "etc/mailgate.toml", ROOT / "etc/demo.toml", *(ROOT / "etc/examples").glob("*.toml")])
 
 

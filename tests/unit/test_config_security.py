@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mailgate.config.load import ConfigError, Loaded, load
+from mailgate.config.security import LONGEST_AGE
 from tests.unit.test_config import GOOD, find
 
 DNSSEC = "\n[dns]\ndnssec = true\n"
@@ -97,6 +98,9 @@ def test_nothing_is_asked_unless_the_file_says_so() -> None:
             GOOD + f'\n[tls_policies."example.org"]\nlevel = "verified"\nfingerprints = ["{"ab" * 32}"]\n',
             ['tls_policies.example.org: fingerprints are for level = "required", not for "verified"'],
         ),
+        (GOOD + '\n[mta_sts]\nmax_age = "500ms"\n', ["mta_sts.max_age: must be at least 1s"]),
+        (GOOD + '\n[mta_sts]\nmax_age = "366d"\n', ["mta_sts.max_age: must be at most 365d6h"]),
+        (GOOD + "\n[mta_sts]\nserve = true\n", ["mta_sts.serve: [http] serves it, which has no endpoints"]),
         (GOOD + "\n[tls_reports]\nenabled = true\n", ['tls_reports: reports need a sender: from = "reports@..."']),
     ],
 )
@@ -133,6 +137,14 @@ def test_dane_with_dnssec() -> None:
             route() + '\n[tls_reports]\nenabled = true\nfrom = "tls@example.org"\n',
             "there is nothing to report: no route by MX has `security`",
         ),
+        (
+            GOOD + '\n[mta_sts]\nmax_age = "23h"\n',
+            "others forget our policy within a day: whoever hides it for so long can have our mail in clear text",
+        ),
+        (
+            GOOD + '\n[http]\nendpoints = ["tcp:8080"]\ntls = false\n[mta_sts]\nserve = true\n',
+            "others ask for it over HTTPS, and [http] has no TLS, nor a proxy before it",
+        ),
     ],
 )
 def test_warnings(text: str, expected: str) -> None:
@@ -149,3 +161,17 @@ def test_authorities_of_a_route_are_for_policies_too() -> None:
     text = "looks at no certificate"
     assert not [one for one in loaded(route(security='"auto"', tls_ca='"ca.pem"')).warnings if text in one]
     assert [one for one in loaded(route(tls_ca='"ca.pem"')).warnings if text in one]
+
+
+def test_a_year_is_the_longest_age_of_a_policy() -> None:
+    assert loaded(GOOD + '\n[mta_sts]\nmax_age = "365d6h"\n').config.mta_sts.max_age == LONGEST_AGE
+
+
+def test_a_policy_that_is_kept_for_a_week_is_nothing_to_warn_of() -> None:
+    assert not [one for one in loaded(GOOD + '\n[mta_sts]\nmode = "enforce"\n').warnings if "mta_sts" in one]
+
+
+def test_a_policy_that_nobody_can_ask_for() -> None:
+    text = GOOD.replace('[domains."', '[domains."*.') + '\n[http]\nendpoints = ["tcp:8080"]\n[mta_sts]\nserve = true\n'
+    expected = "has no effect: it is for [domains] with names of their own, and none is"
+    assert [one for one in loaded(text).warnings if one.endswith(expected)]

@@ -234,6 +234,17 @@ def _lay_out_keys(directory: Path, text: str) -> None:
             path.write_bytes(pem(2048))
 
 
+def _with_tables(text: str, directory: Path) -> str:
+    """The text, with tables of Postfix that lie in this folder, and that no program has to print."""
+
+    def table(match: re.Match[str]) -> str:
+        kind, path = match[1], directory / match[2]
+        path.touch()
+        return f'"{"texthash" if kind == "hash" else kind}:{path}"'
+
+    return re.sub(r'"(\w+):/etc/postfix/([\w.]+)"', table, text)
+
+
 def is_rules(text: str) -> bool:
     """Whether a block is a file of its own: that of bounces.rules."""
     return "rules" in tomllib.loads(text)
@@ -248,7 +259,7 @@ def test_configuration_can_be_used(page: Path, text: str, tmp_path: Path) -> Non
         return
     (tmp_path / "replies.toml").touch()
     # What a real site has in /etc lies beside the file here.
-    path.write_text(with_surroundings(text).replace("/etc/mailgate/", ""))
+    path.write_text(_with_tables(with_surroundings(text).replace("/etc/mailgate/", ""), tmp_path))
     _lay_out_keys(tmp_path, text)
     loaded = built(path)
     for name, section in tomllib.loads(text).get("filters", {}).items():

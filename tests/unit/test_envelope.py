@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from mailgate.address import Address
-from mailgate.envelope import Client, Evidence, new_id
+from mailgate.envelope import Client, Evidence, Origin, new_id
 from mailgate.reply import Reply
 from mailgate.verdict import Defer, Disconnect, PermanentFailure, Reject, TemporaryFailure
 
@@ -55,6 +55,12 @@ def test_evidence_may_be_about_some_recipients() -> None:
         ([bob], ["s", "x", "x", "z"]),
     ]
     assert list(evidence) == ["x", "y", "x", "z"]
+
+
+def test_an_origin_names_its_client_where_its_address_is_known() -> None:
+    assert Origin(address="192.0.2.1", name="mx.client.test").client == "mx.client.test[192.0.2.1]"
+    assert Origin(address="2001:db8::1").client == "unknown[2001:db8::1]"
+    assert Origin(name="mx.client.test", ident="4X").client == ""
 
 
 def test_a_client_reads_like_a_log_line() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,13 @@ from mailgate.address import Address
 from mailgate.envelope import Identity, Recipient, Session, Target, Transaction
 from mailgate.filters.batv import BatvFilter, BatvResult, Options, build
 from mailgate.filters.verp import VerpResult
+from mailgate.interfaces import Expanded
 from mailgate.message import AddRecipient, ChangeReturnPath, Edit, For, RemoveRecipient
 from mailgate.pipeline.registry import FilterMaker
+from mailgate.reply import Reply
 from mailgate.rewriting.verp import VerpReturn
 from mailgate.stores.lists import FileError
-from mailgate.testing import FilterContract, Occasion, message, recipient, services, session, transaction
+from mailgate.testing import FilterContract, Occasion, message, recipient, services, session, transaction, wait_for
 from mailgate.verdict import Accept, Continue, Defer, Reject, Verdict
 
 DAY = 86400.0
@@ -25,13 +27,13 @@ SECRET = "one secret, long enough\n"  # noqa: S105  a test's own
 
 
 class Bench:
-    def __init__(self, folder: Path, **options: object) -> None:
+    def __init__(self, folder: Path, expand: Callable[[Address], Expanded] = lambda _: None, **options: object) -> None:
         self.path = folder / "secrets"
         self.path.write_text(SECRET)
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
         settings = {"senders": ["example.org"], "secrets": str(self.path)} | options
-        built = build(Options.model_validate(settings), services(clock=self.clock))
+        built = build(Options.model_validate(settings), services(clock=self.clock, expand=expand))
         assert isinstance(built, BatvFilter)
         self.filter = built
 
@@ -54,7 +56,7 @@ class Bench:
         client = client or session()
         to = recipient(address)
         mail: Transaction = transaction(sender, [to])
-        verdict = self.filter.on_rcpt(client, mail, to)
+        verdict = wait_for(self.filter.on_rcpt(client, mail, to))
         for one in getattr(verdict, "evidence", ()):
             mail.evidence.add(one)
         return verdict, list(self.filter.modify(client, mail, message()))
@@ -70,6 +72,28 @@ def test_out_and_back(tmp_path: Path) -> None:
     (found,) = verdict.evidence
     assert isinstance(found, BatvResult)
     assert (found.facts(), found.summary()) == (("batv.valid",), "batv=valid")
+
+
+def test_reports_go_to_those_whom_the_sender_stands_for(tmp_path: Path) -> None:
+    targets = [Address("bob", "example.org"), Address("bob", "far.example")]
+    bench = Bench(tmp_path, lambda address: targets if address == ANN else None)
+    tagged = bench.tagged()
+    verdict, edits = bench.back(tagged)
+    assert isinstance(verdict, Accept)
+    assert edits == [RemoveRecipient(tagged), *map(AddRecipient, targets)]
+
+
+@pytest.mark.parametrize(
+    "refusal", [Reject(Reply.of(550, "5.1.1", "No"), "gone"), Defer(Reply.of(451, "4.4.3", "Later"), "away")]
+)
+def test_aliases_that_cannot_be_told(tmp_path: Path, refusal: Reject | Defer) -> None:
+    bench = Bench(tmp_path, lambda _: refusal)
+    tagged = bench.tagged()
+    assert bench.back(tagged) == (refusal, [])
+    forged = Address(tagged.local_part.replace("=ann", "=eve"), tagged.domain)
+    verdict, _ = bench.back(forged)
+    assert isinstance(verdict, Reject)
+    assert verdict != refusal  # nobody learns by made up tags which addresses there are
 
 
 def test_answers_of_people_come_back_too(tmp_path: Path) -> None:

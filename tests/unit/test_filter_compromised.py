@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from twisted.internet.task import Clock
 
 from mailgate.envelope import Identity, Session
-from mailgate.events import AccountSuspected, Bounced, MessageAccepted, Refused
+from mailgate.events import AccountSuspected, Bounced, Refused
 from mailgate.filters.compromised import Compromised, CompromisedResult, Options, build
 from mailgate.filters.geo import GeoResult
 from mailgate.pipeline.registry import FilterMaker
@@ -29,6 +29,8 @@ from mailgate.testing import (
     wait_for,
 )
 from mailgate.verdict import Continue, Quarantine, Reject, Verdict
+from mailgate.web.account_models import AccountRelease
+from mailgate.web.accounts import AccountOperations
 from tests.unit.later import LaterCounters
 
 NOW = 1_800_000_000
@@ -76,8 +78,8 @@ class Desk:
                 return type(self.last).__name__.lower()
         return ""
 
-    def bounces(self, count: int, category: str = "policy") -> None:
-        """Recipients of the last message."""
+    def bounces(self, count: int, category: str = "policy", identity: str = ANN.name) -> None:
+        """Recipients of the last message of this identity, whoever has delivered it."""
         for _ in range(count):
             self.filter.observe(
                 Bounced(
@@ -92,6 +94,7 @@ class Desk:
                     seconds=0.1,
                     reason="",
                     category=category,
+                    identity=identity,
                 )
             )
 
@@ -156,8 +159,8 @@ def test_bounces_are_counted_for_who_sent_the_message() -> None:
     desk.sends()
     desk.bounces(100)
     desk.bounces(3, "no-such-user")
-    desk.number = 999  # of mail that nobody knows
-    desk.bounces(3, "no-such-user")
+    desk.bounces(3, "no-such-user", "192.0.2.1")
+    desk.bounces(3, "no-such-user", "")
     assert desk.sends() == "quarantine"
     assert desk.suspected()[0].signals == ("unknown-recipients 3 in 1h, limit 3",)
 
@@ -289,16 +292,25 @@ def test_what_usually_is_sent_is_known_after_it_has_ended() -> None:
     assert desk.sends(300) == ""
 
 
-def test_what_was_split_bounces_for_who_sent_it() -> None:
+def test_bounces_count_whoever_delivers() -> None:
+    """Another worker than that which has taken the mail, and the one after a restart."""
     desk = Desk(bounces=5)
     desk.sends()
-    fields = {"session": "", "client": "", "listener": "", "helo": "", "sender": "", "recipients": (), "size": 1}
-    desk.filter.observe(
-        MessageAccepted(at=0.0, queue_id="Q777", split_from=f"Q{desk.number}", **fields)  # type: ignore[arg-type]  # texts
-    )
-    desk.number = 777
-    desk.bounces(5)
+    for _ in range(5):
+        desk.filter = desk.another(bounces=5)
+        desk.bounces(1)
     assert desk.sends() == "quarantine"
+
+
+def test_bounces_of_clients_by_address() -> None:
+    scanner = Identity("192.0.2.1", "network")
+    for networks_too, verdict in ((False, ""), (True, "quarantine")):
+        desk = Desk(bounces=5, networks_too=networks_too)
+        desk.bounces(5, identity="192.0.2.1")
+        assert desk.sends(1, desk.session(identity=scanner)) == verdict
+    desk = Desk(bounces=5)
+    desk.bounces(5, identity="192.0.2.1")
+    assert desk.counters.peek("compromised bounces 192.0.2.1", HOUR) == 0
 
 
 def test_who_is_watched() -> None:
@@ -319,13 +331,48 @@ def test_workers_share_what_they_know() -> None:
     assert len(desk.suspected()) == 1
 
 
-def test_what_is_kept_is_bounded() -> None:
-    desk = Desk(volume_least=0)
-    one = desk.session()
-    for _ in range(21_000):
-        desk.number += 1
-        desk.filter.on_mail(one, transaction(id=f"Q{desk.number}"))
-    assert len(desk.filter._senders) == 20_000
+def accounts(desk: Desk) -> AccountOperations:
+    return AccountOperations(desk.counters, desk.events, desk.clock.seconds)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_an_administrator_sees_and_ends_it(later: bool) -> None:
+    desk = Desk(later=later, bounces=5)
+    assert desk.sends(101) == "quarantine"
+    seen = wait_for(accounts(desk).list(), desk.clock)
+    (one,) = seen.accounts
+    assert (one.name, one.action, one.until - one.since) == ("Ann@example.org", "quarantine", 86400.0)
+    assert one.signals == ("recipients 101 in 1h, limit 100 (usually 0.0)",)
+    desk.bounces(5)
+    release = AccountRelease(name="ANN@example.org", by="token ops")
+    assert wait_for(accounts(desk).release(release), desk.clock).was_suspected
+    told = desk.suspected()[-1]
+    assert (told.user, told.action, told.by) == ("Ann@example.org", "release", "token ops")
+    assert wait_for(accounts(desk).list(), desk.clock).accounts == ()
+    # What led to it does not count any more, and what comes does.
+    assert desk.sends(50) == ""
+    assert not wait_for(accounts(desk).release(release), desk.clock).was_suspected
+    desk.bounces(5)
+    assert desk.sends() == "quarantine"
+    assert len(wait_for(accounts(desk).list(), desk.clock).accounts) == 1
+
+
+def test_suspected_accounts_beyond_those_that_are_listed() -> None:
+    desk = Desk(volume_least=1, lock="1h")
+    names = [f"u{number}@example.org" for number in range(201)]
+    for name in names:
+        assert desk.sends(2, desk.session(identity=Identity(name, "PLAIN"))) == "quarantine"
+    seen = wait_for(accounts(desk).list())
+    assert (len(seen.accounts), seen.is_all) == (200, False)
+    # One that is not listed can be released as well, and the place of one that was is free.
+    for name in ("u200@example.org", "u7@example.org"):
+        assert wait_for(accounts(desk).release(AccountRelease(name=name))).was_suspected
+    seen = wait_for(accounts(desk).list())
+    assert (len(seen.accounts), seen.is_all) == (199, True)
+    assert desk.sends(2, desk.session(identity=Identity("new@example.org", "PLAIN"))) == "quarantine"
+    assert "new@example.org" in [one.name for one in wait_for(accounts(desk).list()).accounts]
+    desk.clock.advance(HOUR)
+    assert wait_for(accounts(desk).list()).accounts == ()
 
 
 def test_a_name_without_end_is_no_key_without_end() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,23 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 
 from mailgate.address import Address
+from mailgate.awaiting import at_once
 from mailgate.envelope import Identity
-from mailgate.events import BouncedBack, Complained, Event
+from mailgate.events import BouncedBack, Complained, Event, Unsubscribed
 from mailgate.filters.batv import BatvResult
 from mailgate.filters.feedback import Feedback, FeedbackResult, Options, build
 from mailgate.filters.verp import VerpResult
 from mailgate.mailauth import DkimResult
-from mailgate.mime.reports import MAX_REPORT, read_report
+from mailgate.mime.reports import MAX_REPORT, _beginning, read_report
 from mailgate.pipeline.registry import FilterMaker
 from mailgate.relay.replies.classify import Classifier
 from mailgate.rewriting.unsubscribe import UnsubscribeTokens, Unsubscription
 from mailgate.rewriting.verp import Verp, VerpReturn
-from mailgate.testing import EventRecorder, FilterContract, Occasion, message, services, session, transaction
+from mailgate.stores.suppressions import Suppressions
+from mailgate.testing import EventRecorder, FilterContract, Occasion, message, services, session, transaction, wait_for
 from mailgate.verdict import Continue, Discard
 
 SECRET = "one secret, long enough"  # noqa: S105  of this test
@@ -135,7 +139,9 @@ class Stand:
         self.events = EventRecorder()
         path = str(folder / "secrets")
         settings = {"addresses": ["fbl@example.org"], "verp_secrets": path, "unsubscribe_secrets": path} | options
-        built = build(Options.model_validate(settings), services(events=self.events, classify=Classifier().category))
+        self.list = Suppressions(folder / "list.db", at_once, Clock().seconds)
+        given = services(events=self.events, classify=Classifier().category, suppressions=self.list)
+        built = build(Options.model_validate(settings), given)
         assert isinstance(built, Feedback)
         self.filter = built
 
@@ -144,7 +150,7 @@ class Stand:
         mail = transaction(sender, [to])
         for one in evidence:
             mail.evidence.add(one)
-        return self.filter.on_message(session(), mail, message(text))
+        return wait_for(self.filter.on_message(session(), mail, message(text)))
 
     def returned(self, text: str | bytes, path: Address | None = PATH, sender: str = "") -> Any:
         """The verdict on what comes to a return path, which the filter verp has seen."""
@@ -331,11 +337,11 @@ def test_tags_of_batv_only_where_they_are_trusted(tmp_path: Path, is_on: bool) -
     stand = Stand(tmp_path, batv=is_on)
     tagged = Address("prvs=0123abcdef=news", "example.org")
     for result in ("invalid", "untagged", "valid"):
-        stand.gets(dsn(tagged), tagged, BatvResult(result, tagged, NEWS))
+        stand.gets(dsn(tagged), tagged, BatvResult(result, tagged, (NEWS,)))
     assert [one.recipient for one in stand.events.of(BouncedBack)] == (["bob@example.net"] if is_on else [])
     if is_on:
         told = len(stand.told)
-        stand.gets(dsn(tagged), tagged, BatvResult("valid", tagged, NEWS), sender="eve@example.com")
+        stand.gets(dsn(tagged), tagged, BatvResult("valid", tagged, (NEWS,)), sender="eve@example.com")
         assert len(stand.told) == told
 
 
@@ -439,3 +445,125 @@ class TestContract(FilterContract):
             Occasion(transaction=mail, message=message(arf())),
             Occasion(transaction=back, message=message(dsn())),
         ]
+
+
+DAEMON = f"From: MAILER-DAEMON@mx.example.net\nTo: <{PATH}>\nSubject: failure notice\n"
+LOCAL_QMAIL = f"""
+Hi. This is the qmail-send program at mx.example.net, version 5.2.1.
+I'm afraid I wasn't able to deliver your message to the following addresses.
+
+<bob@example.net>:
+Sorry, no mailbox here by that name. (#5.1.1)
+
+--- Below this line is a copy of the message.
+
+Return-Path: <{PATH}>
+Subject: 450 4.1.8 Sender address rejected
+"""
+REMOTE_QMAIL = """
+<bob@example.net>:
+192.0.2.5 does not like recipient.
+Remote host said: 550 No such user
+Giving up on 192.0.2.5.
+
+--- Enclosed is a copy of the message.
+"""
+EXIM = """Auto-Submitted: auto-replied
+X-Failed-Recipients: bob@example.net
+
+A message that you sent could not be delivered to one or more of its recipients.
+
+  bob@example.net
+    host mx.example.net [192.0.2.5]
+    SMTP error from remote mail server after RCPT TO:<bob@example.net>:
+    550 5.1.1 <bob@example.net>: User unknown
+
+------ This is a copy of the message, including all the headers. ------
+
+Subject: 450 4.1.8 Sender address rejected
+"""
+#: The next hop waits, whatever version its program has.
+VERSION = "\nThis is Mail Server 5.2.1 speaking.\n\n<bob@example.net>: 450 4.2.0 try again later\n"
+EXCHANGE = "550 5.1.10 RESOLVER.ADR.RecipientNotFound; Recipient not found by SMTP address lookup"
+GMAIL = "550-5.1.1 The email account that you tried to reach does not exist. Please try\n 550 5.1.1 again"
+
+
+@pytest.mark.parametrize(
+    ("text", "category", "status", "is_permanent"),
+    [
+        (DAEMON + LOCAL_QMAIL, "no-such-user", "5.1.1", True),
+        (DAEMON + REMOTE_QMAIL, "no-such-user", "", True),
+        (DAEMON.replace("MAILER-DAEMON", "bounces") + EXIM, "no-such-user", "5.1.1", True),
+        (DAEMON + VERSION, None, "4.2.0", False),
+        (dsn(status="5.1.10", diagnostic=EXCHANGE), "no-such-user", "5.1.10", True),
+        (dsn(diagnostic=GMAIL), "no-such-user", "5.1.1", True),
+        # Without the type before the diagnostic, and without a diagnostic.
+        (dsn().replace("smtp; 550", "550"), "no-such-user", "5.1.1", True),
+        (dsn().replace("Diagnostic-Code:", "X-Notes:"), "no-such-user", "5.1.1", True),
+        (dsn().replace("Original-Recipient:", "X-Notes:"), "no-such-user", "5.1.1", True),
+    ],
+    ids=["qmail", "qmail remote", "exim", "version", "exchange", "gmail", "no type", "no diagnostic", "no original"],
+)
+def test_reports_of_many_systems(
+    stand: Stand, text: str, category: str | None, status: str, is_permanent: bool
+) -> None:
+    assert isinstance(stand.returned(text), Discard)
+    (event,) = stand.told
+    assert isinstance(event, BouncedBack)
+    assert event.recipient == "bob@example.net"
+    assert (event.status, event.is_permanent) == (status, is_permanent)
+    assert category in (None, event.category)
+
+
+HOLIDAY = "I am out until Monday, in room 550 of building 5.1.1: no such user here before.\n"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "Subject: Out of office\n",
+        "Subject: Automatic reply\nAuto-Submitted: auto-generated\n",
+        "Subject: Out of office\nX-Autoreply: yes\nPrecedence: bulk\n",
+        "Subject: read\nMIME-Version: 1.0\nContent-Type: multipart/report; report-type=disposition-notification\n",
+    ],
+)
+def test_answers_of_people_who_are_away_are_no_bounces(stand: Stand, fields: str) -> None:
+    assert stand.returned(f"From: Bob <bob@example.net>\n{fields}\n{HOLIDAY}") is None
+    assert not stand.told
+
+
+def test_what_is_looked_at_of_a_report_is_bounded() -> None:
+    """Parts without end, and nested without end, are not all looked at; what comes first counts."""
+    head = "MIME-Version: 1.0\nContent-Type: multipart/report; boundary=A\n\n"
+    status = "--A\nContent-Type: message/delivery-status\n\nReporting-MTA: x\n\nFinal-Recipient: rfc822; {}\n\n"
+    many = crlf(head + status.format("bob@example.net") + "--A\n\nx\n" * 30_000)
+    assert len(_beginning(many)) < 4000
+    assert read_report(many).recipients[0].typed("final-recipient") == "bob@example.net"
+    late = crlf(head + "--A\n\nx\n" * 1000 + status.format("bob@example.net"))
+    assert read_report(late).kind == ""
+
+
+def test_a_wish_to_unsubscribe_by_mail(stand: Stand) -> None:
+    token = TOKENS.make(Unsubscription(NEWS, BOB, "letters"))
+    for text in (f"Subject: {token[:-1]}x\n\n", f"Subject: Re: {token}\n\n", "Subject: x\n\n", "\n"):
+        assert stand.gets(text, sender="bob@example.net") is None
+    everybody = TOKENS.make(Unsubscription(NEWS, None))
+    assert stand.gets(f"Subject: {everybody}\n\n", sender="bob@example.net") is None
+    assert not stand.told
+    verdict = stand.gets(f"Subject:\n {token}\n\n", sender="bob@example.net")
+    assert isinstance(verdict, Discard)
+    assert verdict.evidence == (FeedbackResult("unsubscribe", "token"),)
+    (event,) = stand.told
+    assert isinstance(event, Unsubscribed)
+    assert (event.recipient, event.sender, event.stream) == ("bob@example.net", "news@example.org", "letters")
+    (entry,) = wait_for(stand.list.list(10))
+    assert (entry.address, entry.scope, entry.reason) == ("bob@example.net", "letters", "unsubscribe")
+    assert isinstance(stand.gets(f"Subject: {token}\n\n", sender="bob@example.net"), Discard)
+    assert len(stand.told) == 1
+
+
+def test_a_wish_that_cannot_be_kept_is_not_taken(stand: Stand, tmp_path: Path) -> None:
+    (tmp_path / "list.db").mkdir()
+    with pytest.raises(sqlite3.OperationalError):
+        stand.gets(f"Subject: {TOKENS.make(Unsubscription(NEWS, BOB))}\n\n", sender="bob@example.net")
+    assert not stand.told

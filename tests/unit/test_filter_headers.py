@@ -59,6 +59,15 @@ def test_received_says_who_to_whom_how_and_when() -> None:
     assert date.timestamp() == NOW
 
 
+def test_received_is_about_who_has_brought_the_message_and_not_whom_that_has_named() -> None:
+    tls = Tls(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384")
+    carrier = session("192.0.2.25", helo="mx.example.org", protocol="ESMTPS", tls=tls)
+    value = received(session("203.0.113.9", helo="far.test", protocol="SMTP", carrier=carrier))
+    assert value.startswith("from mx.example.org (client.example [192.0.2.25])\r\n\t(using TLSv1.3 with cipher TLS_AES")
+    assert " with ESMTPS id " in value
+    assert "far.test" not in value
+
+
 def test_received_tells_of_tls_and_of_internationalized_mail() -> None:
     sess = session(protocol="ESMTPSA", tls=Tls(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384"))
     value = received(sess, transaction(parameters=MailParameters(smtputf8=True)))

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from mailgate.address import Address
 from mailgate.envelope import Identity, Session, Transaction
 from mailgate.filters.list_unsubscribe import ListUnsubscribe, Options, build
+from mailgate.findings import Stream
 from mailgate.message import AddHeader, Content, Edit, For, Message, apply_edits
 from mailgate.pipeline.member import Member
 from mailgate.pipeline.registry import FilterMaker
@@ -59,6 +60,13 @@ def test_the_fields(tmp_path: Path) -> None:
     found = re.fullmatch(r"<https://mail\.example\.org/unsubscribe/([A-Za-z0-9._-]+)>", link)
     assert found is not None
     assert read(found[1]) == Unsubscription(NEWS, Address("bob", "example.net"))
+
+
+def test_the_first_stream_counts_as_it_does_for_the_queue(tmp_path: Path) -> None:
+    mail = mail_to()
+    mail.evidence.extend([Stream("news"), Stream("invoices")])
+    link, _ = fields(filter_of(tmp_path).modify(OURS, mail, message()))
+    assert read(link.rpartition("/")[2].removesuffix(">")).stream == "news"
 
 
 def test_by_mail_too(tmp_path: Path) -> None:

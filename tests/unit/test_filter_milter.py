@@ -35,21 +35,7 @@ from mailgate.pipeline.member import Member
 from mailgate.pipeline.registry import FilterMaker
 from mailgate.pipeline.runner import Pipeline
 from mailgate.reply import Reply
-from mailgate.scanners.milter.codec import (
-    BodyReplaced,
-    HeaderAdded,
-    HeaderChanged,
-    HeaderInserted,
-    MilterError,
-    Quarantined,
-    RecipientAdded,
-    ReplyGiven,
-    encode_answer,
-)
-from mailgate.scanners.milter.codec import (
-    Options as Agreed,
-)
-from mailgate.scanners.milter.words import Code, Plain, Steps
+from mailgate.scanners.milter.error import MilterError
 from mailgate.scanners.pool import ScannerError
 from mailgate.testing import (
     EventRecorder,
@@ -75,6 +61,20 @@ from mailgate.verdict import (
     TemporaryFailure,
     Verdict,
 )
+from mailgate.wire.milter.codec import (
+    BodyReplaced,
+    HeaderAdded,
+    HeaderChanged,
+    HeaderInserted,
+    Quarantined,
+    RecipientAdded,
+    ReplyGiven,
+    encode_answer,
+)
+from mailgate.wire.milter.codec import (
+    Options as Agreed,
+)
+from mailgate.wire.milter.words import Code, Plain, Steps
 from tests.unit.auth_stand import Pool
 from tests.unit.milter_peer import EVERYTHING, MilterPeer, Network, Said
 
@@ -319,6 +319,17 @@ def test_changes_that_cannot_be_made(said: list[Any], what: str, tmp_path: Path)
     assert list((tmp_path / "incoming").iterdir()) == []
     with pytest.raises(MilterError, match="lost in this transaction"):
         mail.edits()
+
+
+def test_a_large_new_body_lies_where_content_comes_in(tmp_path: Path) -> None:
+    peer = MilterPeer({Code.END_OF_BODY: [BodyReplaced(b"line\r\n" * 10_000)] * 10 + [Plain.ACCEPT]})
+    network = Network({HERE: peer})
+    mail = Mail(peer)
+    mail.clock = network.clock
+    mail.milter = Milter(Options(servers=["127.0.0.1"]), services(clock=network, content_dir=tmp_path))
+    mail.opens()
+    mail.brings()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_new_body_that_nobody_wants_any_more_is_removed(tmp_path: Path) -> None:

@@ -383,6 +383,18 @@ def test_open_sessions_are_bounded() -> None:
     assert len(sessions._by_queue_id) == 10
 
 
+def test_one_connection_may_bring_mail_of_several_clients() -> None:
+    sessions = OpenSessions()
+    first, second = session(ANN, id="S"), session(EVE, id="S")
+    sessions.note(first, transaction(id="Q1"))
+    sessions.note(second, transaction(id="Q2"))
+    known = sessions.find(Quarantined(at=0.0, queue_id="Q2", sender="", recipients=(), reason=""))
+    assert known is not None
+    assert known.session is second
+    assert sessions.find(Quarantined(at=0.0, queue_id="Q1", sender="", recipients=(), reason="")) is None
+    assert len(sessions) == 1
+
+
 @pytest.mark.parametrize("order", [1, 5])
 def test_while_the_counters_are_slow_nothing_is_lost(order: int) -> None:
     clock = Clock()

@@ -109,6 +109,39 @@ def test_a_header_that_hides_its_author_is_refused(header: str) -> None:
     assert "ann@example.org" not in verdict.reply.text
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [
+        '"boss@example.org" <ann@example.org>',
+        "\"'boss@example.org'\" <ann@example.org>",
+        "=?utf-8?q?boss=40example.org?= <ann@example.org>",
+        "=?utf-8?b?Ym9zc0BleGFtcGxlLm9yZw==?= <ann@example.org>",
+        "ann@example.org (boss@example.org)",
+        '"Boss BOSS@EXAMPLE.ORG" <ann@example.org>',
+        '"ann@example.org" <ann@example.org>, "boss@example.org" <ann+x@example.org>',
+    ],
+)
+def test_a_name_that_shows_somebody_else(shown: str) -> None:
+    _, verdict = Desk().asked("ann@example.org", header=f"From: {shown}")
+    assert isinstance(verdict, Reject)
+    assert verdict.reason == "ann@example.org may not use boss@example.org in From-name"
+    assert verdict.evidence == (SenderLoginResult("ann@example.org", "boss@example.org", "From-name"),)
+    for options in ({"names": False}, {"header": "off"}, {"allow": {"ann@example.org": ["boss@example.org"]}}):
+        assert Desk(**options).may("ann@example.org", header=f"From: {shown}")
+
+
+@pytest.mark.parametrize(
+    "shown", ["Ann", "'ann@example.org'", "ann@example.org", "eve@far.example", "a@b", "Ann @ work"]
+)
+def test_names_that_show_nobody_of_ours_but_oneself(shown: str) -> None:
+    assert Desk().may("ann@example.org", header=f'From: "{shown}" <ann@example.org>')
+
+
+def test_a_name_of_many_addresses_is_no_name() -> None:
+    many = " ".join(f"a{number}@example.org" for number in range(9))
+    assert not Desk(allow={"*": ["*"]}).may("ann@example.org", header=f'From: "{many}" <ann@example.org>')
+
+
 def test_a_header_whose_end_is_not_seen_is_refused() -> None:
     desk = Desk()
     filler = b"X: y\r\n" + b" z" * 400 + b"\r\n"

@@ -21,7 +21,8 @@ from mailgate.findings import Stream
 from mailgate.interfaces import AttemptContext, Suppression
 from mailgate.message import RemoveHeader
 from mailgate.pipeline.registry import FilterMaker
-from mailgate.stores.suppressions import SuppressionFile, Suppressions
+from mailgate.stores.counters import MemoryCounters
+from mailgate.stores.suppressions import SeenSuppressions, SuppressionFile, Suppressions
 from mailgate.testing import (
     EventRecorder,
     FilterContract,
@@ -49,15 +50,17 @@ class Stand:
     def __init__(self, folder: Path, **options: Any) -> None:
         self.clock, self.events = Clock(), EventRecorder()
         self.clock.advance(1000.0)
+        folder.mkdir(exist_ok=True)
         self.list = Suppressions(folder / "suppressions.db", at_once, self.clock.seconds)
-        given = services(clock=self.clock, events=self.events, suppressions=self.list)
+        self.counters = MemoryCounters(self.clock, 1000)
+        given = services(clock=self.clock, events=self.events, suppressions=self.list, counters=self.counters)
         built = build(Options.model_validate(options), given)
         assert isinstance(built, SuppressionFilter)
         self.filter = built
 
     def add(self, address: str, scope: str = "", until: float = 0.0) -> None:
         entry = Suppression(address, scope, "manual", "", self.clock.seconds(), until)
-        assert wait_for(self.list.add(entry)) == 1
+        assert len(wait_for(self.list.add(entry))) == 1
 
     def rcpt(self, address: Address = BOB, sender: str = NEWS, client: Any = OURS) -> Any:
         mail = transaction(sender, [])
@@ -94,7 +97,7 @@ def test_refused_at_rcpt(stand: Stand) -> None:
     assert isinstance(verdict, Reject)
     assert (verdict.reply.code, verdict.reply.status) == (550, "5.7.1")
     assert "example" not in str(verdict.reply)
-    assert verdict.reason == "bob@example.net is suppressed: manual"
+    assert verdict.reason == "bob@example.net is suppressed since 1970-01-01T00:16:40.000Z: manual"
     assert stand.rcpt(EVE) is None
 
 
@@ -183,6 +186,46 @@ def test_two_bounces_are_enough(stand: Stand) -> None:
     assert not stand.is_on(BOB)
 
 
+def test_a_mail_fails_once(tmp_path: Path) -> None:
+    """However many reports come of it, who sends them again, and however many filters there are of this kind."""
+    stand = Stand(tmp_path)
+    given = services(clock=stand.clock, events=stand.events, suppressions=stand.list, counters=stand.counters)
+    other = build(Options(), given)
+    assert isinstance(other, SuppressionFilter)
+    for event in (bounced(1), bounced(1), back(queue_id="Q1"), back(queue_id="Q1", report="R2")):
+        stand.filter.observe(event)
+        other.observe(event)
+    assert not stand.is_on(BOB)
+    stand.filter.observe(back(queue_id="", message_id="<2@example.org>", report="R3"))
+    assert stand.is_on(BOB)
+
+
+@pytest.mark.parametrize("recipient", ["bob@example.net", "BOB@Example.NET"])
+def test_a_report_that_does_not_tell_the_sender(tmp_path: Path, recipient: str) -> None:
+    stand = Stand(tmp_path, bounces=1)
+    stand.filter.observe(back(sender="", recipient=recipient, proof="reporter"))
+    assert stand.is_on(BOB)
+    stand = Stand(tmp_path / "other", bounces=1)
+    stand.filter.observe(complaint(sender="", recipient=recipient, proof="reporter"))
+    assert stand.is_on(BOB)  # whose mail it was is not known: all of it
+
+
+def test_the_first_stream_counts_as_it_does_for_the_queue(stand: Stand) -> None:
+    stand.add("bob@example.net", "news")
+    mail = transaction(NEWS, [BOB])
+    mail.evidence.extend([Stream("news"), Stream("invoices")])
+    assert isinstance(wait_for(stand.filter.on_message(OURS, mail, message())), Reject)
+    mail = transaction(NEWS, [BOB])
+    mail.evidence.extend([Stream("invoices"), Stream("news")])
+    assert wait_for(stand.filter.on_message(OURS, mail, message())) is None
+
+
+def test_a_stream_in_other_letters_is_the_same(stand: Stand) -> None:
+    stand.add("bob@example.net", "News")
+    assert isinstance(stand.mail(BOB, stream="NEWS"), Reject)
+    assert isinstance(stand.attempt(BOB, stream="news"), Reject)
+
+
 @pytest.mark.parametrize(
     "event",
     [
@@ -220,17 +263,53 @@ def test_complaints(tmp_path: Path, complaints: str, stream: str, scope: str | N
     assert scope is None or stand.is_on(BOB, scope)
 
 
+def test_a_complaint_outlives_a_disk_that_fails(stand: Stand, tmp_path: Path) -> None:
+    path = tmp_path / "suppressions.db"
+    path.mkdir()
+    stand.filter.observe(complaint())
+    stand.clock.advance(5.0)
+    path.rmdir()
+    assert not stand.is_on(BOB, NEWS)
+    stand.clock.advance(30.0)
+    assert stand.is_on(BOB, NEWS)
+    assert len(stand.events.of(Suppressed)) == 1
+    assert not stand.clock.getDelayedCalls()
+
+
+def test_what_waits_for_a_disk_is_bounded(stand: Stand, tmp_path: Path) -> None:
+    (tmp_path / "suppressions.db").mkdir()
+    for number in range(1100):
+        stand.filter.observe(complaint(recipient=f"u{number}@example.net"))
+    assert len(stand.clock.getDelayedCalls()) == 1000
+    (tmp_path / "suppressions.db").rmdir()
+    stand.clock.advance(5.0)
+    assert len(wait_for(stand.list.list(2000))) == 1000
+    stand.filter.observe(complaint(recipient="u1099@example.net"))
+    assert len(wait_for(stand.list.list(2000))) == 1001
+
+
 def test_a_list_that_cannot_be_asked_is_a_failure(stand: Stand, tmp_path: Path) -> None:
     (tmp_path / "suppressions.db").write_bytes(b"this is no database, and long enough to be one" * 100)
     with pytest.raises(sqlite3.DatabaseError):
         stand.rcpt()
 
 
+def test_who_tries_what_would_happen_changes_nothing(stand: Stand, tmp_path: Path) -> None:
+    seen = SeenSuppressions(tmp_path / "suppressions.db", at_once, stand.clock.seconds)
+    assert wait_for(seen.add(Suppression("bob@example.net"))) == ()
+    assert not list(tmp_path.iterdir())
+    stand.add("bob@example.net")
+    assert wait_for(seen.find([BOB], [""]))
+    assert wait_for(seen.remove("bob@example.net")) == ()
+    assert stand.is_on(BOB)
+
+
 def test_the_file(tmp_path: Path) -> None:
     file = SuppressionFile(tmp_path / "list.db")
     entries = [Suppression(f"u{number}@example.net", "", "manual", "x" * 9999, 1.0) for number in range(5)]
-    assert file.add(entries, 1.0) == 5
-    assert file.add([*entries, Suppression("u1@example.net", "news", "unsubscribe", "", 1.0)], 1.0) == 1
+    assert file.add(entries, 1.0) == entries
+    news = Suppression("u1@example.net", "news", "unsubscribe", "", 1.0)
+    assert file.add([*entries, news], 1.0) == [news]
     first = file.list(2)
     assert [one.address for one in first] == ["u0@example.net", "u1@example.net"]
     assert len(first[0].detail) == 500
@@ -238,9 +317,9 @@ def test_the_file(tmp_path: Path) -> None:
     assert [(one.address, one.scope) for one in rest][:2] == [("u1@example.net", "news"), ("u2@example.net", "")]
     assert [one.scope for one in file.list(10, reason="unsubscribe")] == ["news"]
     assert len(file.list(10, address="U1@EXAMPLE.net")) == 2
-    assert file.remove("u1@example.net", "news") == 1
-    assert file.remove("u1@example.net", None) == 1
-    assert file.remove("u1@example.net", None) == 0
+    assert file.remove("u1@example.net", "News") == [news]
+    assert [one.scope for one in file.remove("u1@example.net", None)] == [""]
+    assert file.remove("u1@example.net", None) == []
     file.close()
 
 

@@ -22,6 +22,7 @@ from mailgate.events import BreakerChanged, Started
 from mailgate.observe.hub import EventHub
 from mailgate.observe.metrics import render
 from mailgate.pipeline.registry import Registry
+from mailgate.relay.security.own_policy import own_policy
 from mailgate.web.desk import HttpDesk
 from mailgate.web.links import Links, Meant
 from mailgate.web.tokens import hash_of
@@ -144,6 +145,25 @@ def test_it_serves_by_the_configuration_that_is_in_force(tmp_path: Path, token: 
     assert desk.sent == ["ann@example.org"]
     desk.close()
     assert not stand.clock.getDelayedCalls()
+
+
+def test_our_policy_of_mta_sts_is_the_one_that_is_printed(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+
+    def ask(host: str) -> Answer:
+        connection = desk.stand.connect()
+        answer = Answer(connection.send(f"GET /.well-known/mta-sts.txt HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()))
+        connection.end()
+        return answer
+
+    assert ask("mta-sts.example.org").status == 404
+    config = desk.config('\n[mta_sts]\nserve = true\nmode = "enforce"\n')
+    desk.desk.use(config, None)
+    assert ask("mta-sts.example.org").text == own_policy(config)
+    assert ask("mta-sts.example.net").status == 404
+    desk.desk.use(desk.config(), None)
+    assert ask("mta-sts.example.org").status == 404
+    desk.close()
 
 
 def test_a_breaker_of_filters_that_are_no_more_is_not_open(tmp_path: Path) -> None:

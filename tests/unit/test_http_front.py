@@ -11,7 +11,7 @@ from mailgate.events import OperatorActed, SpoolFailed, Started, Stopping
 from mailgate.web.front import Front
 from mailgate.web.server import HttpServer
 from mailgate.web.tokens import Tokens
-from tests.unit.http_stand import NOW, SECRETS, HttpStand
+from tests.unit.http_stand import NOW, SECRETS, Answer, HttpStand
 
 EVERYTHING = json.dumps({"everything": True}).encode()
 
@@ -246,3 +246,28 @@ def test_counters_that_cannot_answer_open_nothing(stand: HttpStand, monkeypatch:
 
     monkeypatch.setattr(stand.counters, "peek", fail)
     assert stand.ask("GET", "/v1/queue", SECRETS["reader"]).status == 500
+
+
+def test_our_policy_of_mta_sts_is_for_everybody_who_asks_the_right_host(stand: HttpStand) -> None:
+    policy = b"version: STSv1\r\nmode: testing\r\nmx: mx.example.org\r\nmax_age: 604800\r\n"
+    path = "/.well-known/mta-sts.txt"
+
+    def ask(host: str | None, method: str = "GET", target: str = path) -> Answer:
+        connection = stand.connect()
+        lines = [f"{method} {target} HTTP/1.1", *([] if host is None else [f"Host: {host}"]), "", ""]
+        answer = Answer(connection.send("\r\n".join(lines).encode()))
+        connection.end()
+        return answer
+
+    assert ask("mta-sts.example.org").status == 404
+    stand.front.policies = {"mta-sts.example.org": policy}
+    for host in ("mta-sts.example.org", "MTA-STS.Example.ORG", "mta-sts.example.org:443", "mta-sts.example.org."):
+        answer = ask(host)
+        assert (answer.status, answer.fields["content-type"], answer.content) == (200, "text/plain", policy)
+    head = ask("mta-sts.example.org", "HEAD")
+    assert (head.status, head.content, head.fields["content-length"]) == (200, b"", str(len(policy)))
+    for wrong in ("example.org", "mta-sts.example.net", "x.mta-sts.example.org", "", "\xff", None):
+        assert ask(wrong).status in (400, 404)
+    assert ask("mta-sts.example.org", "POST").status == 405
+    for target in (f"{path}/", f"/x{path}", "/.well-known/", "/.well-known/mta-sts.txt%20", f"/{path}"):
+        assert ask("mta-sts.example.org", target=target).status == 404

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from mailgate.address import Address
 from mailgate.config.injection import InjectionSection
 from mailgate.message import Content, Message, header_problem
+from mailgate.web.injection import pieces
 from mailgate.web.injection.composing import Draft
-from mailgate.web.injection.models import Person
+from mailgate.web.injection.models import MOST_TEXT, Order, Person, Personal
+from mailgate.web.injection.pieces import PIECE
 from mailgate.web.injection.problems import CallError
 from mailgate.web.injection.reading import Asked, Call, read_call
 
@@ -226,8 +228,13 @@ def test_whatever_is_said_is_one_field(name: str, line: str, text: str) -> None:
         ("headers", {"headers": {f"X-{one}": "1" for one in range(51)}}),
         ("send_at", {"send_at": "2027-01-15T08:00:00"}),
         ("send_at", {"send_at": "tomorrow"}),
+        ("send_at", {"send_at": 1_800_000_000}),
+        ("send_at", {"send_at": "1800000000"}),
+        ("recipients", {"to": None, "recipients": "a@example.net"}),
+        ("recipients", {"to": None, "recipients": {}}),
         ("send_at", {"send_at": "2028-01-15T08:00:00Z"}),
         ("tags.0", {"tags": ["a b"]}),
+        ("html", {"html": "x" * (MOST_TEXT + 1)}),
         ("idempotency_key", {"idempotency_key": ""}),
     ],
 )
@@ -249,6 +256,84 @@ def test_all_mistakes_at_once_but_no_more_than_can_be_read() -> None:
     with pytest.raises(CallError) as refused:
         order(to=None, recipients=[{"to": "x"}] * 1000)
     assert len(refused.value.faults) == 20
+
+
+BOMBS = {
+    "recipients": [
+        b"[" + b"1," * 600_000 + b"1]",
+        b"[" + b"{}," * 400_000 + b"{}]",
+        b"[" + b'{"to":1},' * 201_000 + b'{"to":1}]',
+        b'[{"to":"a@example.net","substitutions":{"a":[' + b"1," * 600_000 + b"1]}}]",
+        b"{" + b'"a":1,' * 200_000 + b'"b":1}',
+    ],
+    "attachments": [
+        b"[" + b"1," * 600_000 + b"1]",
+        b"[" + b'{"content":""},' * 100_000 + b"1]",
+        b'[{"content":[' + b"1," * 600_000 + b"1]}]",
+        b'[{"content":"","name":"' + b"n" * 1_100_000 + b'"}]',
+    ],
+    "substitutions": [b'{"a":[' + b"1," * 600_000 + b"1]}"],
+    "template": [b'{"text":"' + b"x" * 6_000_000 + b'"}', b'{"html":[' + b"1," * 600_000 + b"1]}"],
+    "to": [b"[" + b'"a@example.net",' * 80_000 + b'"a@example.net"]'],
+    "text": [b"[" + b"1," * 600_000 + b"1]", b'"' + b"x" * (6 * MOST_TEXT + 1) + b'"'],
+    "headers": [b'{"X":"' + b"x" * 1_100_000 + b'"}'],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BOMBS.items() for value in values])
+def test_what_would_be_large_in_memory_is_looked_at_by_nobody(
+    name: str, value: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Personal, "model_validate_json", None)
+    if name != "recipients":  # the rest is small then
+        monkeypatch.setattr(Order, "model_validate_json", None)
+    with pytest.raises(CallError) as refused:
+        read(b'{"from":"shop@example.org","' + name.encode() + b'":' + value + b"}", fields={"idempotency-key": ["k"]})
+    (path,) = paths(refused.value)
+    assert path.split(".")[0] == name
+
+
+def test_a_large_call_with_an_unknown_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Order, "model_validate_json", None)
+    names = b",".join(b'"k%d":1' % number for number in range(200_000))
+    with pytest.raises(CallError, match="unknown field `k0`"):
+        read(b"{" + names + b"}")
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, PIECE - 1, PIECE, 3 * PIECE + 2])
+def test_files_of_each_size(size: int) -> None:
+    octets = (b"0123456789abcdef" * (size // 16 + 1))[:size]
+    section = InjectionSection(pipeline="out")
+    for text in (base64.b64encode(octets).decode(), base64.encodebytes(octets).decode()):
+        said = {**PLAIN, "text": "line of the text\n" * 100_000, "attachments": [{"content": text, "name": "a.bin"}]}
+        call = read_call(Asked(json.dumps(said).encode(), "application/json", {}, {}), section, "gw.example.org", NOW)
+        (draft,) = call.messages.drafts(0, 1)
+        assert isinstance(draft, Draft)
+        assert_sound(draft)
+        (file,) = parsed(draft).iter_attachments()
+        assert file.get_content() == octets
+        body: Any = parsed(draft).get_body()
+        assert body.get_content().replace("\r\n", "\n") == said["text"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "ab", "abc", "a===", "QQ==QQ==", "ab=c", "ä", "QQ==" + "QUJD" * PIECE, "QUJD" * PIECE + "Q", 7]
+)
+def test_what_is_no_base64(text: object) -> None:
+    with pytest.raises(CallError) as refused:
+        order(attachments=[{"content": text}])
+    assert paths(refused.value) == ["attachments.0.content"]
+
+
+@given(st.lists(st.sampled_from(["a", "\r\n", "\n", "\r", "b" * 7])), st.integers(1, 10))
+def test_pieces_are_whole_lines(parts: list[str], size: int) -> None:
+    text = "".join(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "PIECE", size)
+        found = list(pieces.lines_together(text, "\n"))
+    assert "".join(found) == text
+    assert all(one.endswith("\n") for one in found[:-1])
+    assert all(len(one) - one.rfind("\n", 0, -1) - 1 + size >= len(one) for one in found)
 
 
 def test_other_types_are_none_of_ours() -> None:
@@ -301,6 +386,8 @@ def test_a_raw_message_gets_what_it_lacks_and_loses_blind_copies() -> None:
         b"From: a@example.org\r\nX: a\rBcc: y\r\n\r\n",
         b"From: a@example.org\r\n\r\na\0b",
         b"From: a@example.org\r\n\r\n" + b"a" * 999,
+        b"From: a@example.org\r\n\r\n" + b"line\n" * 2 * PIECE + b"a\rb\n",
+        b"From: a@example.org\r\n\r\n" + b"line\n" * PIECE + b"a" * 999,
         b"From: a@example.org\r\nno field\r\n\r\n",
     ],
 )

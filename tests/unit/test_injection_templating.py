@@ -87,11 +87,23 @@ def test_what_cannot_be(source: str) -> None:
         ("{% for i in l %}{% for j in l %}{% endfor %}{% endfor %}", {"l": list(range(1000))}),
         ("{% for i in l %}{{ t }}{% endfor %}", {"l": list(range(1000)), "t": "x" * (MOST_CHARACTERS // 100)}),
         ("{{ a }}", {"a": 10**5000}),
+        ("{{ " + "~".join(["a"] * 1000) + " }}", {"a": "x" * 100_000}),
+        ("{{ [" + ",".join(["a|upper"] * 1000) + "]|length }}", {"a": "x" * 100_000}),
+        ("{{ [" + ",".join(["a.b"] * 1000) + "]|length }}", {"a": {"x" * 100_000: 1, "b": 2}}),
+        ("{% for i in l %}{% if a|upper == 'x' %}{% endif %}{% endfor %}", {"l": [1] * 2000, "a": "x" * 500_000}),
     ],
 )
 def test_what_values_cannot_make_of_it(source: str, values: dict[str, Any]) -> None:
     with pytest.raises(TemplateFaultError):
         Rendering(source).render(values)
+
+
+def test_a_long_template_has_room_for_what_letters_need() -> None:
+    row = "{% for one in rows %}{{ one.name }}: {{ one.price|round(2) }} {{ one.text|upper }}, {% endfor %}"
+    rows = [{"name": f"n{number}", "price": 1.5, "text": "t" * 50} for number in range(500)]
+    text = Rendering(row + "{{ footer }}" * 100).render({"rows": rows, "footer": "f" * 5000})
+    assert text.count("TTT, ") == 500
+    assert text.endswith("f" * 500_000)
 
 
 def test_each_rendering_has_a_budget_of_its_own() -> None:

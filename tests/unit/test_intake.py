@@ -167,6 +167,9 @@ def test_what_rcpt_and_mail_asked_is_kept() -> None:
     wait_for(bench.intake.take(session(), found, Content(DATA), [Continue()]))
     (lease,) = bench.delivered
     assert (lease.envelope.parameters, lease.envelope.origin) == (asked, forwarded)
+    assert [(one.ident, one.origin) for one in bench.events.of(MessageAccepted)] == [
+        ("4XYZ", "first.test[198.51.100.7]")
+    ]
     assert (lease.recipients[0].notify, lease.recipients[0].orcpt) == (bob.notify, bob.orcpt)
 
 
@@ -275,10 +278,17 @@ def test_by_lmtp_each_address_that_was_named_has_its_answer() -> None:
 def test_the_origin_is_that_of_the_session(protocol: str, told: str) -> None:
     user = session(protocol=protocol, identity=Identity("ann", "PLAIN"))
     assert origin_of(user) == Origin(
-        address="192.0.2.1", port=40000, name="client.example", helo="client.example", protocol=told, login="ann"
+        address="192.0.2.1",
+        port=40000,
+        name="client.example",
+        helo="client.example",
+        protocol=told,
+        login="ann",
+        source="LOCAL",
     )
-    assert origin_of(session(identity=Identity("192.0.2.0/24", "network"))).login == ""
-    assert origin_of(session(Client(None), helo="")) == Origin(protocol="ESMTP")
+    network = origin_of(session(identity=Identity("192.0.2.0/24", "network")))
+    assert (network.login, network.source) == ("", "LOCAL")
+    assert origin_of(session(Client(None), helo="")) == Origin(protocol="ESMTP", source="REMOTE")
 
 
 def test_a_message_for_later_is_durable_and_for_nobody_yet() -> None:

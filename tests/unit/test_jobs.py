@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from mailgate.config.schema import RetrySection
 from mailgate.envelope import MailParameters
 from mailgate.interfaces import OutcomeKind
+from mailgate.relay.ready.job import LedJob
 from mailgate.relay.ready.jobs import LEASE_MARGIN, LEASE_TIME, Job, JobQueue
 from mailgate.relay.ready.line import Room
 from mailgate.relay.ready.local import LocalQueue
@@ -265,3 +266,39 @@ def test_settling_gives_each_of_the_remaining_one_result() -> None:
     ]
     job.settle(OutcomeKind.FAILED, LATER, "mx", "again")
     assert len(job.results) == 2
+
+
+# -- jobs that clients wait for
+
+
+def led(bench: Bench, name: str) -> LedJob:
+    job = bench.job(name)
+    return LedJob(job.lease, job.recipients, "out")
+
+
+def test_what_a_client_waits_for_comes_before_all_others() -> None:
+    bench = Bench(limit=1)
+    bench.add("a", "b", parameters=MailParameters(priority=9))
+    waiting = led(bench, "led")
+    assert bench.queue.add(waiting)
+    bench.end()
+    assert bench.queue.has(waiting)
+
+
+def test_it_has_room_however_many_wait() -> None:
+    bench = Bench(limit=1)
+    bench.add("a", "b")
+    bench.owner.room.taken = bench.owner.room.most
+    assert not bench.queue.add(bench.job("c"))
+    assert bench.queue.add(led(bench, "led"))
+
+
+def test_one_that_nobody_waits_for_any_more_is_withdrawn() -> None:
+    bench = Bench(limit=1)
+    waiting, running = led(bench, "waiting"), led(bench, "running")
+    bench.queue.add(running)
+    bench.queue.add(waiting)
+    bench.queue.withdraw(waiting)
+    assert bench.owner.returned == [waiting]
+    bench.queue.withdraw(waiting)
+    assert bench.queue.line.count == 0

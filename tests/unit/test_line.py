@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.envelope import MailParameters
+from mailgate.relay.ready.job import LedJob
 from mailgate.relay.ready.jobs import Job
 from mailgate.relay.ready.line import Line
 from tests.unit.relaying import lease
@@ -97,6 +98,16 @@ def test_the_longest_is_trimmed_at_its_end() -> None:
     assert sorted(map(name, line.trim(0))) == ["a1", "a2", "a3", "b1", "b2"]
     assert taken(line) == ["u", "a0", "a10", "b0"]
     assert line.trim(0) == []
+
+
+def test_those_that_clients_wait_for_are_not_trimmed() -> None:
+    line = Line()
+    for number in range(4):
+        one = job(f"led{number}").lease
+        line.add(LedJob(one, one.recipients, "out"))
+        line.add(job(f"a{number}"))
+    assert sorted(map(name, line.trim(0))) == ["a1", "a2", "a3"]
+    assert taken(line) == ["led0", "led1", "led2", "led3", "a0"]
 
 
 def test_an_empty_line_has_nobody() -> None:

@@ -27,6 +27,7 @@ from mailgate.events import (
     Discarded,
     Event,
     FilterFailed,
+    Judged,
     MessageAccepted,
     OperatorActed,
     Quarantined,
@@ -99,6 +100,19 @@ def test_sessions_and_messages() -> None:
     assert found["mailgate_events_total{event=SessionClosed}"] == 1
 
 
+def test_messages_that_a_mail_server_keeps() -> None:
+    step = TraceStep("message", "score", seconds=0.3)
+    judged: dict[str, Any] = {**SESSION, "ident": "4X", "sender": "", "recipients": ("b",), "size": 5000}
+    found = counted(
+        Judged(**judged, queue_id="A1", answer="continue", trace=(step,)),
+        Judged(**judged, queue_id="A2", answer="quarantine", trace=(step,)),
+    )
+    assert found["mailgate_messages_judged_total{answer=continue,listener=mx}"] == 1
+    assert found["mailgate_messages_judged_total{answer=quarantine,listener=mx}"] == 1
+    assert found["mailgate_message_octets_sum{listener=mx}"] == 10_000
+    assert found["mailgate_filter_verdicts_total{enforced=yes,filter=score,stage=message,verdict=continue}"] == 2
+
+
 def test_each_step_of_a_trace_counts_once_though_every_event_of_its_session_tells_it() -> None:
     connect = TraceStep("connect", "dnsbl", seconds=0.01)
     first, second = (
@@ -140,7 +154,7 @@ def test_deliveries_and_what_policies_do() -> None:
     found = counted(
         Delivered(**ATTEMPT, delay=2.0, tls="TLSv1.3 AES verified"),
         Delivered(**ATTEMPT, delay=2.0),
-        Put(**ATTEMPT, next_attempt=9.0, category="greylisted"),
+        Put(**ATTEMPT, site="mx.box.test", next_attempt=9.0, category="greylisted"),
         Bounced(**{**ATTEMPT, "seconds": 0.0}, reason="x", category="no-such-user"),
         Quarantined(**mail),
         Discarded(**mail),
@@ -148,6 +162,8 @@ def test_deliveries_and_what_policies_do() -> None:
     )
     assert found["mailgate_attempts_total{category=,outcome=delivered,route=inside}"] == 2
     assert found["mailgate_attempts_total{category=greylisted,outcome=deferred,route=inside}"] == 1
+    assert found["mailgate_site_attempts_total{category=greylisted,outcome=deferred,site=mx.box.test}"] == 1
+    assert len([key for key in found if key.startswith("mailgate_site_attempts_total")]) == 1
     assert found["mailgate_attempts_total{category=no-such-user,outcome=bounced,route=inside}"] == 1
     assert found["mailgate_delivery_delay_seconds_sum{route=inside}"] == 4.0
     assert found["mailgate_delivered_tls_total{route=inside,tls=TLSv1.3,verified=yes}"] == 1
@@ -161,7 +177,9 @@ def test_deliveries_and_what_policies_do() -> None:
 def test_streams_and_destinations_are_bounded() -> None:
     about = {"at": 1.0, "recipient": "bob@box.test", "sender": "news@example.org", "proof": "verp", "stream": "s0"}
     many = [
-        Delivered(**{**ATTEMPT, "recipient": f"a@d{number}.test", "stream": f"s{number}"}, delay=1.0)
+        Delivered(
+            **{**ATTEMPT, "recipient": f"a@d{number}.test", "stream": f"s{number}", "site": f"mx{number}"}, delay=1.0
+        )
         for number in range(300)
     ]
     found = counted(
@@ -179,6 +197,9 @@ def test_streams_and_destinations_are_bounded() -> None:
         others = next(key for key in series if f"{label}=(other)" in key)
         assert sum(found[key] for key in series) == 300 + (name == "destination")
         assert found[others] == 300 + (name == "destination") - most
+    sites = [key for key in found if key.startswith("mailgate_site_attempts_total")]
+    assert len(sites) == 101
+    assert found["mailgate_site_attempts_total{category=,outcome=delivered,site=(other)}"] == 200
 
 
 def test_what_is_out_of_order_and_well_again() -> None:
@@ -336,6 +357,18 @@ def known() -> set[str]:
     return names
 
 
+def check_labels(queries: list[str]) -> None:
+    """That what a query asks of a series is among its labels, or what Prometheus puts there."""
+    collectors: Any = Metrics()._registry._names_to_collectors
+    for query in queries:
+        for name, conditions in re.findall(r"\b(mailgate_\w+)\{([^}]*)\}", query):
+            labels = set(re.findall(r"(\w+)(?:=~|!~|!=|=)", conditions)) - {"instance"}
+            assert labels <= {*collectors[name]._labelnames, "le"}, (name, labels)
+        of_all = {label for one in re.findall(r"mailgate_\w+", query) for label in collectors[one]._labelnames}
+        for group in re.findall(r"\bby \(([^)]*)\)", query):
+            assert set(re.split(r",\s*", group)) <= of_all | {"instance", "le"}, query
+
+
 def named(queries: list[str]) -> set[str]:
     return {name for query in queries for name in re.findall(r"\bmailgate_\w+", query)}
 
@@ -345,6 +378,7 @@ def test_the_dashboard_asks_for_what_there_is() -> None:
     queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
     assert len(queries) > 10
     assert named(queries) <= known()
+    check_labels(queries)
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
     places = [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in board["panels"]]
     assert len(set(places)) == len(places)
@@ -354,6 +388,7 @@ def test_the_alerts_ask_for_what_there_is() -> None:
     file = yaml.safe_load((ROOT / "etc" / "prometheus" / "alerts.yml").read_text())
     rules = [rule for group in file["groups"] for rule in group["rules"]]
     assert named([rule["expr"] for rule in rules]) <= known()
+    check_labels([rule["expr"] for rule in rules])
     assert len({rule["alert"] for rule in rules}) == len(rules) > 5
     for rule in rules:
         assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}

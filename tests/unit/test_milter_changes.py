@@ -18,12 +18,12 @@ from mailgate.message import (
     split_header,
 )
 from mailgate.scanners.milter.changes import envelope_edits, header_edits
-from mailgate.scanners.milter.codec import (
+from mailgate.scanners.milter.error import MilterError
+from mailgate.wire.milter.codec import (
     Change,
     HeaderAdded,
     HeaderChanged,
     HeaderInserted,
-    MilterError,
     Quarantined,
     RecipientAdded,
     RecipientRemoved,

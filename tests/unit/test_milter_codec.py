@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.reply import Reply
-from mailgate.scanners.milter.codec import (
+from mailgate.wire.milter.codec import (
     Answer,
     BodyReplaced,
     HeaderAdded,
     HeaderChanged,
     HeaderInserted,
-    MilterError,
     Options,
+    PacketError,
     PacketReader,
     Quarantined,
     RecipientAdded,
@@ -30,8 +30,8 @@ from mailgate.scanners.milter.codec import (
     parse_options,
     strings,
 )
-from mailgate.scanners.milter.negotiation import agree, offer
-from mailgate.scanners.milter.words import Actions, Code, MacroStage, Plain, Steps
+from mailgate.wire.milter.negotiation import agree, offer
+from mailgate.wire.milter.words import Actions, Code, MacroStage, Plain, Steps
 
 texts = st.binary(max_size=60).map(lambda octets: octets.replace(b"\0", b""))
 numbers = st.integers(0, 2**32 - 1)
@@ -88,10 +88,24 @@ def test_commands_go_there_and_back(code: Code, data: bytes) -> None:
 def test_whatever_a_packet_holds_it_is_an_answer_or_an_error(code: bytes, data: bytes) -> None:
     try:
         answer = parse_answer(code, data)
-    except MilterError:
+    except PacketError:
         return
     if not isinstance(answer, ReplyGiven | SenderChanged | RecipientAdded | Options):  # written in several ways
         assert encode_answer(answer) == struct.pack("!I", 1 + len(data)) + code + data
+
+
+@pytest.mark.parametrize(
+    ("reply", "written"),
+    [
+        (Reply(550, "", ("192.0.2.1 is listed",)), b"550 5.0.0 192.0.2.1 is listed"),
+        (Reply(450, "", ("100% full", "2")), b"450-4.0.0 100%% full\r\n450 4.0.0 2"),
+        (Reply(550, "5.7.1", ("3 times",)), b"550 5.7.1 3 times"),
+        (Reply(550, "", ("Not 1",)), b"550 Not 1"),
+        (Reply(550, "", ("",)), b"550 "),
+    ],
+)
+def test_a_reply_that_begins_with_a_number_is_no_fault_to_postfix(reply: Reply, written: bytes) -> None:
+    assert encode_answer(ReplyGiven(reply))[5:-1] == written
 
 
 @given(st.binary(max_size=400))
@@ -100,7 +114,7 @@ def test_whatever_octets_come_no_more_is_kept_than_came(octets: bytes) -> None:
     reader.feed(octets)
     try:
         taken(reader)
-    except MilterError:
+    except PacketError:
         return
     assert len(reader) < 4 + 101
 
@@ -109,7 +123,7 @@ def test_whatever_octets_come_no_more_is_kept_than_came(octets: bytes) -> None:
 def test_lengths_that_cannot_be(length: int) -> None:
     reader = PacketReader()
     reader.feed(struct.pack("!I", length))
-    with pytest.raises(MilterError, match=str(length)):
+    with pytest.raises(PacketError, match=str(length)):
         reader.take()
 
 
@@ -147,7 +161,7 @@ def test_the_largest_packet() -> None:
     ],
 )
 def test_what_is_no_answer(code: bytes, data: bytes, what: str) -> None:
-    with pytest.raises(MilterError, match=what):
+    with pytest.raises(PacketError, match=what):
         parse_answer(code, data)
 
 
@@ -217,5 +231,5 @@ def test_silence_may_be_asked_for_without_an_offer() -> None:
     ],
 )
 def test_what_cannot_be_agreed_on(version: int, chosen: Options, what: str) -> None:
-    with pytest.raises(MilterError, match=what):
+    with pytest.raises(PacketError, match=what):
         agree(offer(version), chosen)

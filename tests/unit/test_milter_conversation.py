@@ -11,22 +11,22 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from mailgate.config.hosts import HostPort
 from mailgate.scanners.milter.client import MilterClient, Settings
-from mailgate.scanners.milter.codec import (
+from mailgate.scanners.milter.conversation import GO_ON, MAX_CHANGES, MAX_REMOVED, Conversation, Outcome, Patience
+from mailgate.scanners.milter.error import MilterError
+from mailgate.scanners.pool import IScannerReactor, ScannerError
+from mailgate.testing import wait_for
+from mailgate.testing.answers import as_deferred
+from mailgate.wire.milter.codec import (
     BodyReplaced,
     HeaderAdded,
     HeaderChanged,
-    MilterError,
     Options,
     Quarantined,
     RecipientAdded,
     ReplyGiven,
     encode_answer,
 )
-from mailgate.scanners.milter.conversation import GO_ON, MAX_CHANGES, MAX_REMOVED, Conversation, Outcome, Patience
-from mailgate.scanners.milter.words import Actions, Code, Plain, Steps
-from mailgate.scanners.pool import IScannerReactor, ScannerError
-from mailgate.testing import wait_for
-from mailgate.testing.answers import as_deferred
+from mailgate.wire.milter.words import Actions, Code, Plain, Steps
 from tests.unit.milter_peer import EVERYTHING, MilterPeer, Network, Said
 
 HERE = "127.0.0.1:8891"

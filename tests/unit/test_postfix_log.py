@@ -36,6 +36,7 @@ from mailgate.observe.postfix_lines import PostfixLines
 from mailgate.observe.postfix_log import PostfixLog
 from mailgate.observe.recorder import Written
 from mailgate.observe.render import Renderer
+from mailgate.smtp import replies
 
 AT = 1_800_000_000.5
 CLIENT = "client.example[192.0.2.1]"
@@ -186,6 +187,28 @@ def test_refused_content_and_failed_logins() -> None:
         "smtpd: warning: client.example[192.0.2.1]: SASL LOGIN authentication failed: wrong password (LOGIN),"
         " sasl_username=ann"
     ]
+    start = "smtpd: warning: client.example[192.0.2.1]: SASL"
+    for event, what in (
+        (refused("auth", "", user="ann", reason="SCRAM-SHA-256 as ann: wrong"), "PLAIN authentication failed: SCRAM"),
+        (refused("auth", "504 5.5.4 x", reason="GSSAPI is not offered"), "PLAIN authentication failed: Invalid auth"),
+        (refused("auth", "538 5.7.11 x", reason="LOGIN is not offered"), "LOGIN authentication failed: Invalid auth"),
+        (
+            refused("auth", str(replies.AUTH_UNAVAILABLE), user="ann", reason="LDAP is gone"),
+            "PLAIN authentication failed: Connection lost to authentication server: LDAP is gone, sasl_username=ann",
+        ),
+        (
+            refused("auth", str(replies.AUTH_TOO_OFTEN), user="ann", reason="9 wrong secrets"),
+            "PLAIN authentication failed: 9 wrong secrets, sasl_username=ann",
+        ),
+    ):
+        (line,) = told(event)
+        assert line.startswith(f"{start} {what}")
+    for code, what in (
+        ("550 5.7.1 Not from here", "Client host rejected: Not from here"),
+        ("450 4.7.1 Try later", "Temporary lookup failure: Try later"),
+    ):
+        (line,) = told(refused("auth", code, user="ann", filter="geo", reason="far away"))
+        assert f"NOQUEUE: reject: AUTH from {CLIENT}: {code[:9]} <ann>: {what};" in line
     assert told(refused("rcpt", "")) == []
 
 

@@ -338,6 +338,26 @@ def test_whoever_comes_between_has_it_or_has_not(stand: QuarantineStand, change:
     assert (done.released, recipients.count("one@box.test")) == (1, 1)
 
 
+def test_what_somebody_else_has_let_go_meanwhile_is_not_counted(stand: QuarantineStand) -> None:
+    stand.add("A", "one@box.test", "two@box.test", original=ORIGINAL)
+    waiting: list[Deferred[None]] = []
+
+    async def slowly(call: Callable[[], Any], /) -> Any:
+        waiting.append(Deferred())
+        await waiting[-1]
+        return call()
+
+    stand.originals._in_thread = slowly
+    order = ReleaseOrder(ids=("A",), original=True)
+    done = Deferred.fromCoroutine(stand.operations.release(order))
+    wait_for(stand.spool.release(Selector(queue_id="A", recipient="one@box.test")))
+    waiting[0].callback(None)
+    found = wait_for(done)
+    assert (found.matched, found.released, len(found.copies)) == (2, 1, 1)
+    recipients = [(one.queue_id, one.recipient) for one in wait_for(stand.spool.view(Selector(), 10))]
+    assert set(recipients) == {(found.copies[0], "two@box.test"), ("A", "one@box.test")}
+
+
 def test_what_came_is_not_kept_back_again(stand: QuarantineStand) -> None:
     stand.add("A", original=ORIGINAL)
     released(stand, "A", original=True)

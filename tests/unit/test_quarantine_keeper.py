@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from mailgate.envelope import Kept, TraceStep
 from mailgate.events import EntrySetAside, OperatorActed, Quarantined, QuarantineExpired, Rescanned
 from mailgate.interfaces import Again, Selector
 from mailgate.message import Content
+from mailgate.quarantine.news import News
+from mailgate.quarantine.review import Reviewed
 from mailgate.testing import wait_for
 from mailgate.web.quarantine_models import ReleaseOrder
 from mailgate.web.selection import EVERYTHING
-from tests.unit.quarantine_stand import DAY, NO, UNKNOWN, QuarantineStand
+from tests.unit.quarantine_stand import DAY, NO, PASS, UNKNOWN, QuarantineStand
 from tests.unit.relaying import failures_logged
 
 HOUR = 3600.0
@@ -228,6 +231,43 @@ def test_mail_of_a_listener_that_is_gone_ends_no_round(stand: QuarantineStand) -
     stand.office.start()
     stand.clock.advance(6 * HOUR + 1)
     assert stand.states()["last@box.test"] == "queued"
+
+
+def test_a_round_tells_only_what_is_news(stand: QuarantineStand) -> None:
+    stand.use('rescan_every = "1h"\non_pass = "tell"')
+    stand.add("A", "one@box.test", "two@box.test")
+    says = stand.rescan.says
+    told: list[tuple[str, tuple[str, ...]]] = []
+    stand.office.start()
+    for one, two, expected in (
+        (NO, NO, []),
+        (None, NO, [("pass", ("one@box.test",))]),
+        (None, NO, []),
+        (None, None, [("pass", ("two@box.test",))]),
+        (NO, None, [("objects", ("one@box.test",))]),
+        (NO, None, []),
+        (UNKNOWN, UNKNOWN, [("unknown", ("one@box.test", "two@box.test"))]),
+        (UNKNOWN, UNKNOWN, []),
+        (NO, None, [("pass", ("two@box.test",))]),
+    ):
+        says.clear()
+        says |= {name: said for name, said in (("one@box.test", one), ("two@box.test", two)) if said is not None}
+        stand.clock.advance(HOUR)
+        found = [(event.result, event.recipients) for event in stand.events.of(Rescanned)]
+        assert found[len(told) :] == expected, (one, two)
+        told += expected
+    assert stand.states() == {"one@box.test": "quarantined", "two@box.test": "quarantined"}
+
+
+def test_what_is_remembered_of_rounds_is_bounded(stand: QuarantineStand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailgate.quarantine.news._MOST", 3)
+    stand.add("A")
+    (view,) = wait_for(stand.spool.view(Selector(), 10))
+    news = News("objects")
+    for number in range(10):
+        assert news.take(Reviewed(replace(view, number=number), PASS))
+    assert len(news._said) == 3
+    assert not news.take(Reviewed(replace(view, number=9), PASS))
 
 
 def test_a_scanner_that_cannot_tell_changes_nothing(stand: QuarantineStand) -> None:

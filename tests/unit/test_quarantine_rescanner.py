@@ -33,6 +33,12 @@ filters = []
 
 [http.injection]
 pipeline = "ours"
+
+[milters.front]
+endpoints = ["tcp:8891"]
+pipeline = "mx"
+trusted_pipeline = "ours"
+trusted_networks = ["192.0.2.0/24"]
 """
 
 
@@ -133,3 +139,12 @@ def test_mail_that_was_handed_in_by_http_is_the_tokens(stand: Stand) -> None:
     (session, *_) = stand.ours.asked[0]
     assert (session.listener, session.role, session.identity) == ("api", "outbound", Identity("app", ""))
     assert stand.strangers.asked == []
+
+
+def test_mail_of_which_a_mail_server_has_asked_is_looked_at_as_it_was(stand: Stand) -> None:
+    stand.ask(listener="front", origin=Origin(address="203.0.113.9"))
+    stand.ask(listener="front", origin=Origin(address="192.0.2.9"))
+    assert [(asked[0].listener, asked[0].identity) for asked in (*stand.strangers.asked, *stand.ours.asked)] == [
+        ("front", None),
+        ("front", Identity("192.0.2.9", "network")),
+    ]

@@ -14,8 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailgate.message import AddHeader, Content, Edit, RemoveHeader, rendered
+from mailgate.mime import structure
 from mailgate.mime.recode import ContentClass, RecodeError, Recoding, Target, classify, recode, recoded
-from mailgate.mime.structure import MAX_NESTING, MAX_PARTS
+from mailgate.mime.structure import MAX_NESTING, MAX_PARTS, scan
 
 RANKS: list[ContentClass] = ["7BIT", "8BIT", "BINARY"]
 TARGETS: list[Target] = ["7BIT", "8BIT"]
@@ -570,3 +571,19 @@ def test_whatever_the_content_is_the_result_is_fit_or_refused(octets: bytes, tar
         return
     # What is fit now is not touched again.
     assert converted(result, target) == result
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"--b", b"--b--", b"--bb", b"x", b"x" * 300, b"--" + b"y" * 1500, b"\r", b""]), max_size=60
+    )
+)
+def test_delimiters_are_found_wherever_a_search_ends(lines: list[bytes]) -> None:
+    header = b"Content-Type: multipart/mixed; boundary=b\r\n"
+    octets = header + b"\r\n" + b"\r\n".join(lines)
+    whole = scan(octets, header, len(header) + 2)[1]
+    for window in (1007, 1024, 1500, 2048):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(structure, "_WINDOW", window)
+            pieces = scan(octets, header, len(header) + 2)[1]
+        assert [(one.role, one.start, one.end) for one in pieces] == [(one.role, one.start, one.end) for one in whole]

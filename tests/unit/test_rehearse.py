@@ -11,13 +11,15 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from mailgate.address import Address
-from mailgate.cli.rehearse import Rehearsal, rehearse
-from mailgate.envelope import Session, Transaction
-from mailgate.interfaces import IMessageFilter
+from mailgate.config.schema import ListenerSection
+from mailgate.envelope import Identity, Session, Transaction
+from mailgate.interfaces import IHeloFilter, IMailFilter, IMessageFilter
 from mailgate.message import Content, Message
 from mailgate.pipeline.member import Member
 from mailgate.pipeline.runner import Pipeline
+from mailgate.rehearsal.play import GoOn, Rehearsal, rehearse
 from mailgate.reply import Reply
+from mailgate.smtp.answers import may_report
 from mailgate.testing import EventRecorder, session, transaction, wait_for
 from mailgate.verdict import Defer, Quarantine, Reject, Verdict
 
@@ -85,7 +87,88 @@ def test_lmtp_has_an_answer_for_each(how: dict[str, Any], expected: list[str]) -
     assert outcomes(played(Defer(LATER, "busy", (BOB,)), Reject(NO, "bad", (EVE,)), **how)) == expected
 
 
+@pytest.mark.parametrize(
+    ("refused_for_some", "identity", "expected"),
+    [("report", None, True), ("quarantine", None, False), ("quarantine", Identity("ann", "PLAIN"), True)],
+)
+def test_who_may_get_a_report(refused_for_some: str, identity: Identity | None, expected: bool) -> None:
+    listener = ListenerSection.model_validate(
+        {"name": "mx", "endpoints": ["tcp:0"], "pipeline": "mx", "refused_for_some": refused_for_some}
+    )
+    assert may_report(listener, session(identity=identity)) is expected
+
+
 @pytest.mark.parametrize(("may_report", "fate"), [(False, "quarantined"), (True, "refused")])
 def test_what_is_refused_for_some(may_report: bool, fate: str) -> None:
     found = played(Reject(NO, "bad", (EVE,)), Quarantine("odd", (BOB,)), may_report=may_report)
     assert outcomes(found) == ["taken", "quarantined", fate]
+
+
+@implementer(IHeloFilter, IMailFilter, IMessageFilter)
+class AtStages:
+    """Says at each stage what is given for it; `asked` are the stages at which it was."""
+
+    def __init__(self, **verdicts: Verdict) -> None:
+        self.verdicts = verdicts
+        self.asked: list[str] = []
+
+    def say(self, stage: str) -> Verdict | None:
+        self.asked.append(stage)
+        return self.verdicts.get(stage)
+
+    def on_helo(self, session: Session) -> Verdict | None:
+        return self.say("helo")
+
+    def on_mail(self, session: Session, transaction: Transaction) -> Verdict | None:
+        return self.say("mail")
+
+    def on_message(self, session: Session, transaction: Transaction, message: Message) -> Verdict | None:
+        return self.say("message")
+
+
+def staged(says: AtStages, go_on: GoOn, text: bytes | None = b"Subject: x\r\n\r\n") -> Rehearsal:
+    clock = Clock()
+    pipeline = Pipeline([[Member("says", says)]], clock, EventRecorder())
+    found: Deferred[Rehearsal] = Deferred.fromCoroutine(
+        rehearse(
+            pipeline,
+            Everywhere(),  # type: ignore[arg-type]  # all that is asked of it
+            session(),
+            transaction(recipients=[]),
+            "client.example",
+            [ANN],
+            None if text is None else Content(text),
+            go_on=go_on,
+        )
+    )
+    return wait_for(found, clock)
+
+
+def chain(rehearsal: Rehearsal) -> list[str]:
+    (fate,) = rehearsal.recipients
+    outcomes = [fate.outcome]
+    while fate.then is not None:
+        fate = fate.then
+        outcomes.append(fate.outcome)
+    return outcomes
+
+
+@pytest.mark.parametrize(
+    ("go_on", "expected", "asked"),
+    [
+        ("never", ["deferred"], ["helo"]),
+        ("deferred", ["deferred", "refused"], ["helo", "mail"]),
+        ("always", ["deferred", "taken"], ["helo", "mail", "message"]),
+    ],
+)
+def test_behind_which_answers_it_goes_on(go_on: GoOn, expected: list[str], asked: list[str]) -> None:
+    says = AtStages(helo=Defer(LATER, "busy"), mail=Reject(NO, "bad"))
+    assert chain(staged(says, go_on)) == expected
+    assert says.asked == asked
+
+
+def test_without_content_it_ends_before_it() -> None:
+    says = AtStages()
+    assert chain(staged(says, "never", None)) == ["open"]
+    assert chain(staged(AtStages(mail=Defer(LATER, "busy")), "deferred", None)) == ["deferred", "open"]
+    assert says.asked == ["helo", "mail"]

@@ -69,6 +69,7 @@ def test_a_post_without_the_form_releases_nothing(stand: HttpStand) -> None:
         b"{}",
         b"\xff\xfe",
         b"a" * 2000 + b"&release=yes",
+        b"a=b&" * 20 + b"release=yes",
     ):
         assert press(stand, token, content).status == 400
     assert stand.states() == {"A1:0": "quarantined"}

@@ -93,6 +93,16 @@ def test_other_authorities_are_another_beginning(bench: Bench) -> None:
     assert bench.timers() == 1
 
 
+def test_a_reload_goes_on_with_what_is_being_fetched(bench: Bench) -> None:
+    bench.office.use(configured("auto"))
+    sts = bench.office._sts
+    for section in ({"timeout": "5s"}, {"timeout": "5s", "mode": "enforce"}, {}):
+        bench.office.use(configured("auto", mta_sts=section))
+        assert bench.office._sts is sts
+        assert sts is not None
+        assert not sts._is_stopped
+
+
 def test_a_file_of_authorities_that_does_not_serve_is_a_mistake_in_the_file(tmp_path: Path) -> None:
     check_authorities(configured().mta_sts, Clock())
     section = configured(mta_sts={"ca": str(tmp_path / "gone.pem")}).mta_sts

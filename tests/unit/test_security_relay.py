@@ -50,7 +50,7 @@ class Bench:
         route = {"transport": "smtp", "security": security, "ipv6": False, "hosts": list(hosts)}
         config = configuration(routes={"out": route})
         self.published = Published(**policies)
-        resolver = MemoryResolver(ZONE)
+        self.resolver = resolver = MemoryResolver(ZONE)
         locator = Locator(resolver, "gw.example.org", random.Random(1))
         locator.use(TransportSecurity(config, resolver, self.published))  # type: ignore[arg-type]  # as far as it asks
         self.relay = make_relay(
@@ -124,6 +124,17 @@ def test_whatever_another_domain_of_the_same_host_is_asked() -> None:
     bench.send("b.test")
     assert bench.hop.taken == ["bob@b.test"] * 2
     assert bench.levels == ["welcome", "refused"]
+
+
+def test_a_policy_that_changes_holds_for_a_site_that_goes_on() -> None:
+    bench = Bench(a_test=sts("enforce", "mx1.host.test"))
+    bench.resolver.update({"a.test": {"MX": [[10, "mx1.host.test"], [20, "mx2.host.test"]]}})
+    bench.resolver.update({"mx2.host.test": {"A": ["192.0.2.2"]}})
+    bench.send()
+    bench.published.policies["a.test"] = sts("enforce", "mx2.host.test")
+    bench.send()
+    # the session with the host that is named no more is open, and is not used again
+    assert bench.levels == ["verified", "refused", "verified"]
 
 
 def test_domains_of_which_the_same_is_asked_share_a_connection() -> None:

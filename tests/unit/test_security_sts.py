@@ -1,114 +1,32 @@
-"""MTA-STS: what announces a policy, what a policy says, and how policies are kept."""
+"""MTA-STS: how policies are found, kept, and kept up to date."""
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, execute, fail
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 
 from mailgate.relay.security.sts import MtaSts, StsFound
 from mailgate.relay.security.sts_fetch import StsFetchError
-from mailgate.relay.security.sts_policy import LONGEST_AGE, StsPolicy, announced_id, parse_policy
-from mailgate.relay.security.sts_store import Kept, PolicyFile
+from mailgate.relay.security.sts_policy import StsPolicy
+from mailgate.relay.security.sts_store import Kept, PolicyFile, PolicyStore
 from mailgate.testing import MemoryResolver
 
 T = TypeVar("T")
 
 DAY = 86_400.0
-ENFORCE = b"version: STSv1\r\nmode: enforce\r\nmx: Mx1.Example.org\r\nmx: *.example.net\r\nmax_age: 604800\r\n"
 POLICY = StsPolicy(mode="enforce", mx=("mx.example.org",), max_age=604_800)
 OTHER = StsPolicy(mode="testing", mx=("mx.example.net",), max_age=604_800)
-
-
-# -- the record
-
-
-@pytest.mark.parametrize(
-    ("records", "expected"),
-    [
-        ([b"v=STSv1; id=20160831085700Z;"], "20160831085700Z"),
-        ([b"v=STSv1;id=1"], "1"),
-        ([b"v=STSv1; x=y; id=1; z"], "1"),
-        ([b"something", b"v=STSv1; id=1;"], "1"),
-        ([], ""),
-        ([b"v=STSv1; id=1;", b"v=STSv1; id=2;"], ""),
-        ([b"v=STSv1;"], ""),
-        ([b"v=STSv1; id=;"], ""),
-        ([b"v=STSv1; id=a-b;"], ""),
-        ([b"v=STSv1; id=1; id=2"], ""),
-        ([b"v=STSv12; id=1;"], ""),
-        ([b"v=STSv1; id=" + b"x" * 33], ""),
-        ([b"id=1; v=STSv1"], ""),
-        ([b"v=STSv1; id=\xff"], ""),
-    ],
-)
-def test_what_announces_a_policy(records: list[bytes], expected: str) -> None:
-    assert announced_id(records) == expected
-
-
-# -- the policy
-
-
-def test_a_policy() -> None:
-    policy = parse_policy(ENFORCE)
-    assert (policy.mode, policy.mx, policy.max_age) == ("enforce", ("mx1.example.org", "*.example.net"), 604_800)
-    assert policy.lines == tuple(ENFORCE.decode().split("\r\n")[:-1])
-    assert parse_policy(ENFORCE.replace(b"\r\n", b"\n")) == policy
-    assert parse_policy(ENFORCE.replace(b": ", b":\t") + b"future: thing\n\nmode: none\n") == policy
-
-
-def test_a_policy_is_kept_for_a_year_at_most() -> None:
-    assert parse_policy(ENFORCE.replace(b"604800", b"9999999999")).max_age == LONGEST_AGE
-
-
-def test_no_policy_needs_no_hosts() -> None:
-    assert parse_policy(b"version: STSv1\nmode: none\nmax_age: 86400").mx == ()
-
-
-@pytest.mark.parametrize(
-    "octets",
-    [
-        b"",
-        b"<html>",
-        ENFORCE.replace(b"STSv1", b"STSv2"),
-        ENFORCE.replace(b"version: STSv1\r\n", b""),
-        ENFORCE.replace(b"enforce", b"Enforce"),
-        ENFORCE.replace(b"mode: enforce\r\n", b""),
-        ENFORCE.replace(b"max_age: 604800\r\n", b""),
-        ENFORCE.replace(b"604800", b"-1"),
-        ENFORCE.replace(b"604800", b"1.5"),
-        ENFORCE.replace(b"604800", b"99999999999"),
-        ENFORCE.replace(b"604800", "\u0661".encode()),
-        b"version: STSv1\nmode: enforce\nmax_age: 86400",
-        ENFORCE.replace(b"*.example.net", b"*"),
-        ENFORCE.replace(b"*.example.net", b"a.*.example.net"),
-        ENFORCE.replace(b"*.example.net", b"mx example"),
-        ENFORCE.replace(b"*.example.net", b""),
-        ENFORCE + b"no field\n",
-        ENFORCE + b"\xff: \xff\n",
-        ENFORCE + b"mx: a.example\n" * 2000,
-        ENFORCE + b"".join(b"mx: a%d.example\n" % number for number in range(300)),
-    ],
-)
-def test_what_is_no_policy(octets: bytes) -> None:
-    with pytest.raises(ValueError, match=r"policy|codec"):
-        parse_policy(octets)
-
-
-@given(st.binary(max_size=300))
-def test_nothing_in_a_policy_is_a_surprise(octets: bytes) -> None:
-    for text in (octets, ENFORCE + octets):
-        try:
-            policy = parse_policy(text)
-        except ValueError:
-            continue
-        assert policy.mode == "none" or policy.mx
 
 
 # -- the file
@@ -148,9 +66,53 @@ def test_those_that_age_are_found_if_anybody_has_asked_for_them(file: PolicyFile
     file.put(kept("asked.example", 91 * DAY), 0.0)
     file.put(kept("new.example", 92 * DAY, fetched=40 * DAY), 40 * DAY)
     assert file.get("asked.example", 20 * DAY) is not None
-    assert file.ageing(39 * DAY, 10 * DAY, 10) == ["asked.example"]
-    assert file.ageing(41 * DAY, 10 * DAY, 10) == ["asked.example", "new.example"]
-    assert file.ageing(41 * DAY, 10 * DAY, 1) == ["asked.example"]
+    assert file.ageing(40 * DAY, 10 * DAY, 10) == ["asked.example"]
+    assert file.ageing(42 * DAY, 10 * DAY, 10) == ["asked.example", "new.example"]
+    assert file.ageing(42 * DAY, 10 * DAY, 1) == ["asked.example"]
+    assert file.ageing(91 * DAY, 10 * DAY, 10) == ["new.example"]  # what is over is not kept up
+
+
+def test_what_holds_for_a_short_time_ages_sooner(file: PolicyFile) -> None:
+    one = kept("short.example", expires=600.0)
+    file.put(one, 0.0)
+    for now, is_aged in ((299.0, False), (301.0, True)):
+        assert one.is_aged(now) is is_aged
+        assert file.ageing(now, -1.0, 10) == (["short.example"] if is_aged else [])
+
+
+def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "mta-sts.db"
+    path.write_bytes(b"This is no database. " * 100)
+    reactor = MemoryReactorClock()
+    reactor.callFromThread = _at_once  # type: ignore[attr-defined]  # the threads are awaited below
+    store = PolicyStore(path, cast(IReactorFromThreads, reactor))
+    for _ in range(2):
+        with pytest.raises(sqlite3.DatabaseError):
+            awaited(store.run(lambda file: file.get("example.org", 0.0)))
+    awaited(store.run(lambda file: file.put(kept(), 0.0)))
+    assert awaited(store.run(lambda file: file.get("example.org", 0.0))) == kept()
+    assert (tmp_path / "mta-sts.db.unreadable").read_bytes().startswith(b"This is no")
+    awaited(Deferred.fromCoroutine(store.close()))
+
+
+def _at_once(work: Callable[..., object], *arguments: object) -> None:
+    work(*arguments)
+
+
+def awaited(answer: Deferred[T]) -> T:
+    """What a thread makes of it."""
+    done = threading.Event()
+    found: list[Any] = []
+
+    def tell(outcome: object) -> None:
+        found.append(outcome)
+        done.set()
+
+    answer.addBoth(tell)
+    assert done.wait(30)
+    if isinstance(found[0], Failure):
+        found[0].raiseException()
+    return cast(T, found[0])
 
 
 # -- all together
@@ -316,6 +278,88 @@ def test_what_is_in_the_file_is_kept_up_to_date(bench: Bench) -> None:
     assert bench.find() == StsFound(POLICY)
 
 
+@pytest.mark.parametrize("gone", ["NXDOMAIN", "SERVFAIL", "NODATA"])
+def test_what_is_in_the_file_is_kept_up_to_date_whatever_becomes_of_its_record(bench: Bench, gone: str) -> None:
+    bench.sts.start()
+    bench.find()
+    bench.resolver.update({"_mta-sts.example.org": gone})
+    for _ in range(9 * 24):
+        bench.clock.advance(3600.0)
+    bench.hosts.policies.clear()
+    assert bench.find() == StsFound(POLICY)
+
+
+def test_a_policy_that_holds_for_a_day_is_fetched_before_that_is_over(bench: Bench) -> None:
+    short = StsPolicy(mode="enforce", mx=("mx.example.org",), max_age=int(DAY))
+    bench.hosts.policies["example.org"] = short
+    bench.find()
+    bench.clock.advance(DAY / 2 + 1.0)
+    assert bench.find() == StsFound(short)
+    assert len(bench.hosts.asked) == 2
+    bench.hosts.policies.clear()
+    bench.clock.advance(DAY - 1.0)
+    assert bench.find() == StsFound(short)
+
+
+def test_a_reload_while_a_policy_is_fetched_is_not_noticed(bench: Bench) -> None:
+    bench.hosts.waiting = []
+    found: list[Any] = []
+    bench.ask().addBoth(found.append)
+    after = Hosts()
+    bench.sts.use(after)
+    bench.hosts.waiting[0].callback(None)
+    assert (found, after.asked) == ([StsFound(POLICY)], [])
+
+
+def test_what_fails_by_the_settings_before_a_reload_is_fetched_by_those_after_it(bench: Bench) -> None:
+    bench.hosts.policies["example.org"] = StsFetchError("an authority that we do not know", "sts-webpki-invalid")
+    assert bench.find().failure == "sts-webpki-invalid"
+    bench.clock.advance(601.0)
+    bench.hosts.waiting = []
+    found: list[Any] = []
+    bench.ask().addBoth(found.append)
+    after = Hosts()
+    bench.sts.use(after)
+    bench.hosts.waiting[0].callback(None)
+    assert (found, after.asked) == ([StsFound(POLICY)], ["example.org"])
+
+
+def test_a_reload_forgets_what_failed_before_it(bench: Bench) -> None:
+    bench.hosts.policies.clear()
+    assert bench.find().failure == "sts-policy-fetch-error"
+    bench.sts.use(Hosts())
+    assert bench.find() == StsFound(POLICY)
+
+
+def test_the_end_while_policies_are_kept_up_to_date_is_quiet(bench: Bench) -> None:
+    bench.sts.start()
+    bench.find()
+    bench.clock.advance(DAY)
+    bench.hosts.waiting = []
+    with capturedLogs() as events:
+        bench.clock.advance(3600.0)
+        assert len(bench.hosts.waiting) == 1
+        bench.sts.stop()
+    assert not [event for event in events if "log_failure" in event]
+
+
+def test_policies_in_memory_are_bounded_in_octets(bench: Bench) -> None:
+    hosts = tuple(f"{number}.{'x' * 60}.{'y' * 60}.{'z' * 60}.{'a' * 50}.test" for number in range(200))
+    large = StsPolicy(mode="enforce", mx=hosts, max_age=604_800)
+    for number in range(400):
+        bench.resolver.update({f"_mta-sts.d{number}.test": {"TXT": ["v=STSv1; id=1;"]}})
+        bench.hosts.policies[f"d{number}.test"] = large
+        assert bench.find(f"d{number}.test") == StsFound(large)
+    assert 50 < len(bench.sts._kept) < 300
+    assert bench.find("d0.test") == StsFound(large)
+    assert bench.hosts.asked.count("d0.test") == 1  # it is in the file
+
+
+def test_of_why_a_fetch_failed_not_everything_is_kept(bench: Bench) -> None:
+    bench.hosts.policies["example.org"] = StsFetchError("x" * 100_000)
+    assert len(bench.find().reason) == 500
+
+
 def test_without_the_file_policies_hold_as_long_as_the_process(bench: Bench) -> None:
     bench.store.error = OSError("the disk is gone")
     assert bench.find() == bench.find() == StsFound(POLICY)
@@ -329,6 +373,25 @@ def test_the_end_does_not_wait_for_a_policy_host(bench: Bench) -> None:
         bench.ask().addBoth(found.append)
     bench.sts.stop()
     assert [one.type for one in found] == [CancelledError] * 3
+
+
+def test_a_fetch_that_the_end_breaks_off_does_not_say_that_there_is_no_policy(bench: Bench) -> None:
+    class Broken(Hosts):
+        async def fetch(self, domain: str) -> StsPolicy:
+            try:
+                return await super().fetch(domain)
+            except CancelledError:
+                raise StsFetchError("no answer over HTTP: CancelledError") from None
+
+    bench.sts.use(broken := Broken())
+    broken.waiting = []
+    found: list[Any] = []
+    for _ in range(3):
+        bench.ask().addBoth(found.append)
+    with capturedLogs() as events:
+        bench.sts.stop()
+    assert [one.type for one in found] == [CancelledError] * 3
+    assert events == []
 
 
 def test_the_file_is_not_asked_for_every_message(bench: Bench) -> None:

@@ -711,6 +711,7 @@ def test_what_does_not_take_back_xforward(make_told: MakeStand) -> None:
     wire = stand.connect(BALANCER).hello()
     stand.script.answers["mail"] = REJECT
     assert wire.say("XFORWARD IDENT=1", "NOOP", "XFORWARD FOO=1", "MAIL FROM:<>", "MAIL <") == [250, 250, 501, 550, 501]
+    assert [one.ident for one in stand.events.of(Refused) if one.queue_id] == ["1"]
     del stand.script.answers["mail"]
     assert wire.data_again() == [250]
     assert [origin and origin.ident for origin in origins(stand)] == ["1"]

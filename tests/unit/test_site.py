@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -304,6 +305,27 @@ def test_one_client_who_is_not_welcome_keeps_nobody_else_away(stage: str, is_our
     assert outcome(job).kind is DEFERRED
     assert bench.hop.targets == [ONE, TWO]
     assert (bench.rest() > 0) is rests
+
+
+@pytest.mark.parametrize(
+    ("reply", "stage", "is_known", "slows"),
+    [
+        (Reply.of(450, "4.7.1", "too much mail from 198.51.100.7"), "", True, False),
+        (Reply(421, "", ("too many connections from you",)), "greeting", True, False),
+        (Reply.of(450, "4.7.1", "too much mail from 192.0.2.25"), "", False, True),
+        (Reply.of(452, "4.3.1", "insufficient system resources"), "", True, True),
+        (Reply.of(421, "4.7.0", "too many attempts to log in"), "auth", True, True),
+    ],
+)
+def test_one_client_that_is_too_fast_slows_nobody_else(reply: Reply, stage: str, is_known: bool, slows: bool) -> None:
+    bench = Bench(xclient=True)
+    bench.signals[reply] = Signal(60.0, 600.0, "too fast")
+    if stage:
+        bench.down(ONE, TWO, reply=reply, stage=stage)
+    else:
+        bench.hop.answer = lambda connection, recipients: results(recipients, reply)
+    bench.send(origin=Origin(address="198.51.100.7") if is_known else NO_ORIGIN)
+    assert bool(bench.site.slowed) is slows
 
 
 # -- TLS and login
@@ -1035,6 +1057,24 @@ def test_a_site_that_wants_a_rest_gets_it_and_nobody_loses_an_attempt() -> None:
     assert job not in bench.done
     assert bench.site.hindrance() == f"{ONE} rests for 60 s: 421"
     bench.clock.advance(60)
+    assert outcome(job).kind is DELIVERED
+
+
+def test_a_host_that_says_for_how_long_is_left_alone_whatever_the_rules_say() -> None:
+    bench = Bench([ONE])
+    busy = Reply.of(451, "4.3.2", "HTTP 503")
+    bench.signals[busy] = Signal(5.0, 600.0, "a rule")
+    bench.clock.advance(1.0)
+    bench.hop.answer = lambda connection, recipients: [
+        structs.replace(one, rest=120.0) for one in results(recipients, busy)
+    ]
+    bench.send()
+    bench.hop.answer = lambda connection, recipients: results(recipients)
+    job = bench.send()
+    bench.clock.advance(119)
+    assert job not in bench.done
+    assert bench.site.hindrance() == f"{ONE} rests for 1 s: its Retry-After"
+    bench.clock.advance(1)
     assert outcome(job).kind is DELIVERED
 
 

@@ -448,6 +448,23 @@ def test_nobodys_release_from_quarantine_is_undone(bench: Bench) -> None:
     assert {view.queue_id: view.state for view in bench.view()} == {one: "queued", other: "quarantined"}
 
 
+def test_a_release_of_what_somebody_has_in_hand_is_not_undone_either(bench: Bench) -> None:
+    one = bench.queue("a@d.test")
+    wait_for(bench.spool.quarantine(Selector(queue_id=one), "av"))
+    leases = wait_for(bench.spool.lease_selected(Selector(queue_id=one), 1, bench.clock.seconds() + 60))
+    wait_for(bench.spool.release(Selector(queue_id=one)))
+    bench.give_back(*leases)
+    assert bench.states() == ["queued"]
+    assert [*wait_for(bench.spool.quarantine(Selector(), "again"))] == []
+    # What is only held is nobody's release from quarantine.
+    held = bench.queue("b@d.test")
+    wait_for(bench.spool.hold(Selector(queue_id=held)))
+    leases = wait_for(bench.spool.lease_selected(Selector(queue_id=held), 1, bench.clock.seconds() + 60))
+    wait_for(bench.spool.release(Selector(queue_id=held)))
+    bench.give_back(*leases)
+    assert [view.queue_id for view in wait_for(bench.spool.quarantine(Selector(), "again"))] == [held]
+
+
 def test_another_route_is_the_one_that_counts(bench: Bench) -> None:
     waiting, held, leased = bench.queue("a@d.test"), bench.queue("b@d.test"), bench.accept("c@d.test")
     bench.defer(bench.lease(1)[0], 1000, source="a1")
@@ -527,10 +544,45 @@ def test_groups_are_counted_the_largest_first(bench: Bench) -> None:
     assert [(one.key, one.recipients) for one in summary("site")] == [("", 3), ("s1", 3)]
     assert [(one.key, one.recipients) for one in summary("state")] == [("queued", 4), ("held", 1), ("leased", 1)]
     assert [(one.key, one.recipients) for one in summary("state", domain="d.test")] == [("queued", 3)]
-    for by in ("route", "source", "category"):
+    for by in ("route", "source", "category", "stream"):
         assert sum(one.recipients for one in summary(by)) == 6
     bench.clock.advance(100)
     assert next((one.key, one.due) for one in summary("domain")) == ("d.test", 3)
+
+
+def test_streams_are_counted(bench: Bench) -> None:
+    def summary(limit: int = 10, **selector: Any) -> list[tuple[str, int, int, int]]:
+        found = wait_for(bench.spool.summary("stream", limit, Selector(**selector)))
+        return [(one.key, one.recipients, one.due, one.held) for one in found]
+
+    news, more, plain, fresh = "N1", "N2", "P1", "F1"
+    # An address that looks like what is looked for.
+    odd = Address('"stream":"x', "d.test")
+    for queue_id, stream, names in (
+        (news, "news", ("a", "b", "c")),
+        (more, "news", ("a",)),
+        (plain, "", ("a", "b")),
+        (fresh, "shop", ("a", "b")),
+    ):
+        recipients = [EnvelopeRecipient(number, Address(one, "d.test"), "out") for number, one in enumerate(names)]
+        if not stream:
+            recipients.append(EnvelopeRecipient(2, odd, "out"))
+        envelope = Envelope(
+            queue_id=queue_id,
+            sender=Address("ann", "client.test"),
+            recipients=tuple(recipients),
+            received=START,
+            size=5,
+            stream=stream,
+        )
+        lease = wait_for(bench.spool.accept(envelope, Content(b"hello"), START + 60))
+        if queue_id != fresh:
+            bench.give_back(lease)
+    wait_for(bench.spool.hold(Selector(queue_id=more)))
+    assert summary() == [("news", 4, 3, 1), ("", 3, 3, 0), ("shop", 2, 0, 0)]
+    assert summary(1) == [("news", 4, 3, 1)]
+    assert summary(state="held") == [("news", 1, 0, 1)]
+    assert summary(recipient="a@d.test") == [("news", 2, 1, 1), ("", 1, 1, 0), ("shop", 1, 0, 0)]
 
 
 def test_suspensions_are_kept_and_ended(bench: Bench) -> None:

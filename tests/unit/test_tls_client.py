@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL
+from service_identity.hazmat import DNSPattern
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs
 from zope.interface.verify import verifyObject
 
-from mailgate.tls.check import CheckedConnection, PeerCheck, PeerRefusedError, outcome_of
+from mailgate.tls.check import CheckedConnection, PeerCheck, PeerRefusedError, is_of, outcome_of
 from mailgate.tls.client import ClientContexts
 from mailgate.tls.info import tls_of
 from mailgate.tls.pem import TlsError
@@ -275,3 +276,27 @@ def test_a_handshake_that_got_nowhere_has_verified_nobody(contexts: ClientContex
     assert verifyObject(IOpenSSLClientConnectionCreator, client)
     connection = client.clientConnectionForTLS(None)  # type: ignore[arg-type]
     assert outcome_of(connection) == PeerCheck(False, "no certificate was shown")
+
+
+def test_of_thousands_of_names_only_those_are_understood_that_may_be_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    understood: list[bytes] = []
+    from_bytes = DNSPattern.from_bytes
+
+    def counted(name: bytes) -> DNSPattern:
+        understood.append(name)
+        return from_bytes(name)
+
+    monkeypatch.setattr(DNSPattern, "from_bytes", counted)
+    names = [f"{kind}n{number}.example" for number in range(2000) for kind in ("", "*.")]
+    wild = issue(ROOT, "mx.other.example", *names, "*.n*.example", "*").certificate
+    for host, expected in (
+        ("N7.example", True),
+        ("mx.n7.example", True),
+        ("a.mx.n7.example", False),
+        ("xn--bcher-kva.n7.example", False),
+        ("mx.example", False),
+        ("mx", False),
+    ):
+        understood.clear()
+        assert is_of(wild, host) is expected
+        assert len(understood) <= 2

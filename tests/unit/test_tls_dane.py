@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from mailgate.tls.check import CheckedConnection, outcome_of
+from mailgate.tls.check import CheckedConnection, misnamed, outcome_of
 from mailgate.tls.client import ClientContexts
 from mailgate.tls.dane import DaneCheck, Tlsa, usable, verify
 from mailgate.tls.store import CertificateStore
@@ -92,6 +92,21 @@ def test_the_certificate_itself_needs_neither_name_nor_age_nor_authority(tmp_pat
 )
 def test_below_an_authority_name_and_age_count(tmp_path: Path, server: Issued, failure: str) -> None:
     assert shown(tmp_path, server, [record(2, 0, 1, MIDDLE)])[1] == failure
+
+
+def test_a_reason_does_not_tell_all_of_a_name_that_is_very_long() -> None:
+    wild = issue(ROOT, "a.test", *(f"{number}.{'x' * 20_000}.test" for number in range(5)))
+    told = misnamed(wild.certificate, "mx.example.org")
+    assert len(told) < 800
+    assert told.endswith(" and 3 more, not for mx.example.org")
+
+
+def test_a_chain_without_end_is_not_looked_through() -> None:
+    filling = [OTHER.certificate] * 100
+    records = usable([record(2, 0, 1, MIDDLE)])
+    for at, is_verified in ((14, True), (15, False), (100, False)):
+        chain = [SERVER.certificate, *filling[:at], MIDDLE.certificate, *filling[at:]]
+        assert verify(records, chain, ["mx.example.org"])[0].is_verified is is_verified
 
 
 def test_which_name_counted_is_told(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from typing import Any, TypeVar, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, execute, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, execute, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from mailgate.address import Address
 from mailgate.config.reports import TlsReportsSection
@@ -153,6 +154,14 @@ def test_a_failure_tells_who_and_where() -> None:
     )
 
 
+def test_without_a_source_of_ours_the_address_is_the_one_that_the_system_chooses() -> None:
+    for address, expected in (("127.0.0.1", "127.0.0.1"), ("nowhere", "")):
+        where = Target("mx.example.org", address, 25, demand=Demand(level="verified", policy="sts"))
+        assert where.demand is not None
+        (one,) = tallies(failed(where, "certificate-expired"), where.demand, PUBLISHED, SYSTEM)
+        assert one.sending_ip == expected
+
+
 class Security:
     async def published(self, domain: str) -> StsFound:
         assert domain == "example.org"
@@ -176,6 +185,19 @@ def test_only_what_was_looked_at_is_told_and_only_if_anybody_listens() -> None:
     security[0] = None
     accountant.account("example.org", session, SYSTEM)
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(("error", "logged"), [(CancelledError(), 0), (ValueError("x"), 1)])
+def test_a_session_that_cannot_be_counted_is_told_unless_it_is_the_end(error: Exception, logged: int) -> None:
+    class Ending:
+        async def published(self, domain: str) -> StsFound:
+            raise error
+
+    accountant = Accountant(Clock(), lambda: cast("TransportSecurity | None", Ending()))
+    accountant.listen(lambda session: None)
+    with capturedLogs() as events:
+        accountant.account("example.org", cast(IConnection, Opened(target("verified"))), SYSTEM)
+    assert len([event for event in events if "log_failure" in event]) == logged
 
 
 def test_what_peers_choose_is_bounded() -> None:
@@ -283,6 +305,20 @@ def test_a_report_is_as_the_standard_wants_it(file: TlsFile) -> None:
     }
     again = pack_tls(batch, file.tallies(batch), section(organization="Gate Ltd", contact="x"), "mx.gate.test")
     assert again == packed
+
+
+def test_a_policy_of_dane_is_that_of_the_host(file: TlsFile) -> None:
+    record = f"3 1 1 {'01' * 32}"
+    of_host = TlsTally(policy_type="tlsa", policy_strings=(record,), mx_hosts=("mx.example.net",))
+    unknown = TlsTally(policy_type="tlsa", failure="dnssec-invalid", receiving_host="mx.example.org")
+    happened(file, (of_host, 3), (unknown, 1))
+    batch = file.claim(TODAY + 1, MIDNIGHT, MIDNIGHT + HOUR)
+    assert batch is not None
+    packed = pack_tls(batch, file.tallies(batch), section(), "mx.gate.test")
+    assert [one["policy"] for one in read(packed.octets)["policies"]] == [
+        {"policy-type": "tlsa", "policy-domain": "example.org"},
+        {"policy-type": "tlsa", "policy-domain": "mx.example.net", "policy-string": [record]},
+    ]
 
 
 def test_the_mail_is_as_the_standard_wants_it(file: TlsFile) -> None:

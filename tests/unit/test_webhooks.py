@@ -478,3 +478,70 @@ def test_mistakes_that_show_at_the_start(tmp_path: Path) -> None:
         ("webhooks", "c"),
     ]
     assert isinstance(make_targets({"d": sections["d"]}, Net().reactor)["d"], Target)
+
+
+def test_a_disk_that_fails_at_a_reload(stand: Stand) -> None:
+    """Webhooks are served as soon as it is well again, without another reload."""
+    stand.use(crm={})
+    stand.happens(delivered(1))
+    takes(stand.net.accept(), 500)
+    stand.office._file.close()
+    path = stand.folder / "webhooks.db"
+    path.rename(stand.folder / "away")
+    path.mkdir()
+    stand.use(crm={"max_pause": "8s"})
+    assert not stand.net.has_more
+    path.rmdir()
+    (stand.folder / "away").rename(path)
+    stand.net.advance(5.0)
+    assert ids(takes(stand.net.accept())) == ["Q1"]
+
+
+def test_what_nobody_has_thought_of_does_not_end_a_webhook(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand.use(crm={})
+    stand.settle()
+
+    def fails(*_: object, **__: object) -> None:
+        raise KeyError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(QueueFile, "take", fails)
+        stand.happens(delivered(1))
+    assert not stand.net.has_more
+    stand.net.advance(5.0)
+    assert ids(takes(stand.net.accept())) == ["Q1"]
+
+
+def test_who_is_stopped_in_a_pause_leaves_nothing_behind(tmp_path: Path) -> None:
+    made = Stand(tmp_path)
+    made.use(crm={})
+    made.happens(delivered(1))
+    takes(made.net.accept(), 500)
+    made.net.advance(1.0)
+    got(made.net.accept())  # it is stopped while it waits for an answer, and has failed before
+    made.close()
+    assert [call for call in made.net.reactor.getDelayedCalls() if "Deferred.callback" in str(call)] == []
+
+
+def test_what_was_missed_is_told_once(tmp_path: Path) -> None:
+    """By a courier that is ended, and by that which comes behind it."""
+    file = QueueFile(tmp_path / "queue.db")
+    file.miss("crm", 3)
+    file.put([Queued("crm", 1.0, "a", "delivered", "{}")], {"crm": 65536})
+    batch, _ = file.take("crm", limit=10, octets=1000, oldest=0.0)
+    assert batch is not None
+    assert batch.missed == 3
+    file.done("crm", batch)
+    file.done("crm", batch)
+    file.put([Queued("crm", 1.0, "b", "delivered", "{}")], {"crm": 65536})
+    batch, _ = file.take("crm", limit=10, octets=1000, oldest=0.0)
+    assert batch is not None
+    assert batch.missed == 0
+    file.close()
+
+
+def test_a_count_that_is_wrong_holds_up_nobody(tmp_path: Path) -> None:
+    file = QueueFile(tmp_path / "queue.db")
+    file._grow("crm", 10_000_000)
+    assert file.put([Queued("crm", 1.0, "a", "delivered", "{}")], {"crm": 65536}) == {("crm", "size"): 1}
+    file.close()

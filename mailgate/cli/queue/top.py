@@ -19,11 +19,14 @@ from mailgate.cli.common import (
     printable,
     span,
 )
-from mailgate.cli.desk import open_desk
+from mailgate.cli.desk import Desk, open_desk
 from mailgate.cli.entries import suspension_text
+from mailgate.cli.queue.outcomes import NONE, OUTCOMES, UNKNOWN, cells
 from mailgate.cli.queue.selecting import conditions, within
 from mailgate.interfaces import Grouping
+from mailgate.observe.rates import OTHERS, RateKey
 from mailgate.web.models import Groups, SiteNow, Status, SuspensionNow
+from mailgate.web.rate_models import MOST_RATES, RateQuery, RatesNow
 from mailgate.web.selection import Selection
 from mailgate.web.waits import names
 
@@ -37,6 +40,8 @@ class _Page(NamedTuple):
     sites: Sequence[SiteNow]
     suspensions: Sequence[SuspensionNow]
     status: Status | None
+    rates: RatesNow | None
+    limit: int
 
 
 #: Sites that `top` shows below the groups.
@@ -49,6 +54,7 @@ _NO_KEY: Mapping[Grouping, str] = {
     "source": "(none, or not tried yet)",
     "category": "(no failure yet)",
     "sender": "<>",
+    "stream": "(none)",
 }
 _WIDEST = 48
 
@@ -60,7 +66,8 @@ _WIDEST = 48
     default="domain",
     show_default=True,
     type=click.Choice(get_args(Grouping)),
-    help="What entries are counted by; site, source and category are those of the last attempt.",
+    help="What entries are counted by; site, source and category are those of the last attempt, and stream is what"
+    " the sender, or the filter `stream`, has called the mail.",
 )
 @click.option(
     "--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="The largest groups at most."
@@ -69,7 +76,12 @@ _WIDEST = 48
 @json_option
 @config_option
 def top(selection: Selection, by: Grouping, limit: int, every: float | None, as_json: bool, config: Path) -> None:
-    """Count the entries by what they have in common, and show what the sites do now."""
+    """Count the entries by what they have in common, and show what became of such mail in the last hour, and what the
+    sites do now.
+
+    A per cent of outcomes is one of all attempts, a per cent of complaints one of deliveries. `bounced` has what came
+    back after its delivery, too. Conditions on what only the queue knows (a sender, a state) leave the outcomes out.
+    """
     if every and as_json:
         raise click.UsageError("--watch is for people, and --json for programs")
     places = places_of(config)
@@ -77,7 +89,14 @@ def top(selection: Selection, by: Grouping, limit: int, every: float | None, as_
     def read() -> _Page:
         with closing(open_desk(places, config)) as desk:
             suspensions = desk.suspensions().suspensions
-            return _Page(desk.summary(by, limit, selection), desk.sites(selection).sites, suspensions, desk.status())
+            return _Page(
+                desk.summary(by, limit, selection),
+                desk.sites(selection).sites,
+                suspensions,
+                desk.status(),
+                _rates(desk, by, selection),
+                limit,
+            )
 
     if every:
         with suppress(KeyboardInterrupt):
@@ -90,6 +109,7 @@ def top(selection: Selection, by: Grouping, limit: int, every: float | None, as_
             "sites": [one.model_dump() for one in page.sites],
             "suspensions": [one.model_dump() for one in page.suspensions],
             "status": page.status and page.status.model_dump(),
+            "rates": page.rates and page.rates.model_dump(),
         }
         click.echo(json.dumps(told, indent=1))
     else:
@@ -150,28 +170,54 @@ def _page(page: _Page, selection: Selection) -> Iterator[str]:
         yield f"and {len(page.suspensions) - _SUSPENSIONS} more: mailgate queue suspended"
     yield ""
     chosen = within(selection)
-    if groups.groups:
-        names_of_none = _NO_KEY.get(groups.by, "-")
-        table: list[tuple[str, ...]] = [(groups.by, "recipients", "due", "held", "oldest", "")]
-        table += [
-            (
-                _name(one.key) if one.key else names_of_none,
-                str(one.recipients),
-                str(one.due),
-                str(one.held),
-                span(now - one.oldest),
-                "suspended" if _is_suspended(groups.by, one.key, page.suspensions) else "",
-            )
-            for one in groups.groups
-        ]
-        yield from _table(table, texts=(0, 5))
-    else:
+    if not groups.groups:
         yield f"No entry fits{printable(chosen)}." if chosen else "Nothing is in the queue."
+    rows = _rows(page, now)
+    if rows:
+        wide = page.rates is not None
+        head = groups.by, "recipients", "due", "held", "oldest", *(OUTCOMES if wide else ()), ""
+        yield from _table([head, *rows], texts=(0, len(head) - 1))
+    if page.rates is not None and rows:
+        missing = f"; not all of them: {printable(page.rates.missing)}" if page.rates.missing else ""
+        yield f"Outcomes are those of the last {span(now - page.rates.since)}{missing}."
     if page.sites:
         yield ""
         yield from _site_table(page.sites[:_SITES])
         if len(page.sites) > _SITES:
             yield f"and {len(page.sites) - _SITES} more: mailgate queue sites"
+
+
+def _rates(desk: Desk, by: Grouping, selection: Selection) -> RatesNow | None:
+    """The outcomes of what is chosen; None where they are not counted by that."""
+    keys: Sequence[RateKey] = get_args(RateKey)
+    given = selection.model_dump(exclude_defaults=True)
+    if by not in keys or not given.keys() <= set(keys):
+        return None
+    return desk.rates(RateQuery.model_validate({**given, "by": by, "limit": MOST_RATES}))
+
+
+def _rows(page: _Page, now: float) -> list[tuple[str, ...]]:
+    """What is in the queue, and below it other mail, the busiest first."""
+    by, groups = page.groups.by, page.groups.groups
+    of_none = _NO_KEY.get(by, "-")
+    rates = {one.key: one for one in page.rates.rates} if page.rates is not None else None
+    rare = UNKNOWN if rates and OTHERS in rates else NONE
+    rows = [
+        (
+            _name(one.key) if one.key else of_none,
+            str(one.recipients),
+            str(one.due),
+            str(one.held),
+            span(now - one.oldest),
+            *(() if rates is None else (cells(rates.pop(one.key)) if one.key in rates else rare)),
+            "suspended" if _is_suspended(by, one.key, page.suspensions) else "",
+        )
+        for one in groups
+    ]
+    for key, rate in list((rates or {}).items())[: max(0, page.limit - len(rows))]:
+        suspended = "suspended" if _is_suspended(by, key, page.suspensions) else ""
+        rows.append((_name(key) if key else of_none, "-", "-", "-", "-", *cells(rate), suspended))
+    return rows
 
 
 def _is_suspended(by: Grouping, key: str, suspensions: Sequence[SuspensionNow]) -> bool:

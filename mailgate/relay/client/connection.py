@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeAlias
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.address import Address
 from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import OutcomeKind
-from mailgate.message import Content
+from mailgate.message import Content, HeaderEdit
+from mailgate.mime.recode import Target as Fit
 from mailgate.relay.attempt import IConnection, Result
-from mailgate.relay.client.carriage import Carriage, carriage_of
+from mailgate.relay.client.carriage import Carriage, Hop, carriage_of
+from mailgate.relay.client.exchange import BrokenOffError, Exchange, Octets, Words
 from mailgate.relay.client.probe import Probe
 from mailgate.relay.client.sending import ContentSender, Payload, UnsendableError, convert, prepare
 from mailgate.relay.client.session import LOST, ClientSession
@@ -33,7 +35,7 @@ class SmtpConnection(ClientSession):
     """One session; see ClientSession for its arguments. Whatever the server does ends in results."""
 
     messages = 0
-    _transaction: Transaction | None = None
+    _transaction: Transaction | Exchange | None = None
     _content = b""  # all of it as it goes over the wire, or a sender has it
     _sender: ContentSender | None = None
     _done: Deferred[Sequence[Result]] | None = None
@@ -84,6 +86,55 @@ class SmtpConnection(ClientSession):
         self._transaction = probe
         self._write(commands, self._timeouts.command)
         return done
+
+    # -- Step by step
+
+    @property
+    def hop(self) -> Hop:
+        """The session, as far as it matters to what is said."""
+        return self._hop
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the session is over."""
+        return self._closed
+
+    @property
+    def needs_reset(self) -> bool:
+        """Whether RSET must come before the next transaction."""
+        return self._needs_reset
+
+    def begin(self) -> None:
+        """One more message is under way, by `say` and `send`, until `deliver` may be called again."""
+        self.messages += 1
+        self._is_spent = 0 < self.extensions.limits.messages <= self.messages
+
+    def say(self, words: Words) -> Deferred[list[Reply]]:
+        """The replies to commands; BrokenOffError. Cancelling drops the connection."""
+        return self._step(words, lambda: self._write(words.start(), self._timeouts.command))
+
+    def send(self, payload: Payload, octets: Octets) -> Deferred[list[Reply]]:
+        """The replies to content, which the server has asked for; BrokenOffError. Cancelling drops the connection."""
+
+        def begin() -> None:
+            self._content = payload.wire
+            if not payload.wire:
+                self._sender = ContentSender(self.transport, payload, self._sending, self._on_unsendable)
+            self._send_content(octets)
+
+        return self._step(octets, begin)
+
+    def convert(self, content: Content, edits: Sequence[HeaderEdit], fit: Fit) -> Deferred[Payload]:
+        """The content made fit for this server, in another thread; UnsendableError."""
+        return self._work(partial(convert, content, edits, fit))
+
+    def _step(self, exchange: Exchange, begin: Callable[[], None]) -> Deferred[list[Reply]]:
+        if self._closed or self._transaction is not None or self._opening is not None:
+            return fail(BrokenOffError(LOST, f"connection to {self._peer} lost: it was closed before"))
+        done = self._done = Deferred(self._cancelled)
+        self._transaction = exchange
+        begin()
+        return done.addCallback(lambda _: exchange.outcome())
 
     def close(self) -> None:
         """As in IConnection. The answer to QUIT is not waited for."""
@@ -164,7 +215,7 @@ class SmtpConnection(ClientSession):
         if done is not None:
             done.callback(results)
 
-    def _in_transaction(self, transaction: Transaction, replies: list[Reply], problem: str) -> None:
+    def _in_transaction(self, transaction: Transaction | Exchange, replies: list[Reply], problem: str) -> None:
         step = Step.WAIT
         for reply in replies:
             step = transaction.receive(reply)
@@ -186,7 +237,7 @@ class SmtpConnection(ClientSession):
         elif replies:
             self._arm(self._timeouts.data if transaction.end_sent else self._timeouts.command)
 
-    def _send_content(self, transaction: Transaction) -> None:
+    def _send_content(self, transaction: Transaction | Exchange) -> None:
         if self._sender is not None:
             self._sender.go_on()
             return
@@ -204,7 +255,7 @@ class SmtpConnection(ClientSession):
             self._transaction.abandon(error.reply, str(error), is_ours=True)
             self._finish(self._transaction, keep=False)
 
-    def _finish(self, transaction: Transaction, *, keep: bool) -> None:
+    def _finish(self, transaction: Transaction | Exchange, *, keep: bool) -> None:
         done, self._done = self._done, None
         sender, self._sender = self._sender, None
         self._transaction, self._content = None, b""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+import math
+from collections.abc import Callable, MutableMapping
 
 from twisted.internet.defer import Deferred, execute, fail
 from twisted.internet.error import ConnectBindError
 from twisted.internet.interfaces import IAddress, IReactorTCP, IReactorTime, IReactorUNIX
 from twisted.internet.interfaces import IConnector as ITwistedConnector
-from twisted.internet.protocol import ClientFactory
+from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -22,7 +23,7 @@ from mailgate.relay.security.demand import Demand
 from mailgate.relay.sources import SYSTEM, Source
 from mailgate.reply import Reply
 
-__all__ = ["IClientReactor", "SmtpConnector", "WithoutTls"]
+__all__ = ["IClientReactor", "OneConnection", "SmtpConnector", "WithoutTls", "bind_address"]
 
 _NO_ANSWER = Reply.of(451, "4.4.1", "The recipient's mail server cannot be reached")
 _NO_ADDRESS = Reply.of(451, "4.3.5", "Our own address cannot be used now")
@@ -35,22 +36,23 @@ class IClientReactor(IReactorTime, IReactorTCP, IReactorUNIX):
     """What a connector needs of the reactor."""
 
 
-class _Factory(ClientFactory):
-    """Makes the one connection that it is for."""
+class OneConnection(ClientFactory):
+    """Makes the one connection that it is for; `failed` is told where there will be none."""
 
     noisy = False
 
-    def __init__(self, connection: SmtpConnection) -> None:
+    def __init__(self, connection: Protocol, target: Target, failed: Callable[[ConnectFailedError], None]) -> None:
         self._connection = connection
+        self._target = target
+        self._failed = failed
 
-    def buildProtocol(self, addr: IAddress | None) -> SmtpConnection:
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
         return self._connection
 
     def clientConnectionFailed(self, connector: ITwistedConnector, reason: Failure) -> None:  # noqa: N802  Twisted's name
         why = f"cannot connect: {reason.getErrorMessage()}"
         reply = _NO_ADDRESS if reason.check(ConnectBindError) else _NO_ANSWER
-        connection = self._connection
-        connection.connect_failed(ConnectFailedError(connection.target, reply, why, stage="connect"))
+        self._failed(ConnectFailedError(self._target, reply, why, stage="connect"))
 
 
 @implementer(IConnector)
@@ -70,6 +72,7 @@ class SmtpConnector:
         command_timeout: float = 300.0,
         data_timeout: float = 600.0,
         *,
+        opening_timeout: float = math.inf,
         terms: Terms = PLAIN,
         without_tls: WithoutTls | None = None,
         work: Work = execute,
@@ -78,7 +81,7 @@ class SmtpConnector:
         as for SmtpConnection."""
         self._reactor = reactor
         self._hostname = hostname
-        self._timeouts = Timeouts(connect_timeout, command_timeout, data_timeout)
+        self._timeouts = Timeouts(connect_timeout, command_timeout, data_timeout, opening_timeout)
         self._terms = terms
         self._without_tls: WithoutTls = {} if without_tls is None else without_tls
         self._work = work
@@ -126,7 +129,7 @@ class SmtpConnector:
         ours: tuple[str, int] | None = None
         if source is not SYSTEM and target.port:
             try:
-                ours = _bind_address(source, target)
+                ours = bind_address(source, target)
             except ConnectFailedError as error:
                 return fail(error)
         ready: Deferred[IConnection] = Deferred(cancelled)
@@ -142,7 +145,7 @@ class SmtpConnector:
             xforward=terms.xforward,
             is_fallback=is_fallback,
         )
-        factory = _Factory(connection)
+        factory = OneConnection(connection, target, connection.connect_failed)
         timeout = self._timeouts.connect
         if target.port:
             connecting = self._reactor.connectTCP(target.address, target.port, factory, timeout, ours)
@@ -158,7 +161,7 @@ def _refused(target: Target, demand: Demand) -> ConnectFailedError:
     return ConnectFailedError(target, reply, reason, stage="tls", is_ours=True, tls_failure=demand.failure)
 
 
-def _bind_address(source: Source, target: Target) -> tuple[str, int] | None:
+def bind_address(source: Source, target: Target) -> tuple[str, int] | None:
     """Where a connection to this target goes out from; None where the system chooses."""
     if source.address is None and source.address6 is None:
         return None

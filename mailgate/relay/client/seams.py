@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -32,8 +33,14 @@ class Work(Protocol):
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Seconds: for the connection and for the handshake of TLS, for each reply and each chunk of content, for the reply
-    to the end of data."""
+    to the end of data; for each reply before the session is open, where less."""
 
     connect: float = 30.0
     command: float = 300.0
     data: float = 600.0
+    opening: float = math.inf
+
+    @property
+    def before_open(self) -> float:
+        """For each reply until the session is open."""
+        return min(self.command, self.opening)

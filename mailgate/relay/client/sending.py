@@ -93,8 +93,9 @@ def convert(content: Content, edits: Sequence[HeaderEdit], fit: Fit) -> Payload:
         if _is_small(content):
             octets = b"".join(recoded(content, edits, fit))
             return Payload(len(octets), stuff(octets))
-        recoding = Recoding.of(content, fit)
-        header = recoding.header(apply_edits(content.header, edits))
+        edited = apply_edits(content.header, edits)
+        recoding = Recoding.of(content, fit, edited)
+        header = recoding.header(edited)
         size = len(header) + sum(map(len, recoding.body()))
     except RecodeError as error:
         raise _unfit(error) from error

@@ -93,6 +93,11 @@ class ClientSession(Protocol):
         self._deadline = Deadline(clock, self._too_late)
 
     @property
+    def max_size(self) -> int:
+        """The largest message that the server takes, 0 where it names no limit."""
+        return self.extensions.max_size
+
+    @property
     def tls_is_verified(self) -> bool:
         """Whether this is TLS with a server that has proved who it is."""
         return self.tls is not None and self.tls.is_verified
@@ -157,11 +162,11 @@ class ClientSession(Protocol):
 
     def _go_on(self, opening: Opening, action: Action) -> None:
         if action is Action.SEND:
-            self._write(opening.output, self._timeouts.command)
+            self._write(opening.output, self._timeouts.before_open)
         elif action is Action.OPEN:
             self._open(opening)
         elif action is Action.WAIT:
-            self._arm(self._timeouts.command)
+            self._arm(self._timeouts.before_open)
         elif action is Action.SECURE:
             self._secure()
         elif action is Action.COMPUTE:

@@ -6,34 +6,32 @@ RFC 5321 section 3.3, RFC 2920 (PIPELINING), RFC 2033 (LMTP), RFC 3030 (BDAT), R
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Sequence
 
-from mailgate.address import Address
 from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import OutcomeKind
 from mailgate.relay.attempt import Result
 from mailgate.relay.client.carriage import NO_SMTPUTF8, PLAIN, Carriage, Hop, handover_of, recipient_parameters
-from mailgate.relay.client.sending import UnsendableError
+from mailgate.relay.client.paths import check_sender, check_size, fault_of, reverse_path_of, xforward_of
 from mailgate.relay.findings import PROTOCOL_ERROR, for_now
 from mailgate.reply import Reply
 from mailgate.wire.extensions import NO_LIMITS, Extensions, Limits
-from mailgate.wire.xclient import xforward_commands
 
-__all__ = ["Step", "Transaction", "begin"]
+__all__ = [
+    "HOST_IS_BUSY",
+    "OVER_LIMIT",
+    "Step",
+    "Transaction",
+    "begin",
+    "kind_of",
+]
 
-_BAD_ADDRESS = Reply.of(553, "5.1.3", "The address cannot be written in a command")
-_OVER_LIMIT = Reply.of(452, "4.5.3", "More recipients than the next hop takes at one time")
-
-#: What stands in no domain, and in no literal: it could end the path, and begin something else.
-_BAD = frozenset(' "%<>\\')
-#: Nearly every path: without octets that need a second look, wherever they stand in it.
-_is_plain = re.compile(r"[!#$&-;=?-\[\]-~]*").fullmatch
+OVER_LIMIT = Reply.of(452, "4.5.3", "More recipients than the next hop takes at one time")
 
 #: "Too many recipients", where a reply to RCPT has an enhanced status at all (RFC 3463 section 3.6).
 _TOO_MANY = ("", "4.5.3", "5.5.3")
 #: In a reply to MAIL: the host has no room, or takes nothing now; that is not about the mail (RFC 3463 section 3.4).
-_HOST_IS_BUSY = ("4.3.1", "4.3.2")
+HOST_IS_BUSY = ("4.3.1", "4.3.2")
 
 
 class Step(enum.Enum):
@@ -121,19 +119,18 @@ class Transaction:
         self._later: list[int] = []  # positions of those over the server's limits
         self._domains = set() if domains is None else domains
         self.is_full = False
-        sender = str(_reverse_path(envelope, recipients))
+        sender = str(reverse_path_of(envelope, recipients))
         utf8 = carriage.utf8 or not sender.isascii()
         limits = extensions.limits
         lines: list[str] = []
         for position, recipient in enumerate(recipients):
             address = str(recipient.address)
-            if not _is_plain(address):
-                fault = _fault_of(recipient.address, utf8=extensions.utf8)
-                if fault is not None:
-                    elsewhere = fault is NO_SMTPUTF8
-                    reply = for_now(fault) if elsewhere and is_fallback else fault
-                    self._settle(position, reply, host="", next_host=elsewhere)
-                    continue
+            fault = fault_of(recipient.address, utf8=extensions.utf8)
+            if fault is not None:
+                elsewhere = fault is NO_SMTPUTF8
+                reply = for_now(fault) if elsewhere and is_fallback else fault
+                self._settle(position, reply, host="", next_host=elsewhere)
+                continue
             if limits is not NO_LIMITS and self._is_over(limits, recipient):
                 self._later.append(position)
                 continue
@@ -165,7 +162,7 @@ class Transaction:
         """One result for each recipient, in order; complete after DONE, DROP and `abandon`."""
         for position in self._later:
             reason = f"{self._peer} has named its limits"
-            self._settle(position, _OVER_LIMIT, kind=OutcomeKind.DEFERRED, host="", reason=reason, again=True)
+            self._settle(position, OVER_LIMIT, kind=OutcomeKind.DEFERRED, host="", reason=reason, again=True)
         return list(filter(None, self._results))
 
     @property
@@ -240,7 +237,7 @@ class Transaction:
         if reply.is_intermediate:
             return self._stray(reply)
         for position in (*self._asked, *self._later):
-            self._settle(position, reply, next_host=reply.status in _HOST_IS_BUSY)
+            self._settle(position, reply, next_host=reply.status in HOST_IS_BUSY)
         return Step.WAIT if self._pipelining else Step.DONE
 
     def _rcpt(self, position: int, reply: Reply) -> Step:
@@ -289,7 +286,7 @@ class Transaction:
         early = bool(self._accepted) and not self.end_sent
         per_recipient = self._lmtp and not early
         for position in self._accepted[number : number + 1] if per_recipient else self._accepted:
-            self._settle(position, reply)
+            self._settle(position, reply, is_shared=not (self._lmtp or early))
         if early:
             return Step.DROP
         return Step.WAIT if self.owed else Step.DONE
@@ -320,18 +317,20 @@ class Transaction:
         reason: str = "",
         next_host: bool = False,
         again: bool = False,
+        is_shared: bool = False,
     ) -> None:
         if self._results[position] is not None:
             return
         self._results[position] = Result(
             self._recipients[position],
-            kind or _kind_of(reply),
+            kind or kind_of(reply),
             reply,
             self._peer if host is None else host,
             next_host,
             reason,
             again,
             self._handover,
+            is_shared=is_shared,
         )
 
     def _is_over(self, limits: Limits, recipient: EnvelopeRecipient) -> bool:
@@ -347,18 +346,12 @@ class Transaction:
         return False
 
 
-def _kind_of(reply: Reply) -> OutcomeKind:
+def kind_of(reply: Reply) -> OutcomeKind:
+    """What an answer means for a recipient."""
     if reply.is_positive:
         return OutcomeKind.DELIVERED
     # 503 says that the server has lost its place, not that the mail is bad: our sequence is right.
     return OutcomeKind.FAILED if reply.is_permanent and reply.code != 503 else OutcomeKind.DEFERRED
-
-
-def _fault_of(address: Address, *, utf8: bool) -> Reply | None:
-    text = str(address)
-    if not (text.isprintable() and _BAD.isdisjoint(address.domain)):
-        return _BAD_ADDRESS
-    return None if utf8 or text.isascii() else NO_SMTPUTF8
 
 
 def begin(
@@ -374,18 +367,8 @@ def begin(
 ) -> Transaction:
     """The transaction; UnsendableError where the next hop need not even be asked to take a message of `size` octets."""
     extensions = hop.extensions
-    max_size = extensions.max_size
-    if 0 < max_size < size:
-        text = f"The message has {size} octets; the next hop takes {max_size}"
-        raise UnsendableError(Reply.of(552, "5.3.4", text), f"{hop.target} was not asked")
-    reverse_path = _reverse_path(envelope, recipients)
-    if not _is_plain(str(reverse_path)):
-        fault = _fault_of(reverse_path, utf8=extensions.utf8)
-        if fault is not None:
-            raise UnsendableError(fault, f"{hop.target} was not asked", next_host=fault is NO_SMTPUTF8)
-    xforward: Sequence[bytes] = ()
-    if hop.xforward and "XFORWARD" in extensions:
-        xforward = xforward_commands(envelope.origin, envelope.queue_id, extensions.offered["XFORWARD"])
+    check_size(hop, size)
+    check_sender(hop, reverse_path_of(envelope, recipients))
     return Transaction(
         extensions,
         envelope,
@@ -393,16 +376,10 @@ def begin(
         size,
         peer=hop.peer,
         carriage=carriage,
-        xforward=xforward,
+        xforward=xforward_of(hop, envelope),
         domains=domains,
         lmtp=hop.target.lmtp,
         reset=reset,
         reused=reused,
         is_fallback=hop.is_fallback,
     )
-
-
-def _reverse_path(envelope: Envelope, recipients: Sequence[EnvelopeRecipient]) -> Address:
-    """Whom MAIL names: the recipients of a job have one in common."""
-    return_path = recipients[0].return_path if recipients else None
-    return envelope.sender if return_path is None else return_path

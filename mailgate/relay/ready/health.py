@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from mailgate.relay.attempt import ConnectFailedError
 from mailgate.relay.ready.trouble import Trouble
-from mailgate.relay.ready.window import Window
+from mailgate.relay.ready.window import FIRST, Window
 from mailgate.relay.schedule import HostState
 from mailgate.relay.wording import seconds
 
@@ -21,9 +21,16 @@ class Health:
     about connections. `changed` is called when time has changed something."""
 
     def __init__(
-        self, most: int, longest_rest: float, clock: IReactorTime, random: Random, changed: Callable[[], None]
+        self,
+        most: int,
+        longest_rest: float,
+        clock: IReactorTime,
+        random: Random,
+        changed: Callable[[], None],
+        *,
+        first: int = FIRST,
     ) -> None:
-        self.window = Window(most)
+        self.window = Window(most, first)
         self.trouble: Trouble | None = None
         self.state = HostState()
         self._longest_rest = longest_rest

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from mailgate.config.schema import RetrySection
 from mailgate.interfaces import OutcomeKind, Suspension
 from mailgate.relay.findings import LOCAL_ERROR, TOO_LATE
-from mailgate.relay.ready.job import Job
+from mailgate.relay.ready.job import Job, LedJob
 from mailgate.relay.ready.line import Line, Room
 from mailgate.relay.schedule import is_too_late
 from mailgate.reply import Reply
@@ -154,6 +154,14 @@ class JobQueue:
     def take_where(self, chosen: Callable[[Job], bool]) -> list[Job]:
         """Give back those that wait, and are chosen."""
         return self.line.take_where(chosen) if self.line.count else []
+
+    def withdraw(self, job: Job) -> None:
+        """Nobody waits for this one any more: it begins no more, or is cut."""
+        running = self._active.get(job)
+        if running is not None:
+            running.cancel()
+        for one in self.take_where(lambda waiting: waiting is job):
+            self.owner.unbegun(one)
 
     def take_stale(self) -> list[Job]:
         """Give back those whose lease would not last an attempt any more."""
@@ -358,6 +366,8 @@ class JobQueue:
     def _has_room(self, job: Job) -> bool:
         """Whether a job may wait here. All queues together leave some room: a full one has no more than is left."""
         line = self.line
+        if isinstance(job, LedJob):
+            return True  # there are no more of them than clients
         if job.in_turn:
             return line.count < 2 * _MOST
         free = max(self.owner.room.free, 1)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from mailgate.address import Address
-
-if TYPE_CHECKING:
-    from mailgate.relay.ready.job import Job
+from mailgate.relay.ready.job import Job, LedJob
 
 __all__ = ["Line", "Room"]
 
@@ -178,13 +175,13 @@ class Line:
 
     def trim(self, most: int) -> list[Job]:
         """All but so many, who wait no more: the last of those who have the most. Who has waited in the spool stays,
-        and so does the first of each sender."""
+        and so do the first of each sender and those that clients wait for."""
         places = {
             job: place
             for rank in self._ranks.values()
             for jobs in rank.came.jobs.values()
             for place, job in enumerate(jobs)
-            if place
+            if place and not isinstance(job, LedJob)
         }
         last = sorted(places, key=places.__getitem__, reverse=True)
         chosen = set(last[: max(self.count - most, 0)])
@@ -192,7 +189,7 @@ class Line:
 
     def ahead(self, job: Job) -> int | None:
         """How many begin before this one, if nobody else comes; None where it does not wait here."""
-        priority = job.lease.envelope.parameters.priority or 0
+        priority = job.priority
         rank = self._ranks.get(priority)
         before = None if rank is None else rank.ahead(job)
         if before is None:
@@ -204,7 +201,7 @@ class Line:
         return (lane for rank in self._ranks.values() for lane in rank.lanes)
 
     def _rank(self, job: Job) -> _Rank:
-        priority = job.lease.envelope.parameters.priority or 0
+        priority = job.priority
         rank = self._ranks.get(priority)
         if rank is None:
             rank = self._ranks[priority] = _Rank()

@@ -9,18 +9,21 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from mailgate.awaiting import as_deferred
-from mailgate.config.schema import LmtpRoute, SmtpRoute
+from mailgate.config.routes import LmtpRoute, ServerRoute, SiteRoute
+from mailgate.envelope import NO_ORIGIN
 from mailgate.interfaces import OutcomeKind
 from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, Result
 from mailgate.relay.locate import Hosts, NoHosts
+from mailgate.relay.ready.back_end import way_to
 from mailgate.relay.ready.berths import Berths
 from mailgate.relay.ready.health import Health
 from mailgate.relay.ready.idle import Idle
 from mailgate.relay.ready.jobs import Job, JobQueue, QueueOwner
 from mailgate.relay.ready.pace import Pace
 from mailgate.relay.ready.tools import SiteTools, account_nothing
-from mailgate.relay.ready.trouble import Trouble, is_about_client, said, told
-from mailgate.relay.replies.limits import Limits
+from mailgate.relay.ready.trouble import Trouble, is_about_client, is_pace_of_client, said, told
+from mailgate.relay.ready.window import FIRST
+from mailgate.relay.replies.limits import Limits, Signal
 from mailgate.relay.sources import SYSTEM, Source
 from mailgate.reply import Reply
 
@@ -44,7 +47,7 @@ class Site(JobQueue):
         self,
         name: str,
         hosts: Hosts,
-        route: SmtpRoute | LmtpRoute,
+        route: SiteRoute,
         *,
         route_name: str,
         limits: Limits,
@@ -53,7 +56,10 @@ class Site(JobQueue):
         tools: SiteTools,
         owner: QueueOwner,
     ) -> None:
-        health = Health(limits.connections, limits.retry.longest, tools.clock, tools.random, self._changed)
+        # A session that a client leads shows only at its end that the site bears it.
+        is_led = isinstance(route, ServerRoute) and not route.queue
+        first = limits.connections if is_led else FIRST
+        health = Health(limits.connections, limits.retry.longest, tools.clock, tools.random, self._changed, first=first)
         super().__init__(
             name,
             health.window.size,
@@ -74,7 +80,7 @@ class Site(JobQueue):
         self._tools = tools
         self._account = account_nothing if hosts.wanted is None or hosts.is_fixed else tools.account
         self._keeps_connections = True
-        self._one_message = route.xclient or route.proxy_protocol
+        self._one_message = isinstance(route, ServerRoute) and (route.xclient or route.proxy_protocol)
         self._idle = Idle(route.idle_timeout, tools.clock, self._closed_idle)
         self._health = health
         # Sites of one name may be others after a reload.
@@ -89,6 +95,7 @@ class Site(JobQueue):
             events=tools.events,
             changed=self._changed,
         )
+        self._way = way_to(route, route_name, hosts.label, connector, tools)
         self._unconnected: set[Job] = set()  # under way, and without a session now
         self._berths = Berths(self.key, tools.slots, tools.clock, changed=self._slots_changed, wanted=self._wanted)
         self._is_wanted = False  # somebody else waits for a slot
@@ -111,7 +118,7 @@ class Site(JobQueue):
         if self.is_held:
             self._pace.begun()
         # The common way: an open connection, one answer, no coroutine.
-        answer = connection.deliver(job.lease.envelope, job.remaining, job.lease.content)
+        answer = self._way.over(job, connection)
         waited = as_deferred(answer)
         self._active[job] = waited
         waited.addCallbacks(self._answered, self.failed, callbackArgs=(job, connection), errbackArgs=(job,))
@@ -232,6 +239,8 @@ class Site(JobQueue):
 
     def _heed(self, reply: Reply, stage: str, job: Job) -> None:
         """An answer that is not 2yz may say something about our pace."""
+        if self._one_message and job.lease.envelope.origin != NO_ORIGIN and is_pace_of_client(reply, stage):
+            return
         signal = self._tools.shaping.signal(self._limits, reply, stage)
         if signal is not None:
             self._pace.slow(signal, job.started)
@@ -278,7 +287,7 @@ class Site(JobQueue):
         error = None  # why there was no session with the last host
         unreached: list[ConnectFailedError] = []
         origin = job.lease.envelope.origin if self._one_message else None
-        for target in targets:
+        for target in self._way.order(targets, self._source):
             again = False
             for _ in range(transactions):
                 try:
@@ -289,8 +298,11 @@ class Site(JobQueue):
                             target, origin, try_tls=job.tries_tls, source=self._source
                         )
                         self._account(job.domain, connection, self._source)
+                        self._tools.learn(self.route, str(target), connection.max_size)
+                        self._way.tried(target, is_there=True)
                 except ConnectFailedError as failure:
                     self._account(job.domain, failure, self._source)
+                    self._way.tried(target, is_there=False)
                     unreached.append(error := failure)
                     break
                 error = None
@@ -328,7 +340,7 @@ class Site(JobQueue):
     async def _transact(self, job: Job, connection: IConnection, found: dict[int, Result]) -> bool:
         """Deliver what remains; whether another transaction is asked for. What may be bettered goes to `found`."""
         self._connected(job)
-        results = await connection.deliver(job.lease.envelope, job.remaining, job.lease.content)
+        results = await self._way.over(job, connection)
         if self._take_over(job, connection, results):
             return False
         self._unconnected.add(job)
@@ -350,7 +362,9 @@ class Site(JobQueue):
                 remaining.append(result.recipient)
             else:
                 job.results.append(result)
-            if result.kind is not OutcomeKind.DELIVERED and result.host:
+            if result.rest:
+                self._pace.slow(Signal(result.rest, result.rest, "its Retry-After"), job.started)
+            elif result.kind is not OutcomeKind.DELIVERED and result.host:
                 self._heed(result.reply, "", job)
         job.remaining = tuple(remaining)
         if self.limit < self._limits.connections and not remaining:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mailgate.relay.attempt import ConnectFailedError, Result
 from mailgate.reply import Reply
 
-__all__ = ["Trouble", "is_about_client", "said", "told"]
+__all__ = ["Trouble", "is_about_client", "is_pace_of_client", "said", "told"]
 
 #: Hosts whose failures are told of one attempt, and characters of each.
 _MOST_TOLD, _LONGEST_TOLD = 8, 300
@@ -50,6 +50,12 @@ def said(result: Result) -> str:
 def is_about_client(error: ConnectFailedError) -> bool:
     """Whether a next hop that was told who the client is may refuse this one, and nobody else."""
     return not error.is_ours and error.stage in ("greeting", "hello", "xclient")
+
+
+def is_pace_of_client(reply: Reply, stage: str) -> bool:
+    """Whether a next hop that was told who the client is may say this of that one's pace: what it says of its own state
+    (RFC 3463 section 3.4) concerns all. `stage` is that of ConnectFailedError, "" in a session."""
+    return stage in ("", "greeting", "hello", "xclient") and not reply.status[1:].startswith(".3.")
 
 
 def _tells(error: ConnectFailedError) -> tuple[bool, bool]:

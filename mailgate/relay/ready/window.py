@@ -6,10 +6,10 @@ from random import Random
 
 from mailgate.relay.schedule import HostState
 
-__all__ = ["Window"]
+__all__ = ["FIRST", "Window"]
 
-#: Connections with which a site begins that is not known yet.
-_FIRST = 5
+FIRST = 5
+"""Connections with which a site begins that is not known yet."""
 
 
 class Window:
@@ -19,9 +19,10 @@ class Window:
     which becomes longer each time that it shows again.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, first: int = FIRST) -> None:
         self.most = most
-        self._size = float(min(_FIRST, most))
+        self._first = first
+        self._size = float(min(first, most))
         self._ceiling: float = most
         self._refusals = HostState()
 
@@ -47,4 +48,4 @@ class Window:
 
     def recovered(self) -> None:
         """The site is there again."""
-        self._size = max(self._size, float(min(_FIRST, self._ceiling, self.most)))
+        self._size = max(self._size, float(min(self._first, self._ceiling, self.most)))

@@ -8,7 +8,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Literal, NamedTuple
 
-from mailgate.config.routes import ServerRoute, SmtpRoute
+from mailgate.config.routes import HopRoute, SmtpRoute
 from mailgate.config.schema import Config, ShapingSection, SlowDownSection
 from mailgate.config.section import Section
 from mailgate.relay.replies.limits import Limits, Signal
@@ -85,11 +85,9 @@ class Shaping:
         self._sections = [_taken_apart(name, section) for name, section in config.shaping.items()]
         self._rules = {name: _own_rules(name, one.slow_down) for name, one in config.shaping.items() if one.slow_down}
         self._by_words = lru_cache(_REMEMBERED)(self._find)
-        self._plain: dict[str, tuple[ServerRoute, Limits]] = {}  # by route, where nothing else is known
+        self._plain: dict[str, tuple[HopRoute, Limits]] = {}  # by route, where nothing else is known
 
-    def limits(
-        self, route_name: str, route: ServerRoute, domain: str, hosts: Sequence[str], source: str = ""
-    ) -> Limits:
+    def limits(self, route_name: str, route: HopRoute, domain: str, hosts: Sequence[str], source: str = "") -> Limits:
         """What holds for this route, domain (lower case; "" where it does not matter), hosts (their names) and source
         ("": as the system chooses)."""
         found: Sequence[_Section] = ()
@@ -127,7 +125,7 @@ class Shaping:
         return None if rule is None else rule.signal
 
 
-def _limits(route: ServerRoute, sections: Sequence[_Section], published: Sequence[_Section]) -> Limits:
+def _limits(route: HopRoute, sections: Sequence[_Section], published: Sequence[_Section]) -> Limits:
     """What the route says, if the destination does not want less, and over it each section in turn what it gives."""
     connections, per_connection, retry = route.connections, route.messages_per_connection, route.retry
     recipients, message_rate, connection_rate = _RECIPIENTS, 0.0, 0.0

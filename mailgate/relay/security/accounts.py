@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mailgate.relay.attempt import ConnectFailedError, IConnection
 from mailgate.relay.security.demand import Demand
@@ -38,7 +40,7 @@ class Accountant:
         """As Account in SiteTools. What routes with hosts of their own do is nobody's business."""
         if self._tell is not None and domain and outcome.target.demand is not None:
             noting = Deferred.fromCoroutine(self._note(canonical(domain), outcome, source))
-            noting.addErrback(lambda failure: _log.failure("a session cannot be counted", failure=failure))
+            noting.addErrback(_not_noted)
 
     async def _note(self, domain: str, outcome: IConnection | ConnectFailedError, source: Source) -> None:
         security, demand, now = self._security(), outcome.target.demand, self._clock.seconds()
@@ -48,6 +50,11 @@ class Accountant:
         if self._tell is not None:
             for tally in tallies(outcome, demand, published, source):
                 self._tell(TlsSession(at=now, domain=domain, tally=tally))
+
+
+def _not_noted(failure: Failure) -> None:
+    if not failure.check(CancelledError):  # the end has come
+        _log.failure("a session cannot be counted", failure=failure)
 
 
 def tallies(
@@ -67,13 +74,14 @@ def tallies(
         return [*found, _tally(demand.policy, demand, published)]
     target = outcome.target
     sending = source.address6 if ":" in target.address else source.address
+    sending_ip = str(sending) if sending is not None else _chosen_for(target.address)
     tally = _tally(
         demand.policy,
         demand,
         published,
         failure=failure,
         reason=reason,
-        sending=str(sending or ""),
+        sending=sending_ip,
         host=target.host,
         address=target.address,
     )
@@ -91,6 +99,16 @@ def _failure(outcome: IConnection | ConnectFailedError, demand: Demand) -> tuple
     if demand.level == "welcome" and demand.policy == "sts":  # in test: nobody insisted
         return outcome.tls_failure, ""
     return "", ""
+
+
+def _chosen_for(address: str) -> str:
+    """Our address for connections there, where the system chooses it; "" where there is no way. Sends nothing."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as one:
+            one.connect((address, 25))
+            return str(one.getsockname()[0])
+    except OSError:
+        return ""
 
 
 def _tally(

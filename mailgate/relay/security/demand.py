@@ -24,9 +24,9 @@ PolicyType = Literal["tlsa", "sts", "no-policy-found", "local"]
 class Demand(Struct, frozen=True, kw_only=True):
     """What is asked of sessions with one host, beyond its route; `policy` says by whom.
 
-    `tlsa` are usable records, and `names` those of which the host must prove one where they ask for that: its own
-    first. `failure` and `reason` say why a host is refused; where it is not, what the policy, which is only tested,
-    has against it.
+    `tlsa` are usable records, and `names` those of which the host must prove one where they ask for that: first the one
+    that has the records. `failure` and `reason` say why a host is refused; where it is not, what the policy, which is
+    only tested, has against it.
     """
 
     level: Level = "welcome"

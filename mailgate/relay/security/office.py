@@ -38,7 +38,7 @@ class SecurityOffice:
     """Tells `locator` what to look at. `path` is where MTA-STS policies lie, which one of several processes `leads` in
     keeping up to date; `port` is that of policy hosts.
 
-    `security` is what holds now; None where the configuration asks for nothing.
+    `security` is what holds now, by which `locator` goes; None where the configuration asks for nothing.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SecurityOffice:
     ) -> None:
         self.security: TransportSecurity | None = None
         self._path = path
-        self._locator = locator
+        self.locator = locator
         self._reactor = reactor
         self._resolver = resolver
         self._leads = leads
@@ -61,7 +61,7 @@ class SecurityOffice:
         self._store: PolicyStore | None = None
         self._sts: MtaSts | None = None
         self._fetcher: PolicyFetcher | None = None
-        self._section: MtaStsSection | None = None
+        self._asked: tuple[Path | None, float] | None = None
 
     def use(self, config: Config) -> None:
         """From now on go by this; a file of authorities that does not serve leaves those before in force."""
@@ -69,7 +69,7 @@ class SecurityOffice:
         if wants and TransportSecurity.fetches(config):
             self._begin(config.mta_sts)
         self.security = TransportSecurity(config, self._resolver, self._sts) if wants else None
-        self._locator.use(self.security)
+        self.locator.use(self.security)
 
     async def close(self) -> None:
         """End: nothing is fetched any more, and the file is closed."""
@@ -81,7 +81,8 @@ class SecurityOffice:
             await self._store.close()
 
     def _begin(self, section: MtaStsSection) -> None:
-        if self._sts is not None and self._section == section:
+        asked = (section.ca, section.timeout)
+        if self._sts is not None and self._asked == asked:
             return
         try:
             fetcher = PolicyFetcher(
@@ -90,13 +91,13 @@ class SecurityOffice:
         except ValueError as error:
             _log.error("mta_sts.ca: {error}", error=str(error))
             return
+        before, self._fetcher, self._asked = self._fetcher, fetcher, asked
         if self._sts is not None:
-            self._sts.stop()
-        if self._fetcher is not None:
-            self._fetcher.close()
-        if self._store is None:
-            self._store = PolicyStore(self._path, self._reactor)
-        self._fetcher, self._section = fetcher, section
+            self._sts.use(fetcher)  # the same goes on: mail may be waiting for what it fetches
+            if before is not None:
+                before.close()
+            return
+        self._store = PolicyStore(self._path, self._reactor)
         self._sts = MtaSts(self._resolver, fetcher, self._store, self._reactor)
         if self._leads:
             self._sts.start()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mailgate.config.schema import Config
+from mailgate.stores.domains import canonical
 from mailgate.tls.dane import Tlsa
 
-__all__ = ["Published", "own_domains", "own_policy", "own_records"]
+__all__ = ["Published", "own_domains", "own_policy", "own_records", "served_policies"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,14 @@ def _own_hosts(config: Config) -> Sequence[str]:
 def own_domains(config: Config) -> list[str]:
     """Our domains that have names of their own."""
     return [one for one in config.domains if not one.startswith("*.")]
+
+
+def served_policies(config: Config) -> Mapping[str, bytes]:
+    """What [http] serves as /.well-known/mta-sts.txt, by the host that it is asked for (A-labels, lower case)."""
+    if not config.mta_sts.serve:
+        return {}
+    policy = own_policy(config).encode("ascii")
+    return {f"mta-sts.{canonical(domain)}": policy for domain in own_domains(config)}
 
 
 def own_records(config: Config, domain: str, keys: Sequence[Tlsa], reports_to: str = "") -> list[Published]:

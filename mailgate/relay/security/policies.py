@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mailgate.config.routes import LmtpRoute, SmtpRoute
+from mailgate.config.routes import SiteRoute, SmtpRoute
 from mailgate.config.schema import Config
 from mailgate.config.security import TlsPolicySection
 from mailgate.interfaces import IResolver
@@ -48,7 +48,7 @@ class TransportSecurity:
         """Whether any route asks for MTA-STS."""
         return any(_security(route) in ("auto", "mta-sts") for route in config.routes.values())
 
-    def asked(self, route: SmtpRoute | LmtpRoute, domain: str, *, relaxed: bool = False) -> Asked | None:
+    def asked(self, route: SiteRoute, domain: str, *, relaxed: bool = False) -> Asked | None:
         """What is asked of mail to a domain ("" for fixed hosts) by a route; None for what the route has, no more.
 
         `relaxed`: the sender wants it delivered whatever is published (TLS-Required: no, RFC 8689 section 4.1), which
@@ -75,8 +75,10 @@ class TransportSecurity:
             label = f" (tls_policies for {domain})" if asked.local is not None else ""
             return Wanted(label or (" (dane)" if asked.dane else " (published)"), asked.dane, local=asked.local)
         strangers = frozenset(one for one in hosts if not covers(policy.mx, one))
-        # Domains with the same hosts are one site where the same is asked of these.
-        label = f" (mta-sts {policy.mode}{f', {domain}' if strangers or asked.local else ''})"
+        # Domains with the same hosts are one site where the same is asked of these. A policy that comes to name others
+        # makes another.
+        differs = f", {domain} without {','.join(sorted(strangers))}" if strangers or asked.local else ""
+        label = f" (mta-sts {policy.mode}{differs})"
         return Wanted(label, asked.dane, policy.mode, strangers, asked.local)
 
     async def published(self, domain: str) -> StsFound:

@@ -26,15 +26,14 @@ _log = Logger()
 
 T = TypeVar("T")
 
-#: Policies in memory, or that there is none in the file, and for how many seconds: other workers fetch, too. Failures,
-#: and for how long.
-_POLICIES, _POLICIES_FOR = 10_000, 600.0
-_FAILURES, _FAILURES_FOR = 10_000, 600.0
+#: Octets of policies in memory, and of domains that have none in the file, and for how many seconds: other workers
+#: fetch, too. Failures, for how long, and characters that are kept of why.
+_OCTETS, _ABSENT, _KNOWN_FOR = 16 * 1024**2, 10_000, 600.0
+_FAILURES, _FAILURES_FOR, _LONGEST_REASON = 10_000, 600.0, 500
 #: Policies that are fetched at one time. Others wait, and their mail with them, rather than go without.
 _MOST_FETCHES = 100
-#: A policy older than this (seconds) is fetched anew, in the background; looks at the file; policies of one look; those
-#: that were not asked for in so long are left to expire.
-_AGED, _LOOK_EVERY, _MOST_REFRESHED, _UNUSED = 86_400.0, 3600.0, 200, 30 * 86_400.0
+#: Seconds between looks at the file; policies of one look; those that were not asked for in so long are left to expire.
+_LOOK_EVERY, _MOST_REFRESHED, _UNUSED = 3600.0, 200, 30 * 86_400.0
 
 
 class IPolicyFetcher(Protocol):
@@ -75,13 +74,18 @@ class MtaSts:
         self._fetcher = fetcher
         self._store = store
         self._clock = clock
-        self._kept: TTLCache[str, Kept] = TTLCache(_POLICIES, _POLICIES_FOR, clock.seconds)
-        self._absent: TTLCache[str, None] = TTLCache(_POLICIES, _POLICIES_FOR, clock.seconds)
+        self._kept: TTLCache[str, Kept] = TTLCache(_OCTETS, _KNOWN_FOR, clock.seconds, getsizeof=_octets)
+        self._absent: TTLCache[str, None] = TTLCache(_ABSENT, _KNOWN_FOR, clock.seconds)
         self._failures: TTLCache[tuple[str, str], StsFound] = TTLCache(_FAILURES, _FAILURES_FOR, clock.seconds)
         self._fetches: dict[str, Deferred[Kept | StsFound]] = {}
         self._slots = DeferredSemaphore(_MOST_FETCHES)
         self._timer: IDelayedCall | None = None
         self._is_stopped = False
+
+    def use(self, fetcher: IPolicyFetcher) -> None:
+        """From now on fetch with this, which may get what could not be had before."""
+        self._fetcher = fetcher
+        self._failures.clear()
 
     def start(self) -> None:
         """Keep what is in the file up to date from now on."""
@@ -103,7 +107,7 @@ class MtaSts:
         announced = announced_id(answer.records)
         kept = await self._known(domain)
         if not announced or (kept is not None and kept.id == announced):
-            if kept is not None and self._clock.seconds() > kept.fetched + _AGED:
+            if kept is not None and kept.is_aged(self._clock.seconds()):
                 self._refresh(domain, announced or kept.id)
             return _NOTHING if kept is None else StsFound(kept.policy)
         if (failed := self._failures.get((domain, announced))) is None:
@@ -161,11 +165,11 @@ class MtaSts:
     async def _fetch(self, domain: str, announced: str) -> Kept | StsFound:
         await self._slots.acquire()
         try:
-            policy = await self._fetcher.fetch(domain)
+            policy = await self._fetch_now(domain)
         except StsFetchError as error:
-            failed = StsFound(None, error.failure, str(error))
+            failed = StsFound(None, error.failure, str(error)[:_LONGEST_REASON])
             self._failures[domain, announced] = failed
-            _log.warn("the MTA-STS policy of {domain} cannot be fetched: {error}", domain=domain, error=str(error))
+            _log.warn("the MTA-STS policy of {domain} cannot be fetched: {error}", domain=domain, error=failed.reason)
             return failed
         finally:
             self._slots.release()
@@ -179,6 +183,17 @@ class MtaSts:
             _log.warn("the MTA-STS policy of {domain} cannot be kept: {error}", domain=domain, error=str(error))
         return kept
 
+    async def _fetch_now(self, domain: str) -> StsPolicy:
+        while True:
+            fetcher = self._fetcher
+            try:
+                return await fetcher.fetch(domain)
+            except StsFetchError:
+                if self._is_stopped:  # which is no word on whether there is a policy
+                    raise CancelledError from None
+                if fetcher is self._fetcher:  # else a reload has come between, and another may be believed now
+                    raise
+
     # -- in the background
 
     def _refresh(self, domain: str, announced: str) -> None:
@@ -188,13 +203,13 @@ class MtaSts:
     def _look(self) -> None:
         self._timer = None
         looked = Deferred.fromCoroutine(self._look_once())
-        looked.addErrback(lambda failure: _log.failure("MTA-STS policies cannot be kept up to date", failure=failure))
+        looked.addErrback(_not_looked)
         looked.addBoth(lambda _: self.start())
 
     async def _look_once(self) -> None:
         now = self._clock.seconds()
         try:
-            domains = await self._store.run(lambda file: file.ageing(now - _AGED, now - _UNUSED, _MOST_REFRESHED))
+            domains = await self._store.run(lambda file: file.ageing(now, now - _UNUSED, _MOST_REFRESHED))
         except (sqlite3.Error, OSError) as error:
             _log.warn("the file of MTA-STS policies cannot be read: {error}", error=str(error))
             return
@@ -203,9 +218,22 @@ class MtaSts:
                 return
             kept = await self._known(domain)
             answer = await answered(self._resolver.resolve(f"_mta-sts.{domain}", "TXT"))
-            announced = announced_id(answer.records)
-            if kept is not None and announced and (domain, announced) not in self._failures:
+            if kept is None:
+                continue
+            # Whatever becomes of the record, which others may hide (RFC 8461 section 10.2).
+            announced = announced_id(answer.records) or kept.id
+            if (domain, announced) not in self._failures:
                 await self._fetched(domain, announced)
+
+
+def _octets(kept: Kept) -> int:
+    """About what one takes in memory."""
+    return 1000 + sum(100 + len(text) for text in (*kept.policy.mx, *kept.policy.lines))
+
+
+def _not_looked(failure: Failure) -> None:
+    if not failure.check(CancelledError):
+        _log.failure("MTA-STS policies cannot be kept up to date", failure=failure)
 
 
 def _not_refreshed(failure: Failure, domain: str) -> None:

@@ -3,29 +3,19 @@ further."""
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import NoReturn
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
-from twisted.web.client import URI
-from twisted.web.iweb import IAgentEndpointFactory
-from zope.interface import implementer
 
-from mailgate.awaiting import answered
 from mailgate.backends.http import Fetcher, NoTlsError
-from mailgate.backends.questions import BackendError, Creators, IBackendReactor
+from mailgate.backends.named import NamedEndpoints
+from mailgate.backends.questions import BackendError, IBackendReactor
 from mailgate.interfaces import IResolver
 from mailgate.relay.security.sts_policy import StsPolicy, parse_policy
 from mailgate.tls.failures import TlsFailure
 
 __all__ = ["PolicyFetcher", "StsFetchError"]
-
-#: Addresses of a policy host that are tried.
-_MOST_ADDRESSES = 4
 
 
 class StsFetchError(Exception):
@@ -57,7 +47,7 @@ class PolicyFetcher:
             reactor,
             connect_timeout=timeout,
             ca=ca,
-            endpoints=lambda creators: _Endpoints(reactor, resolver, creators, timeout),
+            endpoints=lambda creators: NamedEndpoints(reactor, resolver, creators, timeout),
         )
 
     async def fetch(self, domain: str) -> StsPolicy:
@@ -91,53 +81,3 @@ class PolicyFetcher:
 
 def _late(_outcome: object, seconds: float) -> NoReturn:
     raise BackendError(f"no answer within {seconds:g} s")
-
-
-@implementer(IAgentEndpointFactory)
-class _Endpoints:
-    def __init__(self, reactor: IBackendReactor, resolver: IResolver, creators: Creators, timeout: float) -> None:
-        self._reactor = reactor
-        self._resolver = resolver
-        self._creators = creators
-        self._timeout = timeout
-
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:  # noqa: N802  Twisted's name
-        if uri.scheme != b"https":
-            raise ValueError("only HTTPS is asked")
-        host = uri.host.decode("ascii")
-        endpoint = _Resolving(self._reactor, self._resolver, host, uri.port, self._timeout)
-        return wrapClientTLS(self._creators(host), endpoint)
-
-
-@implementer(IStreamClientEndpoint)
-class _Resolving:
-    """One address of the host after another, each with its part of the time."""
-
-    def __init__(self, reactor: IBackendReactor, resolver: IResolver, host: str, port: int, timeout: float) -> None:
-        self._reactor = reactor
-        self._resolver = resolver
-        self._host = host
-        self._port = port
-        self._timeout = timeout
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803  Twisted's name
-        return Deferred.fromCoroutine(self._connect(protocolFactory))
-
-    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        addresses: list[IPv4Address | IPv6Address] = []
-        for rdtype in ("A", "AAAA"):
-            answer = await answered(self._resolver.resolve(self._host, rdtype))
-            addresses += [one for one in answer.records if isinstance(one, IPv4Address | IPv6Address)]
-        if not addresses:
-            raise BackendError(f"{self._host} has no address")
-        addresses = addresses[:_MOST_ADDRESSES]
-        part = max(self._timeout / len(addresses), 1.0)
-        error: Exception = BackendError(f"{self._host} cannot be reached")
-        for address in addresses:
-            kind = TCP4ClientEndpoint if address.version == 4 else TCP6ClientEndpoint
-            endpoint = kind(self._reactor, str(address), self._port, timeout=part)
-            try:
-                return await endpoint.connect(factory)
-            except (ConnectError, OSError) as failure:
-                error = failure
-        raise error

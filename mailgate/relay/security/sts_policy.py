@@ -8,21 +8,22 @@ from typing import Literal
 
 from msgspec import Struct
 
-__all__ = ["LONGEST_AGE", "StsPolicy", "announced_id", "parse_policy"]
+from mailgate.config.security import LONGEST_AGE
 
-#: Seconds that a policy may be kept at most (RFC 8461 section 3.2).
-LONGEST_AGE = 31_557_600
-#: Hosts of a policy, and its lines, beyond which it is not believed to be one.
-_MOST_HOSTS, _MOST_LINES = 200, 1000
+__all__ = ["StsPolicy", "announced_id", "parse_policy"]
+
+#: Hosts of a policy, and its lines, beyond which it is not believed to be one; lines that are told in reports.
+_MOST_HOSTS, _MOST_LINES, _MOST_TOLD = 200, 1000, 40
 
 _ID = re.compile(r"[A-Za-z0-9]{1,32}")
-_FIELD = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,31})[ \t]*:[ \t]*(.*?)[ \t]*")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 
 
 class StsPolicy(Struct, frozen=True, kw_only=True):
-    """A policy: `mx` are patterns of hosts, lower case; `max_age` in seconds; `lines` as they came, for reports."""
+    """A policy: `mx` are patterns of hosts, lower case; `max_age` in seconds; `lines` as they came, for reports,
+    the first of very many."""
 
     mode: Literal["enforce", "testing", "none"]
     mx: tuple[str, ...]
@@ -32,12 +33,13 @@ class StsPolicy(Struct, frozen=True, kw_only=True):
 
 def announced_id(records: Iterable[object]) -> str:
     """The id in the TXT records of _mta-sts.DOMAIN; "" where they announce no policy (RFC 8461 section 3.1)."""
-    found = [text for one in records if isinstance(one, bytes) and (text := _ascii(one)).startswith("v=STSv1")]
+    split = [[part.strip(" \t") for part in _ascii(one).split(";")] for one in records if isinstance(one, bytes)]
+    found = [parts for parts in split if parts[0] == "v=STSv1"]
     if len(found) != 1:
         return ""
-    version, *fields = (one.strip(" \t") for one in found[0].split(";"))
+    fields = found[0][1:]
     ids = [value for name, _, value in (one.partition("=") for one in fields) if name == "id"]
-    return ids[0] if version == "v=STSv1" and len(ids) == 1 and _ID.fullmatch(ids[0]) else ""
+    return ids[0] if len(ids) == 1 and _ID.fullmatch(ids[0]) else ""
 
 
 def parse_policy(octets: bytes) -> StsPolicy:
@@ -52,16 +54,15 @@ def parse_policy(octets: bytes) -> StsPolicy:
     for line in lines:
         if not line.strip(" \t"):
             continue
-        match = _FIELD.fullmatch(line)
-        if match is None:
+        key, colon, value = (one.strip(" \t") for one in line.partition(":"))
+        if not colon or not _KEY.fullmatch(key):
             raise ValueError(f"the policy has a line that is no field: {line[:80]!a}")
-        key, value = match.groups()
         if key == "mx":
             hosts[_host(value)] = None
         elif key in fields:
             continue
         fields[key] = value
-        if key in ("version", "mode", "mx", "max_age"):
+        if key in ("version", "mode", "mx", "max_age") and len(told) < _MOST_TOLD:
             told.append(f"{key}: {value}")
     if fields.get("version") != "STSv1":
         raise ValueError("the policy has no version: STSv1")

@@ -16,11 +16,14 @@ from twisted.internet.interfaces import IReactorFromThreads
 
 from mailgate.backends.threads import Threads
 from mailgate.relay.security.sts_policy import StsPolicy
-from mailgate.stores.opened import open_file
+from mailgate.stores.opened import OpenedFile, open_file, transaction
 
 __all__ = ["Kept", "PolicyFile", "PolicyStore"]
 
 T = TypeVar("T")
+
+#: A policy is fetched anew when it is as old as this (seconds), or has held for half of its time.
+_AGED = 86_400.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS policies (
@@ -43,6 +46,10 @@ class Kept(Struct, frozen=True, kw_only=True):
     fetched: float
     expires: float
 
+    def is_aged(self, now: float) -> bool:
+        """Whether it should be fetched anew."""
+        return now > self.fetched + min(_AGED, (self.expires - self.fetched) / 2)
+
 
 class PolicyFile:
     """Every method is one transaction; sqlite3.Error. At most `limit` policies are kept: those that expire first go."""
@@ -63,19 +70,23 @@ class PolicyFile:
 
     def put(self, kept: Kept, now: float) -> None:
         """Keep one, in the place of the domain's before."""
-        execute = self._database.execute
         row = (kept.domain, kept.expires, kept.fetched, now, msgspec.msgpack.encode(kept))
-        execute("INSERT OR REPLACE INTO policies VALUES (?, ?, ?, ?, ?)", row)
-        execute("DELETE FROM policies WHERE expires <= ?", (now,))
-        (count,) = execute("SELECT count(*) FROM policies").fetchone()
-        if count > self._limit:
-            first = "SELECT domain FROM policies ORDER BY expires LIMIT ?"
-            execute(f"DELETE FROM policies WHERE domain IN ({first})", (count - self._limit,))  # noqa: S608  constants
+        with transaction(self._database):
+            execute = self._database.execute
+            execute("INSERT OR REPLACE INTO policies VALUES (?, ?, ?, ?, ?)", row)
+            execute("DELETE FROM policies WHERE expires <= ?", (now,))
+            (count,) = execute("SELECT count(*) FROM policies").fetchone()
+            if count > self._limit:
+                first = "SELECT domain FROM policies ORDER BY expires LIMIT ?"
+                execute(f"DELETE FROM policies WHERE domain IN ({first})", (count - self._limit,))  # noqa: S608  constants
 
-    def ageing(self, fetched_before: float, used_since: float, most: int) -> list[str]:
-        """Domains whose policies are older than that and were asked for since, those that expire first."""
-        statement = "SELECT domain FROM policies WHERE fetched < ? AND used > ? ORDER BY expires LIMIT ?"
-        return [domain for (domain,) in self._database.execute(statement, (fetched_before, used_since, most))]
+    def ageing(self, now: float, used_since: float, most: int) -> list[str]:
+        """Domains whose policies should be fetched anew and were asked for since, those that expire first."""
+        statement = (
+            "SELECT domain FROM policies WHERE expires > ?1 AND used > ?2"
+            " AND ?1 > fetched + min(?3, (expires - fetched) / 2) ORDER BY expires LIMIT ?4"
+        )
+        return [domain for (domain,) in self._database.execute(statement, (now, used_since, _AGED, most))]
 
     def close(self) -> None:
         """Close the file."""
@@ -83,24 +94,21 @@ class PolicyFile:
 
 
 class PolicyStore:
-    """The file from the reactor's thread; opened when it is first asked. Deferreds fail with sqlite3.Error, OSError."""
+    """The file from the reactor's thread; opened when it is first asked. Deferreds fail with sqlite3.Error, OSError.
+    A damaged file is set aside: its policies are fetched anew by those who are sent mail."""
 
     def __init__(self, path: Path, reactor: IReactorFromThreads) -> None:
-        self._path = path
         self._threads = Threads(reactor, 1, "mta-sts")
-        self._file: PolicyFile | None = None
+        self._file = OpenedFile(path, PolicyFile)
+        self._is_used = False
 
     def run(self, work: Callable[[PolicyFile], T]) -> Deferred[T]:
         """What `work` makes of the file, in our thread; one after another."""
-        return self._threads.run(lambda: work(self._opened()))
+        self._is_used = True
+        return self._threads.run(lambda: self._file.use(work))
 
     async def close(self) -> None:
         """End, when what was asked is done."""
-        if self._file is not None:
+        if self._is_used:
             await self._threads.run(self._file.close)
         self._threads.close()
-
-    def _opened(self) -> PolicyFile:
-        if self._file is None:
-            self._file = PolicyFile(self._path)
-        return self._file

@@ -23,22 +23,23 @@ async def dane_of(resolver: IResolver, host: str, port: int, domain: str, *, sec
         # The alias may lead from a signed zone to one that is not (RFC 7672 section 2.2.2).
         answer = await answered(resolver.resolve(host, "CNAME"))
         if answer.is_temporary:
-            return _unknown(f"the CNAME of {host} cannot be looked up ({answer.status.value})")
+            return _unknown(host, f"the CNAME of {host} cannot be looked up ({answer.status.value})")
         bases = [host] if answer.secure and answer.status is DnsStatus.FOUND else []
     for base in bases:
         answer = await answered(resolver.resolve(f"_{port}._tcp.{base}", "TLSA"))
         if answer.is_temporary:
-            return _unknown(f"the TLSA records of {base} cannot be looked up ({answer.status.value})")
+            return _unknown(base, f"the TLSA records of {base} cannot be looked up ({answer.status.value})")
         if answer.status is not DnsStatus.FOUND or not answer.secure:
             continue
         records = usable(answer.records)
         if not records:
             # There are some, so there is TLS, and nobody says with whom (RFC 7672 section 2.2).
-            return Demand(level="encrypted", policy="tlsa", failure="tlsa-invalid", reason=f"{base}: no usable TLSA")
+            reason = f"{base}: no usable TLSA"
+            return Demand(level="encrypted", policy="tlsa", names=(base,), failure="tlsa-invalid", reason=reason)
         names = (base, domain) if domain and domain != base else (base,)
         return Demand(level="dane", policy="tlsa", tlsa=records, names=names)
     return None
 
 
-def _unknown(reason: str) -> Demand:
-    return Demand(level="refused", policy="tlsa", failure="dnssec-invalid", reason=f"DANE: {reason}")
+def _unknown(base: str, reason: str) -> Demand:
+    return Demand(level="refused", policy="tlsa", names=(base,), failure="dnssec-invalid", reason=f"DANE: {reason}")

@@ -22,12 +22,12 @@ from mailgate.message import (
     RemoveHeader,
     RemoveRecipient,
 )
-from mailgate.scanners.milter.codec import (
+from mailgate.scanners.milter.error import MilterError
+from mailgate.wire.milter.codec import (
     Change,
     HeaderAdded,
     HeaderChanged,
     HeaderInserted,
-    MilterError,
     RecipientAdded,
     RecipientRemoved,
     SenderChanged,

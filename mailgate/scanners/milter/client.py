@@ -12,11 +12,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 
 from mailgate.config.hosts import HostPort
-from mailgate.scanners.milter.codec import SMALL, MilterError
 from mailgate.scanners.milter.conversation import Conversation, Patience
+from mailgate.scanners.milter.error import MilterError
 from mailgate.scanners.milter.link import MilterLink
-from mailgate.scanners.milter.negotiation import NEWEST, offer
 from mailgate.scanners.pool import IScannerReactor, Pool, endpoint_of
+from mailgate.wire.milter.codec import SMALL
+from mailgate.wire.milter.negotiation import NEWEST, offer
 
 __all__ = ["MilterClient", "Settings"]
 

@@ -17,15 +17,18 @@ from twisted.internet.interfaces import IReactorTime
 
 from mailgate.message.header import MAX_HEADER_LINES
 from mailgate.reply import Reply
-from mailgate.scanners.milter.codec import (
+from mailgate.scanners.milter.error import MilterError
+from mailgate.scanners.milter.link import MilterLink
+from mailgate.scanners.milter.macros import macros_for, told_at
+from mailgate.wire.milter.codec import (
     Answer,
     BodyReplaced,
     Change,
     HeaderAdded,
     HeaderChanged,
     HeaderInserted,
-    MilterError,
     Options,
+    PacketError,
     Quarantined,
     RecipientAdded,
     RecipientRemoved,
@@ -35,10 +38,8 @@ from mailgate.scanners.milter.codec import (
     packet,
     strings,
 )
-from mailgate.scanners.milter.link import MilterLink
-from mailgate.scanners.milter.macros import macros_for, told_at
-from mailgate.scanners.milter.negotiation import Agreement, agree
-from mailgate.scanners.milter.words import Actions, Code, MacroStage, Plain, Steps
+from mailgate.wire.milter.negotiation import Agreement, agree
+from mailgate.wire.milter.words import STEP_BITS, Actions, Code, MacroStage, Plain, Steps
 
 __all__ = ["GO_ON", "MAX_CHANGES", "MAX_REMOVED", "BodySink", "Conversation", "Outcome", "Patience"]
 
@@ -143,7 +144,10 @@ class Conversation:
             if not isinstance(answer, Options):
                 raise MilterError(f"{_name(answer)} where it has to say what it can do")
             link.answered()
-            agreement = agree(offered, answer)
+            try:
+                agreement = agree(offered, answer)
+            except PacketError as error:
+                raise MilterError(str(error)) from None
         except BaseException as error:
             link.abort(str(error))
             raise
@@ -248,7 +252,7 @@ class Conversation:
     async def _step(
         self, code: Code, data: bytes, stage: MacroStage | None, macros: Macros, sink: BodySink | None = None
     ) -> Outcome:
-        unwanted, quiet = _STEP_BITS[code]
+        unwanted, quiet = STEP_BITS[code]
         if self.agreement.leaves_out(unwanted):
             return GO_ON
         link = self._link
@@ -328,17 +332,6 @@ class Conversation:
             raise MilterError(f"{_name(change)}, which it has not announced")
 
 
-_STEP_BITS: dict[Code, tuple[Steps, Steps]] = {
-    Code.CONNECT: (Steps.NO_CONNECT, Steps.QUIET_CONNECT),
-    Code.HELO: (Steps.NO_HELO, Steps.QUIET_HELO),
-    Code.MAIL: (Steps.NO_MAIL, Steps.QUIET_MAIL),
-    Code.RCPT: (Steps.NO_RCPT, Steps.QUIET_RCPT),
-    Code.DATA: (Steps.NO_DATA, Steps.QUIET_DATA),
-    Code.HEADER: (Steps.NO_HEADERS, Steps.QUIET_HEADERS),
-    Code.END_OF_HEADER: (Steps.NO_END_OF_HEADER, Steps.QUIET_END_OF_HEADER),
-    Code.BODY: (Steps.NO_BODY, Steps.QUIET_BODY),
-    Code.END_OF_BODY: (Steps(0), Steps(0)),
-}
 _RIGHTS: dict[type[Change], Actions] = {
     HeaderAdded: Actions.ADD_HEADERS,
     HeaderInserted: Actions.ADD_HEADERS | Actions.CHANGE_HEADERS,

@@ -10,7 +10,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailgate.scanners.milter.codec import SMALL, Answer, MilterError, PacketReader, parse_answer
+from mailgate.scanners.milter.error import MilterError
+from mailgate.wire.milter.codec import SMALL, Answer, PacketError, PacketReader, parse_answer
 
 __all__ = ["MilterLink"]
 
@@ -68,13 +69,16 @@ class MilterLink(Protocol):
     async def answer(self, timeout: float) -> Answer:
         """The next packet of the milter. MilterError: it is none, or there is none within `timeout` seconds."""
         end = self._clock.seconds() + timeout
-        while (found := self._reader.take()) is None:
-            self._require()
-            self._answer = Deferred(lambda _: None)
-            left = max(0.0, end - self._clock.seconds())
-            await self._answer.addTimeout(left, self._clock, onTimeoutCancel=_late)
-        self._last = self._clock.seconds()
-        return parse_answer(*found)
+        try:
+            while (found := self._reader.take()) is None:
+                self._require()
+                self._answer = Deferred(lambda _: None)
+                left = max(0.0, end - self._clock.seconds())
+                await self._answer.addTimeout(left, self._clock, onTimeoutCancel=_late)
+            self._last = self._clock.seconds()
+            return parse_answer(*found)
+        except PacketError as error:
+            raise MilterError(str(error)) from None
 
     def answered(self) -> None:
         """The answer is complete; MilterError where there is more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mailgate.envelope import Recipient, Session, Transaction
-from mailgate.scanners.milter.words import MacroStage
+from mailgate.wire.milter.words import MacroStage
 
 __all__ = ["macros_for", "message_macros", "recipient_macros", "session_macros", "told_at"]
 

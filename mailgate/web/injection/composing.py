@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
+from email.generator import BytesGenerator
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formatdate
 from http import HTTPStatus
+from io import BytesIO
 
 from msgspec import Struct
 
@@ -14,6 +17,7 @@ from mailgate.address import Address
 from mailgate.envelope import MailParameters, new_id
 from mailgate.web.injection.fields import mailboxes, unstructured
 from mailgate.web.injection.models import Attachment, Order, Person, Personal, is_line
+from mailgate.web.injection.pieces import lines_together
 from mailgate.web.injection.problems import CallError, Fault
 from mailgate.web.injection.templating import Rendering, TemplateFaultError
 
@@ -124,6 +128,14 @@ class Composer:
         return texts
 
 
+class _Generator(BytesGenerator):
+    """Splits what is large into lines a piece at a time."""
+
+    def _write_lines(self, lines: str) -> None:
+        for piece in lines_together(lines, "\n"):
+            super()._write_lines(piece)  # type: ignore[misc]  # typeshed has it not
+
+
 def check_size(content: bytes, most: int) -> None:
     """CallError where it is too large."""
     if len(content) > most:
@@ -155,7 +167,12 @@ def _body(text: str, html: str, attachments: Sequence[Attachment]) -> bytes:
             page.add_related(one.content, maintype, subtype, cid=f"<{one.cid}>", disposition="inline", filename=name)
         else:
             message.add_attachment(one.content, maintype, subtype, disposition="attachment", filename=name)
-    return message.as_bytes()
+    for part in message.walk():
+        if part.is_multipart():
+            part.set_boundary(f"=_{secrets.token_hex(16)}")  # none is searched for in all that it parts
+    octets = BytesIO()
+    _Generator(octets, policy=_POLICY).flatten(message)
+    return octets.getvalue()
 
 
 def _lines(text: str) -> str:

@@ -13,7 +13,7 @@ from unicodedata import category
 from pydantic import (
     AfterValidator,
     AwareDatetime,
-    ConfigDict,
+    BeforeValidator,
     Field,
     JsonValue,
     PlainValidator,
@@ -22,15 +22,19 @@ from pydantic import (
 )
 
 from mailgate.address import Address, AddressError
+from mailgate.web.injection.pieces import PIECE
 from mailgate.web.selection import Model
 
 __all__ = [
+    "MOST_TAGS",
+    "MOST_TEXT",
     "Accepted",
     "Attachment",
     "FieldFault",
     "Followed",
     "FollowedRecipient",
     "Key",
+    "Moment",
     "Order",
     "Person",
     "Personal",
@@ -46,6 +50,7 @@ __all__ = [
 _LONGEST_NAME = 200
 _MEDIA_WORD = r"[A-Za-z0-9!#$&^_.+-]{1,64}"
 _TYPE = re.compile(rf"(?!multipart/|message/){_MEDIA_WORD}/{_MEDIA_WORD}", re.IGNORECASE)
+_DAY = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
 _FIELD_NAME = re.compile(r"[!-9;-~]{1,76}")
 #: What the gateway says itself, or what says how a message is to be read.
 _OURS = frozenset(
@@ -57,6 +62,10 @@ _OURS = frozenset(
 _OUR_PREFIXES = ("content-", "resent-", "arc-", "received-")
 #: Levels of lists and objects in one substitution, and values in all of one message.
 _DEEPEST, _MOST_VALUES = 8, 2000
+#: Characters of a body: what is longer is a file.
+MOST_TEXT = 4 * 1024**2
+#: Tags of one message.
+MOST_TAGS = 10
 
 
 def is_line(text: str) -> bool:
@@ -81,6 +90,16 @@ Line = Annotated[str, AfterValidator(_line)]
 Body = Annotated[str, AfterValidator(_no_nul)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 Key = Annotated[str, Field(pattern=r"^[!-~]+$", min_length=1, max_length=200)]
+
+
+def _moment(value: object) -> object:
+    """No number: whether it counts seconds or milliseconds would be a guess."""
+    if not isinstance(value, str) or not _DAY.match(value):
+        raise ValueError('is no time: "2026-12-01T08:00:00Z"')
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
 
 
 class Person(NamedTuple):
@@ -138,8 +157,16 @@ Mailbox = Annotated[Person, PlainValidator(_mailbox), WithJsonSchema(_MAILBOX_SC
 def _base64(value: object) -> bytes:
     if not isinstance(value, str):
         raise ValueError("is no text")
+    found, rest = [], ""
     try:
-        return base64.b64decode("".join(value.split()), validate=True)
+        for at in range(0, len(value), PIECE):
+            rest += "".join(value[at : at + PIECE].split())
+            until = max(len(rest) - len(rest) % 4 - 4, 0)
+            if "=" in rest[:until]:
+                raise ValueError("goes on behind its end")
+            found.append(base64.b64decode(rest[:until], validate=True))
+            rest = rest[until:]
+        return b"".join([*found, base64.b64decode(rest, validate=True)])
     except (binascii.Error, ValueError):
         raise ValueError("is no base64") from None
 
@@ -212,8 +239,6 @@ def _fields(fields: dict[str, str]) -> dict[str, str]:
 class Order(Model):
     """One call: either one message to all of `to`, `cc` and `bcc`, or one for each of `recipients`."""
 
-    model_config = ConfigDict(populate_by_name=True)
-
     sender: Mailbox = Field(alias="from")
     """the author; its address is the envelope's sender, too, if `return_path` does not say another"""
     return_path: Mailbox | None = None
@@ -225,8 +250,8 @@ class Order(Model):
     recipients: tuple[Personal, ...] = ()
     """each gets a message of his own, and sees no other"""
     subject: Annotated[Line, Field(max_length=2000)] = ""
-    text: Body = ""
-    html: Body = ""
+    text: Annotated[Body, Field(max_length=MOST_TEXT)] = ""
+    html: Annotated[Body, Field(max_length=MOST_TEXT)] = ""
     template: Template | None = None
     """instead of `subject`, `text` and `html`"""
     substitutions: Substitutions = Field(default={})
@@ -236,9 +261,9 @@ class Order(Model):
         dict[str, Annotated[Line, Field(max_length=2000)]], Field(max_length=50), AfterValidator(_fields)
     ] = Field(default={})
     """further fields of the header"""
-    send_at: AwareDatetime | None = None
+    send_at: Moment | None = None
     """not before this time, "2026-12-01T08:00:00Z" """
-    tags: Annotated[tuple[Word, ...], Field(max_length=10)] = ()
+    tags: Annotated[tuple[Word, ...], Field(max_length=MOST_TAGS)] = ()
     """words by which the sender finds its mail again"""
     stream: Word | None = None
     """what kind of mail it is for its sender: "news", "invoices" """
@@ -310,7 +335,7 @@ class FollowedRecipient(Model):
 
 
 class Followed(Model):
-    """A message that was handed in."""
+    """A message that was handed in; for a moment there may be nothing to tell of its recipients."""
 
     id: str
     sender: str

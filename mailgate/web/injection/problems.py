@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-__all__ = ["MOST_TOLD", "CallError", "Fault", "faults_of"]
+__all__ = ["MOST_TOLD", "SOON", "CallError", "Fault", "faults_of"]
 
 #: Faults that one answer tells of.
 MOST_TOLD = 20
+#: Seconds after which to come again.
+SOON = 10
 
 
 class Fault(NamedTuple):

@@ -12,12 +12,12 @@ from mailgate.filters.authors import AmbiguousFieldError, addresses_in
 from mailgate.message import Content, Message, header_problem
 from mailgate.message.edits import MAX_LINE
 from mailgate.web.injection.composing import Draft, check_size
+from mailgate.web.injection.pieces import lines_together
 from mailgate.web.injection.problems import CallError
 
 __all__ = ["raw_draft"]
 
 _BARE_CR = re.compile(rb"\r(?!\n)")
-_LONG_LINE = re.compile(rb"[^\n]{%d}" % (MAX_LINE + 2))
 #: What nobody else is to see, and what is not the sender's to say.
 _REMOVED = frozenset({"bcc", "resent-bcc", "return-path"})
 
@@ -36,13 +36,9 @@ def raw_draft(
 
     Lines may end in LF alone. Fields of blind copies go, and Date and Message-ID come where they are missing.
     """
-    if _BARE_CR.search(octets) or b"\0" in octets:
-        raise CallError.bad("content", "has a CR that ends no line, or a NUL")
-    octets = octets.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    octets = b"".join(map(_sent, lines_together(octets, b"\n")))
     if not octets.endswith(b"\r\n"):
         octets += b"\r\n"
-    if _LONG_LINE.search(octets):
-        raise CallError.bad("content", f"has a line of more than {MAX_LINE} octets")
     content = Content(octets)
     problem = header_problem(content)
     message = Message(content)
@@ -65,6 +61,16 @@ def raw_draft(
         body="7BIT" if whole.isascii() else "8BITMIME", smtputf8=not is_ascii, release_at=release_at
     )
     return Draft(queue_id, 0, sender, tuple(recipients), whole, parameters)
+
+
+def _sent(lines: bytes) -> bytes:
+    """Some lines of a message as they are sent."""
+    if _BARE_CR.search(lines) or b"\0" in lines:
+        raise CallError.bad("content", "has a CR that ends no line, or a NUL")
+    lines = lines.replace(b"\r\n", b"\n")
+    if any(len(line) > MAX_LINE for line in lines.split(b"\n")):
+        raise CallError.bad("content", f"has a line of more than {MAX_LINE} octets")
+    return lines.replace(b"\n", b"\r\n")
 
 
 def _author(message: Message) -> Address:

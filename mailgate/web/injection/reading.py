@@ -14,14 +14,14 @@ from http import HTTPStatus
 from itertools import islice
 from typing import Protocol
 
-import msgspec
 from msgspec import Raw, Struct
-from pydantic import AwareDatetime, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from mailgate.address import Address
 from mailgate.config.injection import InjectionSection
 from mailgate.web.injection.composing import Composer, Draft
-from mailgate.web.injection.models import Key, Order, Personal, Word, parse_person
+from mailgate.web.injection.models import MOST_TAGS, Key, Moment, Order, Personal, Word, parse_person
+from mailgate.web.injection.parts import check_small, parts_of
 from mailgate.web.injection.problems import MOST_TOLD, CallError, Fault, faults_of
 from mailgate.web.injection.raw import raw_draft
 
@@ -34,9 +34,7 @@ _JSON, _RAW = "application/json", "message/rfc822"
 _QUERY = ("from", "to", "send_at", "tag", "stream", "idempotency_key")
 _KEY: TypeAdapter[str] = TypeAdapter(Key)
 _WORD: TypeAdapter[str] = TypeAdapter(Word)
-_MOMENT: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
-_top = msgspec.json.Decoder(dict[str, Raw])
-_list = msgspec.json.Decoder(list[Raw])
+_MOMENT: TypeAdapter[datetime] = TypeAdapter(Moment)
 
 
 class Asked(Struct, frozen=True):
@@ -87,11 +85,7 @@ def read_call(asked: Asked, section: InjectionSection, hostname: str, now: float
 def _read_json(asked: Asked, key: str | None, section: InjectionSection, hostname: str, now: float) -> Call:
     if asked.query:
         raise CallError.bad("", f"there is no {min(asked.query)} behind the ? of a call in JSON")
-    try:
-        top = dict(_top.decode(asked.content))
-        personal = _list.decode(top.pop("recipients")) if "recipients" in top else []
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CallError.bad("", f"is no JSON object: {error}") from None
+    top, personal = parts_of(asked.content, section.max_recipients)
     rest = b"{" + b",".join(json.dumps(name).encode() + b":" + bytes(value) for name, value in top.items()) + b"}"
     try:
         order = Order.model_validate_json(rest)
@@ -138,6 +132,7 @@ def _check_time(release_at: float, now: float, section: InjectionSection) -> Non
 def _check_personal(personal: Sequence[Raw]) -> None:
     faults: list[Fault] = []
     for number, one in enumerate(personal):
+        check_small(f"recipients.{number}", one)
         try:
             Personal.model_validate_json(bytes(one))
         except ValidationError as error:
@@ -209,7 +204,10 @@ def _read_raw(asked: Asked, key: str | None, section: InjectionSection, hostname
     release_at = _release_at(_one(asked.query, "send_at"))
     _check_time(release_at, now, section)
     stream = _one(asked.query, "stream")
-    tags = [_checked(_WORD, f"tag.{place}", one) for place, one in enumerate(asked.query.get("tag", ())[:10])]
+    words = asked.query.get("tag", ())
+    if len(words) > MOST_TAGS:
+        raise CallError.bad("tag", f"there are more than {MOST_TAGS}")
+    tags = [_checked(_WORD, f"tag.{place}", one) for place, one in enumerate(words)]
     draft = raw_draft(
         asked.content,
         _address("from", sender) if sender else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -36,20 +37,24 @@ class Entry(Struct, frozen=True):
 
 
 class Register:
-    """Every method is one transaction, durable when it returns; sqlite3.Error where the file cannot be used now."""
+    """`together` makes a transaction of what the other methods do. sqlite3.Error where the file cannot be used now."""
 
     def __init__(self, path: Path) -> None:
         self._database = open_file(path, _SCHEMA, survives_power=True)
 
+    def together(self, calls: Sequence[Callable[[Register], object]]) -> Sequence[object]:
+        """What each of the calls says of this register, in their order; durable, all of it or nothing."""
+        with transaction(self._database):
+            return [one(self) for one in calls]
+
     def begin(self, token: str, key: str, entry: Entry, now: float, before: float) -> Entry:
         """The call of this token with this key: the one that is known, or this one from now on. Those that were made
         `before` are forgotten."""
-        with transaction(self._database):
-            self._database.execute("DELETE FROM calls WHERE made < ?", (before,))
-            self._database.execute(
-                "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, NULL)",
-                (token, key, entry.id, entry.digest, entry.day, now),
-            )
+        self._database.execute("DELETE FROM calls WHERE made < ?", (before,))
+        self._database.execute(
+            "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, NULL)",
+            (token, key, entry.id, entry.digest, entry.day, now),
+        )
         found = self.find(token, key)
         return entry if found is None else found
 

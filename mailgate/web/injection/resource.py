@@ -21,7 +21,8 @@ from mailgate.interfaces import SpoolError
 from mailgate.web.answering import Reply, answer, problem
 from mailgate.web.injection.calls import Calls, refused
 from mailgate.web.injection.following import Following
-from mailgate.web.injection.problems import CallError
+from mailgate.web.injection.models import Followed
+from mailgate.web.injection.problems import CallError, Fault
 from mailgate.web.injection.reading import Asked
 from mailgate.web.injection.taking import Caller
 
@@ -67,6 +68,7 @@ class Messages(Resource):
     async def _take(self, request: Request, token: str) -> Reply:
         try:
             query, fields = _query(request), _fields(request)
+            _check_encoding(request)
             kind = (request.getHeader(b"content-type") or b"").decode("ascii", "replace")
         except CallError as error:
             return refused(error)
@@ -105,6 +107,9 @@ class Messages(Resource):
             found = await self._following.follow(queue_id, token, self._listener())
         except SpoolError as error:
             return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+        sender = self._calls.lately(token, queue_id) if found is None else None
+        if sender is not None:
+            found = Followed(id=queue_id, sender=sender, recipients=())
         if found is None:
             return problem(HTTPStatus.NOT_FOUND, f"no message {queue_id} was handed in by this token, or not lately")
         return Reply(HTTPStatus.OK, "application/json", found.model_dump_json(ensure_ascii=True).encode() + b"\n")
@@ -113,6 +118,13 @@ class Messages(Resource):
 def _query(request: Request) -> Mapping[str, Sequence[str]]:
     named = [(_text(name, ""), values) for name, values in (request.args or {}).items()]
     return {name[:100]: [_text(one, name) for one in values] for name, values in named}
+
+
+def _check_encoding(request: Request) -> None:
+    """What is packed is opened by nobody here: a little can become very much (RFC 9110 section 15.5.16)."""
+    encoding = (request.getHeader(b"content-encoding") or b"identity").strip().lower()
+    if encoding != b"identity":
+        raise CallError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, (Fault("content-encoding", "is nothing that is read here"),))
 
 
 def _fields(request: Request) -> Mapping[str, Sequence[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from mailgate.address import Address
 from mailgate.awaiting import answered
@@ -23,6 +24,8 @@ from mailgate.web.injection.composing import Draft
 
 __all__ = ["Caller", "Objection", "Tagged", "Taker"]
 
+#: Octets that are written between two turns of others.
+_AT_ONCE = 2 * 1024**2
 _NO_ROOM = Reply.of(452, "4.3.1", "Insufficient system storage")
 
 
@@ -170,7 +173,10 @@ class Taker:
     ) -> Sequence[Objection]:
         writer = ContentWriter(self._incoming, self._memory_limit, self._budget)
         try:
-            writer.write(draft.content)
+            for at in range(0, len(draft.content), _AT_ONCE):
+                if at:
+                    await deferLater(self._clock, 0)
+                writer.write(draft.content[at : at + _AT_ONCE])
             content = writer.finish()
         except OSError as error:
             writer.abandon()

@@ -19,6 +19,9 @@ __all__ = ["MOST_CHARACTERS", "Rendering", "TemplateFaultError"]
 #: Characters that one rendering may come to, and rounds of all its loops together.
 MOST_CHARACTERS, _MOST_ROUNDS = 2 * 1024**2, 20_000
 _DEEPEST_FILTERS, _DEEPEST_LOOPS, _MOST_NODES = 4, 2, 5000
+#: A template may put together all values as often as it has names and filters: so many characters at one time, and in
+#: all its rounds.
+_MOST_TOGETHER, _MOST_IN_ROUNDS = 16 * 1024**2, 1024**3
 _NODES: tuple[type[nodes.Node], ...] = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Getattr, nodes.Getitem, nodes.Const),
     *(nodes.If, nodes.CondExpr, nodes.For, nodes.Filter, nodes.Test, nodes.Compare, nodes.Operand),
@@ -41,13 +44,13 @@ class TemplateFaultError(ValueError):
 
 
 class _Budget:
-    def __init__(self) -> None:
-        self.rounds = _MOST_ROUNDS
+    def __init__(self, rounds: int) -> None:
+        self.rounds = self._left = rounds
 
     def spend(self) -> None:
-        self.rounds -= 1
-        if self.rounds < 0:
-            raise SecurityError(f"its loops have more than {_MOST_ROUNDS} rounds")
+        self._left -= 1
+        if self._left < 0:
+            raise SecurityError(f"its loops have more than {self.rounds} rounds")
 
 
 @pass_context
@@ -70,6 +73,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters = {name: self.filters[name] for name in _FILTERS} | {"round": _round, _COUNTED: _counted}
         self.tests = {name: self.tests[name] for name in _TESTS}
         self.globals.clear()
+        self.weight = self.weight_of_loops = 0  # names and filters, of the template and of what is repeated
 
     def getattr(self, obj: object, attribute: str) -> object:
         """What an object of JSON has under this name, or a loop tells of itself; nothing of Python's."""
@@ -88,6 +92,8 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         _check(tree)
+        self.weight = _weight(tree)
+        self.weight_of_loops = sum(map(_weight, tree.find_all(nodes.For)))
         for loop in tree.find_all(nodes.For):
             loop.iter = nodes.Filter(loop.iter, _COUNTED, [], [], None, None, lineno=loop.lineno)
             if loop.recursive:
@@ -100,9 +106,12 @@ class Rendering:
 
     def __init__(self, source: str, *, is_html: bool = False) -> None:
         self._plain = source if "{" not in source else None
+        self._weight = self._weight_of_loops = 0
         if self._plain is None:
             try:
-                self._template = _Environment(autoescape=is_html).from_string(source)
+                environment = _Environment(autoescape=is_html)
+                self._template = environment.from_string(source)
+                self._weight, self._weight_of_loops = environment.weight, environment.weight_of_loops
             except (TemplateError, RecursionError, SyntaxError, ValueError, MemoryError) as error:
                 raise TemplateFaultError(str(error) or "is no template") from None
 
@@ -111,8 +120,12 @@ class Rendering:
         if self._plain is not None:
             return self._plain
         pieces, left = [], MOST_CHARACTERS
+        characters = _characters(values)
+        if self._weight * characters > _MOST_TOGETHER:
+            raise TemplateFaultError("its values are too long for a template with so many names and filters")
+        budget = _Budget(min(_MOST_ROUNDS, _MOST_IN_ROUNDS // max(self._weight_of_loops * characters, 1)))
         try:
-            for piece in self._template.generate({**values, _BUDGET: _Budget()}):
+            for piece in self._template.generate({**values, _BUDGET: budget}):
                 left -= len(piece)
                 if left < 0:
                     raise SecurityError(f"it comes to more than {MOST_CHARACTERS} characters")
@@ -120,6 +133,26 @@ class Rendering:
         except Exception as error:  # whatever values make of it: they are the client's
             raise TemplateFaultError(str(error)[:300] or type(error).__name__) from None
         return "".join(pieces)
+
+
+def _weight(tree: nodes.Node) -> int:
+    return sum(1 for _ in tree.find_all((nodes.Name, nodes.Filter)))
+
+
+def _characters(values: Mapping[str, object]) -> int:
+    count = 0
+    waiting: list[object] = [values]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            count += len(one)
+        elif isinstance(one, int):
+            count += one.bit_length() // 3  # about its digits
+        elif isinstance(one, Mapping):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list):
+            waiting += one
+    return count
 
 
 def _check(tree: nodes.Template) -> None:

@@ -1,0 +1,1 @@
+"""Moving over from another mail server: its files are read, and made into a configuration of ours."""

@@ -1,0 +1,191 @@
+"""Access tables (access(5)) as rules of our filter access."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from mailgate.filters.access_rules import RuleTable, parse_rule
+from mailgate.moving.postfix.site import Site
+from mailgate.moving.postfix.tables import Entry, Question, Table, Unreadable
+
+__all__ = ["Ruled", "access_rules"]
+
+#: The subject of our rule, by that of the restriction.
+SUBJECTS = {
+    "client": "client",
+    "helo": "helo",
+    "sender": "sender",
+    "recipient": "recipient",
+    "reverse_client_hostname": "",
+}
+_ALLOW = {"ok", "permit", "relay"}
+_PARTIAL = re.compile(r"\d{1,3}(?:\.\d{1,3}){0,2}\.?")
+_CODE = re.compile(r"([45])\d\d(?:\s+\d\.\d+\.\d+)?\s*(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruled:
+    """A table as rules. Of one filter an allow goes before all that refuses, whatever is narrower: so what refuses some
+    of those that an allow of the same table is for stands in `before`, which belongs into a filter of its own."""
+
+    before: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+
+    @property
+    def allows(self) -> bool:
+        """Whether one of them is an allow."""
+        return any(one.startswith("allow ") for one in self.rules)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether one of them, of those that stand together, is none."""
+        return any(not one.startswith("allow ") for one in self.rules)
+
+
+def access_rules(site: Site, subject: str, table: Table, origin: str) -> Ruled:
+    """The rules that a table is; what cannot be one is noted."""
+    where = f"{origin}: {table.name}"
+    content = table.content
+    if not SUBJECTS.get(subject):
+        site.draft.leave("missing", where, f"there are no rules about {subject}")
+        return Ruled()
+    if isinstance(content, Question | Unreadable) or table.rules:
+        why = content.why if isinstance(content, Unreadable) else "the filter access has lists, and no expressions"
+        site.draft.leave("missing", where, why, "Write its rules into a file of access, or a filter of your own")
+        return Ruled()
+    refuses = any(_action(entry.value)[0] in ("deny", "defer") for entry in table.entries)
+    made: dict[tuple[str, str], str] = {}
+    for entry in table.entries:
+        for rule in _rules(site, SUBJECTS[subject], entry, *_action(entry.value), refuses=refuses):
+            _, about, pattern, *_ = rule.split(" ")
+            # Of two entries with one key the first counts.
+            made.setdefault((about, pattern), rule)
+    return _ordered(made, first_counts=table.name.removeprefix("proxy:").startswith("cidr:"))
+
+
+def _ordered(made: Mapping[tuple[str, str], str], *, first_counts: bool) -> Ruled:
+    allowed, seen = Covering(), Covering()
+    kept: dict[tuple[str, str], str] = {}
+    for key, rule in made.items():
+        if first_counts and seen.covers(key):
+            continue  # an entry before it is for all of these
+        seen.add(key)
+        kept[key] = rule
+        if rule.startswith("allow "):
+            allowed.add(key)
+    before = [key for key, rule in kept.items() if not rule.startswith("allow ") and allowed.covers(key)]
+    after = [rule for key, rule in kept.items() if key not in set(before)]
+    return Ruled(tuple(kept[key] for key in before), tuple(after))
+
+
+class Covering:
+    """Patterns, and whether one of them is for all that another one is for."""
+
+    def __init__(self) -> None:
+        self._names: set[tuple[str, str]] = set()
+        self._networks: set[IPv4Network | IPv6Network] = set()
+        self._prefixes: set[int] = set()
+
+    def add(self, key: tuple[str, str]) -> None:
+        """Take a pattern, with what it is about."""
+        if key[0] == "client":
+            network = ip_network(key[1])
+            self._networks.add(network)
+            self._prefixes.add(network.prefixlen)
+        else:
+            self._names.add(key)
+
+    def covers(self, key: tuple[str, str]) -> bool:
+        """Whether a wider pattern is there, or the same."""
+        about, pattern = key
+        if about == "client":
+            network = ip_network(pattern)
+            wider = (one for one in self._prefixes if one <= network.prefixlen)
+            return any(network.supernet(new_prefix=one) in self._networks for one in wider)
+        if key in self._names:
+            return True
+        _, _, name = pattern.rpartition("@")
+        name = name.removeprefix("*.").removeprefix(".")
+        if "@" in pattern and (about, name) in self._names:
+            return True
+        while name:
+            if {(about, f"*.{name}"), (about, f".{name}")} & self._names and name != pattern:
+                return True
+            name = name.partition(".")[2]
+        return False
+
+
+def _action(value: str) -> tuple[str, str]:
+    """Our action for a result, "" where there is none; and its text."""
+    word, _, rest = value.partition(" ")
+    lower = word.lower()
+    if lower in _ALLOW or (lower.isdigit() and not _CODE.fullmatch(value)):
+        return "allow", ""
+    if lower == "reject":
+        return "deny", _stripped(rest)
+    if lower in ("defer", "defer_if_permit", "defer_if_reject"):
+        return "defer", _stripped(rest)
+    if match := _CODE.fullmatch(value):
+        return ("deny" if match[1] == "5" else "defer"), match[2].strip()
+    return "", ""
+
+
+def _stripped(text: str) -> str:
+    """The text of a reply without its enhanced status code."""
+    return re.sub(r"^\s*[45]\.\d{1,3}\.\d{1,3}\s*", "", text).strip()
+
+
+def _rules(site: Site, subject: str, entry: Entry, action: str, text: str, *, refuses: bool) -> Iterator[str]:
+    where = f"{entry.origin}: {entry.key}"
+    word = entry.value.split(" ")[0]
+    if not action:
+        if word.upper() == "DUNNO" and not refuses:
+            return  # an exception to nothing
+        reason = f"{word} is none of allow, deny and defer"
+        if word.upper() == "DUNNO":
+            reason = "DUNNO spares it from the rules around it, and an allow would spare it from other filters, too"
+        site.draft.leave("missing", where, reason, "A filter of your own can do it")
+        return
+    patterns = list(_patterns(subject, entry.key.lower()))
+    for key, pattern in patterns:
+        rule = f"{action} {key} {pattern}" + (f" {text}" if text and action != "allow" else "")
+        rule = rule.replace("#", "")
+        try:
+            RuleTable([parse_rule(rule, "rule", 0)])
+        except ValueError as error:
+            site.draft.leave("missing", where, str(error))
+        else:
+            yield rule
+    if not patterns:
+        site.draft.leave(
+            "missing", where, "is no key that a rule can have", "A rule is about whole addresses or domains"
+        )
+
+
+def _patterns(subject: str, key: str) -> Iterator[tuple[str, str]]:
+    """The subjects and patterns of our rules for a key of theirs, which stands for what is below a domain as well."""
+    if subject == "client":
+        if "/" in key or ":" in key or re.fullmatch(r"\d+(\.\d+){3}", key):
+            yield "client", key
+        elif _PARTIAL.fullmatch(key):
+            parts = key.rstrip(".").split(".")
+            yield "client", f"{'.'.join([*parts, *['0'] * (4 - len(parts))])}/{8 * len(parts)}"
+        elif key.startswith("."):
+            yield "name", key
+        else:
+            yield "name", key
+            yield "name", f".{key}"
+    elif key == "<>":
+        if subject == "sender":
+            yield subject, key
+    elif "@" in key:
+        if not key.endswith("@"):  # user@: in every domain
+            yield subject, key
+    elif key.startswith("."):
+        yield subject, f"*{key}" if subject != "helo" else key
+    else:
+        yield subject, key
+        yield subject, f"*.{key}"

@@ -1,0 +1,271 @@
+"""The filters that stand for what a Postfix checks: restrictions, postscreen, milters, expressions in headers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mailgate.filters.who import AddressPatterns, IdentityTable
+from mailgate.moving.draft import Section, Value
+from mailgate.moving.postfix.access import access_rules
+from mailgate.moving.postfix.reading import Parameters
+from mailgate.moving.postfix.restrictions import Step, steps
+from mailgate.moving.postfix.site import Site
+
+__all__ = ["Pipeline", "Trusted", "restricted"]
+
+_ZONE = re.compile(r"([^=*\s]+)(?:=([^*\s]+))?(?:\*(-?\d+))?")
+#: Restrictions that need nothing: what else says so, or that it is always so.
+_COVERED = {
+    "reject_unauth_destination": "[domains] says whose mail is taken",
+    "defer_unauth_destination": "[domains] says whose mail is taken",
+    "reject_unlisted_recipient": "the filter recipients asks who exists",
+    "reject_unauth_pipelining": "the session itself refuses it",
+    "permit_mynetworks": "trusted_networks of the listener",
+    "permit_sasl_authenticated": "auth of the listener",
+    "permit_auth_destination": "[domains] says whose mail is taken",
+    "reject": "the role of the listener",
+    "reject_plaintext_session": "tls of the listener",
+    "permit_tls_all_clientcerts": "see tls.client_ca",
+}
+#: Options of a filter for a restriction, with the parameter that has the code, where that may be 450.
+_OPTIONS: dict[str, tuple[str, dict[str, str], str]] = {
+    "reject_invalid_helo_hostname": ("helo", {"invalid": "reject"}, ""),
+    "reject_invalid_hostname": ("helo", {"invalid": "reject"}, ""),
+    "reject_non_fqdn_helo_hostname": ("helo", {"single_label": "reject", "bare_ip": "reject"}, ""),
+    "reject_non_fqdn_hostname": ("helo", {"single_label": "reject", "bare_ip": "reject"}, ""),
+    "reject_unknown_helo_hostname": ("helo", {"unresolvable": "reject"}, "unknown_hostname_reject_code"),
+    "reject_unknown_hostname": ("helo", {"unresolvable": "reject"}, "unknown_hostname_reject_code"),
+    "reject_unknown_client_hostname": (
+        "fcrdns", {"no_name": "reject", "unconfirmed": "reject"}, "unknown_client_reject_code"
+    ),
+    "reject_unknown_client": ("fcrdns", {"no_name": "reject", "unconfirmed": "reject"}, "unknown_client_reject_code"),
+    "reject_unknown_reverse_client_hostname": ("fcrdns", {"no_name": "reject"}, "unknown_client_reject_code"),
+    "reject_unknown_sender_domain": (
+        "resolvable", {"unknown": "reject", "no_host": "reject"}, "unknown_address_reject_code"
+    ),
+}  # fmt: skip
+#: What our filters would do by themselves and Postfix does not, turned off so that nothing else is refused than before.
+_QUIET: dict[str, dict[str, Value]] = {
+    "helo": {"own_name": "continue", "own_address": "continue", "exempt": []},
+    "fcrdns": {"exempt": []},
+    "resolvable": {"dead_mx": "continue", "bogus_mx": "continue", "unknown": "continue", "no_host": "continue",
+                   "exempt": []},
+}  # fmt: skip
+_MISSING = {
+    "reject_non_fqdn_sender": ("a sender's domain without a dot", "resolvable refuses what does not exist"),
+    "reject_non_fqdn_recipient": ("a recipient's domain without a dot", "none of [domains] is one"),
+    "reject_unknown_recipient_domain": ("recipients whose domain is not in DNS", "it is found out at the delivery"),
+    "reject_unverified_sender": ("asking the sender's own server", "see the filters spf, dmarc and resolvable"),
+    "reject_unlisted_sender": ("senders of ours that do not exist", "see strangers of the filter sender-login"),
+    "reject_multi_recipient_bounce": ("reports with several recipients", "see the filter null-sender"),
+    "sleep": ("waiting", "see the filters early-talker and tarpit"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """Who may relay at a listener: networks, and those who log in."""
+
+    networks: bool
+    logins: bool
+
+
+@dataclass
+class Pipeline:
+    """What strangers are asked, and what those who may relay are; the names in their order."""
+
+    strangers: list[str] = field(default_factory=list)
+    trusted: list[str] = field(default_factory=list)
+    probes: bool = False
+    allows_recipients: bool = False
+
+    def add(self, name: str, *, strangers: bool = True, trusted: bool = False) -> None:
+        """Put a filter at the end, once."""
+        for wanted, names in ((strangers, self.strangers), (trusted, self.trusted)):
+            if wanted and name not in names:
+                names.append(name)
+
+
+def restricted(site: Site, parameters: Parameters, prefix: str, who: Trusted) -> Pipeline:
+    """The filters of a service's restrictions; `prefix` makes the names of those that other services do not share."""
+    return _Made(site, parameters, prefix, who).pipeline()
+
+
+class _Made:
+    def __init__(self, site: Site, parameters: Parameters, prefix: str, who: Trusted) -> None:
+        self._site = site
+        self._parameters = parameters
+        self._prefix = prefix
+        self._who = who
+        self._pipeline = Pipeline()
+        self._number = 0
+        self._last = ("", False, "")
+        self._at_once = not parameters.is_yes("smtpd_delay_reject")
+
+    def pipeline(self) -> Pipeline:
+        """Go through all lists."""
+        for step in steps(self._site, self._parameters):
+            self._step(step)
+        return self._pipeline
+
+    def _step(self, step: Step) -> None:
+        word, where = step.word, f"{step.word} in {step.origin}"
+        leave = self._site.draft.leave
+        if word.startswith("check_") and word.endswith("_access"):
+            self._access(step, word.removeprefix("check_").removesuffix("_access"))
+        elif word in _OPTIONS:
+            self._option(step)
+        elif word in ("reject_rbl_client", "permit_dnswl_client") or word.startswith("reject_rhsbl_"):
+            self._list(step)
+        elif word == "check_policy_service":
+            self._policy(step)
+        elif word == "reject_unverified_recipient":
+            self._pipeline.probes = True
+        elif word.endswith("sender_login_mismatch"):
+            self._sender_login(step)
+        elif word in _COVERED:
+            if word not in ("permit_mynetworks", "permit_sasl_authenticated"):
+                leave("covered", where, _COVERED[word])
+        elif word in _MISSING:
+            what, advice = _MISSING[word]
+            leave("missing", where, f"{what}: no filter does that", advice[0].upper() + advice[1:])
+        else:
+            leave("missing", where, "no filter does that", "A filter of your own can")
+
+    def _filter(self, kind: str, step: Step) -> Section:
+        """The one filter of this kind."""
+        return self._named(kind, f"{self._prefix}{kind}" + ("-shadow" if step.only_warns else ""), step)
+
+    def _named(self, kind: str, name: str, step: Step) -> Section:
+        section = self._site.draft.section("filters", name)
+        if name != kind:
+            section.set("kind", kind)
+        if step.only_warns:
+            section.set("mode", "shadow", "warn_if_reject")
+        if self._at_once and kind in ("access", "helo", "fcrdns", "dnsbl"):
+            section.set("when", "at-once", self._parameters.origin("smtpd_delay_reject"))
+        elif kind in ("access", "helo", "fcrdns", "dnsbl"):
+            section.set("reachable", [], "Postfix refuses mail to the postmaster as well")
+        asked = [step.for_networks] * self._who.networks + [step.for_logins] * self._who.logins
+        trusted = bool(asked) and all(asked)
+        if any(asked) and not trusted:
+            text = "one of mynetworks and logins was asked, and the other not: now neither is"
+            self._site.draft.leave("differs", f"{step.word} in {step.origin}", text)
+        self._pipeline.add(name, trusted=trusted)
+        return section
+
+    def _access(self, step: Step, subject: str) -> None:
+        """A table as a filter, or two; what is in one list goes into one filter as long as that means the same."""
+        ruled = access_rules(self._site, subject, self._site.tables.read(step.argument), step.origin)
+        if ruled.before:
+            self._file(step, subject, ruled.before, self._numbered(step))
+        if not ruled.rules:
+            return
+        stage, refuses, name = self._last
+        if not name or stage != step.stage or (refuses and ruled.allows) or name.endswith("-shadow") != step.only_warns:
+            name, refuses = self._numbered(step), False
+        self._file(step, subject, ruled.rules, name)
+        self._last = (step.stage, refuses or ruled.refuses, name)
+        if any(rule.startswith("allow recipient") for rule in ruled.rules):
+            self._pipeline.allows_recipients = True
+        if ruled.allows and step.stage in ("recipient", "relay"):
+            text = "OK lets through here what the filters behind access would refuse, and lets nobody relay"
+            self._site.draft.leave("differs", f"{step.origin}: {step.argument}", text, "Who may: trusted_networks")
+
+    def _numbered(self, step: Step) -> str:
+        self._number += 1
+        number = f"-{self._number}" if self._number > 1 else ""
+        return f"{self._prefix}access{number}" + ("-shadow" if step.only_warns else "")
+
+    def _file(self, step: Step, subject: str, rules: Sequence[str], name: str) -> None:
+        section = self._named("access", name, step)
+        stem = re.sub(r"[^\w.-]", "-", step.argument.rpartition("/")[2].rpartition(":")[2]) or subject
+        file = self._site.draft.file(f"access-{subject}-{stem}"[:80], rules)
+        section.extend("files", [file], step.origin)
+
+    def _option(self, step: Step) -> None:
+        kind, values, code = _OPTIONS[step.word]
+        section = self._filter(kind, step)
+        for key, value in _QUIET[kind].items():
+            if key not in section.values:
+                section.set(key, value, "so that nothing else is refused than before")
+        for key, word in values.items():
+            is_temporary = code and self._parameters.get(code).startswith("4")
+            section.set(key, "defer" if is_temporary else word, step.word)
+
+    def _list(self, step: Step) -> None:
+        match = _ZONE.fullmatch(step.argument)
+        if not match:
+            self._site.draft.leave("missing", f"{step.word} {step.argument}", "is no list in DNS")
+            return
+        kind, what = "address", step.word.removeprefix("reject_rhsbl_")
+        section = self._filter("dnsbl", step)
+        zone: dict[str, Value] = {"zone": match[1]}
+        if step.word.startswith("reject_rhsbl_"):
+            kind = "domain"
+            subject = {"helo": "helo", "client": "client", "sender": "sender"}.get(what)
+            if subject is None:
+                text = f"names of {what} are not looked up"
+                self._site.draft.leave("missing", f"{step.word} {step.argument}", text)
+                return
+            section.extend("domains", [subject], step.word)
+            zone["kind"] = kind
+        if match[2]:
+            zone["replies"] = [match[2]]
+        if step.word.startswith("permit_"):
+            zone["allow"] = True
+        section.extend("zones", [zone], f"{step.word} in {step.origin}")
+
+    def _policy(self, step: Step) -> None:
+        asked, where = step.argument.lower(), f"check_policy_service {step.argument}"
+        leave = self._site.draft.leave
+        if "postgrey" in asked or asked.endswith(":10023"):
+            self._filter("greylist", step)
+            leave("differs", where, "Postgrey is replaced by the filter greylist, which begins to learn anew")
+        elif "spf" in asked:
+            section = self._filter("spf", step)
+            section.set("fail", "reject", where)
+            leave("differs", where, "is replaced by the filter spf, which refuses what fails", "See its options")
+        else:
+            text = "services of the policy protocol are not asked"
+            leave(
+                "missing", where, text, "Rates: rate-limit or quota; greylisting: greylist; else a filter of your own"
+            )
+
+    def _sender_login(self, step: Step) -> None:
+        maps = [one for one in self._parameters.words("smtpd_sender_login_maps") if ":" in one]
+        origin = self._parameters.origin("smtpd_sender_login_maps")
+        by_login: dict[str, list[str]] = {}
+        for table in self._site.tables.all(maps):
+            if not table.entries:
+                self._site.draft.leave("decide", f"{origin}: {table.name}", "only lists can be taken over")
+            for entry in table.entries:
+                for login in re.split(r"[,\s]+", entry.value.strip()):
+                    pattern = entry.key.removeprefix("@")
+                    if _may_be_granted(login, pattern):
+                        by_login.setdefault(login, []).append(pattern)
+                    elif login:
+                        text = f"{login} and this key are no name and address that can stand in our list"
+                        self._site.draft.leave("missing", f"{entry.origin}: {entry.key}", text)
+        name = f"{self._prefix}sender-login"
+        section = self._site.draft.section("filters", name)
+        if self._prefix:
+            section.set("kind", "sender-login")
+        section.set("header", "off", "Postfix looks at the envelope alone")
+        section.set("own", False, "smtpd_sender_login_maps says all")
+        lines = [f"{login} {', '.join(dict.fromkeys(keys))}" for login, keys in by_login.items()]
+        section.set("files", [self._site.draft.file("sender-login", lines)], f"{step.word}, {origin}")
+        self._pipeline.add(name, strangers=False, trusted=True)
+
+
+def _may_be_granted(login: str, pattern: str) -> bool:
+    """Whether a line of our list can hold them, and means no more than they do: there * stands for anything."""
+    if not login or "*" in login + pattern or "#" in login + pattern or "," in login + pattern:
+        return False
+    try:
+        IdentityTable[AddressPatterns]().add(login, AddressPatterns([pattern]))
+    except ValueError:
+        return False
+    return "." in pattern

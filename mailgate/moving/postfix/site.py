@@ -1,0 +1,177 @@
+"""What the parts of an import share: the settings, the tables, the draft, and the reading of lists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from mailgate.config.hosts import parse_domain
+from mailgate.moving.draft import Draft
+from mailgate.moving.files import ReadingError, read_text
+from mailgate.moving.postfix.reading import Parameters, Service, logical_lines, split_words
+from mailgate.moving.postfix.tables import Tables, Unreadable
+
+__all__ = ["Member", "NextHop", "Site"]
+
+_Network = IPv4Network | IPv6Network
+
+_BRACKETED = re.compile(r"\[([^\]]+)\](?::([A-Za-z0-9]+))?")
+_OPEN = re.compile(r"([^\[\]:]+)(?::([A-Za-z0-9]+))?")
+#: Names of ports in the files of Postfix.
+PORTS = {"smtp": 25, "lmtp": 24, "submission": 587, "smtps": 465, "submissions": 465, "urd": 465}
+#: Entries of one list, and files inside files.
+_MOST, _DEEPEST = 200_000, 10
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One entry of a list, and where it stands."""
+
+    text: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """Where a transport sends to: hosts in our form, and whether they are to be looked up by MX first."""
+
+    hosts: tuple[str, ...]
+    by_mx: bool = False
+
+
+@dataclass
+class Site:
+    """A Postfix: `parameters` are those of main.cf alone; a service has its own, by `of`."""
+
+    parameters: Parameters
+    services: Sequence[Service]
+    tables: Tables
+    draft: Draft = field(default_factory=Draft)
+    local: dict[str, str] = field(default_factory=dict)
+    """the domains that mail is taken for, each with its class: local, virtual, relay or alias"""
+
+    def members(self, name: str, parameters: Parameters | None = None) -> list[Member]:
+        """The entries of a list of domains or networks: words, files of words, and the keys of tables."""
+        words = (parameters or self.parameters).words(name)
+        origin = (parameters or self.parameters).origin(name)
+        found = list(self._members(words, origin, 0))
+        if len(found) > _MOST:
+            raise ReadingError(f"{name}: has more than {_MOST} entries")
+        return found
+
+    def _members(self, words: Sequence[str], origin: str, depth: int) -> Iterator[Member]:
+        for word in words:
+            if word.startswith("/"):
+                if depth == _DEEPEST:
+                    raise ReadingError(f"{word}: files lead to files without an end")
+                path = self.tables.find(word)
+                try:
+                    lines = list(logical_lines(read_text(path)))
+                except ReadingError as error:
+                    self.draft.leave("missing", origin, str(error), "Its entries are not in the new file")
+                    continue
+                for number, line in lines:
+                    yield from self._members(split_words(line), f"{path.name}:{number}", depth + 1)
+            elif re.match(r"[a-z]+:", word) and not _is_network(word):
+                table = self.tables.read(word)
+                for entry in table.entries:
+                    yield Member(entry.key, entry.origin)
+                if not table.entries and not (isinstance(table.content, tuple) and not table.content):
+                    why = table.content.why if isinstance(table.content, Unreadable) else "its keys cannot be listed"
+                    self.draft.leave("decide", f"{origin}: {word}", why, "Write its entries into the new file by hand")
+            else:
+                yield Member(word, origin)
+
+    def networks(self, name: str, parameters: Parameters | None = None) -> list[tuple[str, str]]:
+        """Networks of a list such as mynetworks, each in our form with its origin; what is left out is noted.
+
+        The first entry of the list that fits an address counts: what stands behind an exception is without it.
+        """
+        found: dict[str, str] = {}
+        excluded: list[_Network] = []
+        for member in self.members(name, parameters):
+            network = _network(member.text.removeprefix("!").replace("[", "").replace("]", ""))
+            if network is None:
+                where = f"{member.origin}: {member.text}"
+                self.draft.leave("decide", where, "is no network", "Name clients by their addresses")
+            elif member.text.startswith("!"):
+                excluded.append(network)
+            else:
+                for one in _without(network, excluded):
+                    found.setdefault(str(one), member.origin)
+        return list(found.items())
+
+    def next_hop(self, text: str, setting: str) -> NextHop:
+        """What `[host]:port`, `host:port` or `domain` stands for, several with commas between them."""
+        hosts, by_mx = [], False
+        for word in split_words(text):
+            match = _BRACKETED.fullmatch(word) or _OPEN.fullmatch(word)
+            if not match:
+                self.draft.leave("decide", setting, f'"{word}" is no next hop that we know', "Name the hosts")
+                continue
+            host = match[1].removeprefix("ipv6:").removeprefix("IPv6:")
+            try:
+                port = self.port(match[2]) if match[2] else 0
+            except ReadingError as error:
+                self.draft.leave("decide", setting, str(error), "Name the hosts with their ports")
+                continue
+            by_mx = by_mx or not word.startswith("[")
+            written = f"[{host}]" if ":" in host else host
+            hosts.append(f"{written}:{port}" if port else written)
+        return NextHop(tuple(hosts), by_mx)
+
+    @staticmethod
+    def port(text: str) -> int:
+        """The number of a port; ReadingError where it has none."""
+        if text.isascii() and text.isdigit():
+            return int(text)
+        if text not in PORTS:
+            raise ReadingError(f'"{text}" is no port that we know')
+        return PORTS[text]
+
+    def path(self, text: str) -> str:
+        """A path as Postfix means it: relative ones are below its queue."""
+        return text if text.startswith("/") else f"{self.parameters.get('queue_directory')}/{text}"
+
+    def is_domain(self, text: str) -> bool:
+        """Whether this can be a domain in our file."""
+        try:
+            return bool(parse_domain(text))
+        except ValueError:
+            return False
+
+
+def _network(text: str) -> _Network | None:
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        return None
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if mapped is not None and network.prefixlen >= 96:  # IPv4 as Postfix may see it
+        return ip_network((mapped, network.prefixlen - 96), strict=False)
+    return network
+
+
+def _without(network: _Network, excluded: Sequence[_Network]) -> list[_Network]:
+    """What is left of a network when others are taken out of it."""
+    left = [network]
+    for other in excluded:
+        rest = [piece for one in left for piece in _cut(one, other)]
+        left = sorted(rest, key=lambda one: int(one.network_address))
+    return left
+
+
+def _cut(one: _Network, other: _Network) -> Iterable[_Network]:
+    if isinstance(one, IPv4Network):
+        if not isinstance(other, IPv4Network) or not one.overlaps(other):
+            return [one]
+        return [] if one.subnet_of(other) else one.address_exclude(other)
+    if not isinstance(other, IPv6Network) or not one.overlaps(other):
+        return [one]
+    return [] if one.subnet_of(other) else one.address_exclude(other)
+
+
+def _is_network(text: str) -> bool:
+    return _network(text.replace("[", "").replace("]", "")) is not None

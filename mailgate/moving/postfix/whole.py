@@ -1,0 +1,150 @@
+"""A whole Postfix: its folder to a draft."""
+
+from __future__ import annotations
+
+import fnmatch
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mailgate.config.hosts import parse_hostname
+from mailgate.moving.certificates import certificate
+from mailgate.moving.draft import Draft
+from mailgate.moving.files import ReadingError, read_text
+from mailgate.moving.postfix.defaults import ALWAYS, CONDITIONAL, DEFAULTS, INSIDE
+from mailgate.moving.postfix.domains import read_aliases, read_domains
+from mailgate.moving.postfix.listeners import read_listeners
+from mailgate.moving.postfix.reading import Parameters, Service, read_main, read_master
+from mailgate.moving.postfix.security import read_tls_policies
+from mailgate.moving.postfix.site import Site
+from mailgate.moving.postfix.tables import Tables
+from mailgate.moving.postfix.transports import read_transports
+
+__all__ = ["read_postfix"]
+
+_REWRITING = (
+    "canonical_maps", "sender_canonical_maps", "recipient_canonical_maps", "smtp_generic_maps", "relocated_maps",
+    "masquerade_domains", "address_rewrite_maps",
+)  # fmt: skip
+#: What other services than those of a whole mail system do.
+_SENDING = {"smtp", "lmtp", "relay"}
+_OF_SERVICES = ("smtpd_*_limit_exceptions", "milter_macro_daemon_name")
+_SERVICES = {"pipe": "hands mail to a program", "spawn": "runs a program of the policy protocol or the like"}
+
+
+def read_postfix(
+    folder: Path, users: Callable[[], Sequence[str]], dump: Callable[[str], str | None] = lambda _: None
+) -> Draft:
+    """The draft for the Postfix whose main.cf and master.cf are in `folder`.
+
+    `users` are the names of this machine's users, and `dump` gives the lines of a database without a source. Raises
+    ReadingError where the two files cannot be read.
+    """
+    main = read_main(read_text(folder / "main.cf"))
+    master = folder / "master.cf"
+    services = read_master(read_text(master)) if master.exists() else []
+    parameters = Parameters(main, hostname=socket.gethostname())
+    tables = Tables(folder, users, dump)
+    site = Site(parameters, services, tables)
+    _gateway(site)
+    certificate(site.draft, _pairs(site))
+    probes = read_listeners(site)
+    read_domains(site, probes=probes)
+    read_aliases(site)
+    read_transports(site)
+    read_tls_policies(site)
+    _rest(site)
+    return site.draft
+
+
+def _gateway(site: Site) -> None:
+    parameters, section = site.parameters, site.draft.section("gateway")
+    hostname = parameters.get("myhostname").lower()
+    try:
+        section.set("hostname", parse_hostname(hostname), parameters.origin("myhostname"))
+    except ValueError:
+        section.set("hostname", f"{hostname.partition('.')[0] or 'mail'}.invalid", parameters.origin("myhostname"))
+        advice = "write the one that the PTR record of your address has"
+        site.draft.decide(section, "myhostname", f'"{hostname}" is no full name', advice)
+    section.set("state_dir", "/var/lib/mailgate")
+
+
+def _pairs(site: Site) -> list[tuple[Path, Path, str]]:
+    """Files of certificates and keys that any service shows, with the settings that name them."""
+    found = []
+    for parameters in (site.parameters, *(site.parameters.of(one) for one in site.services)):
+        found += _chains(site, parameters)
+        for kind in ("", "ec", "d"):
+            cert, key = parameters.get(f"smtpd_tls_{kind}cert_file"), parameters.get(f"smtpd_tls_{kind}key_file")
+            if cert and cert != "none":
+                key = cert if not key or "smtpd_tls_cert_file" in key else key
+                found.append(
+                    (site.tables.find(cert), site.tables.find(key), parameters.origin(f"smtpd_tls_{kind}cert_file"))
+                )
+    return list(dict.fromkeys(found))
+
+
+def _chains(site: Site, parameters: Parameters) -> list[tuple[Path, Path, str]]:
+    """Pairs of smtpd_tls_chain_files: each file has a key and its chain, or the key stands in the file before."""
+    found, key = [], None
+    for path in map(site.tables.find, parameters.words("smtpd_tls_chain_files")):
+        try:
+            text = read_text(path)
+        except ReadingError:
+            text = "PRIVATE KEY CERTIFICATE"  # what is wrong with it is found out where it is read
+        if "PRIVATE KEY" in text:
+            key = path
+        if "CERTIFICATE" in text and key is not None:
+            found.append((path, key, parameters.origin("smtpd_tls_chain_files")))
+    return found
+
+
+def _rest(site: Site) -> None:
+    """What no part has asked for: noted, so that nothing is forgotten without a word."""
+    parameters, draft = site.parameters, site.draft
+    for name in _REWRITING:
+        if parameters.get(name):
+            text = "addresses in headers and envelopes are not rewritten"
+            draft.leave("missing", parameters.origin(name), text, "Recipients: [aliases]; moved users: deny recipient")
+    if parameters.is_yes("soft_bounce"):
+        advice = 'Try filters in mode = "shadow" instead'
+        draft.leave("missing", parameters.origin("soft_bounce"), "refusals are what they are", advice)
+    for setting in sorted(set(parameters.settings) - parameters.used):
+        origin = parameters.origin(setting)
+        if setting in ALWAYS:
+            draft.leave("covered", origin, ALWAYS[setting])
+        elif setting in CONDITIONAL or setting in DEFAULTS:
+            draft.leave("covered", origin, "nothing else here makes it count")
+        elif any(fnmatch.fnmatchcase(setting, pattern) for pattern in INSIDE):
+            draft.leave("covered", origin, "it is about the inside of Postfix")
+        else:
+            draft.leave(
+                "missing", origin, "the import does not know it", f"It was: {parameters.settings[setting].value}"[:160]
+            )
+    for service in site.services:
+        if service.command in _SERVICES:
+            text = f"it {_SERVICES[service.command]}: where something leads to it, that is told there"
+            draft.leave("covered", f"{service.origin}: {service.name}", text)
+        if service.command == "pickup":
+            text = "the sendmail command hands mail to Postfix; mailgate takes mail by SMTP only"
+            advice = "Let programs use SMTP, or a small sendmail that does (msmtp, dma)"
+            draft.leave("missing", f"{service.origin}: {service.name}", text, advice)
+    for service in site.services:
+        _unused(site, service)
+
+
+def _unused(site: Site, service: Service) -> None:
+    """Settings of a single service that no part has asked for."""
+    for name in service.own:
+        if (service.origin, name) in site.parameters.own_used:
+            continue
+        where = f"{service.origin}: {service.name} -o {name}"
+        if service.command in _SENDING:
+            site.draft.leave("covered", where, "nothing is sent by it here")
+        elif name in ALWAYS:
+            site.draft.leave("covered", where, ALWAYS[name])
+        elif any(fnmatch.fnmatchcase(name, pattern) for pattern in (*INSIDE, *_OF_SERVICES)):
+            site.draft.leave("covered", where, "it is about the inside of Postfix")
+        else:
+            text = "for one service alone it cannot be said"
+            site.draft.leave("missing", where, text, f"It was: {service.own[name]}"[:160])

@@ -1,0 +1,1 @@
+"""Services for a mail server that stays in front of us: it asks, and keeps the mail."""

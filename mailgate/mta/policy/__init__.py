@@ -1,0 +1,1 @@
+"""The policy service that Postfix asks before the content."""

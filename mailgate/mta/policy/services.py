@@ -1,0 +1,31 @@
+"""What the requests to one policy service share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from twisted.internet.interfaces import IReactorTime
+
+from mailgate.address import Address
+from mailgate.config.mta import PolicySection
+from mailgate.interfaces import Expanded, IEvents, IPipeline
+
+__all__ = ["Expand", "PolicyServices"]
+
+Expand = Callable[[Address], Expanded | Awaitable[Expanded]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyServices:
+    """By one configuration. `trusted_pipeline` judges clients that may relay; `expand` tells whom an address stands
+    for, as IAliases does."""
+
+    name: str
+    section: PolicySection
+    hostname: str
+    clock: IReactorTime
+    events: IEvents
+    pipeline: IPipeline
+    trusted_pipeline: IPipeline
+    expand: Expand

@@ -1,0 +1,1 @@
+"""Our tables, for a mail server that looks things up."""

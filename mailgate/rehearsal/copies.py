@@ -1,0 +1,243 @@
+"""Takes copies of mail that another gateway handles: each is judged as it had come to that one, and goes nowhere.
+
+The session with the other gateway is nobody's mail: no filter sees it, and whatever is wrong with us, its answer is
+250. A copy that could not be judged is no reason for the other gateway to keep it, or to tell a sender of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from mailgate.address import Address
+from mailgate.config.rehearsal import RehearsalSection
+from mailgate.config.schema import ListenerSection
+from mailgate.envelope import NO_ORIGIN, Identity, Origin, Recipient, Session, Transaction
+from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet
+from mailgate.interfaces import IIntake, IPipeline, IRouting
+from mailgate.message import Content, ContentWriter, HeaderField, Message
+from mailgate.rehearsal.compare import Account, Pair, failed_in, sides_of, sides_then
+from mailgate.rehearsal.facts import NO_CLIENT, Facts, facts_of, first_fields
+from mailgate.rehearsal.judging import Judge, Sent
+from mailgate.rehearsal.store import Accounts
+from mailgate.rehearsal.tags import Tag, outcome_of
+from mailgate.reply import Reply
+from mailgate.verdict import Continue, Disconnect, Verdict
+
+__all__ = ["CopyDoor", "CopyIntake", "CopyRouting"]
+
+_log = Logger()
+
+_CONTINUE = Continue()
+_TAKEN = Reply.of(250, "2.0.0", "Copy judged")
+# For now only: were this somebody's MX by mistake, no mail is to be returned for it.
+_NOT_YOU = Reply.of(421, "4.7.1", "Copies only are taken here, and not from you")
+#: What stands for a route, of which there is none.
+_NOWHERE = "rehearsal"
+#: Characters that are kept of a text.
+_LONGEST = 500
+
+
+@implementer(IPipeline)
+class CopyDoor:
+    """Lets in who may bring copies, and asks nothing more."""
+
+    stages = frozenset({"connect"})
+
+    def __init__(self, section: RehearsalSection) -> None:
+        self._networks = NetworkSet(section.copies_from)
+
+    def connect(self, session: Session) -> Verdict:
+        peer = session.proxy or session.client
+        if peer.address is None or peer.address in self._networks:
+            return _CONTINUE  # a unix socket's permissions have said who may come
+        return Disconnect(_NOT_YOU, f"{peer} is in none of rehearsal.copies_from")
+
+    def helo(self, session: Session) -> Verdict:
+        return _CONTINUE
+
+    def auth(self, session: Session, identity: Identity) -> Verdict:
+        return _CONTINUE
+
+    def mail(self, session: Session, transaction: Transaction) -> Verdict:
+        return _CONTINUE
+
+    def rcpt(self, session: Session, transaction: Transaction, recipient: Recipient) -> Verdict:
+        return _CONTINUE
+
+    def data(self, session: Session, transaction: Transaction) -> Verdict:
+        return _CONTINUE
+
+    def message(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Verdict]:
+        return [_CONTINUE] * len(transaction.recipients)
+
+
+@implementer(IRouting)
+class CopyRouting:
+    """Copies may be for anybody."""
+
+    def route(self, session: Session, transaction: Transaction, address: Address) -> str:
+        return _NOWHERE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Came:
+    """How the mail had come to the other gateway, as far as the copy tells."""
+
+    facts: Facts
+    origin: Origin
+    recipients: tuple[Address, ...]
+    assumed: tuple[str, ...]
+
+
+@implementer(IIntake)
+class CopyIntake:
+    """Judges what is given to it, keeps what was found, and lets the copy go. `incoming` is a folder for copies that
+    are too large for memory."""
+
+    def __init__(
+        self,
+        listener: ListenerSection,
+        section: RehearsalSection,
+        judge: Judge,
+        accounts: Accounts,
+        *,
+        is_local: Callable[[str], bool],
+        incoming: Path,
+    ) -> None:
+        self._listener = listener
+        self._suffix = f".{section.suffix}"
+        self._inside = NetworkSet([*LOCAL_NETWORKS, *section.copies_from, *section.inside])
+        self._tags = [Tag.parse(one) for one in section.tagged]
+        self._judge = judge
+        self._accounts = accounts
+        self._is_local = is_local
+        self._incoming = incoming
+
+    def refuse_before_data(self, size: int | None) -> Reply | None:
+        return None
+
+    async def take(
+        self, session: Session, transaction: Transaction, content: Content, verdicts: Sequence[Verdict]
+    ) -> Sequence[Reply]:
+        try:
+            await self._accounts.add(await self._account(session, transaction, content))
+        except CancelledError:
+            raise
+        except Exception:
+            _log.failure("a copy of {sender} could not be judged", sender=str(transaction.sender))
+        finally:
+            content.discard()
+            content.give_back()
+        return [_TAKEN] * len(verdicts)
+
+    async def _account(self, session: Session, transaction: Transaction, content: Content) -> Account:
+        came = self._came(session, transaction, content)
+        facts = came.facts
+        sent = await self._as_it_came(content, facts.begin)
+        try:
+            judged, rehearsal = await self._judge.judge(
+                Sent(
+                    listener=self._listener,
+                    address=_address(came.origin.address) or facts.address,
+                    name=came.origin.name if came.origin.address else facts.name,
+                    helo=came.origin.helo or facts.helo,
+                    sender=transaction.sender,
+                    recipients=came.recipients,
+                    identity=came.origin.login or facts.login,
+                    content=sent,
+                    parameters=transaction.parameters,
+                ),
+                "deferred",
+                was_received=True,
+            )
+        finally:
+            if sent is not content:
+                sent.discard()
+        fields = first_fields(content.header)
+        outcome = outcome_of(fields, self._tags)
+        before = sides_then([outcome] * len(came.recipients))
+        return Account(
+            name=came.origin.ident or facts.ident or transaction.id,
+            received=facts.received or self._accounts.now(),
+            client=str(judged.client),
+            helo=judged.helo[:_LONGEST],
+            sender=str(transaction.sender),
+            subject=_first(fields, "subject"),
+            message_id=_first(fields, "message-id"),
+            pairs=tuple(
+                Pair(recipient=str(recipient), was=was, now=now)
+                for recipient, was, now in zip(came.recipients, before, sides_of(rehearsal), strict=True)
+            ),
+            failed=tuple(failed_in(rehearsal)),
+            assumed=came.assumed,
+        )
+
+    def _came(self, session: Session, transaction: Transaction, content: Content) -> _Came:
+        origin = transaction.origin or NO_ORIGIN
+        if session.proxy is not None:
+            client = session.client  # as XCLIENT has told
+            origin = Origin(address=str(client.address or ""), name=client.name, helo=session.helo, ident=origin.ident)
+        told = _address(origin.address)
+        # Where the client is known, the field that names it is looked for, and no other is believed.
+        is_inside = self._inside.__contains__ if told is None else lambda address: address != told
+        named = (self._named(one.address) for one in transaction.recipients)
+        known = tuple(dict.fromkeys(one for one in named if one is not None))
+        facts = facts_of(content.header, is_inside, self._is_local, str(transaction.sender), known)
+        begin = facts.begin if told is None or facts.address == told else 0
+        recipients = facts.recipients
+        assumed = [one for one in facts.assumed if one != NO_CLIENT]
+        if told is None and facts.address is None:
+            assumed.append(NO_CLIENT)
+        if not recipients:
+            assumed.append("no recipients at all")
+        return _Came(
+            facts=replace(facts, begin=begin),
+            origin=origin,
+            recipients=recipients,
+            assumed=tuple(assumed),
+        )
+
+    def _named(self, address: Address) -> Address | None:
+        """Whom the mail was for, where the copy's recipient tells."""
+        if address.domain.endswith(self._suffix):
+            return Address(address.local_part, address.domain.removesuffix(self._suffix))
+        return address if self._is_local(address.domain) else None
+
+    async def _as_it_came(self, content: Content, begin: int) -> Content:
+        """The content without what the other gateway has put on top of it."""
+        if not begin:
+            return content
+        if content.in_memory:
+            return Content(content.part(begin, content.size))
+
+        def cut() -> Content:
+            writer = ContentWriter(self._incoming, 0)
+            try:
+                at = 0
+                for chunk in content.chunks():
+                    writer.write(chunk[max(0, begin - at) :])
+                    at += len(chunk)
+                return writer.finish()
+            except BaseException:
+                writer.abandon()
+                raise
+
+        return await self._accounts.in_thread(cut)
+
+
+def _first(fields: Sequence[HeaderField], name: str) -> str:
+    return next((one.value for one in fields if one.name.lower() == name), "")[:_LONGEST]
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None

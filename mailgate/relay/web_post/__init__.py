@@ -1,0 +1,1 @@
+"""Transport `http`: messages posted to an application of the site's own."""

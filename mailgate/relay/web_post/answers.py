@@ -1,0 +1,123 @@
+"""What an application's answer means for the recipients of a message (RFC 9110 section 15)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+from msgspec.structs import replace
+
+from mailgate.envelope import EnvelopeRecipient
+from mailgate.interfaces import OutcomeKind
+from mailgate.relay.attempt import Result
+from mailgate.reply import Reply
+
+__all__ = ["Answer", "results_of"]
+
+#: Statuses that are about this message, and would be the same another time; all others below 600 may change.
+_FOR_GOOD: Mapping[int, tuple[int, str]] = {
+    400: (554, "5.6.0"),
+    410: (550, "5.1.1"),
+    413: (552, "5.3.4"),
+    415: (554, "5.6.1"),
+    422: (554, "5.6.0"),
+}
+#: Statuses by which an application asks for a rest, the seconds of it where it says no number, and the most.
+_REST_FOR, _REST, _LONGEST_REST = (429, 503), 30.0, 3600.0
+#: Characters of an application's own words that become part of a reply.
+_LONGEST_WORDS = 200
+_VERDICTS: Mapping[object, tuple[OutcomeKind, int, str, str]] = {
+    "delivered": (OutcomeKind.DELIVERED, 250, "2.0.0", "Taken by the application"),
+    "deferred": (OutcomeKind.DEFERRED, 451, "4.3.0", "Not now"),
+    "refused": (OutcomeKind.FAILED, 550, "5.7.1", "Refused by the application"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole response; the fields as they came, "" where they did not. `now` is when, in seconds since the epoch."""
+
+    status: int
+    body: bytes
+    content_type: str = ""
+    retry_after: str = ""
+    now: float = 0.0
+
+
+def results_of(answer: Answer, recipients: Sequence[EnvelopeRecipient], host: str) -> list[Result]:
+    """One result for each recipient: by what the answer says of it, or else by the status, which is for all."""
+    said = _said(answer)
+    kind, reply = _by_status(answer, said)
+    rest = _rest(answer)
+    results = [Result(one, kind, reply, host, rest=rest) for one in recipients]
+    own = said.get("recipients")
+    if not 200 <= answer.status < 300 or not isinstance(own, dict):
+        return results
+    return [replace(one, **_own(own.get(str(one.recipient.address)), kind, reply)) for one in results]
+
+
+def _said(answer: Answer) -> Mapping[str, object]:
+    """The object of JSON that the answer is; an empty one where it is none."""
+    if not answer.content_type.lower().startswith("application/json"):
+        return {}
+    try:
+        found = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _by_status(answer: Answer, said: Mapping[str, object]) -> tuple[OutcomeKind, Reply]:
+    status = answer.status
+    if 200 <= status < 300:
+        return OutcomeKind.DELIVERED, Reply.of(250, "2.0.0", f"HTTP {_named(status)}")
+    words = _words(said.get("reason"))
+    if not words and answer.content_type.lower().startswith("text/plain"):
+        words = _words(answer.body[: 4 * _LONGEST_WORDS].decode("utf-8", "replace"))
+    text = f"HTTP {_named(status)}" + (f": {words}" if words else "")
+    if 300 <= status < 400:
+        text += " (redirects are not followed)"
+    code, enhanced = _FOR_GOOD.get(status, (451, "4.3.2" if status in _REST_FOR else "4.3.0"))
+    return OutcomeKind.FAILED if code >= 500 else OutcomeKind.DEFERRED, Reply.of(code, enhanced, text)
+
+
+def _own(said: object, kind: OutcomeKind, reply: Reply) -> dict[str, object]:
+    """What is said of one recipient: {"result": "refused", "reason": "..."}, or the word alone."""
+    word, reason = (said.get("result"), said.get("reason")) if isinstance(said, dict) else (said, "")
+    found = _VERDICTS.get(word) if isinstance(word, str) else None
+    if found is None:
+        if said is None:
+            return {"kind": kind, "reply": reply}
+        # It is about this recipient, and nobody knows what: another time it may say that.
+        found = OutcomeKind.DEFERRED, 451, "4.3.0", "The application's answer is not understood"
+    kind, code, enhanced, text = found
+    return {"kind": kind, "reply": Reply.of(code, enhanced, _words(reason) or text)}
+
+
+def _words(said: object) -> str:
+    """Words of the application's as one line; "" where there are none."""
+    return " ".join(said[: 4 * _LONGEST_WORDS].split())[:_LONGEST_WORDS] if isinstance(said, str) else ""
+
+
+def _named(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _rest(answer: Answer) -> float:
+    """Seconds for which it wants to be left alone (RFC 9110 section 10.2.3)."""
+    if answer.status not in _REST_FOR:
+        return 0.0
+    text = answer.retry_after.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:10]), _LONGEST_REST)
+    try:
+        seconds = parsedate_to_datetime(text[:100]).timestamp() - answer.now
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return _REST
+    return min(max(seconds, 0.0), _LONGEST_REST)

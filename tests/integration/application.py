@@ -1,0 +1,93 @@
+"""An application that is posted mail, in a thread: what it got, and whether it was ours."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+from web_peer import WebPeer
+
+__all__ = ["SECRET", "Application", "Posted"]
+
+SECRET = b"a secret that both sides know"
+
+
+@dataclass(frozen=True)
+class Posted:
+    """One request."""
+
+    fields: dict[str, str]
+    body: bytes = field(repr=False)
+    connection: object = field(repr=False)
+
+    @property
+    def mail(self) -> Any:
+        """What it tells, where it is JSON."""
+        return json.loads(self.body)
+
+    @property
+    def key(self) -> str:
+        return self.fields["Idempotency-Key"]
+
+    def is_ours(self, secret: bytes = SECRET) -> bool:
+        """Whether the signature is, and is fresh."""
+        parts = [part.split("=", 1) for part in self.fields["Mailgate-Signature"].split(",")]
+        moment = dict(parts)["t"]
+        expected = hmac.new(secret, moment.encode() + b"." + self.body, hashlib.sha256).hexdigest()
+        is_signed = any(hmac.compare_digest(expected, value) for name, value in parts if name == "v1")
+        return is_signed and abs(time.time() - int(moment)) < 300
+
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class Application:
+    """Answers as `mood` says; what it was sent is in `posted`."""
+
+    def __init__(self) -> None:
+        self.mood: Callable[[Posted], Answer] = lambda _: (204, {}, b"")
+        self.posted: list[Posted] = []
+        self.over = threading.Event()
+
+    def of(self, subject: str) -> list[Posted]:
+        """The requests for the message with this subject."""
+        return [one for one in self.posted if one.mail["subject"] == subject]
+
+    @contextmanager
+    def serving(self, identity: Path | None = None, port: int = 0) -> Iterator[WebPeer]:
+        """It serves, over TLS where it has an identity."""
+        application = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                one = Posted(dict(self.headers.items()), body, self.connection)
+                application.posted.append(one)
+                status, fields, said = application.mood(one)
+                self.send_response(status)
+                for name, value in fields.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(said)))
+                self.end_headers()
+                self.wfile.write(said)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        peer = WebPeer(Handler, identity, port=port)
+        try:
+            yield peer
+        finally:
+            self.over.set()
+            peer.close()

@@ -1,0 +1,84 @@
+"""What the file says of routes to applications."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mailgate.config.load import ConfigError, load
+from mailgate.config.routes import HttpRoute
+from tests.unit.test_config import GOOD, find
+
+OK = 'transport = "http"\nurl = "https://app.test/mail"\nsecret_file = "secret"\n'
+
+
+def loaded(folder: Path, route: str, more: str = "") -> tuple[HttpRoute, list[str]]:
+    file = folder / "mailgate.toml"
+    file.write_text(f"{GOOD}\n[routes.app]\n{route}\n{more}\n")
+    secret = folder / "secret"
+    if not secret.exists():
+        secret.write_text("a secret that both know\n")
+        secret.chmod(0o600)
+    found = load(file, find)
+    section = found.config.routes["app"]
+    assert isinstance(section, HttpRoute)
+    return section, [line for line in found.warnings if "routes.app" in line and "names this route" not in line]
+
+
+def errors(folder: Path, route: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        loaded(folder, route)
+    return [line.partition("mailgate.toml:")[2].partition(": ")[2] for line in caught.value.errors]
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("https://app.test/mail", "app.test", 443),
+        ("https://app.test:8443", "app.test", 8443),
+        ("http://localhost/", "localhost", 80),
+        ("http://127.0.0.1:8080/mail?x=1", "127.0.0.1", 8080),
+        ("http://[::1]:8080/", "[::1]", 8080),
+    ],
+)
+def test_where_it_is(tmp_path: Path, url: str, host: str, port: int) -> None:
+    route, warnings = loaded(tmp_path, OK.replace("https://app.test/mail", url))
+    assert (route.hosts, route.port, warnings) == ([host], port, [])
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://app.test/", "mail and events hold what is personal: http:// is for this machine only"),
+        ("ftp://app.test/", "no address of a service"),
+        ("https://user:secret@app.test/", "no address of a service"),
+        ("https://app.test/a b", "a URL has no spaces"),
+        ("https://app.test/\\r\\nHost: other", "a URL has no spaces"),
+    ],
+)
+def test_where_it_cannot_be(tmp_path: Path, url: str, said: str) -> None:
+    (error,) = errors(tmp_path, OK.replace("https://app.test/mail", url))
+    assert error.startswith(f"routes.app.url: {said}")
+
+
+def test_what_is_missing_or_of_another_transport(tmp_path: Path) -> None:
+    assert "secret_file" in errors(tmp_path, OK.replace('secret_file = "secret"\n', ""))[0]
+    assert errors(tmp_path, f'{OK}format = "xml"')[0].startswith("routes.app.format: ")
+    for option in ("xclient = true", 'tls = "required"', 'hosts = ["app.test"]', "queue = false"):
+        assert errors(tmp_path, f"{OK}{option}")[0].startswith(f"routes.app.{option.partition(' ')[0]}: ")
+
+
+def test_limits_and_fallback_are_those_of_other_routes(tmp_path: Path) -> None:
+    more = '[shaping.app]\nroutes = ["app"]\nmessage_rate = "10/s"'
+    route, warnings = loaded(tmp_path, f'{OK}fallback = "inside"\nconnections = 2', more)
+    assert (route.fallback, route.connections, warnings) == ("inside", 2, [])
+    assert "fallback" in errors(tmp_path, f'{OK}fallback = "nowhere"')[0]
+
+
+def test_a_secret_that_others_can_read(tmp_path: Path) -> None:
+    loaded(tmp_path, OK)
+    (tmp_path / "secret").chmod(0o644)
+    (warning,) = loaded(tmp_path, OK)[1]
+    assert "routes.app.secret_file" in warning
+    assert "has mode 0644" in warning
