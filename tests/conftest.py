@@ -26,7 +26,7 @@ _MISSING = [
     package for name, package in (("archive", "libarchive13"), ("magic", "libmagic1")) if not find_library(name)
 ]
 
-#: Values that are longer, in characters or octets, are no part of a test's name.
+#: Texts of more characters are no part of a test's name.
 _LONGEST_ID = 40
 
 _skipped: list[str] = []
@@ -38,8 +38,9 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
-    """Long values are told by their parameter's name: keys and hashes differ from one process to the next."""
-    return argname if isinstance(val, str | bytes) and len(val) > _LONGEST_ID else None
+    """Octets and long texts are told by their parameter's name: archives, keys and hashes differ between processes."""
+    is_long = isinstance(val, bytes) or (isinstance(val, str) and len(val) > _LONGEST_ID)
+    return argname if is_long else None
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
