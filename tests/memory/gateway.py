@@ -248,6 +248,11 @@ class MemoryGateway(Gateway):
         self.world.gateways.remove(self)
         self.world.wait(stopped)
 
+    def timers(self) -> list[Any]:
+        """What it has set for later; what threads have just called into the reactor is for now."""
+        now = self.reactor.seconds()
+        return [call for call in self.reactor.getDelayedCalls() if call.getTime() > now]
+
     def has_worked(self) -> bool:
         """Wait until the spool has done what it was asked before; whether that was anything."""
         done: list[object] = []

@@ -156,7 +156,7 @@ def test_what_was_gathered_outlives_a_restart(site: Site) -> None:
     site.until(lambda: site.bank.mails)
     assert len(site.bank.mails) == 1
     site.gateway.stop()
-    assert site.gateway.reactor.getDelayedCalls() == []
+    assert site.gateway.timers() == []
 
 
 def test_reports_that_bounce_are_reported_to_nobody(site: Site) -> None:

@@ -46,7 +46,7 @@ def test_it_says_when_it_has_started_and_stopped(world: World, tmp_path: Path) -
     assert state.stat().st_mode & 0o777 == 0o700
     gateway.stop()
     assert [type(event) for event in gateway.seen] == [Started, Stopping, Stopped]
-    assert gateway.reactor.getDelayedCalls() == []
+    assert gateway.timers() == []
 
 
 def test_nothing_is_delivered_before_the_spool_has_been_swept(
@@ -320,4 +320,4 @@ def test_a_stop_before_the_start_is_over(world: World, tmp_path: Path) -> None:
     gateway.startService()  # the sweep has not been answered yet
     world.wait(gateway.stopService())
     assert gateway.of(Started) == []
-    assert gateway.reactor.getDelayedCalls() == []
+    assert gateway.timers() == []

@@ -127,7 +127,7 @@ def test_a_stop_closes_those_that_were_replaced_too(world: World, tmp_path: Path
     after = gateway._users["users"]
     gateway.stop()
     assert closed == [after, before]
-    assert gateway.reactor.getDelayedCalls() == []
+    assert gateway.timers() == []
 
 
 def test_authorities_that_cannot_be_used_any_more_refuse_the_reload(world: World, tmp_path: Path) -> None:
