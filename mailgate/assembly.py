@@ -18,15 +18,17 @@ from mailgate.addressing import alias_sources, make_addressing, recipient_source
 from mailgate.auth.file import warnings as users_warnings
 from mailgate.auth.portal import Authenticator
 from mailgate.awaiting import at_once
-from mailgate.backends.keeping import SourceKeeper, Sources
+from mailgate.backends.keeping import Sources
 from mailgate.backends.questions import IBackendReactor
 from mailgate.config.auth import FileAuth
 from mailgate.config.load import ConfigError, Loaded
+from mailgate.config.places import Places
 from mailgate.config.schema import Config, ListenerSection
 from mailgate.dns.client_name import confirmed_name
 from mailgate.filters.list_unsubscribe import Options as ListUnsubscribeOptions
 from mailgate.filters.own_signature import own_signature
 from mailgate.interfaces import (
+    Expand,
     Expanded,
     FilterServices,
     ICounters,
@@ -36,7 +38,6 @@ from mailgate.interfaces import (
     IInline,
     IIntake,
     IPipeline,
-    IProber,
     IRescan,
     IResolver,
     IRouting,
@@ -50,7 +51,7 @@ from mailgate.pipeline.registry import Registry
 from mailgate.recipients.directory import Directory
 from mailgate.recipients.source import SourceTools
 from mailgate.rehearsal.apart import apart, without_waiting
-from mailgate.rehearsal.copies import CopyDoor, CopyIntake, CopyRouting
+from mailgate.rehearsal.copies import CopyDoor, CopyIntake, CopyRouting, largest_copy
 from mailgate.rehearsal.judging import Judge
 from mailgate.rehearsal.store import Accounts
 from mailgate.relay.client.terms import Terms, TermsError, read_terms
@@ -60,24 +61,23 @@ from mailgate.relay.routing import Routing
 from mailgate.relay.security.office import check_authorities
 from mailgate.relay.sizes import LearntSizes
 from mailgate.relay.web_post.connector import WebTerms, read_web_terms
-from mailgate.reporting.compose import make_signer
+from mailgate.reporting.making import make_reporting, make_tls_reporting
 from mailgate.reporting.office import Reporting
 from mailgate.reporting.tls_office import TlsReporting
 from mailgate.rewriting.build import AliasError, make_aliases
-from mailgate.rewriting.secret_lines import SecretFile
 from mailgate.rewriting.unsubscribe import UnsubscribeTokens
 from mailgate.smtp.conversation import SessionServices
 from mailgate.smtp.offers import Offers
 from mailgate.smtp.postmaster import postmaster_domain
-from mailgate.stores.suppressions import SeenSuppressions
+from mailgate.stores.secret_lines import SecretFile
+from mailgate.stores.suppressions import SeenSuppressions, Suppressions
 from mailgate.tls.client import ClientContexts
 from mailgate.tls.pem import TlsError
 from mailgate.tls.store import CertificateStore
 from mailgate.web.injection.taking import Taker
-from mailgate.web.places import Places
 from mailgate.webhooks.target import Target, TargetError, make_targets
 
-__all__ = ["Assembler", "Assembly", "assemble", "make_certificates"]
+__all__ = ["Assembly", "assemble", "make_certificates"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,7 @@ class Assembly:
     webhooks: Mapping[str, Target]
     unsubscribe: UnsubscribeTokens | None
     copies: Judge | None
-    expand: Callable[[Address], Expanded | Awaitable[Expanded]]
+    expand: Expand
 
     def warnings(self) -> list[str]:
         """What is no error, but should be seen to: of files of users, policy services, and our certificates."""
@@ -138,9 +138,11 @@ class Assembly:
         authenticator = self.users[listener.auth] if listener.auth is not None else None
         # Whoever knows the users may learn more mechanisms while it runs.
         mechanisms = frozenset[str] if authenticator is None else lambda: authenticator.mechanisms
-        max_size = None
+        max_size: Callable[[], int] | None = None
         if listener.size_of and learnt is not None:
             max_size = functools.partial(learnt.limit, listener.size_of, listener.max_message_size)
+        if listener.rehearse:
+            max_size = largest_copy
         offers = Offers(gateway.hostname, listener, has_tls=has_tls, mechanisms=mechanisms, max_size=max_size)
         pipeline = self.pipelines[listener.pipeline]
         trusted_pipeline = self.pipelines[listener.trusted_pipeline or listener.pipeline]
@@ -265,7 +267,7 @@ def assemble(
         state_dir=config.gateway.state_dir,
         owners={name: one.source.find for name, one in alias_sources(sources, "senders").items()},
         suppressions=suppressions
-        or SeenSuppressions(Places(config.gateway.state_dir).suppressions, at_once, clock.seconds),
+        or SeenSuppressions(Suppressions(Places(config.gateway.state_dir).suppressions, at_once, clock.seconds)),
         classify=bounces.classifier.category,
         expand=expand,
         content_dir=incoming,
@@ -285,8 +287,8 @@ def assemble(
         terms=terms,
         web_terms=web_terms,
         bounces=replace(bounces, sign=own_signature(loaded, services)),
-        reporting=_reporting(loaded),
-        tls_reporting=_tls_reporting(loaded),
+        reporting=make_reporting(loaded),
+        tls_reporting=make_tls_reporting(loaded),
         webhooks=webhooks,
         unsubscribe=_unsubscribe(loaded, clock),
         expand=expand,
@@ -299,43 +301,18 @@ def _copies(loaded: Loaded, registry: Registry, services: FilterServices, routin
     config = loaded.config
     if not any(one.rehearse for one in config.listeners):
         return None
-    own = apart(services, config.counters.max_keys)
+    built = build_pipelines(without_waiting(loaded), registry, apart(services, config.counters.max_keys))
     return Judge(
         hostname=config.gateway.hostname,
-        pipelines=build_pipelines(without_waiting(loaded), registry, own).by_name,
+        pipelines=built.by_name,
         routing=routing,
         client_name=functools.partial(confirmed_name, services.resolver),
+        observers=built.observers,
     )
 
 
 def _stands_for_itself(_address: Address) -> Expanded:
     return None
-
-
-def _tls_reporting(loaded: Loaded) -> TlsReporting | None:
-    """How reports about TLS are made; None where there are none."""
-    section = loaded.config.tls_reports
-    if not section.enabled:
-        return None
-    try:
-        return TlsReporting(section, make_signer(section.dkim))
-    except ValueError as error:
-        raise ConfigError((loaded.error(("tls_reports", "dkim", "key"), str(error)),)) from error
-
-
-def _reporting(loaded: Loaded) -> Reporting | None:
-    """How reports about mail in others' name are made; None where there are none. They go by the standard of the first
-    filter of kind dmarc."""
-    section = loaded.config.reports
-    if not section.enabled:
-        return None
-    try:
-        sign = make_signer(section.dkim)
-    except ValueError as error:
-        raise ConfigError((loaded.error(("reports", "dkim", "key"), str(error)),)) from error
-    judges = [one for name, one in loaded.options.items() if (loaded.config.filter(name).kind or name) == "dmarc"]
-    standard = getattr(judges[0], "standard", "") if judges else ""
-    return Reporting(section, sign, "rfc7489" if standard == "rfc7489" else "rfc9989")
 
 
 def _unsubscribe(loaded: Loaded, clock: IReactorTime) -> UnsubscribeTokens | None:
@@ -345,65 +322,6 @@ def _unsubscribe(loaded: Loaded, clock: IReactorTime) -> UnsubscribeTokens | Non
         return None
     files = [SecretFile(path, clock) for path in dict.fromkeys(paths)]
     return UnsubscribeTokens(lambda: [secret for file in files for secret in file()])
-
-
-class Assembler:
-    """Builds the configurations of one gateway, one after another, with the same parts."""
-
-    def __init__(
-        self,
-        *,
-        reactor: IBackendReactor,
-        resolver: IResolver,
-        counters: ICounters,
-        events: IEvents,
-        random: Random,
-        prober: IProber,
-        suppressions: ISuppressions,
-        incoming: Path,
-        leads: bool,
-    ) -> None:
-        """`leads`: whether this process, of several, reads what one is enough to read; `incoming` is its spool's."""
-        self._reactor = reactor
-        self._resolver = resolver
-        self._counters = counters
-        self._events = events
-        self._random = random
-        self._prober = prober
-        self._suppressions = suppressions
-        self._incoming = incoming
-        self._leads = leads
-
-    def build(
-        self, loaded: Loaded, registry: Registry, users: Mapping[str, Authenticator], keeper: SourceKeeper
-    ) -> Assembly:
-        """See `assemble`; sources of addresses that `keeper` has go on. ConfigError."""
-        tools = SourceTools(
-            reactor=self._reactor,
-            events=self._events,
-            counters=self._counters,
-            prober=self._prober,
-            state_dir=loaded.config.gateway.state_dir,
-            leads=self._leads,
-        )
-        sources = make_addressing(loaded, tools, keeper.current)
-        try:
-            return assemble(
-                loaded,
-                registry,
-                clock=self._reactor,
-                resolver=self._resolver,
-                counters=self._counters,
-                events=self._events,
-                random=self._random,
-                users=users,
-                sources=sources,
-                suppressions=self._suppressions,
-                incoming=self._incoming,
-            )
-        except ConfigError:
-            keeper.drop(sources)
-            raise
 
 
 def make_certificates(config: Config, clock: IReactorTime) -> CertificateStore | None:

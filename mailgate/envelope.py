@@ -34,6 +34,7 @@ __all__ = [
     "TraceStep",
     "Transaction",
     "new_id",
+    "origin_of",
 ]
 
 T = TypeVar("T")
@@ -364,3 +365,20 @@ class Envelope(Struct, frozen=True, kw_only=True):
     kept: Kept | None = None
     stream: str = ""
     mark: str = ""
+
+
+def origin_of(session: Session) -> Origin:
+    """Where the mail of a session comes from, as a next hop is told; who is known by its address only has no login."""
+    client, identity, protocol = session.client, session.identity, session.protocol
+    if protocol != "SMTP":
+        protocol = "LMTP" if "LMTP" in protocol else "ESMTP"  # without what RFC 3848 and RFC 6531 add
+    return Origin(
+        address="" if client.address is None else str(client.address),
+        port=client.port,
+        name=client.name,
+        helo=session.helo,
+        protocol=protocol,
+        login=identity.name if identity is not None and identity.mechanism != "network" else "",
+        # A Postfix that is not told so completes and rewrites the header of mail from the Internet.
+        source="REMOTE" if identity is None else "LOCAL",
+    )

@@ -12,6 +12,7 @@ from mailgate.auth.checker import IAuthReactor
 from mailgate.awaiting import in_reactors_threads
 from mailgate.config.hosts import parse_server
 from mailgate.config.load import Loaded
+from mailgate.config.places import Places
 from mailgate.config.schema import Config
 from mailgate.dns.resolver import Resolver
 from mailgate.observe.hub import EventHub
@@ -25,7 +26,6 @@ from mailgate.reporting.office import IOfficeReactor
 from mailgate.sockets.reactor import hasten
 from mailgate.spool.sqlite import SqliteSpool
 from mailgate.stores.suppressions import Suppressions
-from mailgate.web.places import Places
 from mailgate.workers.records import make_sinks
 from mailgate.workers.team import Team
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pwd
 import resource
@@ -13,6 +14,7 @@ from typing import NoReturn
 
 __all__ = [
     "cannot_start",
+    "collect_seldom",
     "make_directory",
     "own_directory",
     "own_secret",
@@ -26,6 +28,8 @@ __all__ = [
 _DESCRIPTORS = 65536
 #: Octets of the gateway's own secret.
 _SECRET = 32
+#: The collector's thresholds: a message leaves hundreds of objects and hardly a cycle.
+_GARBAGE = (20_000, 20, 20)
 
 
 def cannot_start(twistd: Mapping[str, object], why: str) -> NoReturn:
@@ -52,6 +56,12 @@ def own_directory(path: Path) -> None:
         # Root's files in it would lock the other user out.
         raise OSError(f"{path} belongs to {user_name(owner)}: start with --uid")
     path.chmod(0o700)
+
+
+def collect_seldom() -> None:
+    """The start is over: what is there stays, and the collector need not look at it again."""
+    gc.freeze()
+    gc.set_threshold(*_GARBAGE)
 
 
 def make_directory(path: Path) -> None:

@@ -6,13 +6,12 @@ Ports are bound while the process may still be root; everything else begins when
 from __future__ import annotations
 
 import functools
-import gc
 import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
@@ -20,15 +19,12 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from mailgate.addressing import make_users
-from mailgate.assembly import Assembler, Assembly
-from mailgate.auth.portal import Authenticator
-from mailgate.auth.retired import Retired, close_all
+from mailgate.assembly import Assembly
 from mailgate.awaiting import in_reactors_threads, surely, within
-from mailgate.backends.keeping import SourceKeeper
 from mailgate.config.load import ConfigError, Loaded, load
 from mailgate.config.openings import openings
 from mailgate.config.reload import as_running, needs_restart
+from mailgate.configurations import Configurations, Prepared
 from mailgate.events import ConfigRefused, ConfigReloaded, Started, Stopped, Stopping
 from mailgate.interfaces import IEventObserver, SpoolError, SweepReport
 from mailgate.message import MemoryBudget
@@ -39,17 +35,14 @@ from mailgate.observe.rates import Rates
 from mailgate.offices import Offices
 from mailgate.outside import IGatewayReactor, Outside
 from mailgate.pipeline.registry import Registry
-from mailgate.process import cannot_start, own_directory, own_secret, raise_descriptor_limit
+from mailgate.process import cannot_start, collect_seldom, own_directory, own_secret, raise_descriptor_limit
 from mailgate.quarantine.originals import Originals
-from mailgate.relay.editing import ContentEditor
-from mailgate.relay.inline.delivery import InlineDelivery
-from mailgate.relay.inline.ending import Ending
 from mailgate.relay.inline.relay import InlineRelay
-from mailgate.relay.intake import Intake
 from mailgate.relay.locate import Locator, OwnAddresses
 from mailgate.relay.probing import Prober
 from mailgate.relay.security.accounts import Accountant
 from mailgate.relay.security.office import SecurityOffice
+from mailgate.relay.taking import make_taking
 from mailgate.relay.turn import Turns
 from mailgate.relay.warm_up import WarmUp
 from mailgate.smtp.factory import Listener
@@ -65,17 +58,8 @@ __all__ = ["Gateway", "IGatewayReactor"]
 
 _log = Logger()
 
-#: The collector's thresholds: a message leaves hundreds of objects and hardly a cycle.
-_GARBAGE = (20_000, 20, 20)
-
-
-class _Prepared(NamedTuple):
-    """A configuration that has been read and built: `read` is what the file says, `loaded` what of it holds now."""
-
-    read: Loaded
-    loaded: Loaded
-    users: dict[str, Authenticator]
-    assembly: Assembly
+#: Seconds for each part that is closed at the end, and for what was cut.
+_PATIENCE = 2.0
 
 
 class Gateway(Outside):
@@ -106,11 +90,8 @@ class Gateway(Outside):
         self._doors: dict[str, Listener | Door] = {**self.listeners, **self.mta.doors}
         self._ports: list[IListeningPort] = []
         self._filter_observers: Sequence[IEventObserver] = ()
-        self._users: dict[str, Authenticator] = {}
-        self._retired = Retired(reactor, lambda: [it.services.authenticator for it in self.listeners.values()])
-        self._sources = SourceKeeper(reactor)
         self._budget = MemoryBudget(loaded.config.gateway.memory_ceiling)
-        self._prepared: _Prepared | None = None
+        self._prepared: Prepared | None = None
         self.http = HttpDesk(
             loaded.config,
             reactor,
@@ -163,7 +144,7 @@ class Gateway(Outside):
             self.suppressions = self.make_suppressions()
             self.rehearsed = self.make_rehearsed()
             self._prober = Prober(self.transports, locator, self.reactor)
-            self._assembler = Assembler(
+            self.configurations = Configurations(
                 reactor=self.reactor,
                 resolver=self.resolver,
                 counters=self._team.counters,
@@ -173,16 +154,17 @@ class Gateway(Outside):
                 suppressions=self.suppressions,
                 incoming=self.spool.incoming,
                 leads=not self._team.worker,
+                serving=lambda: [it.services.authenticator for it in self.listeners.values()],
             )
-            self._users = make_users(self.loaded, self.reactor)
-            assembly = self._assemble(self.loaded, self._users)
+            prepared = self.configurations.prepare(self.loaded, self.loaded, self.registry)
         except ConfigError as error:
             self._cannot_start("\n".join(error.errors))
         except (OSError, SpoolError) as error:
             self._cannot_start(f"mailgate: cannot start: {error}")
+        assembly = prepared.assembly
         self._warn(self.loaded, assembly)
         swept = self.spool.sweep()  # before anything else that the spool is asked
-        self._deliver_by(assembly)
+        self._deliver_by(prepared)
         accountant = Accountant(self.reactor, lambda: self._security.security)
         self.relay = InlineRelay(
             self.spool,
@@ -204,26 +186,16 @@ class Gateway(Outside):
         self.answers = Answers(self.relay, self.spool, self._team.worker, self.http.numbers, rates)
         self._turns = Turns(self._team.operators_spool(self.spool), self._together.kick, self.reactor)
         originals = Originals(self.places.originals, in_reactors_threads(self.reactor), set_aside=self.places.set_aside)
-        editor = ContentEditor(self.spool.incoming, self.reactor, self._budget)
-        self.intake = Intake(
+        self.intake, self.inline = make_taking(
             self.spool,
+            self.relay,
             refusal=self.spool.refusal,
-            deliver=self.relay.deliver,
-            events=self.events,
-            clock=self.reactor,
-            editor=editor,
-            next_hop=self.relay.next_hop,
+            incoming=self.spool.incoming,
+            budget=self._budget,
             originals=originals,
-        )
-        ending = Ending(
-            self.intake,
-            editor=editor,
-            next_hop=self.relay.next_hop,
-            record=self.relay.record,
             events=self.events,
             clock=self.reactor,
         )
-        self.inline = InlineDelivery(self.relay, ending, self.reactor)
         self.offices = Offices(
             self,
             self._team,
@@ -250,8 +222,7 @@ class Gateway(Outside):
         self._serve(assembly)
         for port in self._ports:
             open_wide(port)
-        gc.freeze()  # what is here stays: the collector need not look at it again
-        gc.set_threshold(*_GARBAGE)
+        collect_seldom()
         swept.addCallbacks(self._swept, self._unswept)
 
     def _cannot_start(self, why: str) -> NoReturn:
@@ -274,15 +245,13 @@ class Gateway(Outside):
         if self.running:
             self.spool.sweep().addCallbacks(self._swept, self._unswept)
 
-    def _assemble(self, loaded: Loaded, users: Mapping[str, Authenticator]) -> Assembly:
-        return self._assembler.build(loaded, self.registry, users, self._sources)
-
-    def _deliver_by(self, assembly: Assembly) -> None:
+    def _deliver_by(self, prepared: Prepared) -> None:
         """From now on, next hops are met, and recipients looked up, by this configuration."""
+        assembly = prepared.assembly
         self.transports.use(assembly.terms, assembly.web_terms)
         self._security.use(assembly.config)
         self._prober.use(assembly.config, assembly.bounces.classifier)
-        self._sources.use(assembly.sources)
+        self.configurations.use(prepared)
 
     def _serve(self, assembly: Assembly) -> None:
         self.offices.use(assembly)
@@ -332,8 +301,7 @@ class Gateway(Outside):
         try:
             read = load(self.loaded.path, Registry().find, source)
             loaded = replace(read, config=as_running(self._started, read.config))
-            users = make_users(loaded, self.reactor, self._users)
-            self._prepared = _Prepared(read, loaded, users, self._assemble(loaded, users))
+            self._prepared = self.configurations.prepare(read, loaded, self.registry)
         except ConfigError as error:
             return error.errors
         return ()
@@ -344,20 +312,17 @@ class Gateway(Outside):
         path = str(self.loaded.path)
         if errors or prepared is None:
             if prepared is not None:
-                self._retired.replace(prepared.users, self._users)
-                self._sources.drop(prepared.assembly.sources)
+                self.configurations.drop(prepared)
             self.events.publish(ConfigRefused(at=self.reactor.seconds(), path=path, errors=tuple(errors)))
             if not self._team.worker:
                 _log.error("the configuration was refused, the old one stays: {errors}", errors="; ".join(errors))
             return
-        read, loaded, users, assembly = prepared
+        read, loaded, assembly = prepared.read, prepared.loaded, prepared.assembly
         waits = needs_restart(self._started, read.config)
         self.loaded = loaded
         self._budget.ceiling = loaded.config.gateway.memory_ceiling
         self._serve(assembly)
-        self._retired.replace(self._users, users)
-        self._users = users
-        self._deliver_by(assembly)
+        self._deliver_by(prepared)
         self.relay.reload(loaded.config, assembly.routing, assembly.delivery_filter, assembly.bounces)
         if tells:
             self._warn(read, assembly)
@@ -387,15 +352,14 @@ class Gateway(Outside):
                 listener.cut()
         if not await within(self.reactor, end, self.inline.when_idle()):
             self.relay.cut()
-            await within(self.reactor, self.reactor.seconds() + 2.0, self.inline.when_idle())
+            await self._briefly(self.inline.when_idle())
         if not await within(self.reactor, end, Deferred.fromCoroutine(self.relay.stop())):
             self.relay.cut()
-            await within(self.reactor, self.reactor.seconds() + 2.0, Deferred.fromCoroutine(self.relay.stop()))
+            await self._briefly(Deferred.fromCoroutine(self.relay.stop()))
         await self.offices.close()
-        await within(self.reactor, self.reactor.seconds() + 2.0, Deferred.fromCoroutine(self._security.close()))
-        users = close_all([*self._users.values(), *self._retired.take()])
-        await within(self.reactor, self.reactor.seconds() + 2.0, users)
-        await within(self.reactor, self.reactor.seconds() + 2.0, self._sources.close())
+        await self._briefly(Deferred.fromCoroutine(self._security.close()))
+        await self._briefly(self.configurations.close_users())
+        await self._briefly(self.configurations.close_sources())
         await surely(maybeDeferred(self.resolver.close))
         await surely(Deferred.fromCoroutine(self.rehearsed.close()))
         await surely(self.spool.close())
@@ -405,6 +369,9 @@ class Gateway(Outside):
             await surely(maybeDeferred(pool.stop))
         self.events.publish(Stopped(at=self.reactor.seconds()))
         self.recorder.close()
+
+    async def _briefly(self, ended: Deferred[Any]) -> None:
+        await within(self.reactor, self.reactor.seconds() + _PATIENCE, ended)
 
     async def stop_accepting(self) -> None:
         """Close the ports."""

@@ -16,8 +16,8 @@ import click
 
 from mailgate.config.document import Document
 from mailgate.config.locate import locate
+from mailgate.config.places import Places
 from mailgate.config.units import parse_duration
-from mailgate.web.places import Places
 
 __all__ = [
     "BadConfigError",

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlencode
 from pydantic import BaseModel
 
 from mailgate.cli.common import FailedError
+from mailgate.config.places import Places
 from mailgate.interfaces import Grouping
 from mailgate.web.account_models import AccountRelease, AccountReleased, SuspectedAccounts
 from mailgate.web.models import (
@@ -27,7 +28,6 @@ from mailgate.web.models import (
     SuspensionNow,
     Suspensions,
 )
-from mailgate.web.places import Places
 from mailgate.web.quarantine_models import (
     Deleted,
     DeleteOrder,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import textwrap
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from twisted.internet.task import react
 
 from mailgate.cli.common import BadConfigError, FailedError, columns, config_option, json_option, printable
+from mailgate.cli.reacting import React, run_in_reactor
 from mailgate.config.load import ConfigError, Loaded, load
 from mailgate.doctor.diagnosis import AREAS, Check, Diagnosis, is_sound, run_checks
 from mailgate.doctor.examination import checks_of, site_of
@@ -25,10 +24,7 @@ from mailgate.doctor.site import Site
 from mailgate.pipeline.registry import Registry
 from mailgate.process import user_name
 
-__all__ = ["React", "command"]
-
-React = Callable[[Callable[[Any], Coroutine[Any, Any, None]]], object]
-"""Runs a coroutine function, given a reactor, to its end: `twisted.internet.task.react`."""
+__all__ = ["command"]
 
 _Make = Callable[[Site], Iterable[Check]]
 
@@ -140,25 +136,12 @@ def _examine(
 ) -> Sequence[Diagnosis]:
     binds = try_ports(loaded.config)  # while we are who starts the gateway
     _become_owner(loaded)
-    ends: list[list[Diagnosis] | Exception] = []
 
-    async def body(reactor: Any) -> None:
-        try:
-            async with site_of(
-                loaded, registry, reactor, binds=binds, is_deep=is_deep, only_domains=only_domains
-            ) as site:
-                ends.append(await run_checks(make(site), reactor))
-        except Exception as error:
-            ends.append(error)
+    async def examined(reactor: Any) -> Sequence[Diagnosis]:
+        async with site_of(loaded, registry, reactor, binds=binds, is_deep=is_deep, only_domains=only_domains) as site:
+            return await run_checks(make(site), reactor)
 
-    # How `react` comes back.
-    with contextlib.suppress(SystemExit):
-        (run or react)(body)
-    if not ends:
-        raise FailedError("interrupted")
-    if isinstance(ends[0], Exception):
-        raise ends[0]
-    return ends[0]
+    return run_in_reactor(run, examined)
 
 
 def _become_owner(loaded: Loaded) -> None:

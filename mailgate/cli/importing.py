@@ -100,7 +100,7 @@ def _write(output: Path, text: str, draft: Draft) -> None:
             path = output / name
             path.parent.mkdir(mode=0o700, exist_ok=True)
             _write_side(path, side)
-        (output / "mailgate.toml").write_text(text, "utf-8")
+        _write_side(output / "mailgate.toml", Side(tuple(text.removesuffix("\n").split("\n"))))
     except OSError as error:
         raise FailedError(f"{error.filename or output}: {error.strerror}") from None
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import click
 
-from mailgate.cli.common import BadConfigError, FailedError, config_option, json_option, printable
-from mailgate.config.load import ConfigError, load
+from mailgate.cli.common import FailedError, config_option, json_option, printable
+from mailgate.cli.loading import load_whole
 from mailgate.config.schema import Config
-from mailgate.pipeline.registry import Registry
 from mailgate.relay.security.own_policy import own_domains, own_policy, own_records
 from mailgate.tls.dane import Tlsa
 from mailgate.tls.pem import TlsError, read_key_pair, sources
@@ -30,10 +29,7 @@ def command(domain: str, reports_to: str, as_json: bool, config: Path) -> None:
     records (DANE) count in signed zones only, and must be changed before a certificate with another key is used.
     Publish the new file before the new record.
     """
-    try:
-        loaded = load(config, Registry().find).config
-    except ConfigError as error:
-        raise BadConfigError("\n".join(error.errors)) from error
+    loaded = load_whole(config).config
     domains = own_domains(loaded)
     if domain:
         domains = [one for one in domains if one == domain.lower()]

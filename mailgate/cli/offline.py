@@ -21,13 +21,14 @@ from zope.interface import implementer
 from mailgate.address import NULL_PATH
 from mailgate.awaiting import as_deferred, at_once
 from mailgate.cli.common import BadConfigError, FailedError, route_names
-from mailgate.config.load import ConfigError, Loaded, load
+from mailgate.cli.loading import load_whole
+from mailgate.config.load import ConfigError
+from mailgate.config.places import Places
 from mailgate.filters.own_signature import own_signature
 from mailgate.interfaces import Grouping, IEvents, IRelay, ISpool, Selector, SiteView, SpoolError
 from mailgate.observe.history import History
 from mailgate.observe.hub import EventHub
 from mailgate.observe.recorder import Recorder
-from mailgate.pipeline.registry import Registry
 from mailgate.quarantine.originals import Originals
 from mailgate.quarantine.sending import Sending
 from mailgate.relay.giving_up import give_up
@@ -41,7 +42,6 @@ from mailgate.stores.suppressions import Suppressions
 from mailgate.web.account_models import AccountRelease, AccountReleased, SuspectedAccounts
 from mailgate.web.models import Changed, Groups, Page, Resumed, Shown, Sites, Status, SuspensionNow, Suspensions
 from mailgate.web.operations import QueueOperations, parse_after
-from mailgate.web.places import Places
 from mailgate.web.quarantine import QuarantineOperations
 from mailgate.web.quarantine_models import (
     Deleted,
@@ -194,7 +194,7 @@ class OfflineDesk:
     @cached_property
     def _quarantine(self) -> QuarantineOperations:
         """What is in quarantine, for how long the configuration says. BadConfigError where that cannot be used."""
-        loaded = _load(self._config)
+        loaded = load_whole(self._config)
         originals = Originals(self._places.originals)
         routing = Routing(loaded.config)
         sending = Sending(
@@ -236,13 +236,6 @@ class OfflineDesk:
         raise AssertionError("unreachable")
 
 
-def _load(path: Path) -> Loaded:
-    try:
-        return load(path, Registry().find)
-    except ConfigError as error:
-        raise BadConfigError("\n".join(error.errors)) from None
-
-
 @implementer(IRelay)
 class _NoRelay:
     """IRelay where none runs: there is nobody to wake, and what is to be given up is given up here and now."""
@@ -255,7 +248,7 @@ class _NoRelay:
 
     def prepare(self, path: Path) -> None:
         """Before `bounce`: reports are made with the whole configuration. BadConfigError where it cannot be used."""
-        loaded = _load(path)
+        loaded = load_whole(path)
         config, routing = loaded.config, Routing(loaded.config)
         try:
             sign = own_signature(loaded, _Signing(self._clock, config.gateway.hostname, config.gateway.state_dir))

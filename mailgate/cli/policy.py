@@ -64,6 +64,7 @@ class Policy:
             pipelines=assembly.pipelines,
             routing=assembly.routing,
             client_name=functools.partial(confirmed_name, resolver),
+            observers=assembly.observers,
         ).judge
 
     def close(self) -> Awaitable[object]:

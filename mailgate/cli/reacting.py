@@ -13,7 +13,7 @@ from twisted.internet.task import react
 from mailgate.cli.common import BadConfigError, FailedError
 from mailgate.config.load import ConfigError
 
-__all__ = ["React", "run_to_end"]
+__all__ = ["React", "run_in_reactor", "run_to_end"]
 
 T = TypeVar("T")
 
@@ -21,15 +21,13 @@ React = Callable[[Callable[[Any], Coroutine[Any, Any, None]]], object]
 """Runs a coroutine function, given a reactor, to its end: `twisted.internet.task.react`."""
 
 
-def run_to_end(run: React | None, work: Callable[[Any, Path], Awaitable[T]]) -> T:
-    """What `work` comes to, which is given a reactor and a folder that is its own; FailedError where it is interrupted,
-    BadConfigError where a configuration cannot be built."""
+def run_in_reactor(run: React | None, work: Callable[[Any], Awaitable[T]]) -> T:
+    """What `work` comes to, which is given a reactor; FailedError where it is interrupted, and what it fails with."""
     ends: list[T | Exception] = []
 
     async def body(reactor: Any) -> None:
         try:
-            with tempfile.TemporaryDirectory(prefix="mailgate-") as folder:
-                ends.append(await work(reactor, Path(folder)))
+            ends.append(await work(reactor))
         except Exception as error:
             ends.append(error)
 
@@ -38,10 +36,20 @@ def run_to_end(run: React | None, work: Callable[[Any, Path], Awaitable[T]]) -> 
         (run or react)(body)
     if not ends:
         raise FailedError("interrupted")
-    match ends[0]:
-        case ConfigError() as error:
-            raise BadConfigError("\n".join(error.errors))
-        case Exception() as error:
-            raise error
-        case found:
-            return found
+    if isinstance(ends[0], Exception):
+        raise ends[0]
+    return ends[0]
+
+
+def run_to_end(run: React | None, work: Callable[[Any, Path], Awaitable[T]]) -> T:
+    """As `run_in_reactor`; `work` is given a folder, too, that is its own. BadConfigError where a configuration cannot
+    be built."""
+
+    async def in_folder(reactor: Any) -> T:
+        with tempfile.TemporaryDirectory(prefix="mailgate-") as folder:
+            return await work(reactor, Path(folder))
+
+    try:
+        return run_in_reactor(run, in_folder)
+    except ConfigError as error:
+        raise BadConfigError("\n".join(error.errors)) from None

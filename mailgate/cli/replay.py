@@ -20,18 +20,13 @@ from twisted.internet.task import Clock
 
 from mailgate.address import Address, AddressError
 from mailgate.awaiting import as_deferred
-from mailgate.cli.common import (
-    BadConfigError,
-    FailedError,
-    config_option,
-    duration,
-    json_option,
-    places_of,
-)
+from mailgate.cli.common import FailedError, config_option, duration, json_option, places_of
+from mailgate.cli.loading import load_whole
 from mailgate.cli.policy import Policy, make_resolver
 from mailgate.cli.reacting import React, run_to_end
 from mailgate.cli.replay_text import told
-from mailgate.config.load import ConfigError, Loaded, load
+from mailgate.config.load import Loaded
+from mailgate.config.places import Places
 from mailgate.config.rehearsal import USUAL_TAGS
 from mailgate.config.schema import ListenerSection
 from mailgate.envelope import Session
@@ -49,7 +44,6 @@ from mailgate.rehearsal.postfix_log import refusals
 from mailgate.rehearsal.recorded import Place, Recorded, UnreadableError
 from mailgate.rehearsal.spooled import SpooledMail
 from mailgate.rehearsal.tags import Tag
-from mailgate.web.places import Places
 
 __all__ = ["command"]
 
@@ -158,10 +152,10 @@ def command(
     if not (sources or logs or quarantine or queue):
         quarantine = queue = True
     registry = Registry()
-    loaded = _load(config, registry)
+    loaded = load_whole(config, registry)
     compared = None
     if against is not None:
-        compared = _load(against, registry)
+        compared = load_whole(against, registry)
         # What the gateway has gathered of recipients and lists is the same for both.
         state_dir = loaded.config.gateway.state_dir
         gateway = compared.config.gateway.model_copy(update={"state_dir": state_dir})
@@ -186,13 +180,6 @@ def command(
         raise click.exceptions.Exit(1)
     if not comparison.mails:
         raise FailedError("no mail was judged")
-
-
-def _load(path: Path, registry: Registry) -> Loaded:
-    try:
-        return load(path, registry.find)
-    except ConfigError as error:
-        raise BadConfigError("\n".join(error.errors)) from None
 
 
 class _Replay:

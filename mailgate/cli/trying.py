@@ -13,10 +13,11 @@ import click
 import msgspec
 
 from mailgate.address import NULL_PATH, Address, AddressError
-from mailgate.cli.common import BadConfigError, columns, config_option, json_option, printable, size, trace_table
+from mailgate.cli.common import columns, config_option, json_option, printable, size, trace_table
+from mailgate.cli.loading import load_whole
 from mailgate.cli.policy import Policy, make_resolver
 from mailgate.cli.reacting import React, run_to_end
-from mailgate.config.load import ConfigError, Loaded, load
+from mailgate.config.load import Loaded
 from mailgate.config.schema import ListenerSection
 from mailgate.envelope import Session, TraceStep
 from mailgate.message import Content
@@ -79,10 +80,7 @@ def command(
     Exit code 1 where some recipient would not get it.
     """
     registry = Registry()
-    try:
-        loaded = load(config, registry.find)
-    except ConfigError as error:
-        raise BadConfigError("\n".join(error.errors)) from None
+    loaded = load_whole(config, registry)
     octets = message.read()
     if b"\r\n" not in octets:
         # Files have the line ends of their system; what has those of the wire is taken as it would come there.

@@ -26,10 +26,10 @@ from mailgate.cli.common import (
 from mailgate.cli.desk import open_desk
 from mailgate.cli.entries import suppression_text
 from mailgate.cli.story import tell
+from mailgate.config.places import Places
 from mailgate.observe.history import Found, Story, read_history
 from mailgate.stores.suppressions import SuppressionFile
 from mailgate.web.models import Entry
-from mailgate.web.places import Places
 from mailgate.web.selection import Selection
 
 __all__ = ["command"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mailgate.config.document import Document
 from mailgate.config.hosts import parse_host
 from mailgate.config.problems import Problems
 from mailgate.config.routes import ServerRoute, SmtpRoute
 from mailgate.config.schema import Config, FilterSection, ListenerSection
 
-__all__ = ["advise_on_back_ends", "knows_tenants"]
+__all__ = ["advise_on_back_ends", "check_sizes", "knows_tenants"]
 
 #: What a receive connector takes from one address, if nobody has raised it.
 _CONNECTIONS = 20
@@ -17,6 +18,18 @@ _CONNECTIONS = 20
 _PATIENCE = 120.0
 #: Below this Microsoft's own hosts are.
 _ONLINE = ".mail.protection.outlook.com"
+
+
+def check_sizes(document: Document, problems: Problems) -> None:
+    """No listener goes by the sizes of a route by MX: strangers would say how large our mail may be."""
+    routes = document.tables("routes")
+    for number, listener in document.listeners():
+        named = listener.get("size_of")
+        for index, name in enumerate(named if isinstance(named, list) else ()):
+            route = routes.get(name, {}) if isinstance(name, str) else {}
+            if route.get("transport") == "smtp" and not route.get("hosts"):
+                text = f"is for fixed hosts, and {name} goes by MX: any host of the Internet would set the size"
+                problems.error(("listeners", number, "size_of", index), text)
 
 
 def advise_on_back_ends(config: Config, problems: Problems) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path as FilePath
 from pydantic import TypeAdapter, ValidationError
 
 from mailgate.config.aliases_check import check_aliases
+from mailgate.config.back_ends import check_sizes
 from mailgate.config.delivery import check_delivery
 from mailgate.config.document import Document
 from mailgate.config.hosts import parse_domain_pattern, parse_routing_pattern
@@ -33,6 +34,7 @@ def check(document: Document, problems: Problems) -> None:
     _references(document, problems)
     check_delivery(document, problems)
     check_inline(document, problems)
+    check_sizes(document, problems)
     _listeners(document, problems)
     for path, normal in (
         (("domains",), parse_domain_pattern),

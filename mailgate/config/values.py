@@ -98,8 +98,14 @@ def _fingerprint(text: str) -> str:
 
 def _url(text: str) -> str:
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.fragment:
         raise ValueError('no address of a service: it looks like "https://host/path"')
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError("the port of a URL is a number from 1 to 65535")
     return text
 
 

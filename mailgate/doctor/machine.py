@@ -20,13 +20,13 @@ from twisted.internet.protocol import Factory, Protocol
 from mailgate.config.endpoints import listening, socket_path
 from mailgate.config.machine import exposed
 from mailgate.config.openings import openings
+from mailgate.config.places import Places
 from mailgate.config.routes import MaildirRoute
 from mailgate.config.schema import Config
 from mailgate.doctor.diagnosis import Check, Notes
 from mailgate.doctor.dkim import key_files
 from mailgate.doctor.site import Site
 from mailgate.process import user_name
-from mailgate.web.places import Places
 
 __all__ = ["file_checks", "port_checks", "try_ports"]
 

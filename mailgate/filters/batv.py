@@ -25,7 +25,7 @@ from mailgate.interfaces import Answered, FilterServices, IMessageModifier, IRec
 from mailgate.message import AddRecipient, ChangeReturnPath, Edit, For, Message, RemoveRecipient
 from mailgate.reply import Reply
 from mailgate.rewriting.batv import Batv, BatvError
-from mailgate.rewriting.secret_lines import SecretFile
+from mailgate.stores.secret_lines import SecretFile
 from mailgate.verdict import Accept, Continue, Defer, Reject, Verdict
 
 __all__ = ["BatvFilter", "BatvResult", "Options", "build"]

@@ -26,10 +26,10 @@ from mailgate.mailauth import DkimResult
 from mailgate.message import Message
 from mailgate.mime.reports import MAX_REPORT, Fields, Report, read_report
 from mailgate.reply import Reply
-from mailgate.rewriting.secret_lines import SecretFile
 from mailgate.rewriting.unsubscribe import UnsubscribeTokens, Unsubscription
 from mailgate.rewriting.verp import Verp
 from mailgate.stores.domains import DomainTable
+from mailgate.stores.secret_lines import SecretFile
 from mailgate.verdict import Continue, Discard, Verdict
 
 __all__ = ["Feedback", "FeedbackResult", "Options", "build"]

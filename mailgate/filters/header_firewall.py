@@ -17,7 +17,7 @@ from mailgate.filters.headers import FieldPattern, made_again
 from mailgate.filters.networks import NetworkSet
 from mailgate.findings import Finding
 from mailgate.interfaces import FilterServices, IMessageFilter, IMessageModifier
-from mailgate.message import Edit, Message, RemoveHeader
+from mailgate.message import Edit, HeaderField, Message, RemoveHeader
 from mailgate.message.body import body_at
 from mailgate.reply import Reply
 from mailgate.verdict import Continue, Defer, Reject, Verdict
@@ -40,7 +40,11 @@ _REMOVED: Mapping[str, Sequence[str]] = {
 }
 #: What only the two halves of a hybrid organization write to each other.
 _HYBRID = "x-ms-exchange-crosspremises-"
+_UNCLEAR = Reply.of(550, "5.6.0", "A line of this header is no header field")
 _TOO_LARGE = Reply.of(552, "5.3.4", "The header of this message is too large")
+#: Octets that no name of a field has (RFC 5322 section 2.2), and of a line that are looked at for one.
+_NO_NAME = bytes({*range(33), *range(127, 256)})
+_LONGEST_LINE = 1000
 #: Names that are told of one message, and characters of each.
 _MOST_TOLD, _LONGEST_TOLD = 5, 80
 
@@ -122,6 +126,9 @@ class HeaderFirewall:
             body_at(message.content)
         except ValueError as error:  # there may be more in what is not looked at, and an Exchange may look there
             return Reject(_TOO_LARGE, str(error))
+        hidden = next(filter(self._hides, message.fields), None)
+        if hidden is not None:  # by no name could it be removed, and who knows what an Exchange makes of it
+            return Reject(_UNCLEAR, f"a line that is no field could be taken for one: {hidden.raw[:80]!a}")
         names = self._found(session, message)
         if not names:
             return None
@@ -148,7 +155,15 @@ class HeaderFirewall:
         if self._is_trusted(session):
             return []
         names = dict.fromkeys(field.name.lower() for field in message.fields)
-        return [name for name in names if name and self._removed.has(name) and not self._kept.has(name)]
+        return [name for name in names if name and self._is_removed(name)]
+
+    def _is_removed(self, name: str) -> bool:
+        return self._removed.has(name) and not self._kept.has(name)
+
+    def _hides(self, field: HeaderField) -> bool:
+        """Whether it is no field, and would be one of those but for octets that no name has."""
+        start, colon, _ = field.raw[:_LONGEST_LINE].partition(b":")
+        return bool(colon) and not field.name and self._is_removed(start.translate(None, _NO_NAME).decode().lower())
 
 
 class _Patterns:

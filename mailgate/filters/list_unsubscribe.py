@@ -20,8 +20,8 @@ from mailgate.filters.who import AddressPatterns
 from mailgate.findings import stream_of
 from mailgate.interfaces import FilterServices, IMessageModifier
 from mailgate.message import AddHeader, Edit, For, Message, RemoveHeader, apply_edits, is_of_header, split_header
-from mailgate.rewriting.secret_lines import SecretFile
 from mailgate.rewriting.unsubscribe import UnsubscribeTokens, Unsubscription
+from mailgate.stores.secret_lines import SecretFile
 
 __all__ = ["ListUnsubscribe", "Options", "build"]
 

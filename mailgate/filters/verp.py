@@ -18,8 +18,8 @@ from mailgate.filters.who import AddressPatterns
 from mailgate.findings import Finding
 from mailgate.interfaces import FilterServices, IMessageModifier, IRecipientFilter
 from mailgate.message import ChangeReturnPath, Edit, Message
-from mailgate.rewriting.secret_lines import SecretFile
 from mailgate.rewriting.verp import Verp, VerpError, VerpReturn
+from mailgate.stores.secret_lines import SecretFile
 from mailgate.verdict import Continue, Verdict
 
 __all__ = ["Options", "VerpFilter", "VerpResult", "build"]

@@ -52,6 +52,7 @@ from mailgate.interfaces.services import (
 )
 from mailgate.interfaces.session import (
     Asked,
+    Expand,
     Expanded,
     IAliases,
     IInline,
@@ -88,6 +89,7 @@ __all__ = [
     "Destination",
     "DnsStatus",
     "EntryView",
+    "Expand",
     "Expanded",
     "FilterServices",
     "FindOwners",

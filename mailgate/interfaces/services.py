@@ -15,7 +15,7 @@ from zope.interface import Interface
 
 from mailgate.address import NULL_PATH, Address
 from mailgate.events import Event
-from mailgate.interfaces.session import Expanded
+from mailgate.interfaces.session import Expand
 from mailgate.reply import Reply
 
 __all__ = [
@@ -221,7 +221,7 @@ class FilterServices:
     owners: Mapping[str, FindOwners] = field(default_factory=dict)
     suppressions: ISuppressions | None = None
     classify: Callable[[Reply], str] = lambda reply: "other"
-    expand: Callable[[Address], Expanded | Awaitable[Expanded]] = lambda address: None
+    expand: Expand = lambda address: None
     content_dir: Path | None = None
 
     @property

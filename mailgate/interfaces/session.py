@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from zope.interface import Attribute, Interface
 
@@ -12,7 +12,18 @@ from mailgate.message import Content, Message
 from mailgate.reply import Reply
 from mailgate.verdict import Defer, Reject, Verdict
 
-__all__ = ["Asked", "Expanded", "IAliases", "IInline", "IIntake", "IOriginals", "IPipeline", "IRouting", "Placed"]
+__all__ = [
+    "Asked",
+    "Expand",
+    "Expanded",
+    "IAliases",
+    "IInline",
+    "IIntake",
+    "IOriginals",
+    "IPipeline",
+    "IRouting",
+    "Placed",
+]
 
 Placed = str | tuple[Target, ...] | Reject | Defer
 """Where mail for an address goes: a route, or the addresses that it stands for, each with its own; or why nowhere."""
@@ -22,6 +33,9 @@ Asked = Reply | Reject | Defer | None
 
 Expanded = Sequence[Address] | Reject | Defer | None
 """The addresses that another stands for; why there are none; or None where it stands for itself."""
+
+Expand = Callable[[Address], Expanded | Awaitable[Expanded]]
+"""Whom an address stands for, as IAliases.expand."""
 
 
 class IPipeline(Interface):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,6 +11,7 @@ __all__ = ["DECIDE", "Draft", "Leftover", "Section", "Side", "Value", "Weight"]
 
 #: What a line bears that a person has to look at before the configuration can do its work.
 DECIDE = "DECIDE"
+_BREAK = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
 Value = str | bool | int | float | Sequence["Value"] | dict[str, "Value"]
 
@@ -108,8 +110,10 @@ class Draft:
         return [one for one in self.sections if one.path[:-1] == path and not one.is_entry]
 
     def file(self, name: str, lines: Iterable[str], *, is_secret: bool = False) -> str:
-        """Put a file beside the configuration; its path there, numbered where the name is taken."""
-        side, number, path = Side(tuple(lines), is_secret=is_secret), 1, name
+        """Put a file beside the configuration; its path there, numbered where the name is taken. What stands in one of
+        the `lines` never makes another one."""
+        whole = tuple(_BREAK.sub(" ", line) for line in lines)
+        side, number, path = Side(whole, is_secret=is_secret), 1, name
         while self.files.get(path, side) != side:
             number += 1
             path = f"{name}-{number}"

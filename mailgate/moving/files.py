@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
-__all__ = ["ReadingError", "read_text", "slug"]
+__all__ = ["ReadingError", "is_everybody", "read_text", "slug"]
 
 #: Octets of one file.
 _LARGEST = 64 * 1024 * 1024
+_WIDEST = 7
 
 
 class ReadingError(Exception):
@@ -18,11 +22,23 @@ class ReadingError(Exception):
 def read_text(path: Path) -> str:
     """What a file holds; ReadingError where that is too much, or nothing that can be read."""
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ReadingError(f"{path}: is larger than {_LARGEST // 1024**2} MiB")
-        return path.read_text("utf-8", "replace")
+        # A pipe without a writer is not waited for.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8", errors="replace") as file:
+            if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+                raise ReadingError(f"{path}: is no file")
+            text = file.read(_LARGEST + 1)
     except OSError as error:
         raise ReadingError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:  # no name that a file can have
+        raise ReadingError(f"{str(path)!r}: cannot be read: {error}") from None
+    if len(text) > _LARGEST:
+        raise ReadingError(f"{path}: is larger than {_LARGEST // 1024**2} MiB")
+    return text
+
+
+def is_everybody(network: IPv4Network | IPv6Network) -> bool:
+    """Whether so large a network is nobody's own; the largest of those that are is fc00::/7."""
+    return network.prefixlen < _WIDEST
 
 
 def slug(text: str) -> str:

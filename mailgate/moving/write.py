@@ -120,5 +120,6 @@ def _value(value: Value) -> str:
 
 
 def _string(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()  # names of files may be no text
     # JSON's escapes are among those of TOML, but for the characters that JSON leaves alone and TOML does not.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
-from mailgate.address import Address
 from mailgate.config.mta import MapName
 from mailgate.config.schema import Config
-from mailgate.interfaces import Expanded, IEvents, IIntake, IPipeline
+from mailgate.interfaces import Expand, IEvents, IIntake, IPipeline
 from mailgate.message import MemoryBudget
 from mailgate.mta.milter.services import MilterServices
 from mailgate.mta.policy.services import PolicyServices
@@ -43,7 +42,7 @@ class Built(Protocol):
     def directory(self) -> Directory: ...
 
     @property
-    def expand(self) -> Callable[[Address], Expanded | Awaitable[Expanded]]: ...
+    def expand(self) -> Expand: ...
 
 
 def make_milters(
@@ -94,9 +93,12 @@ def policy_warnings(built: Built) -> list[str]:
     for name, section in built.config.policy_services.items():
         for pipeline in dict.fromkeys((section.pipeline, section.trusted_pipeline or section.pipeline)):
             made = built.pipelines[pipeline]
-            if isinstance(made, Pipeline) and made.late:
-                filters = ", ".join(made.late)
-                found.append(f"policy_services.{name}: pipeline {pipeline}: not asked before the content: {filters}")
+            groups = built.config.pipelines[pipeline].filters
+            named = {one for group in groups for one in ([group] if isinstance(group, str) else group)}
+            late = [one for one in made.late if one in named] if isinstance(made, Pipeline) else []
+            if late:  # others have come in by themselves
+                text = f"pipeline {pipeline}: not asked before the content: {', '.join(late)}"
+                found.append(f"policy_services.{name}: {text}")
     return found
 
 

@@ -37,7 +37,7 @@ class OriginPipeline:
 
     Nobody is asked before MAIL, as nobody knows the client: then the stages of a session come first, about a session
     that stands for the client which XFORWARD has named, and after them those of the transaction. Where nothing was
-    named, the client is who is connected.
+    named, the client is who is connected; where all that was said is that it is a stranger, it is nobody we know.
     """
 
     def __init__(self, section: ListenerSection, pipeline: IPipeline, trusted_pipeline: IPipeline) -> None:
@@ -94,13 +94,13 @@ class OriginPipeline:
         return known
 
     def _session_of(self, origin: Origin | None, session: Session) -> Session:
-        if origin is None or not origin.address:
+        if origin is None or not (origin.address or origin.source == "REMOTE"):
             return replace(session, trace=[], evidence=Evidence())
-        address = ip_address(origin.address)
-        is_trusted = any(address in network for network in self._networks)
+        address = ip_address(origin.address) if origin.address else None
+        is_trusted = address is not None and any(address in network for network in self._networks)
         return replace(
             session,
-            client=Client(address, origin.port, origin.name),
+            client=Client(address, origin.port, origin.name) if address else Client(None),
             helo=origin.helo,
             protocol=origin.protocol if origin.protocol in ("SMTP", "ESMTP") else "ESMTP",
             identity=Identity(origin.address, "network") if is_trusted else None,

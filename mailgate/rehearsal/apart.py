@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from zope.interface import implementer
-
-from mailgate.address import Address
 from mailgate.config.load import Loaded
 from mailgate.config.schema import PipelineSection
-from mailgate.interfaces import FilterServices, ISuppressions, Suppression
+from mailgate.interfaces import FilterServices
 from mailgate.observe.hub import EventHub
 from mailgate.stores.counters import MemoryCounters
+from mailgate.stores.suppressions import SeenSuppressions
 
 __all__ = ["apart", "without_waiting"]
 
@@ -27,7 +24,7 @@ def apart(services: FilterServices, max_keys: int) -> FilterServices:
         services,
         counters=MemoryCounters(services.clock, max_keys),
         events=EventHub(),
-        suppressions=_Seen(services.suppressions) if services.suppressions is not None else None,
+        suppressions=SeenSuppressions(services.suppressions) if services.suppressions is not None else None,
     )
 
 
@@ -46,31 +43,3 @@ def without_waiting(loaded: Loaded) -> Loaded:
             filters += wanted if isinstance(entry, str) else [wanted] if wanted else []
         pipelines[name] = section.model_copy(update={"filters": filters})
     return replace(loaded, config=config.model_copy(update={"pipelines": pipelines}))
-
-
-@implementer(ISuppressions)
-class _Seen:
-    """Those that there are; what is added or removed is forgotten."""
-
-    def __init__(self, suppressions: ISuppressions) -> None:
-        self._suppressions = suppressions
-
-    async def find(self, addresses: Sequence[Address], scopes: Sequence[str]) -> Mapping[Address, Suppression]:
-        return await self._suppressions.find(addresses, scopes)
-
-    async def add(self, *entries: Suppression) -> Sequence[Suppression]:
-        return ()
-
-    async def remove(self, address: str, scope: str | None = None) -> Sequence[Suppression]:
-        return ()
-
-    async def list(
-        self,
-        limit: int,
-        after: tuple[str, str] = ("", ""),
-        *,
-        address: str = "",
-        scope: str | None = None,
-        reason: str = "",
-    ) -> Sequence[Suppression]:
-        return await self._suppressions.list(limit, after, address=address, scope=scope, reason=reason)

@@ -30,7 +30,7 @@ from mailgate.rehearsal.tags import Tag, outcome_of
 from mailgate.reply import Reply
 from mailgate.verdict import Continue, Disconnect, Verdict
 
-__all__ = ["CopyDoor", "CopyIntake", "CopyRouting"]
+__all__ = ["CopyDoor", "CopyIntake", "CopyRouting", "largest_copy"]
 
 _log = Logger()
 
@@ -42,6 +42,11 @@ _NOT_YOU = Reply.of(421, "4.7.1", "Copies only are taken here, and not from you"
 _NOWHERE = "rehearsal"
 #: Characters that are kept of a text.
 _LONGEST = 500
+
+
+def largest_copy() -> int:
+    """Octets of a copy that the session takes: what is too large for the listener is said by the judgement."""
+    return 1024**3
 
 
 @implementer(IPipeline)
@@ -190,7 +195,9 @@ class CopyIntake:
         named = (self._named(one.address) for one in transaction.recipients)
         known = tuple(dict.fromkeys(one for one in named if one is not None))
         facts = facts_of(content.header, is_inside, self._is_local, str(transaction.sender), known)
-        begin = facts.begin if told is None or facts.address == told else 0
+        if told is not None and facts.address != told:
+            # No field is of the other gateway: whoever sent the mail has written them all.
+            facts = replace(facts, helo="", login="", received=0.0, begin=0, ident="")
         recipients = facts.recipients
         assumed = [one for one in facts.assumed if one != NO_CLIENT]
         if told is None and facts.address is None:
@@ -198,7 +205,7 @@ class CopyIntake:
         if not recipients:
             assumed.append("no recipients at all")
         return _Came(
-            facts=replace(facts, begin=begin),
+            facts=facts,
             origin=origin,
             recipients=recipients,
             assumed=tuple(assumed),

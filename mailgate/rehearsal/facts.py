@@ -21,7 +21,7 @@ from mailgate.message import HeaderField, split_header
 __all__ = ["NO_CLIENT", "Facts", "Hop", "facts_of", "first_fields", "hop_of"]
 
 #: Characters that are looked at of a field, and of all that list addresses.
-_LONGEST, _LISTED = 1000, 16 * 1024
+_LONGEST, _LISTED = 1000, 8 * 1024
 #: Octets and fields of the header section that are looked at, and Received fields of these.
 _HEADER, _FIELDS, _HOPS = 64 * 1024, 1000, 50
 #: Recipients that are taken from a message.

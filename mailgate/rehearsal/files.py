@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mailbox
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -22,6 +23,8 @@ __all__ = ["FileReader", "Skipped"]
 _DEPTH = 20
 #: Endings of names that are messages in any folder, and of files that hold several.
 _MESSAGES, _BOXES = (".eml", ".msg.txt"), (".mbox", ".mbx")
+
+_LINE_END = re.compile(rb"\r?\n")
 
 Skipped = Callable[[str, str], object]
 """Is told the name of what is left out, and why."""
@@ -141,8 +144,9 @@ class FileReader:
 
 
 def _wired(data: bytes) -> bytes:
-    """Files have the line ends of their system; what has those of the wire is taken as it would come there."""
-    return data if b"\r\n" in data[:MAX_HEADER] else data.replace(b"\n", b"\r\n")
+    """Files have the line ends of their system; what begins with those of the wire is taken as it would come there."""
+    is_wired = data.partition(b"\n")[0].endswith(b"\r")
+    return data if is_wired else _LINE_END.sub(b"\r\n", data)
 
 
 def _begins_as_box(path: Path) -> bool:

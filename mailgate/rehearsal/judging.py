@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -12,10 +12,12 @@ from mailgate.address import Address
 from mailgate.awaiting import answered
 from mailgate.config.schema import ListenerSection
 from mailgate.envelope import PLAIN_MAIL, Client, Identity, MailParameters, Session, Transaction, new_id
-from mailgate.interfaces import IPipeline, IRouting
+from mailgate.interfaces import IEventObserver, IPipeline, IRouting
 from mailgate.message import Content, MemoryBudget
+from mailgate.observe.hub import EventHub
 from mailgate.rehearsal.play import GoOn, RecipientFate, Rehearsal, rehearse
 from mailgate.smtp.answers import may_report
+from mailgate.smtp.host import session_closed
 from mailgate.smtp.receiving import ContentReceiver
 from mailgate.smtp.replies import ENDLESS, TOO_LARGE
 from mailgate.verdict import Disconnect, Reject
@@ -44,12 +46,14 @@ class Sent:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge:
     """Asks the `pipelines`, by their names, and where mail would go. `client_name` finds the confirmed name of a
-    client's address, "" for none."""
+    client's address, "" for none. The `observers` among the filters are told when a session is over, as those that
+    hold something for it wait for that; they hear of nothing else."""
 
     hostname: str
     pipelines: Mapping[str, IPipeline]
     routing: IRouting
     client_name: Callable[[IPv4Address | IPv6Address], str | Awaitable[str]]
+    observers: Sequence[IEventObserver] = ()
 
     async def judge(
         self, mail: Sent, go_on: GoOn = "never", *, was_received: bool = False
@@ -73,23 +77,27 @@ class Judge:
         content = mail.content
         if content is not None and content.size > most:
             return session, _too_large(mail, most)
-        rehearsal = await rehearse(
-            self.pipelines[pipeline],
-            self.routing,
-            session,
-            Transaction(
-                id=new_id(),
-                sender=mail.sender,
-                declared_size=None if content is None else content.size,
-                parameters=mail.parameters,
-            ),
-            mail.helo,
-            mail.recipients,
-            content,
-            None if was_received or content is None else _fault(content, most),
-            go_on,
-            may_report=may_report(listener, session),
+        transaction = Transaction(
+            id=new_id(),
+            sender=mail.sender,
+            declared_size=None if content is None else content.size,
+            parameters=mail.parameters,
         )
+        try:
+            rehearsal = await rehearse(
+                self.pipelines[pipeline],
+                self.routing,
+                session,
+                transaction,
+                mail.helo,
+                mail.recipients,
+                content,
+                None if was_received or content is None else _fault(content, most),
+                go_on,
+                may_report=may_report(listener, session),
+            )
+        finally:
+            EventHub(self.observers).publish(session_closed(session, now=0.0, started=0.0, cause="quit"))
         return session, rehearsal
 
     async def _name(self, mail: Sent) -> str:

@@ -11,9 +11,9 @@ from mailgate.awaiting import answered
 from mailgate.envelope import Recipient, Session, TraceStep, Transaction
 from mailgate.interfaces import IPipeline, IRouting, Placed
 from mailgate.message import Content, Message, release
+from mailgate.message.words import described
 from mailgate.smtp.answers import WITH_THE_OTHERS, answers_to, settled
 from mailgate.verdict import Accept, Continue, Defer, Discard, Disconnect, Quarantine, Reject, Verdict
-from mailgate.web.words import described
 
 __all__ = ["GoOn", "RecipientFate", "Rehearsal", "rehearse"]
 

@@ -26,7 +26,7 @@ CREATE INDEX IF NOT EXISTS times ON accounts (at);
 #: After so many more, those that are too old or too many go.
 _BETWEEN = 100
 #: Octets of one account, which a mail to very many recipients may pass; the rest of these is not kept.
-_LONGEST = 256 * 1024
+_LONGEST = 64 * 1024
 
 
 class AccountFile:
@@ -89,7 +89,7 @@ def read_accounts(path: Path, since: float) -> Iterator[Account]:
     """What was found since then (seconds since the epoch), oldest first; sqlite3.Error where the file cannot be read.
     One that is damaged is left out."""
     decode = msgspec.json.Decoder(Account).decode
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5.0)) as database:
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as database:
         for (data,) in database.execute("SELECT account FROM accounts WHERE at >= ? ORDER BY id", (since,)):
             try:
                 yield decode(data)

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailgate.awaiting import answered, as_deferred
-from mailgate.envelope import Envelope, MailParameters, Origin, Recipient, Session, Target, Transaction
+from mailgate.envelope import Envelope, MailParameters, Recipient, Session, Target, Transaction, origin_of
 from mailgate.events import Discarded, MessageAccepted, Quarantined, Refused
 from mailgate.findings import stream_of
 from mailgate.interfaces import IEvents, IIntake, IOriginals, ISpool, Lease, SpoolError
@@ -349,23 +349,6 @@ def _told(alias: Recipient) -> str:
 
 def _told_target(target: Target) -> str:
     return str(target.address) if target.return_path is None else f"{target.address} from {target.return_path}"
-
-
-def origin_of(session: Session) -> Origin:
-    """Where the mail of a session comes from, as a next hop is told; who is known by its address only has no login."""
-    client, identity, protocol = session.client, session.identity, session.protocol
-    if protocol != "SMTP":
-        protocol = "LMTP" if "LMTP" in protocol else "ESMTP"  # without what RFC 3848 and RFC 6531 add
-    return Origin(
-        address="" if client.address is None else str(client.address),
-        port=client.port,
-        name=client.name,
-        helo=session.helo,
-        protocol=protocol,
-        login=identity.name if identity is not None and identity.mechanism != "network" else "",
-        # A Postfix that is not told so completes and rewrites the header of mail from the Internet.
-        source="REMOTE" if identity is None else "LOCAL",
-    )
 
 
 def _with_header(parameters: MailParameters, content: Content) -> MailParameters:

@@ -75,10 +75,14 @@ class Orders:
     def alarm(self, route: str, reason: str) -> None:
         """A next hop refuses all that comes by a route: suspend it, as an administrator would, for a while. What is due
         then finds out whether that is mended."""
+
+        def over(_: None) -> None:
+            del self._alarms[route]
+
         if route not in self._alarms:
             self._alarms[route] = resting = Deferred.fromCoroutine(self._rest(route, reason))
             resting.addErrback(lambda failure: _log.failure("{route} cannot be suspended", failure, route=route))
-            resting.addBoth(lambda _: self._alarms.pop(route, None))
+            resting.addCallback(over)
 
     async def _rest(self, route: str, reason: str) -> None:
         now = self._clock.seconds()

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from mailgate.address import Address
-from mailgate.config.schema import Config, RetrySection
+from mailgate.config.schema import Config
 from mailgate.interfaces import (
     IDeliveryFilter,
     IEvents,
@@ -24,26 +24,23 @@ from mailgate.interfaces import (
     ISlots,
     ISpool,
     Lease,
-    OutcomeKind,
     Return,
     Selector,
     SiteView,
 )
-from mailgate.relay.backlog import Backlogs
 from mailgate.relay.destinations import Destinations
 from mailgate.relay.giving_up import give_up
-from mailgate.relay.leasing import AFTER_FAILURE, Leasing
+from mailgate.relay.keeping import JobKeeper
+from mailgate.relay.leasing import Leasing
 from mailgate.relay.locate import Locator
-from mailgate.relay.memory import Jobs
 from mailgate.relay.orders import Orders
 from mailgate.relay.outcomes import OutcomeWriter
 from mailgate.relay.ready.host_watch import HostWatch
-from mailgate.relay.ready.jobs import Job, JobQueue
+from mailgate.relay.ready.jobs import Job
 from mailgate.relay.ready.overdue import look_over
 from mailgate.relay.ready.tools import Account, SiteTools, account_nothing
 from mailgate.relay.replies.classify import Bounces
 from mailgate.relay.replies.shaping import Shaping
-from mailgate.relay.returns import Returns
 from mailgate.relay.routing import Routing
 from mailgate.relay.sizes import LearntSizes
 from mailgate.relay.sorting import REPORT_ROUTE, REPORTS, Sorter
@@ -62,7 +59,7 @@ _CHECK = 300.0
 
 
 @implementer(IRelay)
-class Relay:
+class Relay(JobKeeper):
     """Delivers. `max_active` bounds the jobs that are in memory; the rest waits in the spool.
 
     `slots` are the limits that it shares with other workers, `warm_up` the counts of sources, which it starts and
@@ -86,8 +83,8 @@ class Relay:
         delivery_filter: IDeliveryFilter | None = None,
         account: Account = account_nothing,
     ) -> None:
+        super().__init__(spool, clock, config.spool.max_active)
         self._spool = spool
-        self._clock = clock
         self._events = events
         self._random = random
         self._locator = locator
@@ -95,16 +92,10 @@ class Relay:
         self._slots = slots
         self._warm_up = warm_up
         self._hostname = config.gateway.hostname
-        self._jobs = Jobs(config.spool.max_active, self.look)
-        self.room = self._jobs.room
-        self.sizes = LearntSizes()
+        self.sizes = LearntSizes(clock.seconds)
         self._watch = HostWatch(clock.seconds)
         self._check: IDelayedCall | None = None
-        self._at_rest: Deferred[None] | None = None  # somebody waits for the end of the last attempt
         self._is_ready = False
-        self._backlogs = Backlogs(lambda route: self._destinations.is_whole(route))
-        self.full = self._backlogs.full
-        self._returns = Returns(spool, clock, self._jobs, self._backlogs, self._returned)
         self._sources = Sources(config, warm_up)
         self._destinations = Destinations(transports, self._tools(config), self._sources, self)
         self._writer = self._make_writer(bounces, self._written, self._pause, self._go_on)
@@ -210,9 +201,7 @@ class Relay:
         for job in self._destinations.stop():
             self.unbegun(job)
         await self._returns.stop()
-        if not self._destinations.is_at_rest:
-            self._at_rest = Deferred()
-            await self._at_rest
+        await self.when_at_rest()
         await self._writer.when_idle()
         await self._warm_up.stop()
 
@@ -266,10 +255,6 @@ class Relay:
 
     # -- IRelay
 
-    def look(self) -> None:
-        """Something is due that was not before: look into the spool; sites that rest go on resting."""
-        self._leasing.look_at(self._clock.seconds())
-
     def kick(self, selector: Selector | None = None) -> None:
         """Look into the spool, and let even sites that rest try again: all of them, or where the selector names a
         domain, a site or a route, those."""
@@ -319,97 +304,3 @@ class Relay:
     def _refuse(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
             self._returns.lease(Return(lease))
-
-    # -- from the sorter, the destinations and the queues
-
-    def finished(self, job: Job, retry: RetrySection) -> None:
-        """As in QueueOwner."""
-        if job.source:
-            self._sources.settle(job.source, sent=any(one.kind is OutcomeKind.DELIVERED for one in job.results))
-        if job.in_turn:
-            self._arrived(job)
-        self._writer.record(job, retry)
-        self._look_for_rest()
-
-    def _look_for_rest(self) -> None:
-        if self._at_rest is not None and self._destinations.is_at_rest:
-            at_rest, self._at_rest = self._at_rest, None
-            at_rest.callback(None)
-
-    def unbegun(self, job: Job) -> None:
-        """As in QueueOwner: whoever leases it next has the time."""
-        self.postponed(job, 0.0, "")
-
-    def no_room(self, job: Job, queue: JobQueue) -> None:
-        """As in Keeper."""
-        self._unuse(job)
-        self._returns.job_in_turn(job, queue)
-
-    def postponed(self, job: Job, due: float, why: str) -> None:
-        """As in Keeper."""
-        self._unuse(job)
-        self._returns.job(job, due, why)
-
-    def late(self, job: Job, retry: RetrySection, why: str) -> None:
-        """As in Keeper."""
-        self._writer.warn(job, retry, why, self.look)
-
-    def split(self, job: Job, parts: list[Job]) -> None:
-        """As in Keeper."""
-        self._unuse(job)
-        for part in parts:
-            self._jobs.add(part)
-        self._jobs.remove(job)
-
-    def placed(self, job: Job, queue: JobQueue) -> None:
-        """As in Keeper."""
-        self._backlogs.placed(job, queue)
-        self._arrived(job)
-
-    def hungry(self, queue: JobQueue) -> None:
-        """As in QueueOwner."""
-        self._backlogs.hungry(queue)
-        self._leasing.feed()
-
-    def emptied(self, queue: JobQueue) -> None:
-        """As in QueueOwner."""
-        self._destinations.forget(queue)
-        if queue.has_backlog:
-            self._backlogs.forget_queue(queue)
-            self._leasing.feed()
-
-    def _served(self, job: Job) -> None:
-        """As in SiteTools."""
-        self._jobs.add(job)
-        self._writer.record(job, RetrySection())
-
-    def _unuse(self, job: Job) -> None:
-        if job.source:
-            self._sources.settle(job.source, sent=False)
-        if job.in_turn:
-            self._arrived(job)
-
-    def _arrived(self, job: Job) -> None:
-        if self._backlogs.arrived(job):
-            self._leasing.feed()
-
-    def _returned(self, is_due: bool, later: float | None) -> None:
-        if later is not None:
-            self._leasing.look_at(later)
-        if is_due:
-            self.look()
-        else:
-            self._leasing.feed()
-
-    def _written(self, job: Job, due: float | None) -> None:
-        self._jobs.remove(job)
-        if due is not None:
-            self._leasing.look_at(due)
-
-    def _pause(self) -> None:
-        self._destinations.pause()
-        self._leasing.look_at(self._clock.seconds() + AFTER_FAILURE)
-
-    def _go_on(self) -> None:
-        self._destinations.go_on()
-        self.look()

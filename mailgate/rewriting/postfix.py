@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 
+from mailgate.address import AddressError
 from mailgate.config.postfix import PostfixAliases
 from mailgate.rewriting.source import MAX_TARGETS, AliasTools
 from mailgate.rewriting.tables import key_of, parse_key, parse_target, split_targets
@@ -33,9 +34,11 @@ class PostfixMaps:
             aliases, expressions = table.pairs, table.expressions
             if aliases is not None and key in aliases:
                 return aliases[key]
-            value = None if expressions is None or key.startswith("@") else expressions.find(key)
-            if value is not None:
-                return [self._whole(one) for one in split_targets(value)]
+            found = None if expressions is None or key.startswith("@") else expressions.find(key)
+            if found is not None:
+                # Parted before the address comes in, whose quoted local part may hold a comma and another address.
+                _refuse_others(key, found.value, AddressError)
+                return [self._whole(found.filled(one)) for one in split_targets(found.value)]
         return None
 
     def start(self) -> None:
@@ -68,8 +71,7 @@ class PostfixMaps:
         return [key_of(key, domain) for domain in self._domains]
 
     def _targets(self, pair: Pair) -> tuple[str, ...]:
-        if pair.value[:1] in ("|", "/", '"') or pair.value.lower().startswith(":include:"):
-            raise ValueError(f"{pair.key} stands for no address: {pair.value[:60]}")
+        _refuse_others(pair.key, pair.value, ValueError)
         targets = tuple(parse_target(self._whole(one)) for one in split_targets(pair.value))
         if not 0 < len(targets) <= MAX_TARGETS:
             raise ValueError(f"{pair.key} stands for {len(targets)} addresses; 1 to {MAX_TARGETS} can be")
@@ -79,5 +81,11 @@ class PostfixMaps:
         if "@" in target:
             return target
         if self._origin is None:
-            raise ValueError(f'"{target}" names no domain: say by `origin` which is meant')
+            raise AddressError(f'"{target}" names no domain: say by `origin` which is meant')
         return f"{target}@{self._origin}"
+
+
+def _refuse_others(key: str, value: str, error: type[ValueError]) -> None:
+    """An error where the value is a command, a file or a list of others."""
+    if value[:1] in ("|", "/", '"') or value.lower().startswith(":include:"):
+        raise error(f"{key} stands for no address: {value[:60]}")

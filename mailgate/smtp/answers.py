@@ -10,9 +10,9 @@ from mailgate.address import Address
 from mailgate.config.schema import ListenerSection
 from mailgate.envelope import MailParameters, Session, Transaction
 from mailgate.message import Message
+from mailgate.observe.refusal import RefusalTeller
 from mailgate.reply import Reply
 from mailgate.smtp import replies
-from mailgate.smtp.refusal import RefusalTeller
 from mailgate.verdict import Defer, Disconnect, Quarantine, Reject, Verdict
 
 __all__ = ["WITH_THE_OTHERS", "answers_to", "may_report", "of_a_stranger", "settled", "tell_refusals"]

@@ -17,10 +17,10 @@ from mailgate.config.schema import ListenerSection, Network
 from mailgate.envelope import Client, Identity, Origin, Session, Tls, TraceStep, Transaction, new_id
 from mailgate.interfaces import ICounters, IEvents, IInline, IIntake, IPipeline, IRouting
 from mailgate.message import MemoryBudget
+from mailgate.observe.refusal import RefusalTeller
 from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.offers import NOTHING, Offer, Offers, State
-from mailgate.smtp.refusal import RefusalTeller
 from mailgate.smtp.vigil import Vigil
 from mailgate.smtp.waiting import Gate
 from mailgate.verdict import Continue, Defer, Disconnect, Reject, Verdict

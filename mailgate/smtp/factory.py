@@ -11,12 +11,11 @@ from twisted.mail.smtp import SMTPFactory
 
 from mailgate.config.schema import ListenerSection
 from mailgate.envelope import Client, Session
-from mailgate.events import SessionClosed
 from mailgate.interfaces import ITally
 from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.conversation import SessionServices
-from mailgate.smtp.host import Guest, Refusal
+from mailgate.smtp.host import Guest, Refusal, session_closed
 from mailgate.smtp.protocol import ServerProtocol
 
 __all__ = ["Listener"]
@@ -124,18 +123,7 @@ class Listener(SMTPFactory):
 
     def _tell_end(self, session: Session, cause: str, started: float) -> None:
         now = self.services.clock.seconds()
-        self.services.events.publish(
-            SessionClosed(
-                at=now,
-                session=session.id,
-                client=str(session.client),
-                listener=session.listener,
-                helo=session.helo,
-                messages=session.messages,
-                seconds=now - started,
-                cause=cause,
-            )
-        )
+        self.services.events.publish(session_closed(session, now=now, started=started, cause=cause))
 
     # -- the end
 

@@ -240,10 +240,14 @@ class MailTransaction:
             self._tell("content", replies.ENDLESS, "the client went on far past the limit")
             self._talk.end(replies.ENDLESS, "errors")
         elif receiver.refusal is not None:
-            self._tell("content", receiver.refusal, receiver.reason)
+            refusal = receiver.refusal
+            if self._talk.settings.rehearse:
+                refusal = replies.COPY_LOST  # nobody's mail is refused, and nobody hears of it
+            else:
+                self._tell("content", refusal, receiver.reason)
             # A chunk has one reply, the last one as many as DATA (RFC 2033 section 4.3).
             is_single = chunk is not None and not chunk.is_last
-            self._conclude([receiver.refusal] * len(self._current.recipients), is_single=is_single)
+            self._conclude([refusal] * len(self._current.recipients), is_single=is_single)
         elif receiver.content is not None:
             self._content = receiver.content
             if self._recipients.inline:

@@ -86,20 +86,21 @@ class _Rows:
             return
         where = " AND ".join(f"{column} = ?" for column in self._key)
         try:
-            yield from self._new(f"WHERE {where}", key)
+            yield from self._new(f"WHERE {where}", key, asked=key)
         except sqlite3.OperationalError:
             self._disk_errors += 1
         except _UNREADABLE:
             pass
         self._seen.add(key)
 
-    def _new(self, rest: str, values: tuple[object, ...]) -> Iterator[Row]:
+    def _new(self, rest: str, values: tuple[object, ...], *, asked: tuple[object, ...] | None = None) -> Iterator[Row]:
+        """What has not come yet; what `asked` for a key has found may be another row, or none: a torn page's."""
         width = len(self._key)
         statement = f"SELECT {', '.join(self._key)}, * FROM {self._table} {rest}"  # noqa: S608  names of our own
         rows = self._old.execute(statement, values)
         names = [column[0] for column in rows.description[width:]]
         for row in rows:
-            if row[:width] not in self._seen:
+            if row[:width] not in self._seen and asked in (None, row[:width]):
                 self._seen.add(row[:width])
                 yield dict(zip(names, row[width:], strict=True))
 

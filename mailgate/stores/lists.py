@@ -121,7 +121,7 @@ class WatchedFile(Generic[T]):
         if signature == self._signature:
             return
         self._signature = signature
-        if signature is not None and signature[0] > self._at_once:
+        if self._at_once < 0 or (signature is not None and signature[0] > self._at_once):
             executor = ThreadPoolExecutor(1)
             self._reading = executor.submit(self._read)
             executor.shutdown(wait=False)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import IO, Generic, TypeVar, cast
 
 from twisted.internet.interfaces import IReactorTime
 
 from mailgate.config.postfix import EXPRESSIONS, INDEXED, split_map
-from mailgate.stores.lists import FileError, LineError, LinesError, WatchedFile
+from mailgate.stores.lists import FileError, LineError, LinesError, WatchedFile, look_at
 from mailgate.stores.postfix_rules import Expressions, parse_expressions
 
 __all__ = ["Pair", "PostfixMap", "each", "open_maps"]
@@ -21,10 +23,14 @@ T = TypeVar("T")
 
 #: Octets of a table, and seconds that postmap may take for it.
 _LARGEST, _LONGEST = 256 * 1024 * 1024, 30.0
+#: Octets of what it prints that are read at a time, and how often it is asked where the table changes meanwhile.
+_PIECE, _TRIES = 64 * 1024, 3
 #: So many wrong lines of a table are told at once.
 _TOLD = 10
 #: What postmap makes of `hash:NAME`.
 _SUFFIXES = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "dbm": ".pag", "sdbm": ".pag"}
+#: A key in a source: spaces are in it where they are quoted.
+_KEY = re.compile(r'(?:[^\s"]|"(?:\\.|[^"\\])*"|")+')
 _SYSTEM_PATHS = ":".join(("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin", "/usr/local/bin"))
 
 
@@ -53,11 +59,16 @@ class PostfixMap(Generic[T]):
             def rules(lines: Iterable[tuple[int, str]]) -> Expressions:
                 return parse_expressions(lines, kind=kind)
 
-            self._expressions = WatchedFile(path, rules, clock, keep_filled=True, split=_logical_lines)
+            # Never at once, however small: each line takes long to understand.
+            self._expressions = WatchedFile(
+                path, rules, clock, keep_filled=True, split=_logical_lines, octets=path.read_bytes
+            )
             return
 
+        pair = _printed_pair if kind in INDEXED else _pair
+
         def pairs(lines: Iterable[tuple[int, str]]) -> T:
-            return parse((number, _pair(line)) for number, line in lines)
+            return parse((number, pair(line)) for number, line in lines)
 
         if kind not in INDEXED:
             self._pairs = WatchedFile(path, pairs, clock, keep_filled=True, split=_logical_lines)
@@ -110,27 +121,59 @@ def open_maps(
 
 
 def _dumped(name: str, index: Path) -> bytes:
-    """What `postmap -s` prints of a table."""
-    if index.stat().st_size > _LARGEST:
-        raise ValueError(f"is larger than {_LARGEST // 1024**2} MiB")
+    """What `postmap -s` prints of a table that stays as it is meanwhile: a half would name nobody of the other half."""
     command = shutil.which("postmap") or shutil.which("postmap", path=_SYSTEM_PATHS)
     if command is None:
         raise ValueError("Postfix's postmap, which reads it, is not installed; texthash: reads the source of a table")
-    try:
-        done = subprocess.run(  # noqa: S603  a program of Postfix's, and a name of the configuration
-            [command, "-s", name], stdin=subprocess.DEVNULL, capture_output=True, timeout=_LONGEST, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"postmap has not read it in {_LONGEST:.0f} seconds") from None
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ValueError(f"postmap cannot read it: {said[-1][:300] if said else f'status {done.returncode}'}")
-    return done.stdout
+    for _ in range(_TRIES):
+        before = look_at(index)
+        if index.stat().st_size > _LARGEST:
+            raise ValueError(_too_large())
+        content = _printed(command, name)
+        if look_at(index) == before:
+            return content
+    raise ValueError("changes while postmap reads it")
+
+
+def _printed(command: str, name: str) -> bytes:
+    """What it prints, within bounds of time and memory."""
+    content = bytearray()
+    with subprocess.Popen(  # noqa: S603  a program of Postfix's, and a name of the configuration
+        [command, "-s", name], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        is_late = threading.Event()
+
+        def give_up() -> None:
+            is_late.set()
+            process.kill()
+
+        printed, complaints = cast("IO[bytes]", process.stdout), cast("IO[bytes]", process.stderr)
+        alarm = threading.Timer(_LONGEST, give_up)
+        alarm.start()
+        try:
+            while piece := printed.read(_PIECE):
+                content += piece
+                if len(content) > _LARGEST:
+                    raise ValueError(_too_large())
+            said = complaints.read(_PIECE).decode(errors="replace").strip().splitlines()
+            status = process.wait()
+        finally:
+            alarm.cancel()
+            process.kill()
+    if is_late.is_set():
+        raise ValueError(f"postmap has not read it in {_LONGEST:.0f} seconds")
+    if status:
+        raise ValueError(f"postmap cannot read it: {said[-1][:300] if said else f'status {status}'}")
+    return bytes(content)
+
+
+def _too_large() -> str:
+    return f"is larger than {_LARGEST // 1024**2} MiB"
 
 
 def _text(content: bytes) -> str:
     if len(content) > _LARGEST:
-        raise ValueError(f"is larger than {_LARGEST // 1024**2} MiB")
+        raise ValueError(_too_large())
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -159,5 +202,12 @@ def _logical_lines(content: bytes) -> Iterator[tuple[int, str]]:
 
 
 def _pair(line: str) -> Pair:
-    key, *rest = line.split(None, 1)
-    return Pair(key.removesuffix(":"), rest[0].strip() if rest else "")
+    key = _KEY.match(line)
+    end = key.end() if key else 0
+    return Pair(line[:end].removesuffix(":"), line[end:].strip())
+
+
+def _printed_pair(line: str) -> Pair:
+    """As postmap prints it: with a tab behind the key, which may hold spaces."""
+    key, _, value = line.partition("\t")
+    return Pair(key.strip().removesuffix(":"), value.strip())

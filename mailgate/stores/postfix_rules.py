@@ -10,7 +10,7 @@ from typing import Protocol
 
 from mailgate.stores.lists import LineError
 
-__all__ = ["Expressions", "parse_expressions"]
+__all__ = ["Expressions", "Found", "parse_expressions"]
 
 #: Lines of one table at most: each may be tried for each address.
 _MOST = 1000
@@ -43,21 +43,40 @@ class _Line:
     behind: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The `value` of the line that fits, as it stands there."""
+
+    value: str
+    match: _Match | None
+
+    def filled(self, text: str) -> str:
+        """A part of the value, in which $1 and so on stand for what the groups have matched: words of whoever has
+        written the address, which may hold whatever parts a value."""
+
+        def group(reference: re.Match[str]) -> str:
+            if reference[1] or self.match is None:
+                return "$"
+            return self.match.group(int(reference[2] or reference[3] or reference[4])) or ""
+
+        return _REFERENCE.sub(group, text)
+
+
 class Expressions:
     """Lines in their order: the first that fits an address gives its value."""
 
     def __init__(self, lines: Sequence[_Line]) -> None:
         self._lines = lines
 
-    def find(self, address: str) -> str | None:
-        """The value, in which $1 and so on stand for what the groups have matched; None where nothing fits."""
+    def find(self, address: str) -> Found | None:
+        """What stands behind the first line that fits; None where nothing does."""
         number, lines = 0, self._lines
         while number < len(lines):
             line = lines[number]
             match = line.expression.search(address)
             fits = (match is None) if line.is_not else (match is not None)
             if fits and not line.behind:
-                return _expanded(line.value, match)
+                return Found(line.value, match)
             number = line.behind if line.behind and not fits else number + 1
         return None
 
@@ -138,12 +157,3 @@ def _compiled(pattern: str, flags: str, kind: str) -> _Expression:
         text = str(error.args[0].decode() if isinstance(error.args[0], bytes) else error)
         raise ValueError(f"/{pattern}/: {text}: RE2 does not know it, as no expression may take long here") from None
     return compiled
-
-
-def _expanded(value: str, match: _Match | None) -> str:
-    def group(reference: re.Match[str]) -> str:
-        if reference[1] or match is None:
-            return "$"
-        return match.group(int(reference[2] or reference[3] or reference[4])) or ""
-
-    return _REFERENCE.sub(group, value)

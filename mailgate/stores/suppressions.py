@@ -184,14 +184,32 @@ class Suppressions:
         await self._in_thread(self._file.close)
 
 
-class SeenSuppressions(Suppressions):
-    """The same for who only tries what would happen: what is added or removed is forgotten."""
+@implementer(ISuppressions)
+class SeenSuppressions:
+    """Those that there are, for who only tries what would happen: what is added or removed is forgotten."""
+
+    def __init__(self, suppressions: ISuppressions) -> None:
+        self._suppressions = suppressions
+
+    async def find(self, addresses: Sequence[Address], scopes: Sequence[str]) -> Mapping[Address, Suppression]:
+        return await self._suppressions.find(addresses, scopes)
 
     async def add(self, *entries: Suppression) -> Sequence[Suppression]:
         return ()
 
     async def remove(self, address: str, scope: str | None = None) -> Sequence[Suppression]:
         return ()
+
+    async def list(
+        self,
+        limit: int,
+        after: tuple[str, str] = ("", ""),
+        *,
+        address: str = "",
+        scope: str | None = None,
+        reason: str = "",
+    ) -> Sequence[Suppression]:
+        return await self._suppressions.list(limit, after, address=address, scope=scope, reason=reason)
 
 
 def _scope(scope: str) -> str:

@@ -13,6 +13,7 @@ from mailgate.awaiting import InThread, answered, as_deferred, at_once
 from mailgate.events import OperatorActed
 from mailgate.interfaces import EntryView, Grouping, IEvents, IRelay, ISpool, Selector, SpoolError
 from mailgate.message import Content
+from mailgate.message.words import described
 from mailgate.observe.asked import asked_for
 from mailgate.quarantine.entries import MESSAGE, chunks_of
 from mailgate.web.concern import Concern
@@ -20,7 +21,6 @@ from mailgate.web.models import Changed, Entry, Group, Groups, Page, Recipient, 
 from mailgate.web.selection import Action, Change, Selection
 from mailgate.web.waits import suspension_of, why_it_waits
 from mailgate.web.wakes import Wakes
-from mailgate.web.words import described
 
 __all__ = ["QueueOperations", "parse_after"]
 

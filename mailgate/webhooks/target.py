@@ -12,8 +12,8 @@ from twisted.internet.interfaces import IReactorTime
 from mailgate.backends.http import Fetcher
 from mailgate.backends.questions import BackendError, IBackendReactor
 from mailgate.config.webhooks import WebhookSection
-from mailgate.rewriting.secret_lines import SecretFile
 from mailgate.stores.lists import FileError
+from mailgate.stores.secret_lines import SecretFile
 from mailgate.webhooks.queue_file import Batch
 from mailgate.wire.signature import FIELD, sign
 

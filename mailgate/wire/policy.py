@@ -64,7 +64,10 @@ def _attributes(block: bytes) -> Mapping[str, str]:
         name, is_attribute, value = line.partition(b"=")
         if not is_attribute or not name:
             raise RequestError(f"a line that is no attribute: {line[:60]!r}")
-        found[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+        key = name.decode("utf-8", "replace")
+        if key in found:  # one of the two could be a client's own words
+            raise RequestError(f"an attribute that is told twice: {key[:60]!r}")
+        found[key] = value.decode("utf-8", "replace")
     return found
 
 

@@ -27,10 +27,10 @@ from twisted.python.failure import Failure
 
 from mailgate.config.load import Loaded
 from mailgate.config.openings import openings
+from mailgate.config.places import Places
 from mailgate.interfaces import SpoolError
 from mailgate.process import cannot_start, make_directory, own_directory, raise_descriptor_limit, tell_start
 from mailgate.spool.disk import is_locked, share_directory
-from mailgate.web.places import Places
 from mailgate.workers.asking import LateError, all_of, in_time, longest
 from mailgate.workers.commands import Item
 from mailgate.workers.hand import GRACE, Hand

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from twisted.internet.interfaces import IReactorTime
 
+from mailgate.config.places import Places
 from mailgate.config.schema import Config
 from mailgate.interfaces import ICounters, IRelay, ISlots, ISpool, ITally
 from mailgate.stores.counters import MemoryCounters
 from mailgate.stores.counters_sqlite import SqliteCounters
 from mailgate.stores.slots import LocalSlots, LocalTally
-from mailgate.web.places import Places
 from mailgate.workers.together import AskOthers, OperatorSpool, Together
 
 __all__ = ["Team", "alone", "make_counters"]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from beside_postfix import settings_in
 from dns_parts import Knot
 from parts import Gateway
 
@@ -60,10 +61,7 @@ def settings_of(file: Path, changes: Mapping[str, str]) -> dict[str, object]:
     for old, new in changes.items():
         assert old in text
         text = text.replace(old, new)
-    pairs = (line.split(" =", 1) for line in text.splitlines() if line and not line.startswith("#"))
-    settings: dict[str, object] = {}
-    settings.update({key: value for key, value in pairs})  # noqa: C416  dict() would want tuples
-    return settings
+    return {**settings_in(text)}
 
 
 def zones(directory: Path) -> Knot:

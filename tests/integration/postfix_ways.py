@@ -6,15 +6,15 @@ from __future__ import annotations
 import contextlib
 import re
 import smtplib
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from parts import Gateway, Postfix, free_port, listens, program, wait_until
+from beside_postfix import BesidePostfix, ListeningGateway, settings_in
+from parts import Gateway, Postfix, free_port, listens, wait_until
 
-__all__ = ["DOMAIN", "ListeningGateway", "Site", "Snippet", "SnippetPostfix", "site_of"]
+__all__ = ["DOMAIN", "Site", "Snippet", "SnippetPostfix", "site_of"]
 
 DOMAIN = "example.org"
 SNIPPETS = Path(__file__).resolve().parents[2] / "etc" / "postfix"
@@ -47,11 +47,9 @@ class Snippet:
     def of(cls, way: str) -> Snippet:
         """The pair of this name."""
         main, _, master = (SNIPPETS / f"{way}.cf").read_text().partition("# master.cf")
-        lines = [line for line in main.splitlines() if line and not line.startswith("#")]
-        parts = (line.partition("=") for line in lines)
         services = "".join(f"{line}\n" for line in master.splitlines()[1:] if line and not line.startswith("#"))
         return cls(
-            {key.strip(): value.strip() for key, _, value in parts},
+            settings_in(main),
             services,
             master.startswith(f", {_LINE_OF_SMTP}"),
             (SNIPPETS / f"{way}.toml").read_text(),
@@ -96,15 +94,8 @@ class SnippetPostfix(Postfix):
         return listens(self.port)
 
 
-class ListeningGateway(Gateway):
-    """One that may have ports without a banner."""
-
-    def is_ready(self) -> bool:
-        return all(listens(port) for port in self.ports)
-
-
 @dataclass
-class Site:
+class Site(BesidePostfix):
     """A Postfix and a gateway. Clients come to `port`; mail for bob, ann and eve goes into boxes of Postfix's."""
 
     postfix: SnippetPostfix
@@ -160,33 +151,6 @@ class Site:
     def reports(self, user: str, text: str) -> list[bytes]:
         """The reports in a box that have this in them."""
         return [one for one in self.mails(user) if b"multipart/report" in one and text.encode() in one]
-
-    def log_line(self, *texts: str) -> str:
-        """The first line of Postfix's log that has all of these, once there is one."""
-
-        def found() -> list[str]:
-            lines = self.postfix.log.read_text(errors="replace").splitlines()
-            return [line for line in lines if all(text in line for text in texts)]
-
-        wait_until(lambda: bool(found()), f"Postfix says {texts}", 15)
-        return found()[0]
-
-    def why(self, subject: str, *texts: str) -> str:
-        """What the history tells, once it has all of these texts."""
-        found = ""
-
-        def told() -> bool:
-            nonlocal found
-            found = self.gateway.command("why", subject, check=False).stdout
-            return all(text in found for text in texts)
-
-        wait_until(told, f"the history tells of {subject}: {texts}", 15)
-        return found
-
-    def tool(self, name: str, *arguments: str) -> str:
-        """What a program of Postfix's prints."""
-        command = [program(name), "-c", str(self.postfix.directory / "conf"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout  # noqa: S603
 
     def is_idle(self) -> bool:
         """Whether nothing waits, neither here nor there."""

@@ -9,6 +9,7 @@ from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+from beside_postfix import BesidePostfix
 from configurations import configuration
 from dovecot_parts import Dovecot
 from parts import Gateway, Postfix, folder, free_port, wait_until
@@ -25,7 +26,7 @@ MECHANISMS = ["plain", "login", "scram-sha-256"]
 
 
 @dataclass
-class Site:
+class Site(BesidePostfix):
     """A gateway that takes mail on `port`, and the Postfix behind it: mail for X.test goes by route X to its door X."""
 
     gateway: Gateway
@@ -61,18 +62,6 @@ class Site:
     def top(self, recipient: str) -> str:
         """The Received field that Postfix has put on that mail."""
         return " ".join(message_from_bytes(self.mail(recipient)).get_all("Received", [])[0].split())
-
-    def log_has(self, text: str) -> None:
-        """Wait until Postfix's log has this."""
-        wait_until(lambda: text in self.postfix.log.read_text(errors="replace"), f"Postfix says {text!r}", 15)
-
-    def why_has(self, recipient: str, text: str) -> None:
-        """Wait until the history of a recipient's mail has this."""
-
-        def told() -> bool:
-            return text in self.gateway.command("why", recipient, check=False).stdout
-
-        wait_until(told, f"the history tells: {text}", 15)
 
 
 @pytest.fixture(scope="module")
@@ -154,21 +143,21 @@ def site() -> Iterator[Site]:
 
 def test_postfix_judges_the_client_by_xclient(site: Site) -> None:
     assert "from helo.client.test (unknown [127.0.0.88])" in site.top(site.send("xclient"))
-    site.log_has("client=unknown[127.0.0.88]")
+    site.log_line("client=unknown[127.0.0.88]")
     recipient = site.send("xclient", source="127.0.0.89")
-    site.log_has("reject: RCPT from unknown[127.0.0.89]: 554 5.7.1")
-    site.why_has(recipient, "given up for bob@xclient.test by route xclient")
+    site.log_line("reject: RCPT from unknown[127.0.0.89]: 554 5.7.1")
+    site.why(recipient, "given up for bob@xclient.test by route xclient")
 
 
 def test_a_postfix_that_does_not_offer_xclient_gets_nothing(site: Site) -> None:
     recipient = site.send("no-xclient")
-    site.why_has(recipient, "does not offer XCLIENT")
+    site.why(recipient, "does not offer XCLIENT")
     assert not site.mails(recipient)
 
 
 def test_postfix_notes_the_client_by_xforward(site: Site) -> None:
     assert b"Hello" in site.mail(site.send("xforward", source="127.0.0.90"))
-    site.log_has("orig_client=unknown[127.0.0.90]")
+    site.log_line("orig_client=unknown[127.0.0.90]")
 
 
 def test_a_postfix_that_does_not_offer_xforward_gets_the_mail_all_the_same(site: Site) -> None:
@@ -187,7 +176,7 @@ def test_postfix_is_verified_and_verifies(site: Site) -> None:
     assert "using TLSv1.3" in top
     assert 'Client CN "gateway.test"' in top
     assert "with ESMTPS id" in top
-    site.log_has("Trusted TLS connection established from")
+    site.log_line("Trusted TLS connection established from")
 
 
 @pytest.mark.parametrize(
@@ -201,21 +190,21 @@ def test_postfix_is_verified_and_verifies(site: Site) -> None:
 )
 def test_a_postfix_that_does_not_prove_who_it_is_gets_nothing(site: Site, way: str, reason: str) -> None:
     recipient = site.send(way)
-    site.why_has(recipient, f"deferred for {recipient}")
-    site.why_has(recipient, reason)
+    site.why(recipient, f"deferred for {recipient}")
+    site.why(recipient, reason)
     assert not site.mails(recipient)
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_mailgate_logs_in_at_postfix(site: Site, mechanism: str) -> None:
     assert "with ESMTPSA id" in site.top(site.send(mechanism))
-    site.log_has(f"sasl_method={mechanism.upper()}, sasl_username=gateway@dovecot.test")
+    site.log_line(f"sasl_method={mechanism.upper()}, sasl_username=gateway@dovecot.test")
 
 
 def test_a_wrong_password_defers_and_is_told_of(site: Site) -> None:
     recipient = site.send("wrong")
-    site.why_has(recipient, "535 5.7.8")
-    site.why_has(recipient, f"deferred for {recipient}")
+    site.why(recipient, "535 5.7.8")
+    site.why(recipient, f"deferred for {recipient}")
     kept = [path.read_bytes() for path in site.gateway.directory.rglob("*") if path.is_file()]
     assert not any(b"Z2F0ZXdheUBkb3ZlY290LnRlc3QA" in content for content in kept)  # what PLAIN says
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 import signal
 import smtplib
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from beside_postfix import BesidePostfix, ListeningGateway, settings_in
 from dovecot_parts import Dovecot
-from parts import Gateway, Postfix, folder, free_port, listens, program, wait_until
+from parts import Gateway, Postfix, folder, free_port, wait_until
 from recorder import Recorder
 from secured import Trust
 
@@ -49,7 +49,7 @@ deny recipient closed@postfix.test This address is closed
 
 
 @dataclass
-class Site:
+class Site(BesidePostfix):
     """A Postfix that asks a gateway, and sends on to a recorder. Each message is for somebody of its own."""
 
     base: Path
@@ -109,32 +109,6 @@ class Site:
         """Whether the next hop has got anything for somebody."""
         return any(recipient in line for taken in self.recorder.taken for line in taken.recipients)
 
-    def why(self, subject: str, *texts: str) -> str:
-        """What the history tells, once it has all of these texts."""
-        found = ""
-
-        def told() -> bool:
-            nonlocal found
-            found = self.gateway.command("why", subject, check=False).stdout
-            return all(text in found for text in texts)
-
-        wait_until(told, f"the history tells of {subject}: {texts}", 15)
-        return found
-
-    def log_has(self, *texts: str) -> None:
-        """Wait until a line of Postfix's log has all of these."""
-
-        def said() -> bool:
-            lines = self.postfix.log.read_text(errors="replace").splitlines()
-            return any(all(text in line for text in texts) for line in lines)
-
-        wait_until(said, f"Postfix says {texts}", 15)
-
-    def tool(self, name: str, *arguments: str) -> str:
-        """What a program of Postfix's prints."""
-        command = [program(name), "-c", str(self.postfix.directory / "conf"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout  # noqa: S603
-
 
 def configured(base: Path, port: int, changes: Mapping[str, str] = {}) -> str:
     """The snippet, for this machine, with the site's own filter in it."""
@@ -160,16 +134,7 @@ def configured(base: Path, port: int, changes: Mapping[str, str] = {}) -> str:
 
 def main_cf(port: int) -> dict[str, object]:
     """The lines of the snippet for Postfix."""
-    lines = [line for line in (SNIPPETS / "milter.cf").read_text().splitlines() if line and not line.startswith("#")]
-    parts = [line.partition("=") for line in lines]
-    return {key.strip(): value.strip().replace("8891", str(port)) for key, _, value in parts}
-
-
-class MilterGateway(Gateway):
-    """One without any listener."""
-
-    def is_ready(self) -> bool:
-        return all(listens(port) for port in self.ports)
+    return {**settings_in((SNIPPETS / "milter.cf").read_text().replace("8891", str(port)))}
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +142,7 @@ def site() -> Iterator[Site]:
     with folder("milter") as base, Recorder() as recorder:
         port = free_port()
         with (
-            MilterGateway(base / "gateway", configured(base, port), [port]) as gateway,
+            ListeningGateway(base / "gateway", configured(base, port), [port]) as gateway,
             Postfix(base / "postfix", relay_port=recorder.port, settings=main_cf(port)) as postfix,
         ):
             yield Site(base, port, postfix, gateway, recorder)
@@ -199,7 +164,7 @@ def test_mail_goes_through_changed_and_both_logs_know_it(site: Site) -> None:
     assert f"from ann@client.test to {who}" in told
     events = [one for one in site.gateway.events("judged") if one["ident"] == ident]
     assert [one["answer"] for one in events] == ["continue"]
-    site.log_has(ident, f"to=<{who}>", "status=sent")
+    site.log_line(ident, f"to=<{who}>", "status=sent")
 
 
 def test_a_large_body_goes_through_octet_by_octet(site: Site) -> None:
@@ -212,7 +177,7 @@ def test_a_large_body_goes_through_octet_by_octet(site: Site) -> None:
 def test_a_client_that_is_refused_gets_no_banner(site: Site) -> None:
     command, code, _ = site.send("x", site.someone(), source="127.0.0.66")
     assert (command, code) == ("connect", 554)
-    site.log_has("milter-reject: CONNECT from unknown[127.0.0.66]: 554 No mail from there, 100% sure")
+    site.log_line("milter-reject: CONNECT from unknown[127.0.0.66]: 554 No mail from there, 100% sure")
     site.why("127.0.0.66", "refused at connect by filter access", "because")
 
 
@@ -230,7 +195,7 @@ def test_who_is_refused_hears_it_in_our_words(site: Site, how: Mapping[str, str]
     command, code, reply = site.send("x", site.someone(), **how)
     assert (command, code) == ("MAIL", 550)
     assert said.removeprefix("550 ") in reply
-    site.log_has("milter-reject: MAIL", said)
+    site.log_line("milter-reject: MAIL", said)
 
     def told() -> bool:
         return any(one["stage"] == stage and said in one["reply"] for one in site.gateway.events("refused"))
@@ -254,14 +219,14 @@ def test_a_message_is_refused_at_its_end_and_both_logs_know_it(site: Site, word:
     assert said.endswith("Not 100% liked")
     told = site.why(who, "refused at message by filter judge", "the system in front of us has it as")
     ident = re.findall(r"has it as (\w+)", told)[0]
-    site.log_has(ident, "milter-reject: END-OF-MESSAGE", "Not 100% liked")
+    site.log_line(ident, "milter-reject: END-OF-MESSAGE", "Not 100% liked")
     assert site.why(ident, "refused at message")
 
 
 def test_quarantine_is_the_hold_queue_from_which_mail_is_released(site: Site) -> None:
     who = site.someone()
     ident = site.queued("quarantine me", who)
-    site.log_has(ident, "milter-hold: END-OF-MESSAGE")
+    site.log_line(ident, "milter-hold: END-OF-MESSAGE")
     assert f"{ident}!" in site.tool("postqueue", "-p")
     site.why(ident, "put into quarantine at the mail server in front", "so it says")
     site.tool("postsuper", "-H", ident)
@@ -272,7 +237,7 @@ def test_quarantine_is_the_hold_queue_from_which_mail_is_released(site: Site) ->
 def test_what_is_discarded_is_taken_and_goes_nowhere(site: Site) -> None:
     who = site.someone()
     ident = site.queued("discard me", who)
-    site.log_has("milter-discard", "END-OF-MESSAGE")
+    site.log_line("milter-discard", "END-OF-MESSAGE")
     site.why(who, "discarded at the mail server in front", "so it says")
     assert ident not in site.tool("postqueue", "-p")
     assert not site.has_come(who)
@@ -282,7 +247,7 @@ def test_an_attachment_is_found(site: Site) -> None:
     who = site.someone()
     more = 'Content-Type: application/octet-stream; name="setup.exe"\r\nMIME-Version: 1.0\r\n'
     ident = site.queued("see attachment", who, more=more)
-    site.log_has(ident, "milter-hold")
+    site.log_line(ident, "milter-hold")
 
 
 def test_mail_of_own_users_is_judged_by_the_other_pipeline(site: Site) -> None:
@@ -381,7 +346,7 @@ def test_our_own_quarantine_keeps_mail_and_gives_it_back(workers: int) -> None:
         postfix = Postfix(base / "postfix", relay_port=recorder.port, settings=main_cf(port), doors=doors)
         # Released mail comes back by a port of Postfix that does not ask us again.
         text = text.replace(f"127.0.0.1:{back}", f"127.0.0.1:{postfix.ports['back']}")
-        with MilterGateway(base / "gateway", text, [port]) as gateway, postfix:
+        with ListeningGateway(base / "gateway", text, [port]) as gateway, postfix:
             site = Site(base, port, postfix, gateway, recorder)
             who = site.someone()
             ident = site.queued("quarantine me", who)
@@ -420,7 +385,7 @@ def test_body_sender_and_recipients_are_changed_and_one_recipient_is_kept_apart(
         text = configured(base, port, changes) + ROUTE.format(port=back) + PICKY.format(base=base)
         text = text.partition("[filters.edit-headers]")[0] + text.partition('tag = "[EXTERNAL]" }]')[2]
         with (
-            MilterGateway(base / "gateway", text, [port]) as gateway,
+            ListeningGateway(base / "gateway", text, [port]) as gateway,
             Postfix(base / "postfix", relay_port=recorder.port, settings=main_cf(port)) as postfix,
         ):
             site = Site(base, port, postfix, gateway, recorder)
@@ -482,7 +447,7 @@ def test_who_has_logged_in_at_postfix_is_known_by_that_name_and_by_its_tls() -> 
             "smtpd_sasl_path": f"inet:127.0.0.1:{users.auth_port}",
         }
         with (
-            MilterGateway(base / "gateway", configured(base, port), [port]) as gateway,
+            ListeningGateway(base / "gateway", configured(base, port), [port]) as gateway,
             Postfix(base / "postfix", relay_port=recorder.port, settings=settings) as postfix,
         ):
             site = Site(base, port, postfix, gateway, recorder)

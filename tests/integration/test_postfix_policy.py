@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import signal
 import smtplib
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from beside_postfix import BesidePostfix, ListeningGateway, settings_in
 from dns_parts import Knot
-from parts import Gateway, Postfix, folder, free_port, listens, program, wait_until
+from parts import Gateway, Postfix, folder, free_port, wait_until
 from recorder import Recorder
 
 pytestmark = pytest.mark.needs("postfix", "root", "knotd")
@@ -46,15 +46,8 @@ recipients = "any"
 ALIASES = "all@here.test ann@here.test, bob@here.test\n"
 
 
-class ServiceGateway(Gateway):
-    """One without any listener."""
-
-    def is_ready(self) -> bool:
-        return all(listens(port) for port in self.ports)
-
-
 @dataclass
-class Site:
+class Site(BesidePostfix):
     """A Postfix that asks a gateway, and sends on to a recorder. Each message is for somebody of its own."""
 
     port: int
@@ -104,32 +97,9 @@ class Site:
         content = self.recorder.of(recipient).content.decode()
         return content.partition("\r\n\r\n")[0].replace("\r\n\t", " ").replace("\r\n ", " ").split("\r\n")
 
-    def log_has(self, *texts: str) -> None:
-        """Wait until a line of Postfix's log has all of these."""
-
-        def said() -> bool:
-            lines = self.postfix.log.read_text(errors="replace").splitlines()
-            return any(all(text in line for text in texts) for line in lines)
-
-        wait_until(said, f"Postfix says {texts}", 15)
-
-    def why(self, subject: str, *texts: str) -> None:
-        """Wait until the history has all of these."""
-
-        def told() -> bool:
-            found = self.gateway.command("why", subject, check=False).stdout
-            return all(text in found for text in texts)
-
-        wait_until(told, f"the history tells of {subject}: {texts}", 15)
-
-    def tool(self, name: str, *arguments: str) -> str:
-        """What a program of Postfix's prints."""
-        command = [program(name), "-c", str(self.postfix.directory / "conf"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False).stdout  # noqa: S603
-
     def query(self, name: str, key: str) -> str:
         """What Postfix finds in a table of ours."""
-        return self.tool("postmap", "-q", key, f"socketmap:inet:127.0.0.1:{self.port}:{name}").rstrip("\n")
+        return self.tool("postmap", "-q", key, f"socketmap:inet:127.0.0.1:{self.port}:{name}", check=False).rstrip("\n")
 
 
 def configured(name: str, base: Path, changes: Mapping[str, str]) -> str:
@@ -149,15 +119,7 @@ def main_cf(name: str, changes: Mapping[str, str]) -> dict[str, object]:
     for old, new in changes.items():
         assert old in text, old
         text = text.replace(old, new)
-    found: dict[str, object] = {}
-    for line in text.splitlines():
-        if line.startswith(" "):
-            last = next(reversed(found))
-            found[last] = f"{found[last]} {line.strip()}"
-        elif line and not line.startswith("#"):
-            key, _, value = line.partition("=")
-            found[key.strip()] = value.strip()
-    return found
+    return {**settings_in(text)}
 
 
 # -- the policy service
@@ -188,7 +150,7 @@ def site() -> Iterator[Site]:
         settings = {"relay_domains": "here.test", "relay_recipient_maps": f"texthash:{base}/boxes"}
         (base / "boxes").write_text("".join(f"{one} x\n" for one in RECIPIENTS.split()))
         with (
-            ServiceGateway(base / "gateway", text, [port]) as gateway,
+            ListeningGateway(base / "gateway", text, [port]) as gateway,
             Postfix(
                 base / "postfix",
                 relay_port=recorder.port,
@@ -209,7 +171,7 @@ def test_mail_goes_through_with_what_spf_came_to_and_both_logs_know_it(site: Sit
     assert "mailgate.test; spf=pass smtp.mailfrom=client.test" in field
     assert header.index(field) <= 1  # the Received field of Postfix, and nothing else, may stand above it
     site.why(ident, "left to the mail server in front", "unknown[127.0.0.77]", f"to {who}")
-    site.log_has(ident, f"to=<{who}>", "status=sent")
+    site.log_line(ident, f"to=<{who}>", "status=sent")
 
 
 @pytest.mark.parametrize(
@@ -225,7 +187,7 @@ def test_who_is_refused_hears_it_in_our_words_at_rcpt(site: Site, how: dict[str,
     command, code, reply = site.send(who, **how)[0]
     assert (command, code) == ("RCPT", 521 if stage == "connect" else 550), reply
     assert said in reply
-    site.log_has("NOQUEUE: reject: RCPT", said)
+    site.log_line("NOQUEUE: reject: RCPT", said)
 
     def told() -> bool:
         return any(one["stage"] == stage and said in one["reply"] for one in site.gateway.events("refused"))
@@ -284,13 +246,26 @@ def test_several_messages_of_one_session_are_one_session(site: Site) -> None:
     assert len(set(sessions())) == 1
 
 
+def test_content_in_chunks_is_asked_about_as_data_is(site: Site) -> None:
+    who, content = site.someone(), b"Subject: chunks\r\n\r\nHello\r\n"
+    source = ("127.0.0.77", 0)
+    with smtplib.SMTP("127.0.0.1", site.postfix.port, "client.test", timeout=60, source_address=source) as client:
+        client.ehlo()
+        client.docmd("MAIL", "FROM:<ann@client.test>")
+        client.docmd("RCPT", f"TO:<{who}>")
+        client.send(b"BDAT %d LAST\r\n%b" % (len(content), content))
+        code, said = client.getreply()
+    assert code == 250, said
+    site.why(said.decode().rpartition("queued as ")[2], "left to the mail server in front", f"to {who}")
+
+
 def test_quarantine_is_the_hold_queue_from_which_mail_is_released(site: Site) -> None:
     who = site.someone()
     ((command, code, said),) = site.send(who, sender="ann@never.test")
     assert (command, code) == ("DATA", 250), said
     ident = said.rpartition("queued as ")[2]
     assert f"{ident}!" in site.tool("postqueue", "-p")
-    site.log_has("NOQUEUE: hold: RCPT", f"to=<{who}>", "mailgate ")
+    site.log_line("NOQUEUE: hold: RCPT", f"to=<{who}>", "mailgate ")
     site.why(who, "put into quarantine at the mail server in front", "spf")
     site.tool("postsuper", "-H", ident)
     site.tool("postqueue", "-f")
@@ -345,7 +320,7 @@ def tables() -> Iterator[Site]:
         )
         settings = main_cf("socketmap", {"10041": str(port)}) | {"smtp_dns_support_level": "disabled"}
         with (
-            ServiceGateway(base / "gateway", text, [port]) as gateway,
+            ListeningGateway(base / "gateway", text, [port]) as gateway,
             Postfix(base / "postfix", relay_port=recorder.port, settings={**settings, "mynetworks": ""}) as postfix,
         ):
             yield Site(port, postfix, gateway, recorder, strict=strict.port)
@@ -389,7 +364,7 @@ def test_postfix_takes_mail_for_whom_we_know_and_sends_it_where_we_say(tables: S
     assert taken[:2] == ("DATA", 250)
     ident = taken[2].rpartition("queued as ")[2]
     for who in ("ann@here.test", "bob@here.test"):
-        tables.log_has(
+        tables.log_line(
             ident, f"to=<{who}>", "orig_to=<all@here.test>", f"relay=127.0.0.1[127.0.0.1]:{tables.recorder.port}"
         )
     assert tables.send("ann@sub.here.test")[0][:2] == ("RCPT", 454)
@@ -397,7 +372,7 @@ def test_postfix_takes_mail_for_whom_we_know_and_sends_it_where_we_say(tables: S
 
 def test_postfix_keeps_to_the_tls_that_we_ask_for(tables: Site) -> None:
     assert tables.send("ann@strict.test")[-1][1] == 250
-    tables.log_has("to=<ann@strict.test>", "status=deferred", "TLS is required, but was not offered")
+    tables.log_line("to=<ann@strict.test>", "status=deferred", "TLS is required, but was not offered")
 
 
 def test_without_us_postfix_says_no_to_nobody(tables: Site) -> None:

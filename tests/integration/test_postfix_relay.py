@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from beside_postfix import ListeningGateway
 from dovecot_parts import Dovecot
 from parts import folder, free_port, wait_until
-from postfix_ways import DOMAIN, ListeningGateway, Site, Snippet, SnippetPostfix
+from postfix_ways import DOMAIN, Site, Snippet, SnippetPostfix
 from recorder import Recorder
 
 pytestmark = pytest.mark.needs("postfix", "dovecot", "root")

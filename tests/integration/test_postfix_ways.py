@@ -133,7 +133,8 @@ def test_in_front_a_postfix_that_is_down_costs_no_mail(front: Site) -> None:
 
 
 def test_a_postfix_that_does_not_believe_the_gateway_gets_no_mail_in_its_name(base: Path) -> None:
-    with site_of("xclient", base, settings={"smtpd_authorized_xclient_hosts": ""}) as site:
+    others = {"smtpd_authorized_xclient_hosts=127.0.0.1": "smtpd_authorized_xclient_hosts=127.0.0.2"}
+    with site_of("xclient", base, others) as site:
         with site.client() as client:
             client.mail("ann@client.test")
             assert client.rcpt(BOB)[0] == 451

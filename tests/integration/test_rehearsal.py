@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from beside_postfix import settings_in
 from parts import Gateway, Postfix, folder, free_port, wait_until
 from recorder import Recorder
 
@@ -68,11 +69,7 @@ def site() -> Iterator[Site]:
     with folder("rehearsal") as base, Recorder() as recorder:
         port = free_port()
         text = (SNIPPETS / "rehearsal.cf").read_text().replace(":10099", f":{port}")
-        settings = {}
-        for line in section(text, "main.cf").splitlines():
-            key, equals, value = line.partition(" = ")
-            if equals and not line.startswith("#"):
-                settings[key] = value.replace("/etc/postfix", str(base))
+        settings = settings_in(section(text, "main.cf").replace("/etc/postfix", str(base)))
         for name in ("rehearsal-copies", "rehearsal-transport"):
             (base / name).write_text(section(text, f"/etc/postfix/{name}"))
         options = dict(re.findall(r"-o (\w+)=(\S*)", section(text, "master.cf")))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mailgate.events import Delivered
+from mailgate.events import BackEndRefuses, Delivered
 from tests.memory.configured import HOST, ZONE
 from tests.memory.gateway import MemoryGateway, World
 from tests.memory.hop import NextHop
@@ -72,6 +72,11 @@ def test_a_connector_that_refuses_us_is_no_answer_for_the_client(world: World, t
     (answer,) = answers
     assert answer.startswith("451 4.7.64 ")
     assert site.hop.mails == []
+    if stage != "END":
+        client.say(b"QUIT\r\n")
+        site.world.run()
+        (told,) = site.gateway.of(BackEndRefuses)
+        assert (told.route, told.recipient) == ("inside", "bob@example.org")
 
 
 def test_without_a_preset_the_words_are_the_clients(world: World, tmp_path: Path) -> None:

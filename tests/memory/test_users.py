@@ -93,10 +93,10 @@ def test_sessions_from_before_a_reload_can_still_log_in(
     world: World, tmp_path: Path, closed: list[Authenticator]
 ) -> None:
     gateway = start(world, tmp_path)
-    before = gateway._users["users"]
+    before = gateway.configurations.users["users"]
     old = greet(gateway)
     reload(gateway, configuration(AUTH + 'cache = "1s"\n'))
-    after = gateway._users["users"]
+    after = gateway.configurations.users["users"]
     assert after is not before
     assert gateway.listeners["submission"].services.authenticator is after
     assert log_in(old) == "235"
@@ -112,19 +112,19 @@ def test_a_reload_that_changes_nothing_of_the_users_leaves_them(
     world: World, tmp_path: Path, closed: list[Authenticator]
 ) -> None:
     gateway = start(world, tmp_path, HTTP)
-    before = dict(gateway._users)
+    before = dict(gateway.configurations.users)
     reload(gateway)
     assert len(gateway.of(ConfigReloaded)) == 1
-    assert gateway._users == before
+    assert gateway.configurations.users == before
     gateway.stop()
     assert sorted(map(id, closed)) == sorted(map(id, before.values()))
 
 
 def test_a_stop_closes_those_that_were_replaced_too(world: World, tmp_path: Path, closed: list[Authenticator]) -> None:
     gateway = start(world, tmp_path)
-    before = gateway._users["users"]
+    before = gateway.configurations.users["users"]
     reload(gateway, configuration(AUTH + 'cache = "1s"\n'))
-    after = gateway._users["users"]
+    after = gateway.configurations.users["users"]
     gateway.stop()
     assert closed == [after, before]
     assert gateway.timers() == []
@@ -132,16 +132,16 @@ def test_a_stop_closes_those_that_were_replaced_too(world: World, tmp_path: Path
 
 def test_authorities_that_cannot_be_used_any_more_refuse_the_reload(world: World, tmp_path: Path) -> None:
     gateway = start(world, tmp_path, HTTP)
-    before = dict(gateway._users)
+    before = dict(gateway.configurations.users)
     (tmp_path / "gw" / "ca.pem").write_text("none")
     reload(gateway)
     (refused,) = gateway.of(ConfigRefused)
     assert "ca.pem" in refused.errors[0]
-    assert gateway._users == before
+    assert gateway.configurations.users == before
     authority("Another authority").write_certificate(tmp_path / "gw" / "ca.pem")
     reload(gateway)
-    assert gateway._users["service"] is not before["service"]
-    assert gateway._users["users"] is before["users"]
+    assert gateway.configurations.users["service"] is not before["service"]
+    assert gateway.configurations.users["users"] is before["users"]
 
 
 def test_a_listener_without_a_section_keeps_its_users(
@@ -149,7 +149,7 @@ def test_a_listener_without_a_section_keeps_its_users(
 ) -> None:
     gateway = start(world, tmp_path)
     reload(gateway, configuration())
-    assert gateway._users == {}
+    assert gateway.configurations.users == {}
     world.run(3 * 3600)
     assert log_in(greet(gateway)) == "235"
     gateway.stop()

@@ -21,6 +21,7 @@ from twisted.web.server import Site
 from mailgate.address import NULL_PATH, Address
 from mailgate.awaiting import at_once
 from mailgate.cli.main import main
+from mailgate.config.places import Places
 from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.events import Event
 from mailgate.filters.compromised_state import Suspicions
@@ -39,7 +40,6 @@ from mailgate.testing import EventRecorder
 from mailgate.web.accounts import AccountOperations
 from mailgate.web.control import StatusBoard
 from mailgate.web.operations import QueueOperations
-from mailgate.web.places import Places
 from mailgate.web.quarantine import QuarantineOperations
 from mailgate.web.rates import AllRates
 from mailgate.web.resources import accounts, rates, resources, suppressions

@@ -18,7 +18,7 @@ from mailgate.address import Address
 from mailgate.config.mta import MilterSection
 from mailgate.envelope import Identity, Recipient, Session, Transaction
 from mailgate.interfaces import Expanded, IIntake, IPipeline
-from mailgate.message import Content, MemoryBudget, Message
+from mailgate.message import Content, For, MemoryBudget, Message
 from mailgate.mta.milter.services import Edit, MilterServices
 from mailgate.mta.office import MtaOffice
 from mailgate.relay.editing import ContentEditor
@@ -37,10 +37,30 @@ from mailgate.wire.milter.codec import (
 )
 from mailgate.wire.milter.words import Actions, Code, Plain, Steps
 
-__all__ = ["ALL_STEPS", "EVERYTHING", "Desk", "Judge", "Taking", "section"]
+__all__ = [
+    "ALL_STEPS",
+    "BOB",
+    "BYE",
+    "EVE",
+    "EVERYTHING",
+    "LATER",
+    "LOCAL",
+    "NO",
+    "Desk",
+    "Judge",
+    "Taking",
+    "Transport",
+    "changing",
+    "saying",
+    "section",
+]
 
 EVERYTHING = 0x1FF
 ALL_STEPS = 0x1FFFFF
+NO = Reply.of(550, "5.7.1", "Not 100% liked")
+LATER = Reply.of(450, "4.7.1", "Come again")
+BYE = Reply.of(450, "4.7.0", "Leave")
+BOB, EVE = Address("bob", "here.example"), Address("eve", "here.example")
 STAGES = ("connect", "helo", "auth", "mail", "rcpt", "data", "message")
 
 Say = Callable[..., Verdict | Awaitable[Verdict]]
@@ -49,6 +69,22 @@ Say = Callable[..., Verdict | Awaitable[Verdict]]
 def section(**settings: Any) -> MilterSection:
     """A section, as the file would have it."""
     return MilterSection.model_validate({"endpoints": ["tcp:8891"], "pipeline": "in", **settings})
+
+
+def saying(verdict: Any) -> Say:
+    """A stage that says this."""
+    return lambda *_: verdict
+
+
+def changing(*edits: Any, verdict: Any = None) -> Callable[..., Any]:
+    """A message stage that changes something."""
+
+    def message(_session: Any, transaction: Any, _message: Any) -> Any:
+        transaction.edits += [one for one in edits if not isinstance(one, For)]
+        transaction.edits_for = tuple(one for one in edits if isinstance(one, For))
+        return verdict or Continue()
+
+    return message
 
 
 @implementer(IPipeline)

@@ -9,8 +9,9 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 
 from mailgate.config.mta import PolicySection, SocketmapSection
+from mailgate.interfaces import Expand
 from mailgate.mta.office import MtaOffice
-from mailgate.mta.policy.services import Expand, PolicyServices
+from mailgate.mta.policy.services import PolicyServices
 from mailgate.mta.socketmap.services import LookUp, SocketmapServices
 from mailgate.stores.slots import LocalTally
 from mailgate.testing import EventRecorder

@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from mailgate.address import Address
 from mailgate.config.load import load
+from mailgate.config.places import Places
 from mailgate.config.schema import Config
 from mailgate.envelope import Envelope, EnvelopeRecipient, Kept, Origin, Session, TraceStep, Transaction
 from mailgate.interfaces import Again, IRescan, Return, Selector
@@ -21,7 +22,6 @@ from mailgate.quarantine.originals import Originals
 from mailgate.testing import EventRecorder, wait_for
 from mailgate.testing.simulated import SimulatedSpool
 from mailgate.web.operations import QueueOperations
-from mailgate.web.places import Places
 from mailgate.web.quarantine import QuarantineOperations
 from tests.unit.told_relay import ToldRelay
 

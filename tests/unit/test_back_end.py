@@ -218,6 +218,45 @@ def test_mail_that_is_taken_between_is_no_fault_of_the_connector() -> None:
     assert stand.alarms == []
 
 
+def mail_to(stand: Stand, domain: str, reply: Reply) -> None:
+    stand.hop.answer = refuse_at_rcpt(stand, reply)
+    one = lease(f"a@{domain}")
+    stand.send(Job(one, one.recipients, "exchange", remaining=one.recipients))
+
+
+def test_a_domain_that_is_not_set_up_there_keeps_no_other_waiting() -> None:
+    stand = Stand("exchange-online")
+    mail_to(stand, "good.test", OK)
+    for _ in range(9):
+        mail_to(stand, "new.test", TENANT)
+    assert stand.alarms == []
+    assert len(stand.events.of(BackEndRefuses)) == 1
+    mail_to(stand, "good.test", TENANT)  # which it took before
+    assert len(stand.alarms) == 1
+
+
+def test_a_domain_that_was_served_long_ago_says_nothing_of_today() -> None:
+    stand = Stand("exchange-online")
+    mail_to(stand, "good.test", OK)
+    stand.now += 86_401
+    for expected in (0, 0, 1):
+        mail_to(stand, "new.test", TENANT)
+        assert len(stand.alarms) == expected
+
+
+def test_the_domains_that_are_remembered_are_bounded() -> None:
+    stand = Stand("exchange-online")
+    for number in range(1_100):
+        mail_to(stand, f"d{number}.test", OK)
+        mail_to(stand, f"e{number}.test", TENANT)
+    assert len(stand.back_end._took) == 1_000
+    assert "d1099.test" in stand.back_end._took
+    stand.hop.answer = refuse_at_rcpt(stand, TENANT)
+    for number in range(1_100):
+        mail_to(stand, f"e{number}.test", TENANT)
+    assert len(stand.back_end._refused) == 1_000
+
+
 def test_an_alarm_is_an_event_that_is_not_repeated_for_each_mail() -> None:
     stand = Stand("exchange-online")
     stand.hop.answer = refuse_at_rcpt(stand, TENANT)
@@ -281,12 +320,34 @@ WORDS: Sequence[tuple[str, Reply, Meaning]] = [
     ("exchange", REDUNDANT, "busy"),
     ("exchange", Reply.of(552, "5.3.4", "Message size exceeds fixed maximum message size"), ""),
     ("exchange", Reply.of(550, "5.7.1", "Message refused: relay-attribution@sender.test is not welcome"), ""),
+    ("exchange", Reply.of(550, "5.7.133", "RESOLVER.RST.SenderNotAuthenticatedForGroup; authenticate"), "recipient"),
+    ("exchange", Reply.of(550, "5.7.1", "RESOLVER.tenantattribution.evil.test is not welcome"), "recipient"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("preset", "reply", "expected"), WORDS)
 def test_words(preset: Preset, reply: Reply, expected: Meaning) -> None:
     assert meaning(preset, reply) == expected
+
+
+@pytest.mark.parametrize("preset", get_args(Preset))
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tenantattribution",
+        "TenantInboundAttribution",
+        "client-was-not-authenticated",
+        "unable-to-relay",
+        "relay-access-denied",
+        "insufficient_system_resources",
+        "recipientnotfound",
+        "x.tenantattribution",
+    ],
+)
+def test_nobody_says_a_back_ends_words_by_the_name_of_his_domain(preset: Preset, name: str) -> None:
+    text = f"Access denied, sending domain {name}.evil.test does not pass DMARC verification and has a policy of reject"
+    for reply in (Reply.of(550, "5.7.509", text), Reply.of(550, "5.7.1", text), Reply.of(550, "5.4.1", text)):
+        assert meaning(preset, reply) == ""
 
 
 def test_every_preset_has_rules() -> None:

@@ -74,6 +74,7 @@ def test_warnings(tmp_path: Path, route: str, listener: str, expected: str) -> N
         ('preset = "exchange"', "", "is for fixed hosts"),
         (f'{HOSTS}preset = "exchnage"', "", "valid values are: exchange, exchange-online"),
         (HOSTS, 'size_of = ["exchnage"]', 'there is no route "exchnage"'),
+        ("", 'size_of = ["exchange"]', "exchange goes by MX: any host of the Internet"),
     ],
 )
 def test_mistakes(tmp_path: Path, route: str, listener: str, expected: str) -> None:

@@ -104,3 +104,9 @@ def test_filters_that_look_at_the_content_are_told_to_have_no_effect(tmp_path: P
     file.write_text(HEAD + more + '[filters.access]\nfiles = ["access"]\n')
     told = "policy_services.front: pipeline mixed: not asked before the content: headers"
     assert findings(file) == ((), (told,))
+
+
+def test_what_nobody_has_named_is_not_told_to_have_no_effect(tmp_path: Path) -> None:
+    file = tmp_path / "mailgate.toml"
+    file.write_text(HEAD + POLICY.replace('"in"', '"bare"') + '[pipelines.bare]\nfilters = ["spf"]\n')
+    assert findings(file) == ((), ())

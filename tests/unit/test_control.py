@@ -23,22 +23,22 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from mailgate.address import NULL_PATH, Address
+from mailgate.config.places import Places
 from mailgate.envelope import Envelope, EnvelopeRecipient, MailParameters
 from mailgate.events import Bounced, OperatorActed, SpoolFailed, SpoolRecovered, Started, Stopping, SuspensionChanged
 from mailgate.interfaces import IEventObserver, IRelay, Lease, Outcome, OutcomeKind, Return, Selector, SpoolError
 from mailgate.message import AddHeader, Content, RemoveHeader, RenameHeader
+from mailgate.message.words import described
 from mailgate.quarantine.office import QuarantineOffice
 from mailgate.quarantine.originals import Originals
 from mailgate.reply import parse_reply
 from mailgate.testing import EventRecorder, MemorySpool
 from mailgate.web.control import Control, StatusBoard
 from mailgate.web.operations import QueueOperations, parse_after
-from mailgate.web.places import Places
 from mailgate.web.quarantine import QuarantineOperations
 from mailgate.web.resources import resources
 from mailgate.web.selection import Selection
 from mailgate.web.steering import Steering
-from mailgate.web.words import described
 from tests.unit.told_relay import ToldRelay, site_view
 
 #: Of what a change leaves alone, what most do not.

@@ -83,6 +83,29 @@ def test_however_it_is_written(line: str) -> None:
     assert asked(made(), line, "Subject: x")[1] == ["Subject: x"]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"X-MS-Exchange-Organization-SCL\x0b: -1",
+        b"\x00X-MS-Exchange-Organization-SCL: -1",
+        b"X-MS-Exchange-Organization-\xffSCL: -1",
+        b" X-MS-Exchange-SkipListedInternetSender: x",
+        b"X-MS-Exchange-\r\n Organization-SCL\r\n\t: -1",
+    ],
+)
+def test_what_is_no_field_and_could_be_taken_for_one_is_refused(line: bytes) -> None:
+    firewall, mail = made(), transaction()
+    found = message(line + b"\r\nSubject: x\r\n\r\nx\r\n")
+    assert isinstance(firewall.on_message(session(), mail, found), Reject)
+    assert made(trusted_networks=["192.0.2.1"]).on_message(session("192.0.2.1"), mail, found) is None
+
+
+@pytest.mark.parametrize("line", [b"X-Other-\xff: 1", b"no field", b"X-MS-Exchange-Organization-SCL", b": x"])
+def test_what_is_no_field_of_an_exchange_is_for_others_to_judge(line: bytes) -> None:
+    found = message(line + b"\r\nSubject: x\r\n\r\nx\r\n")
+    assert made().on_message(session(), transaction(), found) is None
+
+
 def test_what_leaves_keeps_what_others_may_see() -> None:
     lines = ["X-MS-Exchange-CrossTenant-Id: 1", "X-Microsoft-Antispam: BCL:0;", "X-OriginatorOrg: example.org"]
     _, left = asked(made(direction="outbound"), *FORGED[:3], *lines)

@@ -295,7 +295,7 @@ def test_a_list_that_cannot_be_asked_is_a_failure(stand: Stand, tmp_path: Path) 
 
 
 def test_who_tries_what_would_happen_changes_nothing(stand: Stand, tmp_path: Path) -> None:
-    seen = SeenSuppressions(tmp_path / "suppressions.db", at_once, stand.clock.seconds)
+    seen = SeenSuppressions(Suppressions(tmp_path / "suppressions.db", at_once, stand.clock.seconds))
     assert wait_for(seen.add(Suppression("bob@example.net"))) == ()
     assert not list(tmp_path.iterdir())
     stand.add("bob@example.net")

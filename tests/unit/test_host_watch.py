@@ -117,6 +117,12 @@ def test_memory_is_bounded() -> None:
     for number in range(3000):
         watch.unwell("r", f"h{number}")
     assert len(watch._unwell) == 1000
+    hosts = [Target("old", "192.0.2.1", 25), Target("new", "192.0.2.2", 25)]
+    watch.unwell("r", str(hosts[1]))
+    assert [one.host for one in watch.order("r", hosts, Stand().probe)] == ["old", "new"]
+    watch.unwell("r", str(hosts[0]))
+    watch.well("r", str(hosts[1]))
+    assert [one.host for one in watch.order("r", hosts, Stand().probe)] == ["new", "old"]
 
 
 # -- in a site
@@ -166,7 +172,7 @@ MIB = 1024 * 1024
     ],
 )
 def test_the_smallest_host_and_the_policy_decide(said: dict[str, int], expected: int) -> None:
-    sizes = LearntSizes()
+    sizes = LearntSizes(Clock().seconds)
     for host, size in said.items():
         sizes.learn("exchange", host, size)
     sizes.learn("other", "c", 70 * 1024)
@@ -174,11 +180,23 @@ def test_the_smallest_host_and_the_policy_decide(said: dict[str, int], expected:
 
 
 def test_the_latest_word_of_a_host_counts_and_hosts_are_bounded() -> None:
-    sizes = LearntSizes()
+    sizes = LearntSizes(Clock().seconds)
     sizes.learn("exchange", "a", 10 * MIB)
     sizes.learn("exchange", "a", 20 * MIB)
     assert sizes.limit(["exchange"], 50 * MIB) == 20 * MIB - 16 * 1024
     for number in range(100):
         sizes.learn("exchange", f"h{number}", 30 * MIB)
-    sizes.learn("exchange", "one too many", 1 * MIB)
-    assert sizes.limit(["exchange"], 50 * MIB) == 20 * MIB - 16 * 1024
+    assert sizes.limit(["exchange"], 50 * MIB) == 30 * MIB - 16 * 1024
+    sizes.learn("exchange", "new", 1 * MIB)
+    assert sizes.limit(["exchange"], 50 * MIB) == 1 * MIB - 16 * 1024
+
+
+def test_a_host_that_is_gone_does_not_limit_mail_for_ever() -> None:
+    clock = Clock()
+    sizes = LearntSizes(clock.seconds)
+    sizes.learn("exchange", "old", 1 * MIB)
+    clock.advance(86_000)
+    sizes.learn("exchange", "new", 30 * MIB)
+    assert sizes.limit(["exchange"], 50 * MIB) == 1 * MIB - 16 * 1024
+    clock.advance(1_000)
+    assert sizes.limit(["exchange"], 50 * MIB) == 30 * MIB - 16 * 1024

@@ -26,6 +26,7 @@ from mailgate.envelope import (
     Target,
     Tls,
     Transaction,
+    origin_of,
 )
 from mailgate.events import Discarded, MessageAccepted, Quarantined
 from mailgate.findings import Stream
@@ -33,7 +34,7 @@ from mailgate.interfaces import IIntake, Lease
 from mailgate.message import AddHeader, Content, ContentWriter, MemoryBudget
 from mailgate.relay.client.carriage import recipient_parameters
 from mailgate.relay.editing import ContentEditor
-from mailgate.relay.intake import Intake, message_id_of, origin_of
+from mailgate.relay.intake import Intake, message_id_of
 from mailgate.relay.ready.jobs import LEASE_TIME
 from mailgate.reply import Reply
 from mailgate.testing import EventRecorder, MemoryOriginals, MemorySpool, session, transaction, wait_for

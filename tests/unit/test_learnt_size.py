@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from twisted.internet.task import Clock
+
 from mailgate.config.schema import ListenerSection
 from mailgate.relay.sizes import LearntSizes
 from mailgate.smtp.offers import Offers, State
@@ -13,7 +15,7 @@ STRANGER = State(is_tls=False, can_bind=False, has_certificate=False, may_xclien
 
 def test_the_offer_follows_what_is_learnt() -> None:
     section = ListenerSection(name="mx", endpoints=["tcp:25"], pipeline="in", size_of=["exchange"])
-    sizes = LearntSizes()
+    sizes = LearntSizes(Clock().seconds)
     limit = partial(sizes.limit, section.size_of, section.max_message_size)
     offers = Offers("mx.example.org", section, has_tls=False, max_size=limit)
     assert b"SIZE 52428800\r\n" in offers.to(STRANGER, 0.0).reply

@@ -28,7 +28,7 @@ from mailgate.message import (
     release,
     rendered,
 )
-from mailgate.web.words import described
+from mailgate.message.words import described
 
 HEADER = b"Subject: x\r\n\r\n"
 AT = len(HEADER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tomllib
 from collections.abc import Callable
@@ -163,6 +164,76 @@ def test_a_proxy_queue_is_inline_delivery(make: Make) -> None:
     imported = make("queue/smtp_proxy\n", **{"smtp_proxy.ini": "host=10.0.0.1\nport=25\n"})
     assert imported.document["routes"]["inside"]["queue"] is False
     assert imported.errors == ()
+
+
+@pytest.mark.parametrize(("outbound", "default"), [("", "inside"), ("enable_outbound=false\n", "internet")])
+def test_a_proxy_takes_mail_to_the_outside_unless_that_is_switched_off(make: Make, outbound: str, default: str) -> None:
+    imported = make("queue/smtp_proxy\n", **{"smtp_proxy.ini": f"host=10.0.0.1\n{outbound}"})
+    assert imported.document["routing"]["default"] == default
+
+
+def test_queues_that_pass_on_what_nobody_has_marked_are_no_next_hop(make: Make) -> None:
+    imported = make("queue/quarantine\nqueue/discard\nqueue/smtp_forward\n", **{"smtp_forward.ini": "host=10.0.0.1\n"})
+    assert imported.document["routes"]["inside"]["hosts"] == ["10.0.0.1:25"]
+    assert imported.errors == ()
+
+
+def test_mail_is_kept_where_only_marked_mail_was_dropped(make: Make) -> None:
+    imported = make("rcpt_to.in_host_list\nqueue/discard\n")
+    assert imported.document["routes"]["inside"]["transport"] == "maildir"
+    assert "DECIDE" in imported.text
+
+
+def test_a_second_queue_is_told(make: Make) -> None:
+    imported = make("rcpt_to.in_host_list\nqueue/lmtp\nqueue/smtp_forward\n")
+    assert "queue/lmtp comes first" in imported.left("decide")
+
+
+def test_next_hops_are_forced_unless_that_is_switched_off(make: Make) -> None:
+    files = {
+        "smtp_forward.ini": "host=10.0.0.1\nenable_outbound=false\n",
+        "relay_dest_domains.ini": '[domains]\nx.example = {"nexthop":"10.0.0.8"}\nany = {"nexthop":"10.0.0.9"}\n',
+        "relay_acl_allow": "10.0.0.0/8\n",
+    }
+    imported = make("relay\nrcpt_to.in_host_list\nqueue/smtp_forward\n", **files)
+    routes, routing = imported.document["routes"], imported.document["routing"]
+    assert routes[routing["recipients"]["x.example"]]["hosts"] == ["10.0.0.8"]
+    assert routes[routing["default"]]["hosts"] == ["10.0.0.9"]
+    assert imported.errors == ()
+
+
+def test_nobody_relays_for_half_of_the_internet(make: Make) -> None:
+    imported = make(
+        "relay\nrcpt_to.in_host_list\nqueue/smtp_forward\n", relay_acl_allow="0.0.0.0/0\n10.0.0.0/8\n::/1\n"
+    )
+    (listener,) = imported.document["listeners"]
+    assert listener["trusted_networks"] == ["10.0.0.0/8"]
+    assert imported.left("decide").count("would make an open relay") == 2
+
+
+def test_links_to_keys_stay_in_their_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "haraka" / "config"
+    folder.mkdir(parents=True)
+    base = {"plugins": "dkim\nqueue/smtp_forward\n", "me": "mx.example.org\n", "dkim.private.key": "key\n"}
+    sign = {"dkim.ini": "[sign]\nenabled=true\ndomain=../../../evil\nselector=../x\n"}
+    for name, text in (base | sign).items():
+        (folder / name).write_text(text)
+    imported = Imported(tmp_path / "haraka", tmp_path / "out")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["haraka", "out"]
+    assert [one.name for one in (tmp_path / "out" / "keys").iterdir()] == ["evil.x.pem"]
+    assert imported.errors
+
+
+def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / "haraka" / "config"
+    key = os.fsencode(folder) + b"/dkim/b\xe4r.example"
+    os.makedirs(key)
+    for name in (b"private", b"selector"):
+        Path(os.fsdecode(key + b"/" + name)).write_text("s1\n")
+    (folder / "plugins").write_text("dkim\nqueue/smtp_forward\n")
+    (folder / "dkim.ini").write_text("[sign]\nenabled=true\n")
+    imported = Imported(tmp_path / "haraka", tmp_path / "out")
+    assert "b?r.example" in imported.document["filters"]["dkim-sign"]["domains"]
 
 
 def test_lmtp(make: Make) -> None:

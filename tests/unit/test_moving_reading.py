@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,8 @@ def test_a_line_that_is_no_setting_is_told() -> None:
         ("${b}", "bee"),
         ("$(b)s", "bees"),
         ("$$b", "$b"),
-        ("$none.", ""),
+        ("$none.", "."),
+        ("$b.x-$b-y", "bee.x-bee-y"),
         ("${b?yes}", "yes"),
         ("${b:no}", ""),
         ("${none?yes}", ""),
@@ -133,6 +135,17 @@ def test_a_service_with_too_few_columns_is_told() -> None:
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ReadingError, match="cannot be read: No such file"):
         read_text(tmp_path / "main.cf")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ReadingError, match="is no file"):
+        read_text(tmp_path / "pipe")
+    with pytest.raises(ReadingError, match="cannot be read: embedded null byte"):
+        read_text(tmp_path / "a\0b")
+    with pytest.raises(ReadingError, match="larger than 64 MiB"):
+        read_text(Path("/dev/zero"))
+    assert read_text(Path("/dev/null")) == ""
 
 
 @given(st.text(alphabet="ab $(){}?:=!<>,\\\n\t#0", max_size=200))

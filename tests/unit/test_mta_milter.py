@@ -10,12 +10,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from mailgate.address import Address
 from mailgate.envelope import Client, Identity, Recipient, Session, Transaction
 from mailgate.events import Judged, Refused, SessionClosed
-from mailgate.message import (
-    For,
-)
 from mailgate.reply import Reply
 from mailgate.verdict import Continue, Defer, Disconnect, Reject, Verdict
 from mailgate.wire.milter.codec import (
@@ -26,32 +22,12 @@ from mailgate.wire.milter.codec import (
     strings,
 )
 from mailgate.wire.milter.words import Actions, Code, MacroStage, Plain, Steps
-from tests.unit.milter_stand import ALL_STEPS, EVERYTHING, Desk, Judge
-
-NO = Reply.of(550, "5.7.1", "Not 100% liked")
-LATER = Reply.of(450, "4.7.1", "Come again")
-BYE = Reply.of(450, "4.7.0", "Leave")
-BOB, EVE = Address("bob", "here.example"), Address("eve", "here.example")
+from tests.unit.milter_stand import ALL_STEPS, BOB, BYE, EVE, EVERYTHING, LATER, NO, Desk, Judge, saying
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
-
-
-def saying(verdict: Any) -> Callable[..., Any]:
-    return lambda *_: verdict
-
-
-def changing(*edits: Any, verdict: Any = None) -> Callable[..., Any]:
-    """A message stage that changes something."""
-
-    def message(_session: Any, transaction: Any, _message: Any) -> Any:
-        transaction.edits += [one for one in edits if not isinstance(one, For)]
-        transaction.edits_for = tuple(one for one in edits if isinstance(one, For))
-        return verdict or Continue()
-
-    return message
 
 
 # -- agreeing

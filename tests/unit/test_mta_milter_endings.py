@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,32 +37,12 @@ from mailgate.wire.milter.codec import (
     SenderChanged,
 )
 from mailgate.wire.milter.words import Actions, Plain
-from tests.unit.milter_stand import EVERYTHING, Desk
-
-NO = Reply.of(550, "5.7.1", "Not 100% liked")
-LATER = Reply.of(450, "4.7.1", "Come again")
-BYE = Reply.of(450, "4.7.0", "Leave")
-BOB, EVE = Address("bob", "here.example"), Address("eve", "here.example")
+from tests.unit.milter_stand import BOB, EVE, EVERYTHING, LATER, NO, Desk, changing, saying
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
-
-
-def saying(verdict: Any) -> Callable[..., Any]:
-    return lambda *_: verdict
-
-
-def changing(*edits: Any, verdict: Any = None) -> Callable[..., Any]:
-    """A message stage that changes something."""
-
-    def message(_session: Any, transaction: Any, _message: Any) -> Any:
-        transaction.edits += [one for one in edits if not isinstance(one, For)]
-        transaction.edits_for = tuple(one for one in edits if isinstance(one, For))
-        return verdict or Continue()
-
-    return message
 
 
 def test_changes_are_asked_for_in_order_and_the_trace_field_is_the_servers(desk: Desk) -> None:

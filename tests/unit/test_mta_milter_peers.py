@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
 
-from mailgate.address import Address
 from mailgate.events import Judged, SessionClosed
-from mailgate.message import (
-    For,
-)
-from mailgate.reply import Reply
-from mailgate.verdict import Continue
 from mailgate.wire.milter.codec import (
     Options,
     options_data,
@@ -28,30 +21,10 @@ from mailgate.wire.milter.codec import (
 from mailgate.wire.milter.words import Code, Plain
 from tests.unit.milter_stand import ALL_STEPS, EVERYTHING, LOCAL, Desk, Judge
 
-NO = Reply.of(550, "5.7.1", "Not 100% liked")
-LATER = Reply.of(450, "4.7.1", "Come again")
-BYE = Reply.of(450, "4.7.0", "Leave")
-BOB, EVE = Address("bob", "here.example"), Address("eve", "here.example")
-
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
-
-
-def saying(verdict: Any) -> Callable[..., Any]:
-    return lambda *_: verdict
-
-
-def changing(*edits: Any, verdict: Any = None) -> Callable[..., Any]:
-    """A message stage that changes something."""
-
-    def message(_session: Any, transaction: Any, _message: Any) -> Any:
-        transaction.edits += [one for one in edits if not isinstance(one, For)]
-        transaction.edits_for = tuple(one for one in edits if isinstance(one, For))
-        return verdict or Continue()
-
-    return message
 
 
 def whole_session() -> bytes:

@@ -144,8 +144,9 @@ def test_clients_of_the_trusted_networks_have_the_other_pipeline() -> None:
 @pytest.mark.parametrize("address", ["unknown", "", "192.0.3.1"])
 def test_who_has_no_address_is_not_trusted(address: str) -> None:
     asking = Asking(trusted=Judge(), trusted_networks=["192.0.2.0/24"])
-    asking.ask(client_address=address)
+    assert asking.ask(client_address=address) == "DUNNO"
     assert asking.trusted.asked == []
+    assert asking.judge.asked == ["connect", "helo", "mail", "rcpt"]
 
 
 def test_on_an_inbound_service_nobody_is_one_of_ours() -> None:
@@ -155,6 +156,26 @@ def test_on_an_inbound_service_nobody_is_one_of_ours() -> None:
     assert asking.judge.asked == ["connect", "helo", "mail", "rcpt"]
     assert asking.judge.session is not None
     assert asking.judge.session.identity is None
+
+
+@pytest.mark.parametrize(
+    "first",
+    [{"sasl_username": "ann", "sasl_method": "PLAIN"}, {"encryption_protocol": "TLSv1.3", "encryption_cipher": "AES"}],
+)
+@pytest.mark.parametrize("instance", ["1.2.3.0", "1.2.4.0"])
+def test_who_comes_later_from_the_same_port_inherits_neither_login_nor_tls(
+    first: dict[str, Any], instance: str
+) -> None:
+    asking = Asking(trusted=Judge())
+    assert asking.ask(**first) == "DUNNO"
+    asking.judge.asked.clear()
+    asking.trusted.asked.clear()
+    assert asking.ask(instance=instance) == "DUNNO"
+    assert asking.judge.asked == ["connect", "helo", "mail", "rcpt"]
+    assert asking.trusted.asked == []
+    session = asking.judge.session
+    assert session is not None
+    assert (session.identity, session.tls) == (None, None)
 
 
 def test_a_login_that_is_refused_is_asked_about_once(asking: Asking) -> None:
@@ -380,6 +401,20 @@ def test_mail_that_no_recipient_is_to_get_is_discarded_when_all_are_known(asking
     )
     assert asking.ask().startswith("HOLD")
     assert asking.ask("DATA").startswith("DISCARD")
+
+
+def test_what_becomes_of_it_in_the_end_is_told_with_all_recipients(asking: Asking) -> None:
+    asking.judge.says["rcpt"] = lambda session, transaction, one: pending(Discard("spam"), recipient=one.address)(
+        session, transaction
+    )
+    for name in ("bob", "eve"):
+        assert asking.ask(recipient=f"{name}@here.example").startswith("HOLD")
+    for state in ("DATA", "END-OF-MESSAGE"):
+        assert asking.ask(state, recipient="", recipient_count="2").startswith("DISCARD")
+    both = ("bob@here.example", "eve@here.example")
+    told = [(one.answer, one.recipients) for one in asking.events.of(Judged)]
+    assert told == [("quarantine", both[:1]), ("discard", both)]
+    assert [one.recipients for one in asking.events.of(Discarded)] == [both]
 
 
 def test_what_is_known_of_the_recipients_may_not_be_all(asking: Asking) -> None:

@@ -37,6 +37,7 @@ ROUTES: dict[str, Any] = {
     "socket": {"transport": "lmtp", "hosts": ["unix:/run/lmtp"]},
     "hub": {"transport": "smtp", "hosts": [["Hub1.example", "hub2.example:26"], "[2001:db8::1]:25"]},
     "out": {"transport": "smtp"},
+    "odd": {"transport": "smtp", "port": 2525},
     "none": {"transport": "discard", "reason": "no\nsuch thing"},
     "dir": {"transport": "maildir", "path": "/var/mail/{local_part}"},
     "tls": {"transport": "smtp", "hosts": ["hub.example:465"], "tls": "implicit"},
@@ -190,7 +191,7 @@ def test_transport(key: str, answer: str) -> None:
     assert said(tables().transport(key)) == answer
 
 
-@pytest.mark.parametrize("domain", ["tls.example", "proxied.example"])
+@pytest.mark.parametrize("domain", ["tls.example", "proxied.example", "odd.example"])
 def test_a_route_that_no_transport_can_say_is_not_taken_for_another(domain: str) -> None:
     assert said(tables().transport(f"ann@{domain}")).startswith("PERM route ")
 

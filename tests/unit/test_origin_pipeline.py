@@ -146,6 +146,15 @@ def test_where_nobody_is_named_it_is_who_is_connected(origin: Origin | None, ide
     assert not (strangers if identity else own).asked
 
 
+def test_a_stranger_without_an_address_is_nobody_of_ours() -> None:
+    strangers, own = Recording(), Recording()
+    origin = Origin(name="mx.far.test", source="REMOTE")
+    verdict_of(judging(strangers, own).mail(session(identity=POSTFIX), transaction(origin=origin)))
+    assert not own.asked
+    judged = strangers.sessions[0]
+    assert (judged.client.address, judged.client.name, judged.identity) == (None, "", None)
+
+
 @pytest.mark.parametrize(
     ("said", "heard"),
     [

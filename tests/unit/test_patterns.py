@@ -35,6 +35,7 @@ def is_in(pattern: str, text: str) -> bool:
         ("p=nosuchuser", "550 see https://support.example/?p=NoSuchUser x"),
         ("[ts01]", "421 4.7.0 [TS01] wait"),
         ("#4.4.5 too", "421 #4.4.5 Too many"),
+        ("rate-limit.example", "421 see rate-limit.example.org"),
         ("ÜBERLASTET", "450 überlastet"),
     ],
 )
@@ -57,6 +58,8 @@ def test_what_is_said(pattern: str, text: str) -> None:
         ("spf", "550 dspf"),
         ("user * unknown", "550 unknown user"),
         ("user * user", "550 one user"),
+        ("too many connections", "450 mail of too-many-connections.evil.test is refused"),
+        ("rate limit", "450 mail of x.rate_limit.evil.test is refused"),
         ("quota", "550 <quota@example.org> refused"),
         ("too many", "421 tooxmany"),
     ],

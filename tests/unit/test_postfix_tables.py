@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs
 
+from mailgate.address import AddressError
 from mailgate.config.postfix import PostfixAliases, PostfixRecipients, split_map
 from mailgate.interfaces import RecipientStatus
 from mailgate.recipients.postfix import PostfixTables
 from mailgate.rewriting.postfix import PostfixMaps
 from mailgate.stores import postfix_map
 from mailgate.stores.lists import FileError, LineError
-from mailgate.stores.postfix_rules import parse_expressions
+from mailgate.stores.postfix_rules import Expressions, parse_expressions
 
 VIRTUAL = """\
 # who is who
@@ -152,6 +153,23 @@ def test_expressions(tmp_path: Path, clock: Clock, kind: str, address: str, targ
         assert knows(recipients(clock, name), address) == (targets is not None)
 
 
+def test_what_groups_have_matched_is_part_of_one_target(tmp_path: Path, clock: Clock) -> None:
+    path = write(tmp_path, '/^"?([^"]*)"?@old\\.example$/ $1@new.example, copy@new.example\n')
+    source = aliases(clock, f"pcre:{path}")
+    assert source.find("ann@old.example") == ["ann@new.example", "copy@new.example"]
+    found = source.find('"eve@evil.test, x"@old.example')
+    assert found is not None
+    assert len(found) == 2
+    assert "eve@evil.test" not in found
+
+
+@pytest.mark.parametrize("value", ["$1", "|/bin/vacation", ":include:/etc/list"])
+def test_an_expression_that_leads_to_no_address_is_told_as_that(tmp_path: Path, clock: Clock, value: str) -> None:
+    source = aliases(clock, f"pcre:{write(tmp_path, f'/^(.+)@example/ {value}')}")
+    with pytest.raises(AddressError, match=r"names no domain|stands for no address"):
+        source.find("ann@example.org")
+
+
 @pytest.mark.parametrize(
     ("line", "text"),
     [
@@ -178,6 +196,30 @@ def test_expressions_that_cannot_be_taken_over_are_refused_with_their_line(
     with pytest.raises(FileError, match=text) as raised:
         recipients(clock, f"pcre:{path}")
     assert raised.value.errors[0].startswith(f"{path}:2: ")
+
+
+def test_expressions_are_understood_in_a_thread_when_they_change(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, "/ann/ x\n")
+    source = recipients(clock, f"pcre:{path}")
+    threads: list[threading.Thread] = []
+
+    def parse(lines: Iterable[tuple[int, str]], *, kind: str) -> Expressions:
+        threads.append(threading.current_thread())
+        return parse_expressions(lines, kind=kind)
+
+    monkeypatch.setattr(postfix_map, "parse_expressions", parse)
+    path.write_text("/bob/ x\n")
+    before = set(threading.enumerate())
+    clock.advance(1)
+    assert knows(source, "ann@example.org")
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+    clock.advance(1)
+    assert knows(source, "bob@example.org")
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 def test_more_expressions_than_can_be_tried_for_each_address_are_refused() -> None:
@@ -269,6 +311,63 @@ def test_an_index_is_read_in_a_thread_when_it_changes(
         thread.join(30)
     clock.advance(1)
     assert knows(source, "bob@example.org")
+
+
+def test_keys_with_spaces_are_whole(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = Programs(tmp_path, monkeypatch)
+    programs.print("printf '\"ann smith\"@example.org\\tx\\nodd key\\tbob\\n'")
+    write(tmp_path, "", "table.db")
+    write(tmp_path, '"ann smith"@example.org x\n"eve: x"@example.org: y\n')
+    for kind in ("hash", "texthash"):
+        source = recipients(clock, f"{kind}:{tmp_path}/table", domains=["example.org"])
+        assert knows(source, "ann smith@example.org")
+        assert not knows(source, '"ann@example.org')
+        assert not knows(source, "odd@example.org")
+    assert knows(source, "eve: x@example.org")
+
+
+def test_a_table_that_changes_while_it_is_printed_is_not_taken_for_whole(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, logged: Sequence[LogEvent]
+) -> None:
+    programs = Programs(tmp_path, monkeypatch)
+    once = 'test -s $0.done || { echo x > $0.table.db; echo x > $0.done; printf "half@example.org\\tx\\n"; exit; }'
+    programs.print(f'{once}; printf "half@example.org\\tx\\nann@example.org\\tx\\n"')
+    write(tmp_path, "", "postmap.table.db")
+    assert knows(recipients(clock, f"hash:{tmp_path}/postmap.table"), "ann@example.org")
+    programs.print('echo x >> $0.table.db; printf "half@example.org\\tx\\n"')
+    with pytest.raises(FileError, match="changes while postmap reads it"):
+        recipients(clock, f"hash:{tmp_path}/postmap.table")
+
+
+def test_what_postmap_prints_is_bounded(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postfix_map, "_LARGEST", 1024**2)
+    Programs(tmp_path, monkeypatch).print("exec yes")
+    write(tmp_path, "", "table.db")
+    with pytest.raises(FileError, match="is larger than 1 MiB"):
+        recipients(clock, f"hash:{tmp_path}/table")
+
+
+def test_an_index_that_is_away_for_a_moment_is_looked_for_in_a_thread(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Programs(tmp_path, monkeypatch).print('printf "ann@example.org\\tx\\n"')
+    index = write(tmp_path, "", "table.db")
+    source = recipients(clock, f"hash:{tmp_path}/table")
+    threads: list[threading.Thread] = []
+    index.unlink()
+
+    def dumped(*_: object) -> bytes:
+        threads.append(threading.current_thread())
+        return b""
+
+    monkeypatch.setattr(postfix_map, "_dumped", dumped)
+    before = set(threading.enumerate())
+    clock.advance(1)
+    assert knows(source, "ann@example.org")
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 @pytest.mark.parametrize(

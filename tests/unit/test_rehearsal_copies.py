@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from twisted.internet.defer import Deferred
+from zope.interface import implementer
 
 from mailgate.awaiting import at_once
 from mailgate.cli.main import main
 from mailgate.config.load import ConfigError, load
+from mailgate.config.section import Section
+from mailgate.envelope import Session
+from mailgate.events import Event, SessionClosed
+from mailgate.interfaces import FilterServices, IConnectFilter, IEventObserver, IFilterFactory
 from mailgate.pipeline.registry import Registry
 from mailgate.rehearsal.compare import Account, Pair, Side
 from mailgate.rehearsal.store import AccountFile, Accounts, read_accounts
@@ -70,10 +76,10 @@ XFORWARD = "XFORWARD NAME=far.test ADDR={address} PROTO=ESMTP HELO=mx.x.test IDE
 class Stand:
     """A gateway that takes copies, and the other one that brings them."""
 
-    def __init__(self, folder: Path, config: str = CONFIG) -> None:
+    def __init__(self, folder: Path, config: str = CONFIG, filters: Sequence[IFilterFactory] = ()) -> None:
         self.file = folder / "mailgate.toml"
         self.file.write_text(config)
-        self.gateway = MemoryGateway(self.file)
+        self.gateway = MemoryGateway(self.file, filters=filters)
 
     def say(self, peer: MemoryClient, line: str) -> str:
         peer.send(line.encode() + b"\r\n")
@@ -162,6 +168,20 @@ def test_what_xforward_tells_counts_more_than_fields(stand: Stand) -> None:
     assert account.pairs[0].now.by == "access"
 
 
+def test_fields_of_the_sender_make_nobody_known(stand: Stand) -> None:
+    peer = stand.connect()
+    stand.say(peer, XFORWARD.format(address="198.51.100.7").replace("HELO=mx.x.test ", "").replace("IDENT=4Qx ", ""))
+    forged = (
+        "Received: from a (b [10.0.0.9])\r\n\t(Authenticated sender: boss) by c id 7;"
+        " Thu, 26 Nov 2026 10:00:00 +0000\r\n"
+    )
+    stand.copy("x@else.test.rehearsal.invalid", fields=forged, peer=peer)
+    account = stand.only()
+    assert outcomes(account) == [("x@else.test", "taken", "refused")]
+    assert (account.client, account.helo) == ("far.test[198.51.100.7]", "")
+    assert account.name != "7"
+
+
 def test_what_xclient_tells_counts_too(stand: Stand) -> None:
     peer = stand.connect(XCLIENT)
     assert stand.say(peer, "XCLIENT NAME=y.test ADDR=198.51.100.8").startswith("220")
@@ -222,6 +242,25 @@ def test_whatever_is_wrong_with_us_the_other_gateway_keeps_no_copy(
     assert len(stand.accounts()) == 1
 
 
+@pytest.mark.parametrize("field", ["X-A: \0\r\n", "X-A: \r\r\n", f"X-A: {'b' * 2000}\r\n"])
+def test_content_that_no_session_takes_is_no_reason_to_return_a_copy(stand: Stand, field: str) -> None:
+    answer = stand.copy("bob@box.test", fields=field)
+    assert answer == "250 2.0.0 Copy not judged: its content cannot be read"
+    assert {type(one).__name__ for one in stand.gateway.events} <= {"SessionClosed"}
+    assert not stand.gateway.rehearsed.path.exists()
+    assert list((stand.file.parent / "state" / "incoming").iterdir()) == []
+
+
+def test_a_copy_that_is_too_large_for_the_listener_is_judged_so(tmp_path: Path) -> None:
+    small = CONFIG.replace("rehearse = true", 'rehearse = true\nmax_message_size = "64KiB"')
+    stand = Stand(tmp_path, small)
+    peer = stand.connect()
+    assert stand.say(peer, "MAIL FROM:<ann@far.test> SIZE=1000000000").startswith("250")
+    body = "\r\n" + "many words\r\n" * 10_000
+    assert stand.copy("bob@box.test", fields=f"From: ann@far.test\r\n{body}") == "250 2.0.0 Copy judged"
+    assert stand.only().pairs[0].now.reason == "max_message_size of the listener is 65536"
+
+
 def test_filters_count_copies_apart(tmp_path: Path) -> None:
     rules = '[filters.rate-limit]\nrules = [{ count = "messages", limit = 1, window = "1h" }]\n'
     real = '[[listeners]]\nname = "mx"\nendpoints = ["tcp:2526"]\npipeline = "inbound"\n\n[rehearsal]'
@@ -234,6 +273,53 @@ def test_filters_count_copies_apart(tmp_path: Path) -> None:
     stand.say(peer, "EHLO mx.far.test")
     assert stand.copy("bob@box.test", peer=peer).startswith("250 2.0.0")
     assert len(stand.gateway.leases) == 1
+
+
+@implementer(IConnectFilter, IEventObserver)
+class Holding:
+    """Holds something for each session until that is over, as a milter's conversation is held; knows all events."""
+
+    def __init__(self) -> None:
+        self.held: set[str] = set()
+        self.seen: list[str] = []
+        self.most = 0
+
+    def on_connect(self, session: Session) -> None:
+        self.held.add(session.id)
+        self.most = max(self.most, len(self.held))
+
+    def observe(self, event: Event) -> None:
+        self.seen.append(type(event).__name__)
+        if isinstance(event, SessionClosed):
+            self.held.discard(event.session)
+
+
+@implementer(IFilterFactory)
+class HoldingFactory:
+    name = "holding"
+    summary = "for a test"
+    options = Section
+
+    def __init__(self) -> None:
+        self.built: list[Holding] = []
+
+    def build(self, options: object, services: FilterServices) -> Holding:
+        self.built.append(Holding())
+        return self.built[-1]
+
+
+def test_filters_hold_nothing_for_copies_that_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    factory = HoldingFactory()
+    stand = Stand(tmp_path, CONFIG.replace('["access",', '["holding", "access",'), [factory])
+    for _ in range(3):
+        stand.copy("bob@box.test")
+    real, own = factory.built
+    assert (own.held, own.most, own.seen) == (set(), 1, ["SessionClosed"] * 3)
+    assert real.most == 0
+    # Also where judging fails.
+    monkeypatch.setattr("mailgate.rehearsal.play._fate", None)
+    stand.copy("bob@box.test")
+    assert own.held == set()
 
 
 # -- what is kept, and told
@@ -274,6 +360,13 @@ def test_so_long_and_so_much_is_kept(tmp_path: Path) -> None:
     assert [one.name for one in read_accounts(accounts.path, 0.0)] == [str(number) for number in range(400, 500)]
     assert list(read_accounts(accounts.path, now[0] + 1)) == []
     wait_for(Deferred.fromCoroutine(accounts.close()))
+
+
+def test_the_file_may_lie_anywhere(tmp_path: Path) -> None:
+    accounts = Accounts(tmp_path / "a%20?b#c.db", at_once, lambda: 1.0)
+    accounts.use(keep=60.0, most=150)
+    wait_for(Deferred.fromCoroutine(accounts.add(account("one"))))
+    assert [one.name for one in read_accounts(accounts.path, 0.0)] == ["one"]
 
 
 def test_a_mail_to_very_many_is_kept_for_some_and_damage_is_left_out(tmp_path: Path) -> None:

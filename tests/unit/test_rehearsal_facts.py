@@ -140,7 +140,7 @@ def test_an_ipv6_client() -> None:
 def test_comments_within_comments_and_long_lists_have_bounds() -> None:
     assert facts("To: " + "(" * 60_000 + "bob@box.test").recipients == ()
     many = ", ".join(f"{number}@box.test" for number in range(6000))
-    assert 900 < len(facts(f"To: {many}").recipients) <= 1000
+    assert 500 < len(facts(f"To: {many}").recipients) <= 1000
     # The client is not looked for without an end.
     hops = ["Received: from f (f [127.0.0.1]) by o; x"] * 60
     assert str(facts(*hops, "Received: from h (h.test [192.0.2.1]) by old; x").address) == "127.0.0.1"

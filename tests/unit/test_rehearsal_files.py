@@ -56,7 +56,9 @@ def write(path: Path, data: bytes = MAIL) -> Path:
     return path
 
 
-@pytest.mark.parametrize("data", [MAIL, MAIL.replace(b"\n", b"\r\n")])
+@pytest.mark.parametrize(
+    "data", [MAIL, MAIL.replace(b"\n", b"\r\n"), MAIL.replace(b"hello\n", b"hello\r\n")], ids=["file", "wire", "mixed"]
+)
 def test_a_message_is_judged_as_it_came(tmp_path: Path, data: bytes) -> None:
     (mail,) = Reader().read(write(tmp_path / "any name", data))
     assert octets(mail) == ON_THE_WIRE

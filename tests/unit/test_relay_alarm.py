@@ -41,8 +41,9 @@ def suspensions(bench: Bench) -> list[Suspension]:
     return list(wait_for(bench.spool.suspensions()))
 
 
-def test_the_route_rests_and_goes_on_where_it_is_resumed(bench: Bench) -> None:
+def test_the_route_rests_and_goes_on_where_it_is_resumed(bench: Bench, recwarn: pytest.WarningsRecorder) -> None:
     send(bench, 5)
+    assert not recwarn.list
     (one,) = suspensions(bench)
     assert (one.kind, one.name, one.until - bench.clock.seconds()) == ("route", "exchange", 1800.0)
     assert "5.7.64" in one.reason

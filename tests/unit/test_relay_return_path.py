@@ -7,11 +7,11 @@ import pytest
 from mailgate.address import NULL_PATH, Address
 from mailgate.envelope import EnvelopeRecipient, Recipient, Target, Transaction
 from mailgate.message import ChangeReturnPath, ChangeSender, Edit, For, RemoveRecipient
+from mailgate.message.words import described
 from mailgate.pipeline.member import MODIFY
 from mailgate.relay.parts import Part, change, fill, parts_of
 from mailgate.testing import transaction
 from mailgate.verdict import Continue
-from mailgate.web.words import described
 
 ANN, BOB = Address("ann", "x.test"), Address("bob", "x.test")
 PATH, OTHER = Address("prvs=x", "d.test"), Address("other", "d.test")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from queue import Empty, Queue
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.task import Clock
 
 from mailgate.address import Address
 from mailgate.config.reports import ReportsSection
@@ -18,34 +16,10 @@ from mailgate.events import DmarcEvaluated
 from mailgate.mailauth.dmarc.report_read import read_reports
 from mailgate.observe.hub import EventHub
 from mailgate.reporting.office import IOfficeReactor, Reporting, ReportingOffice
-from mailgate.stores.aggregates import DAY
 from mailgate.testing import MemoryResolver
+from tests.unit.reports_stand import Machine
 
-NOON = 20_000 * DAY + DAY / 2
 SECTION = ReportsSection.model_validate({"enabled": True, "from": "dmarc@gate.test"})
-
-
-class Machine(Clock):
-    """The time, and what threads hand over."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rightNow = NOON
-        self.handed: Queue[tuple[Callable[..., Any], tuple[Any, ...]]] = Queue()
-
-    def callFromThread(self, call: Callable[..., Any], *values: Any) -> None:  # noqa: N802 (Twisted's)
-        self.handed.put((call, values))
-
-    def until(self, done: Callable[[], object], days: float = 3) -> None:
-        """Let time pass, and threads have theirs, until it is so."""
-        end = self.seconds() + days * DAY
-        while not done() and self.seconds() < end:
-            try:
-                call, values = self.handed.get(timeout=0.02)
-            except Empty:
-                self.advance(1800)
-            else:
-                call(*values)
 
 
 class Worker:

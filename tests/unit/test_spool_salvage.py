@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mailgate.spool.codec import CodecError, decode_envelope, encode_envelope
 from mailgate.spool.database import as_text, open_database
@@ -18,6 +19,8 @@ from mailgate.spool.salvage import TABLES, rows_of
 from tests.unit.test_spool import envelope
 
 PAGE = 4096
+#: With this one, a key leads to what is no row of it in a page of which a half is torn.
+SEED = 87
 _NAMES = {"fresh": "id", "messages": "queue_id", "recipients": "queue_id || ' ' || number"}
 
 Torn = Callable[[bytearray], None]
@@ -26,12 +29,15 @@ Torn = Callable[[bytearray], None]
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A database's octets: small and large rows, keys close together and far apart, three workers' messages."""
-    path = tmp_path_factory.mktemp("whole") / "spool.db"
-    chance = random.Random(7)
+    return database_of(tmp_path_factory.mktemp("whole") / "spool.db", random.Random(SEED))
+
+
+def database_of(path: Path, chance: random.Random) -> bytes:
     with closing(open_database(path)) as database:
         database.execute("BEGIN")
         for number in range(900):
-            one = envelope(1 + number % 4)
+            name = "M8C8" + "".join(chance.choices("0123456789ABCDEFGHJKMNPQRSTVWXYZ", k=12))
+            one = replace(envelope(1 + number % 4), queue_id=name, received=1e9 + number)
             text, data = encode_envelope(one), chance.randbytes((100, 900, 9000)[number % 3])
             row = fresh_ids(number % 3)[0] + number // 3 + (number // 450) * 70_000
             database.execute("INSERT INTO fresh VALUES (?, ?, ?)", (row, text, data))
@@ -78,16 +84,17 @@ def leaves(table: str, which: slice) -> Torn:
 
 
 def by_key(old: sqlite3.Connection, whole: sqlite3.Connection, table: str) -> set[str]:
-    """What of the whole one can be found in the damaged one by those who know each key."""
+    """What of the whole one can be found in the damaged one by those who know each key, and is what they asked for."""
     found = set()
     key = "rowid" if table != "recipients" else "queue_id, number"
     where = " AND ".join(f"{column} = ?" for column in key.split(", "))
-    for name, *values in whole.execute(f"SELECT {_NAMES[table]}, {key} FROM {table}").fetchall():  # noqa: S608  of the test's own
+    columns = f"{_NAMES[table]}, {key}"
+    for name, *values in whole.execute(f"SELECT {columns} FROM {table}").fetchall():  # noqa: S608  of the test's own
         try:
-            rows = old.execute(f"SELECT * FROM {table} WHERE {where}", values).fetchall()  # noqa: S608
+            rows = old.execute(f"SELECT {columns}, * FROM {table} WHERE {where}", values).fetchall()  # noqa: S608
         except sqlite3.Error:
             continue
-        if rows:
+        if rows and rows[0][: 1 + len(values)] == (name, *values):
             found.add(str(name))
     return found
 
@@ -154,6 +161,25 @@ def test_what_is_no_database_takes_no_time(tmp_path: Path) -> None:
     (tmp_path / "hurt.db").write_bytes(b"this is no database" * 1000)
     with closing(sqlite3.connect(tmp_path / "hurt.db")) as old, closing(open_database(tmp_path / "new.db")) as new:
         assert [row for table in TABLES for row in rows_of(tmp_path / "hurt.db", old, table, new)] == []
+
+
+def test_a_row_that_was_not_asked_for_is_none(tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "hurt.db"
+    path.write_bytes(whole)
+
+    class Torn(sqlite3.Connection):
+        """Each key leads to the first row, of which the key is torn."""
+
+        def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+            if "WHERE" not in statement:
+                raise sqlite3.DatabaseError("database disk image is malformed")
+            return super().execute("SELECT NULL, * FROM messages LIMIT 1")
+
+    with (
+        closing(sqlite3.connect(path, factory=Torn)) as old,
+        closing(open_database(tmp_path / "new.db")) as new,
+    ):
+        assert list(rows_of(path, old, "messages", new)) == []
 
 
 def test_an_ailing_disk_is_asked_a_hundred_times_and_no_more(tmp_path: Path, whole: bytes) -> None:

@@ -8,51 +8,25 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from email import message_from_bytes
 from pathlib import Path
-from queue import Empty, Queue
 from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.testing import MemoryReactorClock
 
 from mailgate.address import Address
 from mailgate.backends.questions import IBackendReactor
 from mailgate.config.reports import TlsReportsSection
 from mailgate.reporting.tls_office import TlsReporting, TlsReportingOffice
-from mailgate.stores.gatherer import DAY
 from mailgate.stores.tls_sessions import TlsSession, TlsTally
 from mailgate.testing import MemoryResolver
+from tests.unit.reports_stand import Machine
 
-NOON = 20_000 * DAY + DAY / 2
 GOOD = TlsTally(policy_type="no-policy-found")
 ZONE = {
     "_smtp._tls.a.test": {"TXT": ["v=TLSRPTv1; rua=mailto:tls@a.test"]},
     "_smtp._tls.b.test": {"TXT": ["v=TLSRPTv1; rua=https://www.b.test/tls"]},
     "www.b.test": {"A": ["10.1.2.3"]},
 }
-
-
-class Machine(MemoryReactorClock):
-    """The time, connections that are asked for, and what threads hand over."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # Twisted's
-        self.rightNow = NOON
-        self.handed: Queue[tuple[Callable[..., Any], tuple[Any, ...]]] = Queue()
-
-    def callFromThread(self, call: Callable[..., Any], *values: Any) -> None:  # noqa: N802 (Twisted's)
-        self.handed.put((call, values))
-
-    def until(self, done: Callable[[], object], days: float = 3) -> None:
-        """Let time pass, and threads have theirs, until it is so."""
-        end = self.seconds() + days * DAY
-        while not done() and self.seconds() < end:
-            try:
-                call, values = self.handed.get(timeout=0.02)
-            except Empty:
-                self.advance(1800)
-            else:
-                call(*values)
 
 
 def reporting(**more: Any) -> TlsReporting:

@@ -14,6 +14,28 @@ from tests.unit.peer import envelope
 DELIVERED, DEFERRED, FAILED = OutcomeKind.DELIVERED, OutcomeKind.DEFERRED, OutcomeKind.FAILED
 
 
+def test_whatever_is_said_to_the_content_is_said_to_all_of_its_recipients() -> None:
+    """At DATA, to the end of it, before that end, and by LMTP to each of them."""
+    refused, one = Reply(550, "5.1.10", ("x",)), envelope(2)
+
+    def shared(*, lmtp: bool = False, goes: bool = True, ends: bool = True) -> set[bool]:
+        transaction = Transaction(Extensions({"PIPELINING": ""}), one, one.recipients, 10, peer="mx", lmtp=lmtp)
+        transaction.start()
+        for code in (250, 250, 250):
+            transaction.receive(Reply(code, "", ("x",)))
+        if goes:
+            assert transaction.receive(Reply(354, "", ("x",))) is Step.CONTENT
+            if ends:
+                transaction.announce(is_last=True)
+        while transaction.receive(refused) not in (Step.DONE, Step.DROP):
+            pass
+        assert {result.kind for result in transaction.results} == {FAILED}
+        return {result.is_shared for result in transaction.results}
+
+    assert shared(goes=False) == shared() == shared(ends=False) == {True}
+    assert shared(lmtp=True) == {False}
+
+
 REPLIES = [Reply(code, "", ("x",)) for code in (220, 250, 251, 354, 421, 450, 452, 500, 503, 550, 552)]
 
 

@@ -122,6 +122,21 @@ def test_a_message_is_taken_apart() -> None:
     assert (table["name"], table["type"], base64.b64decode(table["content"])) == ("table.csv", "text/csv", b"a;b\r\n")
 
 
+@pytest.mark.parametrize("kind", ["mixed", "signed", "alternative"])
+def test_a_message_without_the_parts_that_it_tells_of_is_not_lost(kind: str) -> None:
+    octets = f"Content-Type: multipart/{kind}; boundary=b\r\n\r\nWhere are the parts?\r\n".encode()
+    found = told(octets)
+    (one,) = found["attachments"]
+    assert (one["name"], one["type"], base64.b64decode(one["content"])) == ("message.eml", "message/rfc822", octets)
+    assert "no part" in found["problem"]
+
+
+@pytest.mark.parametrize("octets", [b"Subject: x\r\n\r\n", b"Subject: x\r\n", b""])
+def test_a_message_without_a_body_has_no_attachment(octets: bytes) -> None:
+    found = told(octets)
+    assert (found["attachments"], found["problem"]) == ([], "")
+
+
 def test_headers_are_in_their_order_with_all_edits_made() -> None:
     found = told(b"X-Spam-Score: -99\r\nReceived: one\r\nReceived: two,\r\n three\r\n\r\nx\r\n")
     assert [name for name, _ in found["headers"]] == ["X-Spam-Score", "Authentication-Results", "Received", "Received"]
@@ -360,7 +375,8 @@ def test_who_asks_for_a_rest_gets_it(status: int, retry_after: str, rest: float)
 
 def own(said: object, status: int = 200) -> list[tuple[OutcomeKind, str]]:
     body = json.dumps({"recipients": said}).encode()
-    return [(one.kind, str(one.reply)) for one in results_of(Answer(status, body, "application/json"), TWO, "app")]
+    answer = Answer(status, body, "application/json")
+    return [(one.kind, str(one.reply)) for one in results_of(answer, TWO, "app", "0A1B2C3D4E5F6G7H")]
 
 
 def test_one_recipient_may_fare_otherwise() -> None:
@@ -373,7 +389,24 @@ def test_one_recipient_may_fare_otherwise() -> None:
     ]
 
 
-@pytest.mark.parametrize("said", ["bounced", 7, {"result": []}, {}, ["refused"]])
+@pytest.mark.parametrize("name", ["sales@app.test", "Sales@App.test", "0A1B2C3D4E5F6G7H-2"])
+def test_recipients_are_named_by_address_or_id(name: str) -> None:
+    assert [kind for kind, _ in own({name: "refused"})] == [OutcomeKind.DELIVERED, OutcomeKind.FAILED]
+
+
+def test_a_refusal_of_somebody_else_may_be_of_anybody_who_is_not_named() -> None:
+    first, second = own({"tickets@app.test": "delivered", "xn--sales@app.test": "refused"})
+    assert (first[0], second[0]) == (OutcomeKind.DELIVERED, OutcomeKind.DEFERRED)
+    assert "no recipient" in second[1]
+    assert {kind for kind, _ in own({"other@app.test": "delivered"})} == {OutcomeKind.DELIVERED}
+
+
+@pytest.mark.parametrize("said", [[{"address": "sales@app.test", "result": "refused"}], "refused", 1, False])
+def test_verdicts_in_another_form_deliver_nothing(said: object) -> None:
+    assert {kind for kind, _ in own(said)} == {OutcomeKind.DEFERRED}
+
+
+@pytest.mark.parametrize("said", ["bounced", 7, {"result": []}, {}, ["refused"], None])
 def test_what_is_said_of_one_and_not_understood_is_for_now(said: object) -> None:
     first, second = own({"tickets@app.test": said})
     assert (first[0], second[0]) == (OutcomeKind.DEFERRED, OutcomeKind.DELIVERED)
@@ -383,10 +416,20 @@ def test_single_recipients_count_only_where_the_request_was_taken() -> None:
     assert {kind for kind, _ in own({"tickets@app.test": "delivered"}, status=500)} == {OutcomeKind.DEFERRED}
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"[" * 60_000, b'{"recipients": 1}', b"\xff", b"1" * 60_000])
-def test_any_body_may_come_with_a_status(body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"", b"\r\n", b"[]", b"null", b'"ok"', b"{}", b'{"recipients": null}'])
+def test_a_body_without_verdicts_may_come_with_a_status(body: bytes) -> None:
     assert outcome(200, body, "application/json")[0] is OutcomeKind.DELIVERED
     assert outcome(500, body, "application/json")[0] is OutcomeKind.DEFERRED
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[" * 60_000, b"\xff", b"1" * 60_000, b'{"recipients": {"sales@app.test": "ref']
+)
+def test_json_that_cannot_be_read_may_have_refused_somebody(body: bytes) -> None:
+    found, reply, _ = outcome(200, body, "application/json; charset=utf-8")
+    assert (found, reply) == (OutcomeKind.DEFERRED, "451 4.3.0 The application's answer is not understood")
+    assert outcome(422, body, "application/json")[0] is OutcomeKind.FAILED
+    assert outcome(200, body, "text/html")[0] is OutcomeKind.DELIVERED
 
 
 def test_the_texts_are_those_that_mail_readers_show() -> None:

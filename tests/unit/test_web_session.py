@@ -160,6 +160,26 @@ def test_who_is_too_large_hears_so_before_everything_is_sent(tmp_path: Path) -> 
     assert app.is_dropped
 
 
+def test_who_takes_a_message_before_it_has_all_of_it_is_not_believed(tmp_path: Path) -> None:
+    app = App(tmp_path)
+    app.connected()
+    app.transport.registerProducer = lambda producer, streaming: producer.pauseProducing()  # type: ignore[method-assign]
+    results = post(app, LARGE)
+    app.answer(TAKEN)
+    assert [(one.kind, one.reply.status) for one in results] == [(OutcomeKind.DEFERRED, "4.5.0")]
+    assert app.is_dropped
+
+
+def test_who_takes_a_message_and_closes_still_gets_what_is_written(tmp_path: Path) -> None:
+    app = App(tmp_path, timeout="20s")
+    results = post(app)
+    app.answer(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+    assert [one.kind for one in results] == [OutcomeKind.DELIVERED]
+    assert (app.transport.disconnecting, app.transport.disconnected) == (True, False)
+    app.reactor.advance(20.0)
+    assert app.transport.disconnected  # it never closes its side
+
+
 def test_pieces_are_made_as_fast_as_they_are_taken(tmp_path: Path) -> None:
     app = App(tmp_path)
     app.connected()
@@ -366,6 +386,14 @@ def test_closing_at_rest_is_quiet(tmp_path: Path) -> None:
     app.lost()
     app.protocol.close()
     assert app.reactor.getDelayedCalls() == []
+
+
+def test_who_never_closes_his_side_is_not_waited_for(tmp_path: Path) -> None:
+    app = App(tmp_path, timeout="20s")
+    app.connected().close()
+    assert not app.transport.disconnected
+    app.reactor.advance(20.0)
+    assert app.transport.disconnected
 
 
 def failure_of(app: App) -> ConnectFailedError:

@@ -40,6 +40,7 @@ def test_octets_may_come_in_any_pieces(cuts: list[int]) -> None:
         (b"\n", "without attributes"),
         (b"a=b\nno attribute\n\n", "no attribute"),
         (b"=b\n\n", "no attribute"),
+        (b"a=b\nc=d\na=b\n\n", "told twice: 'a'"),
         (b"a=" + b"x" * MAX_REQUEST, "more than 65536 octets"),
         (b"a=" + b"x" * MAX_REQUEST + b"\n\n", "more than 65536 octets"),
         (b"a=b\n" * (MAX_ATTRIBUTES + 1) + b"\n", "more than 200 attributes"),

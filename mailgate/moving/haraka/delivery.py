@@ -9,12 +9,14 @@ from mailgate.address import Address, AddressError
 from mailgate.config.hosts import parse_domain, parse_host, parse_network
 from mailgate.config.units import format_duration
 from mailgate.moving.draft import Section
-from mailgate.moving.files import slug
+from mailgate.moving.files import is_everybody, slug
 from mailgate.moving.haraka.reading import Haraka, Ini
 
 __all__ = ["read_delivery", "trusted"]
 
 _SMTP_QUEUES = {"queue/smtp_forward": "smtp_forward.ini", "queue/smtp_proxy": "smtp_proxy.ini"}
+#: Plugins that take what others have marked, and pass on all else.
+_PASSING = {"queue/quarantine", "queue/discard"}
 _SPAN = re.compile(r"\s*(\d+)\s*([smhd])\s*(?:\*\s*(\d+))?\s*")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 #: The waits of a Haraka that is not told otherwise come to about this much.
@@ -31,7 +33,11 @@ class Delivery:
 
     def read(self) -> None:
         """Routes first, since domains name them."""
-        queue = next((one for one in self._plugins if one.startswith("queue/")), "")
+        queues = [one for one in self._plugins if one.startswith("queue/") and one not in _PASSING]
+        queue = next(iter(queues), "")
+        if len(queues) > 1:
+            text = f"{queue} comes first, and what it does not take goes to the next in Haraka"
+            self._draft.leave("decide", ", ".join(queues), text, "See fallback of the route, and [domains]")
         default, own, outbound = self._queue(queue)
         self._domains(default, own)
         self._aliases()
@@ -39,7 +45,7 @@ class Delivery:
             self._internet()
             self._draft.section("routing").set("default", "internet", "outbound.ini")
         elif default:
-            origin = "smtp_forward.ini enable_outbound (it is on unless it is false)"
+            origin = f"{_SMTP_QUEUES.get(queue, queue)} enable_outbound (it is on unless it is false)"
             self._draft.section("routing").set("default", default, origin)
         self._forced()
 
@@ -55,16 +61,12 @@ class Delivery:
             if ini.get("domain_selector") == "mail_from":
                 text = "routes by the sender's domain stand in [routing.senders]"
                 self._draft.leave("decide", ini.origin("domain_selector"), text, "Move them there from [domains]")
-            is_forward = queue == "queue/smtp_forward"
-            return default, own, not (is_forward and ini.is_true("enable_outbound", default=True))
+            return default, own, not ini.is_true("enable_outbound", default=True)
         if queue == "queue/lmtp":
             ini = self._haraka.ini("lmtp.ini")
             default = self._server("inside", ini, "main", "lmtp")
             return default, self._own(ini, "lmtp"), True
         section = self._draft.section("routes", "inside")
-        if queue == "queue/discard":
-            section.set("transport", "discard", queue)
-            return "inside", {}, True
         section.set("transport", "maildir", queue or "no queue plugin")
         section.set("path", "/var/lib/mailgate/mailboxes/{domain}/{local_part}")
         advice = "Name the next hop; until then mail is kept in mailboxes/"
@@ -236,7 +238,7 @@ class Delivery:
         ini = self._haraka.ini("relay.ini")
         if "relay" not in self._plugins:
             return
-        forces, dest = ini.is_true("force_routing", "relay"), ini.is_true("dest_domains", "relay")
+        forces, dest = ini.is_true("force_routing", "relay", default=True), ini.is_true("dest_domains", "relay")
         if not (forces or dest):
             return
         found = self._haraka.ini("relay_dest_domains.ini")
@@ -251,7 +253,11 @@ class Delivery:
                 section = self._draft.section("routes", name)
                 section.set("transport", "smtp", found.origin(domain, "domains"))
                 section.set("hosts", [hop])
-                self._draft.section("routing", "recipients").set(domain.lower(), name, found.name)
+                routing = self._draft.section("routing")
+                if domain != "any":
+                    self._draft.section("routing", "recipients").set(domain.lower(), name, found.name)
+                elif routing.values.get("default") == "internet":
+                    routing.set("default", name, f"{found.name} any")
             if dest:
                 text = "a domain that anybody may send to through us is one of [domains]"
                 self._draft.leave("decide", f"{found.name}: {domain}", text, "Add it there if it is yours")
@@ -267,9 +273,15 @@ def trusted(haraka: Haraka) -> list[str]:
     found = []
     for line in haraka.lines("relay_acl_allow"):
         try:
-            found.append(str(parse_network(line)))
+            network = parse_network(line)
         except ValueError as error:
             haraka.draft.leave("decide", f"relay_acl_allow: {line}", str(error), "Add it to trusted_networks")
+            continue
+        if is_everybody(network):
+            text = "is half of the Internet or more, and would make an open relay: it is left out"
+            haraka.draft.leave("decide", f"relay_acl_allow: {line}", text, "Name your own networks")
+        else:
+            found.append(str(network))
     return found
 
 

@@ -10,7 +10,7 @@ from mailgate.config.hosts import parse_domain, parse_network
 from mailgate.config.units import format_duration
 from mailgate.filters.access_rules import RuleTable, parse_rule
 from mailgate.moving.draft import Section, Value
-from mailgate.moving.files import ReadingError, read_text
+from mailgate.moving.files import ReadingError, read_text, slug
 from mailgate.moving.haraka.reading import Haraka, is_true
 from mailgate.moving.haraka.scanners import clamd, rspamd, spamassassin
 
@@ -254,7 +254,7 @@ def _dkim(haraka: Haraka, plugin: str) -> Section:
     signer.comment("Links to the keys as they are: mailgate's user, and nobody else, must be able to read them.")
     for domain, path, selector in good:
         section_of = haraka.draft.section("filters", "dkim-sign", "domains", domain)
-        file = haraka.draft.link(f"keys/{domain}.{selector}.pem", str(path.absolute()))
+        file = haraka.draft.link(f"keys/{slug(domain)}.{slug(selector)}.pem", str(path.absolute()))
         section_of.set("keys", [{"selector": selector, "path": file}], f"dkim/{domain}")
     return section
 

@@ -26,7 +26,7 @@ _COVERED = {
     "toobusy": "limits of the listener, and back-pressure", "delay_deny": "when of each filter: at RCPT by default",
     "aliases": "[aliases]", "reseed_rng": "nothing has to be done", "auth/flat_file": "[auth.users]",
     "queue/smtp_forward": "[routes]", "queue/smtp_proxy": "[routes] with queue = false", "queue/lmtp": "[routes]",
-    "queue/discard": "[routes]", "rcpt_to.host_list_base": "[domains]", "auth/auth_base": "[auth.users]",
+    "queue/discard": "filters", "rcpt_to.host_list_base": "[domains]", "auth/auth_base": "[auth.users]",
     "max_unrecognized_commands": "max_errors of the listener", "process": "nothing", "queue/deliver": "[routing]",
 }  # fmt: skip
 #: Files that something else stands for, or that have nothing to say.

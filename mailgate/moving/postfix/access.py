@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
@@ -11,7 +11,7 @@ from mailgate.filters.access_rules import RuleTable, parse_rule
 from mailgate.moving.postfix.site import Site
 from mailgate.moving.postfix.tables import Entry, Question, Table, Unreadable
 
-__all__ = ["Ruled", "access_rules"]
+__all__ = ["Covering", "Ruled", "access_rules", "ordered"]
 
 #: The subject of our rule, by that of the restriction.
 SUBJECTS = {
@@ -29,9 +29,10 @@ _CODE = re.compile(r"([45])\d\d(?:\s+\d\.\d+\.\d+)?\s*(.*)", re.DOTALL)
 @dataclass(frozen=True, slots=True)
 class Ruled:
     """A table as rules. Of one filter an allow goes before all that refuses, whatever is narrower: so what refuses some
-    of those that an allow of the same table is for stands in `before`, which belongs into a filter of its own."""
+    of those that an allow of the same table is for stands in `before`, with what it is itself too wide for. Each group
+    there belongs into a filter of its own, in this order."""
 
-    before: tuple[str, ...] = ()
+    before: tuple[tuple[str, ...], ...] = ()
     rules: tuple[str, ...] = ()
 
     @property
@@ -57,37 +58,56 @@ def access_rules(site: Site, subject: str, table: Table, origin: str) -> Ruled:
         site.draft.leave("missing", where, why, "Write its rules into a file of access, or a filter of your own")
         return Ruled()
     refuses = any(_action(entry.value)[0] in ("deny", "defer") for entry in table.entries)
+    is_cidr = table.name.removeprefix("proxy:").startswith("cidr:")
     made: dict[tuple[str, str], str] = {}
     for entry in table.entries:
-        for rule in _rules(site, SUBJECTS[subject], entry, *_action(entry.value), refuses=refuses):
+        action, text = _action(entry.value)
+        found = _rules(site, SUBJECTS[subject], entry, action, text, refuses=refuses, has_networks=is_cidr)
+        for rule in found:
             _, about, pattern, *_ = rule.split(" ")
             # Of two entries with one key the first counts.
             made.setdefault((about, pattern), rule)
-    return _ordered(made, first_counts=table.name.removeprefix("proxy:").startswith("cidr:"))
+    return ordered(made, first_counts=is_cidr)
 
 
-def _ordered(made: Mapping[tuple[str, str], str], *, first_counts: bool) -> Ruled:
-    allowed, seen = Covering(), Covering()
+def ordered(made: Mapping[tuple[str, str], str], *, first_counts: bool = False) -> Ruled:
+    """Rules by subject and pattern, put into filters so that the narrowest one counts; or the first one, with
+    `first_counts`."""
+    seen = Covering()
     kept: dict[tuple[str, str], str] = {}
     for key, rule in made.items():
         if first_counts and seen.covers(key):
             continue  # an entry before it is for all of these
         seen.add(key)
         kept[key] = rule
-        if rule.startswith("allow "):
-            allowed.add(key)
-    before = [key for key, rule in kept.items() if not rule.startswith("allow ") and allowed.covers(key)]
-    after = [rule for key, rule in kept.items() if key not in set(before)]
-    return Ruled(tuple(kept[key] for key in before), tuple(after))
+    groups: list[tuple[str, ...]] = []
+    while True:
+        inner = _inner(kept)
+        groups.append(tuple(rule for key, rule in kept.items() if key not in inner))
+        if not inner:
+            return Ruled(tuple(reversed(groups[1:])), groups[0])
+        kept = {key: rule for key, rule in kept.items() if key in inner}
+
+
+def _inner(rules: Mapping[tuple[str, str], str]) -> set[tuple[str, str]]:
+    """The rules that refuse some of those that an allow is for, and those within them that allow: fewer than all, since
+    the widest allow is none of them."""
+    allows = {key for key, rule in rules.items() if rule.startswith("allow ")}
+    allowed = Covering(allows)
+    refusing = {key for key in rules.keys() - allows if allowed.covers(key)}
+    refused = Covering(refusing)
+    return refusing | {key for key in allows if refused.covers(key)}
 
 
 class Covering:
     """Patterns, and whether one of them is for all that another one is for."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Iterable[tuple[str, str]] = ()) -> None:
         self._names: set[tuple[str, str]] = set()
         self._networks: set[IPv4Network | IPv6Network] = set()
         self._prefixes: set[int] = set()
+        for key in keys:
+            self.add(key)
 
     def add(self, key: tuple[str, str]) -> None:
         """Take a pattern, with what it is about."""
@@ -105,7 +125,7 @@ class Covering:
             network = ip_network(pattern)
             wider = (one for one in self._prefixes if one <= network.prefixlen)
             return any(network.supernet(new_prefix=one) in self._networks for one in wider)
-        if key in self._names:
+        if key in self._names or (about, "*") in self._names:
             return True
         _, _, name = pattern.rpartition("@")
         name = name.removeprefix("*.").removeprefix(".")
@@ -120,8 +140,8 @@ class Covering:
 
 def _action(value: str) -> tuple[str, str]:
     """Our action for a result, "" where there is none; and its text."""
-    word, _, rest = value.partition(" ")
-    lower = word.lower()
+    word, *more = value.split(None, 1) or [""]
+    lower, rest = word.lower(), "".join(more)
     if lower in _ALLOW or (lower.isdigit() and not _CODE.fullmatch(value)):
         return "allow", ""
     if lower == "reject":
@@ -138,9 +158,11 @@ def _stripped(text: str) -> str:
     return re.sub(r"^\s*[45]\.\d{1,3}\.\d{1,3}\s*", "", text).strip()
 
 
-def _rules(site: Site, subject: str, entry: Entry, action: str, text: str, *, refuses: bool) -> Iterator[str]:
+def _rules(
+    site: Site, subject: str, entry: Entry, action: str, text: str, *, refuses: bool, has_networks: bool
+) -> Iterator[str]:
     where = f"{entry.origin}: {entry.key}"
-    word = entry.value.split(" ")[0]
+    word = (entry.value.split() or [""])[0]
     if not action:
         if word.upper() == "DUNNO" and not refuses:
             return  # an exception to nothing
@@ -149,7 +171,12 @@ def _rules(site: Site, subject: str, entry: Entry, action: str, text: str, *, re
             reason = "DUNNO spares it from the rules around it, and an allow would spare it from other filters, too"
         site.draft.leave("missing", where, reason, "A filter of your own can do it")
         return
-    patterns = list(_patterns(subject, entry.key.lower()))
+    if subject == "client" and entry.key.lower() == "unknown":
+        text = "stands for clients without a confirmed name, which no rule is about"
+        site.draft.leave("missing", where, text, "See no_name and unconfirmed of the filter fcrdns")
+        return
+    goes_below = "smtpd_access_maps" in site.parameters.words("parent_domain_matches_subdomains")
+    patterns = list(_patterns(subject, entry.key.lower(), goes_below=goes_below, has_networks=has_networks))
     for key, pattern in patterns:
         rule = f"{action} {key} {pattern}" + (f" {text}" if text and action != "allow" else "")
         rule = rule.replace("#", "")
@@ -165,9 +192,12 @@ def _rules(site: Site, subject: str, entry: Entry, action: str, text: str, *, re
         )
 
 
-def _patterns(subject: str, key: str) -> Iterator[tuple[str, str]]:
-    """The subjects and patterns of our rules for a key of theirs, which stands for what is below a domain as well."""
+def _patterns(subject: str, key: str, *, goes_below: bool, has_networks: bool) -> Iterator[tuple[str, str]]:
+    """The subjects and patterns of our rules for a key of theirs; `goes_below`: whether a domain stands for what is
+    below it as well (parent_domain_matches_subdomains), `has_networks`: whether a key may be a network."""
     if subject == "client":
+        if "/" in key and not has_networks:
+            return
         if "/" in key or ":" in key or re.fullmatch(r"\d+(\.\d+){3}", key):
             yield "client", key
         elif _PARTIAL.fullmatch(key):
@@ -177,7 +207,8 @@ def _patterns(subject: str, key: str) -> Iterator[tuple[str, str]]:
             yield "name", key
         else:
             yield "name", key
-            yield "name", f".{key}"
+            if goes_below:
+                yield "name", f".{key}"
     elif key == "<>":
         if subject == "sender":
             yield subject, key
@@ -188,4 +219,5 @@ def _patterns(subject: str, key: str) -> Iterator[tuple[str, str]]:
         yield subject, f"*{key}" if subject != "helo" else key
     else:
         yield subject, key
-        yield subject, f"*.{key}"
+        if goes_below:
+            yield subject, f"*.{key}"

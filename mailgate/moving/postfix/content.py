@@ -84,7 +84,7 @@ def milters(site: Site, parameters: Parameters, pipeline: Pipeline) -> None:
     for word in parameters.words("smtpd_milters"):
         first, *settings = split_words(unbraced(word))
         own = {key.strip(): value.strip() for key, _, value in (one.partition("=") for one in map(unbraced, settings))}
-        host = _milter_host(site, first)
+        host = _milter_host(site, first, parameters)
         if not host:
             site.draft.leave("decide", f"{origin}: {word}", "is no place of a milter that we know")
             continue
@@ -109,10 +109,10 @@ def milters(site: Site, parameters: Parameters, pipeline: Pipeline) -> None:
                 site.draft.leave("covered", parameters.origin(setting), text)
 
 
-def _milter_host(site: Site, text: str) -> str:
+def _milter_host(site: Site, text: str, parameters: Parameters) -> str:
     kind, _, rest = text.partition(":")
     if kind in ("unix", "local"):
-        return f"unix:{site.path(rest)}"
+        return f"unix:{site.path(rest, parameters)}"
     if kind in ("inet", "inet6"):
         port, _, host = rest.partition("@")
         written = f"{host}:{port}" if host else rest

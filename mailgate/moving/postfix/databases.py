@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from mailgate.moving.draft import Section, Value
 from mailgate.moving.postfix.reading import split_words
@@ -12,6 +13,7 @@ from mailgate.moving.postfix.tables import Question, Table
 __all__ = ["ask_aliases", "ask_recipients"]
 
 _SQL = {"s": ":address", "u": ":local_part", "d": ":domain"}
+_PLAIN = re.compile(r"ldap://(?!localhost[:/]?|127\.|\[::1\])", re.IGNORECASE)
 _LDAP = {"s": "{address}", "u": "{local_part}", "d": "{domain}"}
 
 
@@ -33,6 +35,11 @@ def _ask(site: Site, table: Table, kind: str, name: str, origin: str) -> str:
         text = "MySQL is not asked: offer the same as HTTP, PostgreSQL or SQLite"
         site.draft.leave("decide", where, text, f"Until then nobody is known by these {kind}")
         return ""
+    unlike = _unlike(question.settings, kind)
+    if unlike:
+        text = f"{unlike} cannot be said here, and without it the answers would be others"
+        site.draft.leave("decide", where, text, f"Until then nobody is known by these {kind}")
+        return ""
     values = _ldap(site, question, name, kind) if question.kind == "ldap" else _sql(site, question, name)
     if values is None:
         site.draft.leave("decide", where, f"{question.path.name} has no question that can be taken over")
@@ -44,6 +51,18 @@ def _ask(site: Site, table: Table, kind: str, name: str, origin: str) -> str:
     if values["kind"] == "sql" and kind == "aliases" and "select" in str(values["query"]).lower():
         section.comment("The query has to give a row for each target, or several in one text with commas.")
     return name
+
+
+def _unlike(settings: Mapping[str, str], kind: str) -> str:
+    """The setting without which this table would find others; "" where there is none."""
+    asked = f"{settings.get('query', '')} {settings.get('query_filter', '')}"
+    if settings.get("domain") and not re.search(r"%[sd]", asked):
+        return "domain"  # one of the names alone would be found in any domain
+    if "%" in settings.get("search_base", ""):
+        return "search_base with %"
+    if kind == "aliases" and settings.get("result_format", settings.get("result_filter", "%s")) != "%s":
+        return "result_format"
+    return ""
 
 
 def _sql(site: Site, question: Question, name: str) -> dict[str, Value] | None:
@@ -76,6 +95,10 @@ def _ldap(site: Site, question: Question, name: str, kind: str) -> dict[str, Val
     values: dict[str, Value] = {"kind": "ldap", "urls": urls}
     if settings.get("start_tls", "no") == "yes":
         values["starttls"] = True
+    elif any(_PLAIN.match(str(one)) for one in urls):
+        values["starttls"] = True
+        text = "a directory on another host is asked under TLS only, so STARTTLS is demanded"
+        site.draft.leave("decide", question.path.name, text, "See that it has a certificate, or write ldaps://")
     if settings.get("bind_pw") and settings.get("bind", "yes") != "no":
         values["bind_dn"] = settings.get("bind_dn", "")
         values["bind_password_file"] = site.draft.file(

@@ -10,6 +10,7 @@ DEFAULTS: Mapping[str, str] = {
     "alias_maps": "hash:/etc/aliases",
     "anvil_rate_time_unit": "60s",
     "compatibility_level": "0",
+    "default_database_type": "hash",
     "default_transport": "smtp",
     "delay_warning_time": "0h",
     "inet_interfaces": "all",

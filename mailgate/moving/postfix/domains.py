@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from mailgate.address import Address, AddressError
 from mailgate.moving.draft import Section, Value
-from mailgate.moving.files import slug
+from mailgate.moving.files import ReadingError, slug
 from mailgate.moving.postfix.databases import ask_aliases, ask_recipients
 from mailgate.moving.postfix.site import Member, Site
 from mailgate.moving.postfix.tables import Entry, Question, Rule, Table, Unreadable
@@ -16,6 +16,8 @@ from mailgate.rewriting.tables import PatternRules, split_targets
 
 __all__ = ["read_aliases", "read_domains"]
 
+#: Addresses that a table of local parts may make.
+_MOST = 500_000
 _DELIMITERS = "+=_#/~.-"
 #: What a domain of each class is known by, and the tables of its recipients.
 _CLASSES = (
@@ -42,7 +44,8 @@ def read_domains(site: Site, *, probes: bool) -> None:
     if "alias" in site.local.values():
         section = site.draft.section("recipients", "no-mailboxes")
         section.set("kind", "list")
-        known = [f"postmaster@{name}" for name, kind in site.local.items() if kind == "alias"]
+        aliased = [name.removeprefix("*.") for name, kind in site.local.items() if kind == "alias"]
+        known = [f"postmaster@{name}" for name in dict.fromkeys(aliased)]
         section.set("addresses", list(known), "virtual_alias_domains: all others are aliases")
 
 
@@ -53,7 +56,14 @@ def _domains(site: Site, setting: str) -> list[Member]:
         if "@" in member.text and member.origin != origin:
             continue  # a table that lists addresses as well
         name = member.text.lower().strip("[]") if member.text.startswith("[") else member.text.lower()
-        if member.text.startswith("["):
+        if member.is_not and not site.is_domain(name.removeprefix(".")):
+            site.unclear(member.origin, f"!{member.text}: is no domain")
+            break
+        if member.is_not:
+            site.spared.add(name.removeprefix("."))
+        elif name.removeprefix(".") in site.spared:
+            continue
+        elif member.text.startswith("["):
             site.draft.leave("differs", f"{member.origin}: {member.text}", "mail to an address literal is not taken")
         elif not site.is_domain(name.removeprefix(".")):
             site.draft.leave("decide", f"{member.origin}: {member.text}", "is no domain that can stand in our file")
@@ -78,6 +88,10 @@ def _alias_domains(site: Site) -> list[Member]:
 
 def _domain(site: Site, kind: str, member: Member, sources: Sequence[str]) -> None:
     name = member.text.lower()
+    if name.startswith(".") and any(f".{one}".endswith(name) for one in site.spared):
+        text = "some of the domains below it are excepted, and an entry for all below it would be for them, too"
+        site.draft.leave("decide", f"{member.origin}: {name}", text, "Name those that are meant in [domains]")
+        return
     for one in [f"*{name}"] if name.startswith(".") else [name]:
         if one in site.local:
             continue
@@ -123,6 +137,7 @@ def _recipients(site: Site, kind: str, domains: Sequence[str], maps: str, *, pro
             advice = "List the addresses, or have the table itself read: a [recipients.NAME] of kind postfix"
             site.draft.leave("decide", f"{origin}: {table.name}", text, advice)
         else:
+            _bound(table, domains)
             lines += _addresses(site, table.entries, domains)
     if not tables:
         return [_unlisted(site, kind, maps, origin, probes=probes)]
@@ -196,6 +211,7 @@ def _alias_table(site: Site, table: Table) -> list[str]:
         return []
     if table.rules:
         return _alias_rules(site, table.rules, name, origin)
+    _bound(table, [domain for domain, kind in site.local.items() if kind == "local"])
     lines = []
     for entry in table.entries:
         if site.local.get(entry.key.lower()) == "alias":
@@ -214,6 +230,15 @@ def _alias_table(site: Site, table: Table) -> list[str]:
                 continue
             lines += _alias_line(site, key, targets, entry)
     return [_map(site, name, lines, origin)] if lines else []
+
+
+def _bound(table: Table, domains: Sequence[str]) -> None:
+    """ReadingError where a table of local parts makes too much of many domains."""
+    alone = sum(1 for entry in table.entries if "@" not in entry.key)
+    if alone * len(domains) > _MOST:
+        raise ReadingError(
+            f"{table.name}: {alone} local parts in {len(domains)} domains are more than {_MOST} addresses"
+        )
 
 
 def _alias_line(site: Site, key: str, targets: Sequence[str], entry: Entry) -> list[str]:
@@ -264,6 +289,7 @@ def _local_aliases(site: Site, table: Table) -> list[str]:
         site.draft.leave("decide", f"{origin}: {table.name}", why, "Its aliases are not in the new file")
         return []
     domains = [domain for domain, kind in site.local.items() if kind == "local" and "*" not in domain]
+    _bound(table, domains)
     lines = []
     for entry in table.entries:
         targets = [_complete(site, one) for one in split_targets(entry.value)]
@@ -276,8 +302,7 @@ def _local_aliases(site: Site, table: Table) -> list[str]:
 def _alias_rules(site: Site, rules: Sequence[Rule], name: str, origin: str) -> list[str]:
     made: list[Value] = []
     for rule in rules:
-        pattern = rule.pattern.removeprefix("^") if rule.pattern.startswith("^") else f".*{rule.pattern}"
-        pattern = pattern.removesuffix("$") if pattern.endswith("$") else f"{pattern}.*"
+        pattern = _whole(rule.pattern)
         targets = [re.sub(r"\$\{?(\d+)\}?", r"\\\1", _complete(site, one)) for one in split_targets(rule.value)]
         try:
             if rule.is_not or not targets:
@@ -293,6 +318,14 @@ def _alias_rules(site: Site, rules: Sequence[Rule], name: str, origin: str) -> l
     section.set("kind", "pattern", origin)
     section.set("rules", made)
     return [name]
+
+
+def _whole(pattern: str) -> str:
+    """An expression that is found anywhere, as early as can be, as one for all of an address."""
+    if "|" in pattern:  # of which each part may have ends of its own
+        return f".*?(?:{pattern}).*"
+    pattern = pattern.removeprefix("^") if pattern.startswith("^") else f".*?{pattern}"
+    return pattern.removesuffix("$") if pattern.endswith("$") and not pattern.endswith("\\$") else f"{pattern}.*"
 
 
 def _copies(site: Site) -> list[str]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from mailgate.filters.access_rules import RuleTable, parse_rule
 from mailgate.filters.who import AddressPatterns, IdentityTable
 from mailgate.moving.draft import Section, Value
 from mailgate.moving.postfix.access import access_rules
@@ -136,14 +137,21 @@ class _Made:
 
     def _filter(self, kind: str, step: Step) -> Section:
         """The one filter of this kind."""
-        return self._named(kind, f"{self._prefix}{kind}" + ("-shadow" if step.only_warns else ""), step)
+        return self._named(kind, self._name(kind, step), step)
 
-    def _named(self, kind: str, name: str, step: Step) -> Section:
+    def _name(self, kind: str, step: Step) -> str:
+        return f"{self._prefix}{kind}" + ("-shadow" if step.only_warns else "")
+
+    def _section(self, kind: str, name: str, step: Step) -> Section:
         section = self._site.draft.section("filters", name)
         if name != kind:
             section.set("kind", kind)
         if step.only_warns:
             section.set("mode", "shadow", "warn_if_reject")
+        return section
+
+    def _named(self, kind: str, name: str, step: Step) -> Section:
+        section = self._section(kind, name, step)
         if self._at_once and kind in ("access", "helo", "fcrdns", "dnsbl"):
             section.set("when", "at-once", self._parameters.origin("smtpd_delay_reject"))
         elif kind in ("access", "helo", "fcrdns", "dnsbl"):
@@ -159,8 +167,10 @@ class _Made:
     def _access(self, step: Step, subject: str) -> None:
         """A table as a filter, or two; what is in one list goes into one filter as long as that means the same."""
         ruled = access_rules(self._site, subject, self._site.tables.read(step.argument), step.origin)
-        if ruled.before:
-            self._file(step, subject, ruled.before, self._numbered(step))
+        for rules in ruled.before:
+            self._file(step, subject, rules, self._numbered(step))
+        if any(rule.startswith("allow recipient") for rules in (*ruled.before, ruled.rules) for rule in rules):
+            self._pipeline.allows_recipients = True
         if not ruled.rules:
             return
         stage, refuses, name = self._last
@@ -168,8 +178,6 @@ class _Made:
             name, refuses = self._numbered(step), False
         self._file(step, subject, ruled.rules, name)
         self._last = (step.stage, refuses or ruled.refuses, name)
-        if any(rule.startswith("allow recipient") for rule in ruled.rules):
-            self._pipeline.allows_recipients = True
         if ruled.allows and step.stage in ("recipient", "relay"):
             text = "OK lets through here what the filters behind access would refuse, and lets nobody relay"
             self._site.draft.leave("differs", f"{step.origin}: {step.argument}", text, "Who may: trusted_networks")
@@ -238,10 +246,12 @@ class _Made:
         maps = [one for one in self._parameters.words("smtpd_sender_login_maps") if ":" in one]
         origin = self._parameters.origin("smtpd_sender_login_maps")
         by_login: dict[str, list[str]] = {}
+        owned: list[str] = []
         for table in self._site.tables.all(maps):
             if not table.entries:
                 self._site.draft.leave("decide", f"{origin}: {table.name}", "only lists can be taken over")
             for entry in table.entries:
+                owned += _owned(entry.key)
                 for login in re.split(r"[,\s]+", entry.value.strip()):
                     pattern = entry.key.removeprefix("@")
                     if _may_be_granted(login, pattern):
@@ -249,15 +259,37 @@ class _Made:
                     elif login:
                         text = f"{login} and this key are no name and address that can stand in our list"
                         self._site.draft.leave("missing", f"{entry.origin}: {entry.key}", text)
-        name = f"{self._prefix}sender-login"
-        section = self._site.draft.section("filters", name)
-        if self._prefix:
-            section.set("kind", "sender-login")
+        if owned and step.word != "reject_authenticated_sender_login_mismatch":
+            # What belongs to a login is nothing for those who have none.
+            name = self._name("access-owned", step)
+            others = self._section("access", name, step)
+            others.set("reachable", [], "Postfix refuses mail to the postmaster as well")
+            others.set("files", [self._site.draft.file("access-owned", dict.fromkeys(owned))], step.word)
+            self._pipeline.add(name)
+        if step.word == "reject_unauthenticated_sender_login_mismatch":
+            return
+        name = self._name("sender-login", step)
+        section = self._section("sender-login", name, step)
+        if not step.for_networks or step.word == "reject_authenticated_sender_login_mismatch":
+            section.set("trusted", "any", "permit_mynetworks comes before, or it is about logins alone")
+        if step.word == "reject_known_sender_login_mismatch":
+            text = "whoever has logged in may not use a sender that no list has, either"
+            self._site.draft.leave("differs", f"{step.word} in {step.origin}", text, "See allow of sender-login")
         section.set("header", "off", "Postfix looks at the envelope alone")
         section.set("own", False, "smtpd_sender_login_maps says all")
         lines = [f"{login} {', '.join(dict.fromkeys(keys))}" for login, keys in by_login.items()]
         section.set("files", [self._site.draft.file("sender-login", lines)], f"{step.word}, {origin}")
         self._pipeline.add(name, strangers=False, trusted=True)
+
+
+def _owned(key: str) -> list[str]:
+    """A rule against strangers with a sender that belongs to somebody; none where the key is no address or domain."""
+    rule = f"deny sender {key.lower().removeprefix('@')} Log in to send as this address"
+    try:
+        RuleTable([parse_rule(rule, "rule", 0)])
+    except ValueError:
+        return []
+    return [rule] if "@" in key and "#" not in rule else []
 
 
 def _may_be_granted(login: str, pattern: str) -> bool:

@@ -165,7 +165,7 @@ def _tls(site: Site, section: Section, parameters: Parameters) -> bool:
         level, origin = "encrypt", parameters.origin("smtpd_enforce_tls")
     if not level and parameters.is_yes("smtpd_use_tls"):
         level, origin = "may", parameters.origin("smtpd_use_tls")
-    tls = _TLS.get(level or "none", "optional")
+    tls = _TLS.get(level.lower() or "none", "optional")
     if parameters.is_yes("smtpd_tls_wrappermode"):
         tls, origin = "implicit", parameters.origin("smtpd_tls_wrappermode")
     wants = tls != "off"
@@ -205,7 +205,7 @@ def _auth(site: Site, section: Section, parameters: Parameters, *, wants_tls: bo
     path, origin = parameters.get("smtpd_sasl_path"), parameters.origin("smtpd_sasl_path")
     if parameters.get("smtpd_sasl_type") == "dovecot":
         users.set("kind", "dovecot", parameters.origin("smtpd_sasl_type"))
-        place = path.removeprefix("inet:") if path.startswith("inet:") else f"unix:{site.path(path)}"
+        place = path.removeprefix("inet:") if path.startswith("inet:") else f"unix:{site.path(path, parameters)}"
         users.set("socket", place, origin)
         text = "mailgate's user must be able to reach Dovecot's socket"
         site.draft.leave("differs", origin, text, "Look at mode, user and group of the unix_listener in Dovecot")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mailgate.moving.files import ReadingError
 from mailgate.moving.postfix.defaults import DEFAULTS
@@ -13,6 +13,7 @@ __all__ = [
     "Parameters",
     "Service",
     "Setting",
+    "is_below",
     "logical_lines",
     "read_main",
     "read_master",
@@ -23,7 +24,7 @@ __all__ = [
 #: Names inside names, and characters of one value, and of a condition in it.
 _DEEPEST, _LONGEST = 30, 1024 * 1024
 _LONGEST_CONDITION = 4096
-_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_NAME = re.compile(r"[A-Za-z0-9_]+")
 _SETTING = re.compile(r"([A-Za-z0-9_.-]+)\s*=\s*(.*)", re.DOTALL)
 _SUM = re.compile(r"\s*\{(.*?)\}\s*(==|!=|<=|>=|<|>)(level)?\s*\{(.*?)\}\s*\Z", re.DOTALL)
 _OPPOSITE = {"}": "{", ")": "("}
@@ -41,7 +42,8 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """An entry of master.cf; `own` are the settings of its -o options."""
+    """An entry of master.cf; `own` are the settings of its -o options, and `is_chrooted` says whether paths begin at
+    Postfix's queue for it."""
 
     name: str
     kind: str
@@ -49,6 +51,7 @@ class Service:
     arguments: str
     own: Mapping[str, str]
     origin: str
+    is_chrooted: bool = False
 
 
 def logical_lines(text: str) -> Iterator[tuple[int, str]]:
@@ -79,16 +82,17 @@ def read_main(text: str, name: str = "main.cf") -> dict[str, Setting]:
     return found
 
 
-def read_master(text: str, name: str = "master.cf") -> list[Service]:
-    """The services of a master.cf."""
+def read_master(text: str, name: str = "master.cf", *, chroots: bool = False) -> list[Service]:
+    """The services of a master.cf; `chroots` is what a dash means in its column."""
     found = []
     for number, line in logical_lines(text):
         fields = line.split(None, 7)
         if len(fields) < 8:
             raise ReadingError(f'{name}:{number}: "{line[:60]}" has {len(fields)} of the 8 columns of a service')
-        command, _, rest = fields[7].partition(" ")
-        own, arguments = _options(rest)
-        found.append(Service(fields[0], fields[1], command, arguments, own, f"{name}:{number}"))
+        command, *rest = fields[7].split(None, 1)
+        own, arguments = _options("".join(rest))
+        is_chrooted = fields[4] == "y" or (fields[4] == "-" and chroots)
+        found.append(Service(fields[0], fields[1], command, arguments, own, f"{name}:{number}", is_chrooted))
     return found
 
 
@@ -134,12 +138,14 @@ class Parameters:
     own: Mapping[str, str] = field(default_factory=dict)
     own_origin: str = ""
     hostname: str = "localhost"
+    folder: str = "/etc/postfix"
+    is_chrooted: bool = False
     own_used: set[tuple[str, str]] = field(default_factory=set)
     """the services and their own settings that have been asked for"""
 
     def of(self, service: Service) -> Parameters:
         """The same for a service, whose own settings go before."""
-        return Parameters(self.settings, self.used, service.own, service.origin, self.hostname, self.own_used)
+        return replace(self, own=service.own, own_origin=service.origin, is_chrooted=service.is_chrooted)
 
     def is_set(self, name: str) -> bool:
         """Whether it is given, so that no default counts."""
@@ -183,6 +189,8 @@ class Parameters:
             return self.settings[name].value
         if name == "myhostname":
             return self.hostname
+        if name == "config_directory":
+            return self.folder
         if name == "mydomain":
             host = self.get("myhostname")
             return host.partition(".")[2] or "localdomain"
@@ -267,6 +275,11 @@ def _closing(text: str, start: int) -> int:
             if not depth:
                 return place
     return len(text)
+
+
+def is_below(text: str, level: int) -> bool:
+    """Whether a compatibility_level is older than this one."""
+    return _level(text) < (level,)
 
 
 def _level(text: str) -> tuple[int, ...]:

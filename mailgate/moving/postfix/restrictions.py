@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mailgate.moving.files import ReadingError
 from mailgate.moving.postfix.reading import Parameters
 from mailgate.moving.postfix.site import Site
 
@@ -26,6 +27,8 @@ _WITH_ARGUMENT = {
 }  # fmt: skip
 #: Restriction classes inside classes.
 _DEEPEST = 10
+#: Restrictions of a list, those of its classes among them.
+_MOST = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,11 @@ def steps(site: Site, parameters: Parameters) -> Iterator[Step]:
 
 
 def _words(site: Site, parameters: Parameters, stage: str, depth: int) -> Iterator[tuple[str, str]]:
-    yield from _pairs(site, parameters, parameters.words(f"smtpd_{stage}_restrictions"), stage, depth)
+    setting = f"smtpd_{stage}_restrictions"
+    for number, pair in enumerate(_pairs(site, parameters, parameters.words(setting), stage, depth)):
+        if number == _MOST:
+            raise ReadingError(f"{setting}: with its classes it has more than {_MOST} restrictions")
+        yield pair
 
 
 def _pairs(

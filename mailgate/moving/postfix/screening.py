@@ -49,7 +49,8 @@ def _lists(site: Site, parameters: Parameters, pipeline: Pipeline) -> None:
         if ":" not in word:
             continue
         ruled = access_rules(site, "client", site.tables.read(word), origin)
-        _list(site, pipeline, ruled.before, origin, refuses=bool(set(actions) & _ENFORCED))
+        for group in ruled.before:
+            _list(site, pipeline, group, origin, refuses=bool(set(actions) & _ENFORCED))
         rules += ruled.rules
     _list(site, pipeline, rules, origin, refuses=bool(set(actions) & _ENFORCED))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mailgate.config.hosts import parse_domain_pattern
+from mailgate.config.hosts import parse_domain_pattern, parse_hostname
 from mailgate.moving.draft import Section
 from mailgate.moving.files import slug
 from mailgate.moving.postfix.reading import Parameters
@@ -56,9 +56,12 @@ def route_security(
     policy = None if is_by_mx else _policy_of(site, parameters, hop)
     if policy is not None:
         level, origin = (policy.value.split() or ["none"])[0], policy.origin
+    level = level.lower()
     _level(site, section, level, origin, is_by_mx=is_by_mx)
     if parameters.is_yes("smtp_tls_wrappermode"):
         section.set("tls", "implicit", parameters.origin("smtp_tls_wrappermode"))
+    if level in ("secure", "verify") and policy is not None:
+        _names(site, section, policy)
     if level == "fingerprint" and not is_by_mx:
         _fingerprints(site, section, policy, parameters)
     if parameters.get("smtp_tls_CAfile") and section.values["tls"] in ("verified", "implicit"):
@@ -82,15 +85,19 @@ def _lmtp(site: Site, section: Section, parameters: Parameters) -> None:
 
 
 def _level(site: Site, section: Section, level: str, origin: str, *, is_by_mx: bool) -> None:
-    tls, security = _LEVELS.get(level, ("opportunistic", ""))
+    if level not in _LEVELS:
+        text = f"{level} is no level that we know, and until then TLS is demanded"
+        site.draft.leave("decide", origin, text, "See tls of the route")
+    tls, security = _LEVELS.get(level, ("required", ""))
     if is_by_mx and tls == "verified":
         text = (
             f"{level} for all destinations holds up most mail, as in Postfix: MX hosts rarely have such a certificate"
         )
         site.draft.leave("differs", origin, text, 'See security = "mta-sts" of the route, and [tls_policies]')
     if security and not is_by_mx:
-        tls, security = "required", ""
-        text = "DANE is for hosts by MX; this route has fixed ones, and demands TLS"
+        tls, security = "verified" if level == "dane-only" else "required", ""
+        asked = "a certificate for their names" if level == "dane-only" else "TLS"
+        text = f"DANE is for hosts by MX; this route has fixed ones, and demands {asked}"
         site.draft.leave("differs", origin, text, "Better pin the certificate: tls_fingerprints")
     section.set("tls", tls, origin)
     if security:
@@ -103,6 +110,21 @@ def _needs_dnssec(site: Site, origin: str) -> None:
     site.draft.section("dns").set("dnssec", True, f"{origin}: it must validate")
     text = "DANE needs a resolver that validates, and a safe way to it"
     site.draft.leave("differs", origin, text, "dns.dnssec says that yours does: see to it")
+
+
+def _names(site: Site, section: Section, policy: Entry) -> None:
+    """The name that the certificate must have, where the policy says another than the host's."""
+    words = [one for word in policy.value.split() if word.startswith("match=") for one in word[6:].split(":")]
+    names = [one for one in words if one not in ("nexthop", "hostname", "dot-nexthop", "")]
+    if not names:
+        return
+    try:
+        if len(words) != 1:
+            raise ValueError("several names")
+        section.set("tls_name", parse_hostname(names[0]), policy.origin)
+    except ValueError:
+        text = f"of {', '.join(words)} one name can be asked for, and until then it is that of the host"
+        site.draft.decide(section, policy.origin, text, "See tls_name")
 
 
 def _fingerprints(site: Site, section: Section, policy: Entry | None, parameters: Parameters) -> None:
@@ -137,7 +159,8 @@ def read_tls_policies(site: Site) -> None:
             if entry.key.startswith("[") or ":" in entry.key:
                 continue  # a next hop: it stands at its route
             key = f"*{entry.key}" if entry.key.startswith(".") else entry.key
-            words = entry.value.split()
+            level, *others = entry.value.split() or [""]
+            words = [level.lower(), *others]
             try:
                 key = parse_domain_pattern(key)
             except ValueError:
@@ -182,10 +205,9 @@ def _login(site: Site, section: Section, parameters: Parameters, hop: str, sende
             name, colon, password = entry.value.partition(":")
             if entry.key.lower() not in (*wanted, "*") or not colon or not name:
                 continue
-            if not password.strip():
-                site.draft.leave(
-                    "decide", f"{entry.origin}: {entry.key}", "the password is empty", "See auth of the route"
-                )
+            if not password.strip() or "\ufffd" in entry.value:
+                text = "the name or the password is no UTF-8" if password.strip() else "the password is empty"
+                site.draft.leave("decide", f"{entry.origin}: {entry.key}", text, "See auth of the route")
                 return
             file = site.draft.file(f"secrets/{slug(section.path[-1])}.password", [password], is_secret=True)
             where = f"{parameters.origin('smtp_sasl_password_maps')}, {entry.origin}"

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from itertools import islice
 
 from mailgate.config.hosts import parse_domain
 from mailgate.moving.draft import Draft
-from mailgate.moving.files import ReadingError, read_text
+from mailgate.moving.files import ReadingError, is_everybody, read_text
 from mailgate.moving.postfix.reading import Parameters, Service, logical_lines, split_words
 from mailgate.moving.postfix.tables import Tables, Unreadable
 
@@ -27,10 +28,15 @@ _MOST, _DEEPEST = 200_000, 10
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry of a list, and where it stands."""
+    """One entry of a list, and where it stands; `is_not`: it is an exception to those behind it, as ! makes it."""
 
     text: str
     origin: str
+    is_not: bool = False
+
+
+class _UnclearError(Exception):
+    """An exception of a list cannot be read; the text says which, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +57,27 @@ class Site:
     draft: Draft = field(default_factory=Draft)
     local: dict[str, str] = field(default_factory=dict)
     """the domains that mail is taken for, each with its class: local, virtual, relay or alias"""
+    spared: set[str] = field(default_factory=set)
+    """the domains that a list of these excepts, so that no wider entry may be for them"""
 
     def members(self, name: str, parameters: Parameters | None = None) -> list[Member]:
-        """The entries of a list of domains or networks: words, files of words, and the keys of tables."""
+        """The entries of a list of domains or networks: words, files of words, and the keys of tables. The
+        list ends at an exception that cannot be read: what stands behind would be too wide without it."""
         words = (parameters or self.parameters).words(name)
         origin = (parameters or self.parameters).origin(name)
-        found = list(self._members(words, origin, 0))
+        found: list[Member] = []
+        try:
+            found.extend(islice(self._members(words, origin, 0), _MOST + 1))
+        except _UnclearError as error:
+            self.unclear(origin, str(error))
         if len(found) > _MOST:
             raise ReadingError(f"{name}: has more than {_MOST} entries")
         return found
 
-    def _members(self, words: Sequence[str], origin: str, depth: int) -> Iterator[Member]:
-        for word in words:
+    def _members(self, words: Sequence[str], origin: str, depth: int, *, is_not: bool = False) -> Iterator[Member]:
+        for written in words:
+            word = written.lstrip("!")
+            is_turned = is_not != bool((len(written) - len(word)) % 2)
             if word.startswith("/"):
                 if depth == _DEEPEST:
                     raise ReadingError(f"{word}: files lead to files without an end")
@@ -70,19 +85,24 @@ class Site:
                 try:
                     lines = list(logical_lines(read_text(path)))
                 except ReadingError as error:
+                    if is_turned:
+                        raise _UnclearError(f"!{word}: {error}") from None
                     self.draft.leave("missing", origin, str(error), "Its entries are not in the new file")
                     continue
                 for number, line in lines:
-                    yield from self._members(split_words(line), f"{path.name}:{number}", depth + 1)
+                    where = f"{path.name}:{number}"
+                    yield from self._members(split_words(line), where, depth + 1, is_not=is_turned)
             elif re.match(r"[a-z]+:", word) and not _is_network(word):
                 table = self.tables.read(word)
                 for entry in table.entries:
-                    yield Member(entry.key, entry.origin)
+                    yield Member(entry.key, entry.origin, is_turned)
                 if not table.entries and not (isinstance(table.content, tuple) and not table.content):
                     why = table.content.why if isinstance(table.content, Unreadable) else "its keys cannot be listed"
+                    if is_turned:
+                        raise _UnclearError(f"!{word}: {why}")
                     self.draft.leave("decide", f"{origin}: {word}", why, "Write its entries into the new file by hand")
             else:
-                yield Member(word, origin)
+                yield Member(word, origin, is_turned)
 
     def networks(self, name: str, parameters: Parameters | None = None) -> list[tuple[str, str]]:
         """Networks of a list such as mynetworks, each in our form with its origin; what is left out is noted.
@@ -92,16 +112,27 @@ class Site:
         found: dict[str, str] = {}
         excluded: list[_Network] = []
         for member in self.members(name, parameters):
-            network = _network(member.text.removeprefix("!").replace("[", "").replace("]", ""))
+            network = _network(member.text.replace("[", "").replace("]", ""))
+            if network is None and member.is_not:
+                self.unclear(member.origin, f"!{member.text}: is no network")
+                break
             if network is None:
                 where = f"{member.origin}: {member.text}"
                 self.draft.leave("decide", where, "is no network", "Name clients by their addresses")
-            elif member.text.startswith("!"):
+            elif member.is_not:
                 excluded.append(network)
+            elif is_everybody(network):
+                text = "is half of the Internet or more, and would make an open relay: it is left out"
+                self.draft.leave("decide", f"{member.origin}: {member.text}", text, "Name your own networks")
             else:
                 for one in _without(network, excluded):
                     found.setdefault(str(one), member.origin)
         return list(found.items())
+
+    def unclear(self, origin: str, why: str) -> None:
+        """Note an exception of a list that cannot be made, so that what stands behind it is left out."""
+        text = f"{why}: as this is an exception, what stands behind it in the list is left out"
+        self.draft.leave("decide", origin, text, "Write the rest of the list into the new file by hand")
 
     def next_hop(self, text: str, setting: str) -> NextHop:
         """What `[host]:port`, `host:port` or `domain` stands for, several with commas between them."""
@@ -131,9 +162,13 @@ class Site:
             raise ReadingError(f'"{text}" is no port that we know')
         return PORTS[text]
 
-    def path(self, text: str) -> str:
-        """A path as Postfix means it: relative ones are below its queue."""
-        return text if text.startswith("/") else f"{self.parameters.get('queue_directory')}/{text}"
+    def path(self, text: str, parameters: Parameters | None = None) -> str:
+        """A path as Postfix means it: relative ones are below its queue, and for a service that is chrooted (by its
+        `parameters`) all are."""
+        is_chrooted = parameters is not None and parameters.is_chrooted
+        if text.startswith("/") and not is_chrooted:
+            return text
+        return f"{self.parameters.get('queue_directory').rstrip('/')}/{text.lstrip('/')}"
 
     def is_domain(self, text: str) -> bool:
         """Whether this can be a domain in our file."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 
 from mailgate.address import Address, AddressError
 from mailgate.config.hosts import parse_host
 from mailgate.config.units import format_duration
-from mailgate.filters.access_rules import RuleTable, parse_rule
 from mailgate.moving.draft import Section
 from mailgate.moving.files import slug
+from mailgate.moving.postfix.closed import Closed
 from mailgate.moving.postfix.reading import Parameters, Service
 from mailgate.moving.postfix.security import route_security
 from mailgate.moving.postfix.site import Site
@@ -35,7 +34,7 @@ class _Routes:
         self._site = site
         self._draft = site.draft
         self._known: dict[tuple[str, str, str], str] = {}
-        self._refusals: list[str] = []
+        self._closed = Closed(site)
         self._transports = {one.name: one for one in site.services if one.kind == "unix"}
 
     def read(self) -> None:
@@ -54,7 +53,7 @@ class _Routes:
         self._maps()
         for setting in ("sender_dependent_relayhost_maps", "sender_dependent_default_transport_maps"):
             self._senders(setting)
-        self._refuse()
+        self._closed.refuse()
         self._prune()
 
     def _prune(self) -> None:
@@ -104,9 +103,24 @@ class _Routes:
             self._draft.section("routing").set("default", "internet", parameters.origin(setting))
 
     def _maps(self) -> None:
+        entries: dict[str, Entry] = {}
         for table in self._tables("transport_maps"):
             for entry in table.entries:
-                self._transport_entry(entry)
+                entries.setdefault(entry.key.lower(), entry)  # the first one counts
+        for entry in entries.values():
+            self._transport_entry(entry)
+        self._closed.spare(entries)
+        default = self._draft.section("routing").values.get("default")
+        if "*" in entries and "*" not in self._closed and default is not None:
+            self._everywhere(entries, str(default))
+
+    def _everywhere(self, entries: Mapping[str, Entry], route: str) -> None:
+        """What stands behind the key * is for our own domains as well, if they have no entries."""
+        for domain, kind in self._site.local.items():
+            name = domain.removeprefix("*")
+            own = {name, *(f".{'.'.join(parts)}" for parts in _above(name.removeprefix(".")))}
+            if kind != "alias" and not own & entries.keys():
+                self._draft.section("domains", domain).set("route", route, entries["*"].origin)
 
     def _tables(self, setting: str) -> list[Table]:
         found = []
@@ -127,8 +141,9 @@ class _Routes:
         routing = self._draft.section("routing")
         if not transport and not hop:
             return  # as without an entry
-        if transport == "error":
-            self._closed(key, hop, entry)
+        service = self._transports.get(transport)
+        if transport in ("error", "retry") or (service is not None and service.command == "error"):
+            self._closed.add(key, hop, entry, for_now=transport == "retry")
             return
         pattern = f"*{key}" if key.startswith(".") else key
         ours = pattern in self._site.local and "@" not in pattern
@@ -147,31 +162,6 @@ class _Routes:
             section = self._draft.section("routing", "recipients")
             if pattern not in section.values:
                 section.set(pattern, name, entry.origin)
-
-    def _closed(self, key: str, text: str, entry: Entry) -> None:
-        """A rule of access for what Postfix returns by its transport error."""
-        action = "defer" if text.startswith("4") else "deny"
-        text = re.sub(r"^[45]\.\d+\.\d+\s*", "", text).replace("#", "")
-        rule = f"{action} recipient {f'*{key}' if key.startswith('.') else key} {text}".strip()
-        try:
-            RuleTable([parse_rule(rule, "rule", 0)])
-        except ValueError as error:
-            self._draft.leave("missing", f"{entry.origin}: {key}", str(error))
-        else:
-            self._refusals.append(rule)
-
-    def _refuse(self) -> None:
-        """The rules of `_closed`, in every pipeline before all other filters."""
-        if not self._refusals:
-            return
-        section = self._draft.section("filters", "closed")
-        section.set("kind", "access")
-        section.set("files", [self._draft.file("access-closed", self._refusals)], "transport_maps: error")
-        section.set("reachable", [], "Postfix refuses mail to the postmaster as well")
-        for pipeline in self._draft.below("pipelines"):
-            names = pipeline.values["filters"]
-            if isinstance(names, list):
-                pipeline.set("filters", ["closed", *names])
 
     def _name_of(self, kind: str) -> str:
         """The transport of a class, where an entry names a next hop alone."""
@@ -240,7 +230,7 @@ class _Routes:
         section.set("transport", "lmtp" if command == "lmtp" else "smtp", origin)
         hosts: tuple[str, ...] = ()
         if hop.startswith("unix:"):
-            path = self._site.path(hop.removeprefix("unix:"))
+            path = self._site.path(hop.removeprefix("unix:"), parameters)
             hosts = (f"unix:{path}",)
             text = f"mailgate's user must be able to write to {path}"
             self._draft.leave("differs", origin, text, "Look at the mode and the group of the socket")
@@ -324,6 +314,12 @@ class _Routes:
         section.set("path", _MAILDIR)
         advice = "Name another next hop; until then mail is kept in mailboxes/"
         self._draft.decide(section, origin, f"the transport {transport} hands mail to a program", advice)
+
+
+def _above(name: str) -> Iterator[Sequence[str]]:
+    """The domains above a name, each in its parts, the nearest first."""
+    parts = name.split(".")
+    return (parts[number:] for number in range(1, len(parts)))
 
 
 def _schedule(section: Section, parameters: Parameters) -> None:

@@ -14,7 +14,7 @@ from mailgate.moving.files import ReadingError, read_text
 from mailgate.moving.postfix.defaults import ALWAYS, CONDITIONAL, DEFAULTS, INSIDE
 from mailgate.moving.postfix.domains import read_aliases, read_domains
 from mailgate.moving.postfix.listeners import read_listeners
-from mailgate.moving.postfix.reading import Parameters, Service, read_main, read_master
+from mailgate.moving.postfix.reading import Parameters, Service, is_below, read_main, read_master
 from mailgate.moving.postfix.security import read_tls_policies
 from mailgate.moving.postfix.site import Site
 from mailgate.moving.postfix.tables import Tables
@@ -42,8 +42,9 @@ def read_postfix(
     """
     main = read_main(read_text(folder / "main.cf"))
     master = folder / "master.cf"
-    services = read_master(read_text(master)) if master.exists() else []
-    parameters = Parameters(main, hostname=socket.gethostname())
+    parameters = Parameters(main, hostname=socket.gethostname(), folder=str(folder.absolute()))
+    chroots = is_below(parameters.get("compatibility_level"), 1)
+    services = read_master(read_text(master), chroots=chroots) if master.exists() else []
     tables = Tables(folder, users, dump)
     site = Site(parameters, services, tables)
     _gateway(site)

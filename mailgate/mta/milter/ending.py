@@ -20,9 +20,9 @@ from mailgate.mta.milter.changes import CannotChangeError, check_right, envelope
 from mailgate.mta.milter.deciding import Decision, Terms, decide
 from mailgate.mta.milter.named import Named, is_by_hand
 from mailgate.mta.milter.services import LOCAL_ERROR, MilterServices, judged
+from mailgate.observe.refusal import RefusalTeller
 from mailgate.reply import Reply
 from mailgate.smtp.answers import answers_to, tell_refusals
-from mailgate.smtp.refusal import RefusalTeller
 from mailgate.verdict import Continue, Defer, Disconnect, Reject, Verdict
 from mailgate.wire.milter.codec import (
     SMALL,

@@ -12,15 +12,14 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from mailgate.address import Address
 from mailgate.awaiting import as_deferred
 from mailgate.config.mta import MilterSection
-from mailgate.interfaces import Expanded, IEvents, IIntake, IPipeline
+from mailgate.interfaces import Expand, IEvents, IIntake, IPipeline
 from mailgate.message import BodyEdit, Content, MemoryBudget
 from mailgate.reply import Reply
 from mailgate.verdict import Defer
 
-__all__ = ["LOCAL_ERROR", "Edit", "Expand", "MilterServices", "judged"]
+__all__ = ["LOCAL_ERROR", "Edit", "MilterServices", "judged"]
 
 T = TypeVar("T")
 
@@ -30,9 +29,6 @@ LOCAL_ERROR = Reply.of(451, "4.3.0", "Local error, try again later")
 #: Stands in for a verdict that the pipeline failed to give, and for one that comes too late.
 _FAILED = Defer(LOCAL_ERROR, "the pipeline failed")
 _LATE = Defer(LOCAL_ERROR, "the filters have not answered in time: see the timeouts of the milter")
-
-Expand = Callable[[Address], Expanded | Awaitable[Expanded]]
-"""Whom an address stands for, as IAliases.expand."""
 
 Edit = Callable[[Content, Sequence[BodyEdit]], Content | Awaitable[Content]]
 """Makes other content, which is the caller's; OSError or ValueError where it cannot be made."""

@@ -13,10 +13,10 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from mailgate.address import Address, AddressError
-from mailgate.envelope import Identity, Session, Target, Transaction, new_id
-from mailgate.events import SessionClosed
+from mailgate.envelope import Identity, Session, Target, Transaction, new_id, origin_of
 from mailgate.interfaces import IPipeline
-from mailgate.mta.milter.ending import Ending, farewell
+from mailgate.mta.milter.answering import STAGES, Answering, is_objection
+from mailgate.mta.milter.ending import Ending
 from mailgate.mta.milter.gathering import TOO_LARGE, Gathering
 from mailgate.mta.milter.named import Named, put_off
 from mailgate.mta.milter.services import LOCAL_ERROR, MilterServices, judged
@@ -31,12 +31,11 @@ from mailgate.mta.milter.told import (
     recipient_of,
     tls_of,
 )
-from mailgate.relay.intake import origin_of
 from mailgate.reply import Reply
+from mailgate.smtp.host import session_closed
 from mailgate.smtp.peer import is_in
-from mailgate.smtp.refusal import RefusalTeller
-from mailgate.verdict import Defer, Disconnect, Reject, Verdict
-from mailgate.wire.milter.codec import Answer, PacketError, ReplyGiven
+from mailgate.verdict import Defer, Reject, Verdict
+from mailgate.wire.milter.codec import Answer, PacketError
 from mailgate.wire.milter.commands import (
     BodyTold,
     ClientTold,
@@ -49,7 +48,7 @@ from mailgate.wire.milter.commands import (
     code_of,
 )
 from mailgate.wire.milter.negotiation import Agreement
-from mailgate.wire.milter.words import STEP_BITS, Code, Plain
+from mailgate.wire.milter.words import Code
 
 __all__ = ["MilterSession"]
 
@@ -62,15 +61,6 @@ _BAD_RECIPIENT = Reply.of(553, "5.1.3", "The recipient's address cannot be read"
 _TOO_MANY = Reply.of(452, "4.5.3", "Too many recipients")
 
 _MAX_HELO = 255
-#: Where a refusal of ours belongs, at steps that are always answered, or may be.
-_STAGES = {
-    Code.CONNECT: "connect",
-    Code.HELO: "helo",
-    Code.MAIL: "mail",
-    Code.RCPT: "rcpt",
-    Code.DATA: "data",
-    Code.END_OF_BODY: "content",
-}
 
 
 class MilterSession:
@@ -85,8 +75,7 @@ class MilterSession:
     ) -> None:
         self._services = services
         self._agreement = agreement
-        self._send = say
-        self._is_answered = False
+        self._answers = Answering(services, agreement, say)
         self._macros: dict[str, str] = {}  # what is known
         self._told: dict[str, str] = {}  # of that, what belongs to the step that comes next
         self._session: Session | None = None
@@ -95,7 +84,6 @@ class MilterSession:
         self._transaction: Transaction | None = None
         self._named = Named()
         self._gathering: Gathering | None = None
-        self._over: Reply | None = None  # the client is to go: whatever comes next is answered with this
 
     @property
     def is_in_message(self) -> bool:
@@ -104,7 +92,7 @@ class MilterSession:
 
     async def take(self, command: Command) -> None:
         """One step, and its answer."""
-        self._is_answered = False
+        self._answers.is_answered = False
         code, transaction = code_of(command), self._transaction
         try:
             await self._step(command)
@@ -113,7 +101,7 @@ class MilterSession:
         except Exception:
             # Whoever cuts the connection leaves it to the mail server what becomes of the message; a second answer
             # would be taken for that to the next step.
-            if self._is_answered or code not in _STAGES or self._is_quiet(code):
+            if self._answers.is_answered or code not in STAGES or self._answers.is_quiet(code):
                 raise
             _log.failure("a step of a session failed")
             await self._refuse(code, LOCAL_ERROR, "a fault of ours: the log tells more", transaction)
@@ -130,9 +118,9 @@ class MilterSession:
             case Code.ABORT:
                 self._forget()
             case Code.UNKNOWN:
-                await self._go_on(Code.UNKNOWN)
-            case _ if self._over is not None:
-                await self._go_on(code_of(command))
+                await self._answers.go_on(Code.UNKNOWN)
+            case _ if self._answers.over is not None:
+                await self._answers.go_on(code_of(command))
             case GreetingTold(name):
                 await self._helo(name)
             case SenderTold():
@@ -143,13 +131,13 @@ class MilterSession:
                 await self._data()
             case HeaderTold(name, value):
                 self._receive().field(name, value)
-                await self._go_on(Code.HEADER)
+                await self._answers.go_on(Code.HEADER)
             case Code.END_OF_HEADER:
                 self._receive()
-                await self._go_on(Code.END_OF_HEADER)
+                await self._answers.go_on(Code.END_OF_HEADER)
             case BodyTold(data, is_last):
                 self._receive().body(data)
-                await (self._end() if is_last else self._go_on(Code.BODY))
+                await (self._end() if is_last else self._answers.go_on(Code.BODY))
             case _:
                 raise PacketError(f"{type(command).__name__} within a session")
 
@@ -160,18 +148,7 @@ class MilterSession:
         self._macros.clear()
         if session is not None:
             now = self._services.clock.seconds()
-            self._services.events.publish(
-                SessionClosed(
-                    at=now,
-                    session=session.id,
-                    client=str(session.client),
-                    listener=session.listener,
-                    helo=session.helo,
-                    messages=session.messages,
-                    seconds=now - self._started,
-                    cause=cause,
-                )
-            )
+            self._services.events.publish(session_closed(session, now=now, started=self._started, cause=cause))
 
     # -- steps
 
@@ -180,7 +157,7 @@ class MilterSession:
         macros = self._told  # and nothing that was told of the client before
         self.end("quit")
         self._macros, self._told = dict(macros), {}
-        self._over = None
+        self._answers.over = None
         self._started = services.clock.seconds()
         self._session = session = Session(
             id=new_id(),
@@ -208,7 +185,7 @@ class MilterSession:
         identity = identity_of(self._macros) if session.role != "inbound" else None
         if identity is not None and identity != session.identity:
             verdict = await self._judged(self._pipeline.auth(session, identity))
-            if _is_objection(verdict):
+            if is_objection(verdict):
                 await self._answer(Code.MAIL, "auth", verdict, user=identity.name)
                 return
             session.identity = identity
@@ -232,7 +209,7 @@ class MilterSession:
             await self._refuse(Code.MAIL, no_room, "there is no room for its content", transaction)
             return
         verdict = await self._judged(self._pipeline.mail(session, transaction))
-        if not _is_objection(verdict):
+        if not is_objection(verdict):
             self._transaction = transaction
         await self._answer(Code.MAIL, "mail", verdict, transaction)
 
@@ -251,7 +228,7 @@ class MilterSession:
             return
         if address in named.written:
             named.add(address, told.written)
-            await self._go_on(Code.RCPT)
+            await self._answers.go_on(Code.RCPT)
             return
         recipient = recipient_of(address, told.parameters)
         expanded = await self._within_time(self._services.expand(address))
@@ -264,9 +241,9 @@ class MilterSession:
         if refusal is not None:
             named.add(address, told.written)
             named.refused.append((recipient, refusal))
-            await self._go_on(Code.RCPT)
+            await self._answers.go_on(Code.RCPT)
             return
-        if not _is_objection(verdict):
+        if not is_objection(verdict):
             named.add(address, told.written)
             transaction.recipients.append(recipient)
         await self._answer(Code.RCPT, "rcpt", verdict, transaction, address)
@@ -288,8 +265,10 @@ class MilterSession:
                 reply = gathering.refusal or LOCAL_ERROR
                 await self._refuse(Code.END_OF_BODY, reply, gathering.reason, transaction)
                 return
-            ending = Ending(self._services, self._agreement, session, transaction, content, self._named, self._say)
-            self._over = await ending.conclude(self._pipeline)
+            ending = Ending(
+                self._services, self._agreement, session, transaction, content, self._named, self._answers.say
+            )
+            self._answers.over = await ending.conclude(self._pipeline)
         finally:
             self._forget()
 
@@ -311,45 +290,10 @@ class MilterSession:
         recipient: Address | None = None,
         user: str = "",
     ) -> None:
-        if not isinstance(verdict, Reject | Defer | Disconnect):
-            await self._go_on(code)
-            return
-        session = self._require_session()
-        reply = farewell(verdict.reply) if isinstance(verdict, Disconnect) else verdict.reply
-        RefusalTeller(session, self._services.events, self._services.clock).tell(
-            stage,
-            reply,
-            verdict.reason,
-            trace=session.trace if transaction is None else transaction.trace,
-            transaction=transaction,
-            recipients=None if recipient is None else [recipient],
-            user=user,
-        )
-        if isinstance(verdict, Disconnect):
-            self._over = reply
-        if not self._is_quiet(code):
-            await self._say(ReplyGiven(reply))
+        await self._answers.answer(self._require_session(), code, stage, verdict, transaction, recipient, user)
 
     async def _refuse(self, code: Code, reply: Reply, reason: str, transaction: Transaction | None = None) -> None:
-        """Say no by ourselves."""
-        session, services = self._require_session(), self._services
-        about: list[Address] | None = [] if code is Code.RCPT else None
-        RefusalTeller(session, services.events, services.clock).tell(
-            _STAGES[code], reply, reason, transaction=transaction, recipients=about
-        )
-        await self._say(ReplyGiven(reply))
-
-    async def _say(self, answer: Answer) -> None:
-        if isinstance(answer, ReplyGiven | Plain) and answer is not Plain.PROGRESS:
-            self._is_answered = True
-        await self._send(answer)
-
-    async def _go_on(self, code: Code) -> None:
-        if not self._is_quiet(code):
-            await self._say(Plain.CONTINUE if self._over is None or code is Code.UNKNOWN else ReplyGiven(self._over))
-
-    def _is_quiet(self, code: Code) -> bool:
-        return self._agreement.is_quiet(STEP_BITS[code][1])
+        await self._answers.refuse(self._require_session(), code, reply, reason, transaction)
 
     def _receive(self) -> Gathering:
         self._require_transaction()
@@ -398,7 +342,3 @@ class MilterSession:
         if self._transaction is None:
             raise PacketError("a step outside a message")
         return self._transaction
-
-
-def _is_objection(verdict: Verdict) -> bool:
-    return isinstance(verdict, Reject | Defer | Disconnect)

@@ -7,7 +7,7 @@ from twisted.internet.defer import CancelledError
 
 from mailgate.address import NULL_PATH, Address
 from mailgate.awaiting import answered
-from mailgate.envelope import Recipient, Target, Transaction, new_id
+from mailgate.envelope import Recipient, Target, Transaction, new_id, origin_of
 from mailgate.events import Discarded, Judged
 from mailgate.filters.authentication_results import FIELD, results_of
 from mailgate.interfaces import Expanded
@@ -16,7 +16,6 @@ from mailgate.mailauth.authserv import FOLD
 from mailgate.mta.policy.deciding import DUNNO, Decision, decide
 from mailgate.mta.policy.told import Told
 from mailgate.mta.policy.visit import Visit
-from mailgate.relay.intake import origin_of
 from mailgate.reply import Reply
 from mailgate.verdict import Defer, Reject, Verdict
 
@@ -41,7 +40,8 @@ class Case:
         self._mail: str | None = None  # what was said of the sender: the action that refuses it, or ""
         self._recipients: dict[Address, str] = {}
         self._data: str | None = None
-        self._is_published = self._has_field = False
+        self._published: tuple[str, int] | None = None  # the word that was made known, and of how many recipients
+        self._has_field = False
 
     @property
     def weight(self) -> int:
@@ -144,9 +144,10 @@ class Case:
             transaction.origin = replace(origin_of(self.visit.session), ident=told.ident)
 
     def _publish(self, decision: Decision, told: Told) -> None:
-        if self._is_published:
+        known = (decision.word, len(self.transaction.recipients))
+        if known == self._published or (self._published is not None and not told.is_whole):
             return
-        self._is_published = True
+        self._published = known
         services, session, transaction = self.visit.services, self.visit.session, self.transaction
         identity, tls = session.identity, session.tls
         now = services.clock.seconds()

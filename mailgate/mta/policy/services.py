@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from twisted.internet.interfaces import IReactorTime
 
-from mailgate.address import Address
 from mailgate.config.mta import PolicySection
-from mailgate.interfaces import Expanded, IEvents, IPipeline
+from mailgate.interfaces import Expand, IEvents, IPipeline
 
-__all__ = ["Expand", "PolicyServices"]
-
-Expand = Callable[[Address], Expanded | Awaitable[Expanded]]
+__all__ = ["PolicyServices"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

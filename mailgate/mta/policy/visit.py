@@ -9,7 +9,8 @@ from mailgate.interfaces import IPipeline
 from mailgate.mta.policy.deciding import refusal
 from mailgate.mta.policy.services import PolicyServices
 from mailgate.mta.policy.told import Told
-from mailgate.smtp.refusal import RefusalTeller
+from mailgate.observe.refusal import RefusalTeller
+from mailgate.smtp.peer import is_in
 from mailgate.verdict import Defer, Disconnect, Reject, Verdict
 
 __all__ = ["Visit"]
@@ -30,19 +31,21 @@ class Visit:
             destination=told.destination,
         )
         self.pipeline: IPipeline = services.pipeline
-        address = client.address
-        if section.role != "inbound" and any(address in network for network in section.trusted_networks):
-            self.session.identity = Identity(str(address), "network")
+        if section.role != "inbound" and is_in(client, section.trusted_networks):
+            self.session.identity = Identity(str(client.address), "network")
             self.pipeline = services.trusted_pipeline
         self._is_met = False
         self._gone = ""  # the action for whatever comes next
         self._greeting: tuple[str, str] = ("", "")  # the one that was judged, and the action about it
         self._login: tuple[Identity | None, str] = (self.session.identity, "")
+        self._logged_in: Identity | None = None  # by a password, which is done once in a session
 
     def is_of(self, told: Told) -> bool:
-        """Whether a request is about the same client, by what it is known by from its first to its last."""
-        client = self.session.client
-        return (client.address, client.port) == (told.client.address, told.client.port)
+        """Whether a request is about the same session, by what it is known by from its first to its last. Another may
+        come from the same port later, by which nobody inherits a login, nor TLS."""
+        client, login, tls = self.session.client, self._logged_in, self.session.tls
+        is_same_client = (client.address, client.port) == (told.client.address, told.client.port)
+        return is_same_client and login in (None, told.identity) and tls in (None, told.tls)
 
     async def meet(self, told: Told) -> str:
         """Judge what is told of the client, so far as it is new: the action where it is refused, else ""."""
@@ -65,6 +68,7 @@ class Visit:
         if told.identity is not None and is_known and told.identity != self._login[0]:
             verdict = await answered(self.pipeline.auth(session, told.identity))
             self._login = (told.identity, self.tell("auth", verdict, user=told.identity.name))
+            self._logged_in = told.identity
             if not self._login[1]:
                 session.identity = told.identity
                 self.pipeline = self.services.trusted_pipeline

@@ -6,20 +6,20 @@ about an address when we are asked for the whole: under such parts there is noth
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from mailgate.address import NULL_PATH, Address, AddressError
 from mailgate.awaiting import answered
 from mailgate.config.hosts import HostPort, parse_host
 from mailgate.config.routes import DiscardRoute, LmtpRoute, Route, SmtpRoute
-from mailgate.interfaces import Expanded, IRecipientDirectory, RecipientStatus
+from mailgate.interfaces import Expand, IRecipientDirectory, RecipientStatus
 from mailgate.stores.domains import canonical
 from mailgate.verdict import Defer, Reject
 from mailgate.wire.socketmap import NOTFOUND, found, not_now, refused
 
 __all__ = ["Tables", "address_of", "domain_of", "hosts_of", "next_hop_of"]
 
-_MAX_KEY = 500
+_MAX_KEY, _SMTP = 500, 25
 
 
 def address_of(key: str) -> Address | None:
@@ -53,7 +53,7 @@ class Tables:
         *,
         directory: IRecipientDirectory,
         is_local: Callable[[str], bool],
-        expand: Callable[[Address], Expanded | Awaitable[Expanded]],
+        expand: Expand,
         next_hop: Callable[[Address, Address], str | None],
         routes: Mapping[str, Route],
     ) -> None:
@@ -126,6 +126,8 @@ def _transport(name: str, route: Route) -> bytes:
             return found(f"discard:{' '.join(route.reason.split())}")
         case SmtpRoute() | LmtpRoute() if route.tls == "implicit" or route.auth is not None or route.proxy_protocol:
             return refused(f"route {name} logs in, or begins with TLS or a PROXY header, which no transport can say")
+        case SmtpRoute() if not route.hosts and route.port != _SMTP:
+            return refused(f"route {name} goes to port {route.port} of MX hosts, which no transport can say")
         case SmtpRoute() if not route.hosts:
             return found("smtp:")
         case SmtpRoute() | LmtpRoute():

@@ -7,9 +7,11 @@ answer is stricter, or the mail waits. Where nothing beyond the route is asked, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from mailgate.address import NULL_PATH, Address
 from mailgate.awaiting import answered
+from mailgate.config.hosts import HostPort
 from mailgate.config.routes import LmtpRoute, Route, SmtpRoute
 from mailgate.config.security import TlsPolicySection
 from mailgate.mta.socketmap.tables import domain_of, hosts_of, next_hop_of
@@ -19,6 +21,11 @@ from mailgate.relay.security.policies import TransportSecurity
 from mailgate.wire.socketmap import NOTFOUND, found, not_now
 
 __all__ = ["TlsPolicies"]
+
+#: Of answers about one host, by their levels: more than those that name certificates, or less. The two that are equal
+#: ask for different things.
+_CERTAIN = 4
+_STRICTNESS = {b"NOTFOUND": 0, b"dane": 2, b"encrypt": 2, b"verify": 3, b"TEMP": 5}
 
 
 class TlsPolicies:
@@ -35,30 +42,28 @@ class TlsPolicies:
         self._next_hop = next_hop
         self._locator = locator
         self._security = security
-        self._fixed = {
-            next_hop_of(host): route
-            for route in routes.values()
-            if isinstance(route, SmtpRoute | LmtpRoute)
-            for host in hosts_of(route)
-        }
+        self._fixed: dict[str, list[tuple[str, SmtpRoute | LmtpRoute, HostPort]]] = {}
+        for name, route in routes.items():
+            if isinstance(route, SmtpRoute | LmtpRoute):
+                for host in hosts_of(route):
+                    self._fixed.setdefault(next_hop_of(host), []).append((name, route, host))
 
     async def look_up(self, key: str) -> bytes:
         """The policy for a next hop as Postfix names it: a domain whose MX records it asks for, or "[host]:port"."""
         if key.startswith("["):
-            fixed = self._fixed.get(key.lower())
-            return NOTFOUND if fixed is None else _of_route(fixed)
+            return await self._of_host(f"{key}:25" if key.endswith("]") else key)
         domain = domain_of(key.partition(":")[0])
         if not domain:
             return NOTFOUND
         name = self._next_hop(Address("", domain), NULL_PATH)
         route = self._routes.get(name or "")
-        if name is None or not isinstance(route, SmtpRoute) or route.hosts:
+        if name is None or not isinstance(route, SmtpRoute):
             return NOTFOUND
         security = self._security()
-        asked = None if security is None else security.asked(route, domain)
+        asked = None if security is None or route.hosts else security.asked(route, domain)
         if security is None or asked is None:
             return _of_route(route)
-        if asked.local is not None and (answer := _of_local(domain, asked.local)):
+        if asked.local is not None and (answer := _of_local(route, domain, asked.local)):
             return answer
         hosts: Hosts | NoHosts = await answered(self._locator.hosts(name, route, domain))
         if isinstance(hosts, NoHosts):
@@ -72,16 +77,53 @@ class TlsPolicies:
         if isinstance(targets, NoHosts):
             return not_now(targets.reason)
         demands = [one.demand for one in targets if one.demand is not None]
-        patterns: Sequence[str] = ()
-        if wanted.sts == "enforce":
+        names: Sequence[str] = ()
+        is_limited = wanted.local is not None and bool(wanted.local.mx)
+        if is_limited:
+            # Both our configuration and the policy of the destination allow these.
+            names = list(dict.fromkeys(one.host for one in targets if one.demand and one.demand.level == "verified"))
+        elif wanted.sts == "enforce":
             policy = (await security.published(domain)).policy
-            patterns = () if policy is None else policy.mx
-        only = () if wanted.local is None else wanted.local.mx
-        return _of_published(route, domain, demands, only, patterns)
+            names = () if policy is None else policy.mx
+        return _of_published(route, domain, demands, names, is_limited=is_limited)
+
+    async def _of_host(self, key: str) -> bytes:
+        """What is asked of a host that routes name: where they ask for different things, the strictest."""
+        named = self._fixed.get(key.lower(), [])
+        answers = {await self._of_fixed(*one) for one in named}
+        ranked = sorted(answers, key=_strictness, reverse=True)
+        if len(ranked) > 1 and _strictness(ranked[0]) == _strictness(ranked[1]):
+            names = ", ".join(name for name, _, _ in named)
+            return not_now(f"the routes {names} ask for different things of TLS with {key}")
+        return ranked[0] if ranked else NOTFOUND
+
+    async def _of_fixed(self, name: str, route: SmtpRoute | LmtpRoute, host: HostPort) -> bytes:
+        security = self._security()
+        asked = None if security is None else security.asked(route, "")
+        if asked is None or not asked.dane or not isinstance(route, SmtpRoute):
+            return _of_route(route)
+        if route.tls == "opportunistic":
+            return found("dane")
+        hosts: Hosts | NoHosts = await answered(self._locator.hosts(name, route, ""))
+        if isinstance(hosts, NoHosts):
+            return not_now(hosts.reason)
+        targets = await self._locator.targets(
+            replace(hosts, groups=((host,),)), lmtp=False, ipv6=route.ipv6, domain=host.host
+        )
+        if isinstance(targets, NoHosts):
+            return not_now(targets.reason)
+        return _of_published(route, host.host, [one.demand for one in targets if one.demand is not None], ())
 
 
-def _of_local(domain: str, section: TlsPolicySection) -> bytes:
-    """What our configuration says of a domain, whatever that publishes; b"" where it leaves the matter to that."""
+def _strictness(answer: bytes) -> int:
+    """How much an answer asks for, where two are different."""
+    kind, _, rest = answer.partition(b":")[2].removesuffix(b",").partition(b" ")
+    return _STRICTNESS.get(rest.partition(b" ")[0] if kind == b"OK" else kind, _CERTAIN)
+
+
+def _of_local(route: SmtpRoute, domain: str, section: TlsPolicySection) -> bytes:
+    """What our configuration says of a domain, whatever that publishes; b"" where it leaves the matter to that. What
+    the route asks for holds beside it."""
     if section.fingerprints:
         return _pinned(section.fingerprints)
     match section.level:
@@ -91,38 +133,36 @@ def _of_local(domain: str, section: TlsPolicySection) -> bytes:
             return _secure(section.mx)
         case _ if section.mx:
             return not_now(f'tls_policies."{domain}": Postfix cannot keep to mx but with level = "verified"')
-        case "verified":
-            return found("verify")
-        case "required":
-            return found("encrypt")
+        case "verified" | "required":
+            return _of_route(route.model_copy(update={"tls": section.level}))
         case "dane":
             return found("dane-only")
         case "clear":
             return found("none")
         case "opportunistic":
-            return found("may")
+            answer = _of_route(route)
+            return found("may") if answer == NOTFOUND else answer
 
 
 def _of_published(
-    route: SmtpRoute, domain: str, demands: Sequence[Demand], only: Sequence[str], patterns: Sequence[str]
+    route: SmtpRoute, domain: str, demands: Sequence[Demand], names: Sequence[str], *, is_limited: bool = False
 ) -> bytes:
-    """What is asked of the hosts of a domain; `only` are those that our configuration allows, `patterns` those of its
-    MTA-STS policy."""
+    """What is asked of the hosts of a domain. `names` are those that certificates may be for where they are verified;
+    `is_limited`: our configuration allows some hosts only."""
     levels: set[Level] = {one.level for one in demands}
     usable = levels - {"refused"}
     if not usable:
         reason = next((one.reason for one in demands if one.reason), "")
         return not_now(f"none of the hosts of {domain} may get its mail: {reason}")
-    if usable == {"verified"}:
-        return _secure(only or patterns)
-    if only:
-        return not_now(f'tls_policies."{domain}": Postfix cannot keep to mx but with level = "verified"')
-    if "dane" in usable:
-        return found("dane-only")
-    if "refused" in levels:
-        return not_now(f"not all hosts of {domain} may get its mail, and Postfix cannot be told which")
+    if usable != {"verified"}:
+        if is_limited:
+            return not_now(f'tls_policies."{domain}": Postfix cannot keep to mx but with level = "verified"')
+        if "dane" in usable:
+            return found("dane-only")
+        if "refused" in levels:
+            return not_now(f"not all hosts of {domain} may get its mail, and Postfix cannot be told which")
     if "verified" in usable:
-        return _secure(patterns)
+        return _secure(names) if names else not_now(f"the policy of {domain} is not known any more")
     return found("encrypt") if "encrypted" in usable else _of_route(route)
 
 
@@ -135,13 +175,14 @@ def _of_route(route: SmtpRoute | LmtpRoute) -> bytes:
     if route.tls == "required":
         return found("encrypt")
     if route.tls_name:
-        return _secure([route.tls_name])
+        return _secure([route.tls_name], route.tls_name)
     return found("secure match=nexthop") if route.hosts else found("verify")
 
 
-def _secure(names: Sequence[str]) -> bytes:
-    """With a certificate for one of these; "*." stands for one label more, which Postfix takes for any number."""
-    return found(f"secure match={':'.join(one.removeprefix('*') for one in names)} servername=hostname")
+def _secure(names: Sequence[str], asked_for: str = "hostname") -> bytes:
+    """With a certificate for one of these, by SNI for `asked_for`; "*." stands for one label more, which Postfix takes
+    for any number."""
+    return found(f"secure match={':'.join(one.removeprefix('*') for one in names)} servername={asked_for}")
 
 
 def _pinned(fingerprints: Sequence[str]) -> bytes:

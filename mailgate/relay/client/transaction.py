@@ -256,7 +256,7 @@ class Transaction:
             return self._stray(reply)
         if not reply.is_intermediate:
             for position in self._accepted:
-                self._settle(position, reply)
+                self._settle(position, reply, is_shared=True)
             return Step.DONE
         if not self._accepted:
             # RFC 2033 section 4.2 forbids this reply; and how many an empty message would get is anyone's guess.
@@ -275,7 +275,7 @@ class Transaction:
         if reply.is_positive:
             return Step.CONTENT
         for position in self._accepted:
-            self._settle(position, reply)
+            self._settle(position, reply, is_shared=True)
         return Step.DONE
 
     def _final(self, number: int, reply: Reply) -> Step:
@@ -286,7 +286,7 @@ class Transaction:
         early = bool(self._accepted) and not self.end_sent
         per_recipient = self._lmtp and not early
         for position in self._accepted[number : number + 1] if per_recipient else self._accepted:
-            self._settle(position, reply, is_shared=not (self._lmtp or early))
+            self._settle(position, reply, is_shared=not per_recipient)
         if early:
             return Step.DROP
         return Step.WAIT if self.owed else Step.DONE

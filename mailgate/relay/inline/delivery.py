@@ -14,7 +14,7 @@ from zope.interface import implementer
 from mailgate.awaiting import answered
 from mailgate.config.routes import ServerRoute
 from mailgate.config.schema import Route
-from mailgate.envelope import Envelope, EnvelopeRecipient, Recipient, Session, Transaction
+from mailgate.envelope import Envelope, EnvelopeRecipient, Recipient, Session, Transaction, origin_of
 from mailgate.interfaces import Answered, Asked, AttemptContext, IInline, OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import Result
@@ -23,7 +23,6 @@ from mailgate.relay.inline.back_end import preset_of, understood
 from mailgate.relay.inline.ending import Ending
 from mailgate.relay.inline.hop import HopTransaction
 from mailgate.relay.inline.results import is_unreached
-from mailgate.relay.intake import origin_of
 from mailgate.relay.parts import original_of
 from mailgate.relay.ready.job import LedJob
 from mailgate.reply import Reply

@@ -9,12 +9,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from mailgate.address import Address
 from mailgate.awaiting import answered, surely
 from mailgate.config.routes import Preset
 from mailgate.envelope import Envelope, Session, Transaction, new_id
-from mailgate.events import Refused
 from mailgate.interfaces import IEvents, Lease, OutcomeKind
 from mailgate.message import Content, body_edits, is_of_header, release
+from mailgate.observe.refusal import RefusalTeller
 from mailgate.relay.attempt import Result
 from mailgate.relay.editing import ContentEditor, NextHop
 from mailgate.relay.inline.answers import public, with_id
@@ -204,33 +205,13 @@ class Ending:
     def _tell_refused(
         self, session: Session, transaction: Transaction, rest: Mapping[int, Result], message_id: str
     ) -> None:
-        concerned: dict[tuple[str, str], list[str]] = {}
+        concerned: dict[tuple[Reply, str], list[Address]] = {}
         for place, one in rest.items():
             reason = one.reason or f"the next hop {one.host} said: {one.reply}"
-            key = (str(public(one)), reason)
-            concerned.setdefault(key, []).append(str(transaction.recipients[place].address))
+            concerned.setdefault((public(one), reason), []).append(transaction.recipients[place].address)
+        teller = RefusalTeller(session, self._events, self._clock)
         for (reply, reason), recipients in concerned.items():
-            self._events.publish(
-                Refused(
-                    at=self._clock.seconds(),
-                    session=session.id,
-                    client=str(session.client),
-                    listener=session.listener,
-                    helo=session.helo,
-                    stage="message",
-                    filter="",
-                    reason=reason,
-                    reply=reply,
-                    queue_id=transaction.id,
-                    sender=str(transaction.sender),
-                    recipient=recipients[0] if len(recipients) == 1 else "",
-                    recipients=tuple(recipients),
-                    message_id=message_id,
-                    ident=transaction.origin.ident if transaction.origin else "",
-                    origin=transaction.origin.client if transaction.origin else "",
-                    trace=(*session.trace, *transaction.trace),
-                )
-            )
+            teller.tell("message", reply, reason, transaction=transaction, recipients=recipients, message_id=message_id)
 
 
 def _by_place(transaction: Transaction, part: Part, results: Sequence[Result]) -> Iterator[tuple[int, Result]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import islice
 
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
+from mailgate.awaiting import as_deferred
 from mailgate.config.routes import Preset, Route, SmtpRoute
 from mailgate.envelope import EnvelopeRecipient
 from mailgate.events import BackEndRefuses, Event
@@ -24,6 +26,9 @@ __all__ = ["BackEnd", "Way", "way_to"]
 
 #: Messages in a row whose connector is refused, none being taken between, after which the route rests.
 _IN_A_ROW = 3
+#: Seconds for which a domain that was served shows that the connector is right, and another domain wrong there; and
+#: domains that are remembered.
+_LATELY, _MOST_DOMAINS = 86400.0, 1000
 #: Transactions in one attempt by which a message finds its way to the recipients that are taken, and octets of all of
 #: them; the others wait.
 _MOST_APART, _MOST_OCTETS = 40, 256 * 1024**2
@@ -55,6 +60,8 @@ class BackEnd:
         self._alarm = alarm
         self._served = served
         self._refusals = 0  # messages in a row
+        self._refused: set[str] = set()  # domains of their recipients
+        self._took: dict[str, float] = {}  # domains that were served, and when last
         self._told: dict[Meaning, float] = {}  # when of what
 
     async def deliver(self, job: Job, connection: IConnection) -> Sequence[Result]:
@@ -69,12 +76,23 @@ class BackEnd:
             if len(shared) > 1:
                 job.is_apart = True
                 results = await self._apart(job, connection, results, [shared])
-        if job.is_apart or any(one.kind is OutcomeKind.DELIVERED for one in (*results, *job.results)):
+        self._has_served((*results, *job.results))
+        if job.is_apart:  # it took the content
             self._refusals = 0
         meanings = {one.reply: self._meaning(one) for one in results}
         if "connector" in meanings.values():
             self._refusals += 1
+            refused = (one.recipient.address.domain for one in results if meanings[one.reply] == "connector")
+            self._refused.update(islice(refused, _MOST_DOMAINS - len(self._refused)))
         return [self._understood(one, meanings[one.reply]) for one in results]
+
+    def hear(self, results: Sequence[Result]) -> Sequence[Result]:
+        """The same results: what a client leads is the client's to hear. Whoever runs this is told all the same."""
+        for one in results:
+            what = self._meaning(one)
+            if what in ("connector", "waits"):
+                self._tell(what, one)
+        return results
 
     # -- one recipient's refusal
 
@@ -119,6 +137,7 @@ class BackEnd:
         served = [
             replace(one, tls=connection.security or one.tls) for one in answers if one.kind is OutcomeKind.DELIVERED
         ]
+        self._has_served(served)
         numbers = {one.recipient.number for one in served}
         job.remaining = tuple(one for one in job.remaining if one.number not in numbers)
         if not job.remaining or self._served is None:
@@ -146,6 +165,26 @@ class BackEnd:
 
     # -- what is not about the mail
 
+    def _has_served(self, results: Sequence[Result]) -> None:
+        served = {one.recipient.address.domain for one in results if one.kind is OutcomeKind.DELIVERED}
+        if not served:
+            return
+        self._refusals = 0
+        self._refused.clear()
+        now = self._seconds()
+        for domain in served:
+            self._took.pop(domain, None)
+            self._took[domain] = now
+        while len(self._took) > _MOST_DOMAINS:
+            del self._took[next(iter(self._took))]
+
+    def _is_of_connector(self) -> bool:
+        """Whether refusals in a row can be about nothing else: domains of which none was ever served, while others have
+        been lately, are perhaps not set up there."""
+        since = self._seconds() - _LATELY
+        others = any(at >= since for domain, at in self._took.items() if domain not in self._refused)
+        return self._refusals >= _IN_A_ROW and (not others or any(one in self._took for one in self._refused))
+
     def _meaning(self, result: Result) -> Meaning:
         if result.kind is OutcomeKind.DELIVERED or not result.host or result.again:
             return ""
@@ -154,6 +193,8 @@ class BackEnd:
     def _understood(self, result: Result, what: Meaning) -> Result:
         if what == "connector":
             self._tell(what, result)
+            if self._is_of_connector():
+                self._alarm(self._route, f"{result.host} said: {result.reply}"[:300])
             reason = f"{result.host} refuses us, not this mail: its connector is not, or no longer, for this gateway"
             return replace(result, kind=OutcomeKind.DEFERRED, reason=reason)
         if what == "waits":
@@ -166,8 +207,7 @@ class BackEnd:
         return result
 
     def _tell(self, what: Meaning, result: Result) -> None:
-        """An event, and where it is the connector and no accident, an alarm."""
-        rests = what == "connector" and self._refusals >= _IN_A_ROW
+        """An event, now and then."""
         now = self._seconds()
         if now - self._told.get(what, -_QUIET) >= _QUIET:
             self._told[what] = now
@@ -182,8 +222,6 @@ class BackEnd:
                     recipient=recipient,
                 )
             )
-        if rests:
-            self._alarm(self._route, f"{result.host} said: {result.reply}"[:300])
 
 
 class Way:
@@ -212,7 +250,7 @@ class _BackEndWay(Way):
 
     def over(self, job: Job, connection: IConnection) -> Awaitable[Sequence[Result]]:
         if isinstance(job, LedJob):
-            return job.over(connection)
+            return as_deferred(job.over(connection)).addCallback(self._back_end.hear)
         return Deferred.fromCoroutine(self._deliver(job, connection))
 
     async def _deliver(self, job: Job, connection: IConnection) -> Sequence[Result]:

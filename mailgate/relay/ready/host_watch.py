@@ -56,8 +56,9 @@ class HostWatch:
         now = self._seconds()
         known = self._unwell.get((route, target))
         if known is None:
-            if len(self._unwell) < _MOST:
-                self._unwell[route, target] = _Unwell(now + _FIRST)
+            self._unwell[route, target] = _Unwell(now + _FIRST)
+            if len(self._unwell) > _MOST:  # whoever has been there longest, and is perhaps in no DNS any more
+                del self._unwell[next(iter(self._unwell))]
         elif now >= known.due:
             known.waits = min(2 * known.waits, _LONGEST)
             known.due = now + known.waits
@@ -68,8 +69,8 @@ class HostWatch:
             self._unwell.pop((route, target), None)
 
     def _look_at(self, route: str, target: Target, probe: Probe) -> None:
-        state = self._unwell[route, str(target)]
-        if state.is_probed or self._seconds() < state.due:
+        state = self._unwell.get((route, str(target)))
+        if state is None or state.is_probed or self._seconds() < state.due:
             return
         state.is_probed = True
 

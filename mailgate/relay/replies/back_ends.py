@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -22,6 +23,11 @@ Meaning = Literal["", "connector", "waits", "busy", "recipient"]
 """Of whom an answer is: of our host or its connector; of a domain that the back end does not take yet; of a host that
 takes nothing now; of one recipient. "" where it is about the mail, as its code says."""
 
+#: What may be the name of a domain, or an address. Whoever sends mail chooses such names: what an Exchange says of them
+#: is not what it says itself.
+_NAMED = re.compile(r"\w\.\w")
+#: And what is written like one, and the word of an Exchange for whatever is wrong with a recipient.
+_RESOLVER = "resolver."
 #: Replies of which is remembered what they mean.
 _REMEMBERED = 512
 
@@ -37,7 +43,14 @@ class _Rules(Section):
 
 def meaning(preset: Preset, reply: Reply) -> Meaning:
     """What an answer that is not 2yz means at such a back end, the worst for us first."""
-    return _by_words(preset, Said.by(reply))
+    text = " ".join(map(_unnamed, reply.text.split()))
+    return _by_words(preset, Said.by(Reply(reply.code, reply.status, (text,))))
+
+
+def _unnamed(word: str) -> str:
+    if _NAMED.search(word) is None:
+        return word
+    return _RESOLVER if word.lower().startswith(_RESOLVER) else "@"
 
 
 @lru_cache(_REMEMBERED)

@@ -3,7 +3,8 @@
 A pattern is a code, an enhanced status, words, or several of these in this order; "x" in a code or status stands for
 any digit, and for any number where it stands alone. Words are found where a word begins, whatever their case and
 whatever else the reply says, so that "rate limit" is in "is rate limited" too; "*" stands for anything between them.
-Hyphens and underscores count as spaces. Addresses in a reply are left out: nobody is to be judged by his name.
+Hyphens and underscores count as spaces, but not in a word with a full stop within, such as the name of a domain.
+Addresses in a reply are left out, and a domain is one word: nobody is to be judged by his name.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _LONGEST = 2000
 
 _SPACE = str.maketrans("-_", "  ")
 _WORD = re.compile(r"\w+")
+_DOTTED = re.compile(r"\w\.\w")
 
 
 class Said(NamedTuple):
@@ -72,7 +74,8 @@ class Pattern:
 
 
 def _marked(text: str) -> str:
-    return _WORD.sub("\0\\g<0>", " ".join(text.lower().translate(_SPACE).split()))
+    words = (one if _DOTTED.search(one) else one.translate(_SPACE) for one in text.lower().split())
+    return _WORD.sub("\0\\g<0>", " ".join(" ".join(words).split()))
 
 
 def _digits(text: str) -> re.Pattern[str]:

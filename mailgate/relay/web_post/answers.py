@@ -29,6 +29,9 @@ _FOR_GOOD: Mapping[int, tuple[int, str]] = {
 _REST_FOR, _REST, _LONGEST_REST = (429, 503), 30.0, 3600.0
 #: Characters of an application's own words that become part of a reply.
 _LONGEST_WORDS = 200
+_UNCLEAR = Reply.of(451, "4.3.0", "The application's answer is not understood")
+_STRANGER = Reply.of(451, "4.3.0", "The application's answer is about somebody who is no recipient")
+_Verdict = tuple[OutcomeKind, Reply]
 _VERDICTS: Mapping[object, tuple[OutcomeKind, int, str, str]] = {
     "delivered": (OutcomeKind.DELIVERED, 250, "2.0.0", "Taken by the application"),
     "deferred": (OutcomeKind.DEFERRED, 451, "4.3.0", "Not now"),
@@ -47,26 +50,52 @@ class Answer:
     now: float = 0.0
 
 
-def results_of(answer: Answer, recipients: Sequence[EnvelopeRecipient], host: str) -> list[Result]:
-    """One result for each recipient: by what the answer says of it, or else by the status, which is for all."""
+def results_of(answer: Answer, recipients: Sequence[EnvelopeRecipient], host: str, queue_id: str = "") -> list[Result]:
+    """One result for each recipient: by what the answer says of it, or else by the status, which is for all. What is
+    said and not understood delivers nothing: it may have been a refusal."""
     said = _said(answer)
-    kind, reply = _by_status(answer, said)
+    kind, reply = _by_status(answer, said or {})
     rest = _rest(answer)
     results = [Result(one, kind, reply, host, rest=rest) for one in recipients]
-    own = said.get("recipients")
-    if not 200 <= answer.status < 300 or not isinstance(own, dict):
+    own = said and said.get("recipients")
+    if not 200 <= answer.status < 300 or (said is not None and own is None):
         return results
-    return [replace(one, **_own(own.get(str(one.recipient.address)), kind, reply)) for one in results]
+    unclear: _Verdict = (OutcomeKind.DEFERRED, _UNCLEAR)
+    if not isinstance(own, dict):
+        return [_with(one, unclear) for one in results]
+    names = _names(recipients, queue_id)
+    found: dict[int, _Verdict] = {}
+    for name, value in own.items():
+        number = names.get(name, names.get(name.lower()))
+        verdict = _own(value) or unclear
+        if number is not None:
+            found[number] = verdict
+        elif verdict[0] is not OutcomeKind.DELIVERED:
+            kind, reply = OutcomeKind.DEFERRED, _STRANGER  # for whoever is not named
+    return [_with(one, found.get(one.recipient.number, (kind, reply))) for one in results]
 
 
-def _said(answer: Answer) -> Mapping[str, object]:
-    """The object of JSON that the answer is; an empty one where it is none."""
-    if not answer.content_type.lower().startswith("application/json"):
+def _with(result: Result, verdict: _Verdict) -> Result:
+    kind, reply = verdict
+    return replace(result, kind=kind, reply=reply)
+
+
+def _names(recipients: Sequence[EnvelopeRecipient], queue_id: str) -> Mapping[str, int]:
+    """By which names an answer may call each recipient: the address, in lower case too, and the id."""
+    found = {str(one.address).lower(): one.number for one in recipients}
+    for one in recipients:
+        found[str(one.address)] = found[f"{queue_id}-{one.number}"] = one.number
+    return found
+
+
+def _said(answer: Answer) -> Mapping[str, object] | None:
+    """The object of JSON that the answer is; an empty one where it is something else, None where nobody can tell."""
+    if not answer.content_type.lower().startswith("application/json") or not answer.body.strip():
         return {}
     try:
         found = json.loads(answer.body)
     except (ValueError, RecursionError):
-        return {}
+        return None
     return found if isinstance(found, dict) else {}
 
 
@@ -84,17 +113,15 @@ def _by_status(answer: Answer, said: Mapping[str, object]) -> tuple[OutcomeKind,
     return OutcomeKind.FAILED if code >= 500 else OutcomeKind.DEFERRED, Reply.of(code, enhanced, text)
 
 
-def _own(said: object, kind: OutcomeKind, reply: Reply) -> dict[str, object]:
-    """What is said of one recipient: {"result": "refused", "reason": "..."}, or the word alone."""
+def _own(said: object) -> _Verdict | None:
+    """What is said of one recipient: {"result": "refused", "reason": "..."}, or the word alone; None where that is not
+    understood."""
     word, reason = (said.get("result"), said.get("reason")) if isinstance(said, dict) else (said, "")
     found = _VERDICTS.get(word) if isinstance(word, str) else None
     if found is None:
-        if said is None:
-            return {"kind": kind, "reply": reply}
-        # It is about this recipient, and nobody knows what: another time it may say that.
-        found = OutcomeKind.DEFERRED, 451, "4.3.0", "The application's answer is not understood"
+        return None
     kind, code, enhanced, text = found
-    return {"kind": kind, "reply": Reply.of(code, enhanced, _words(reason) or text)}
+    return kind, Reply.of(code, enhanced, _words(reason) or text)
 
 
 def _words(said: object) -> str:

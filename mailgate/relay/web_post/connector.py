@@ -22,9 +22,9 @@ from mailgate.relay.client.terms import TermsError
 from mailgate.relay.sources import SYSTEM, Source
 from mailgate.relay.web_post.request import Request, compose
 from mailgate.relay.web_post.session import WebSession
-from mailgate.rewriting.secret_lines import SecretFile
 from mailgate.stores.domains import canonical
 from mailgate.stores.lists import FileError
+from mailgate.stores.secret_lines import SecretFile
 from mailgate.tls.client import ClientContexts
 from mailgate.tls.pem import TlsError
 

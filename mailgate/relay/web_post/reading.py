@@ -86,9 +86,14 @@ def read_mail(content: Content, edits: Sequence[HeaderEdit]) -> tuple[Mail, Octe
         whole, pieces = scan(octets, header, max(body, 2))
     except RecodeError as error:
         mail.problem = str(error)
+    else:
+        sorter = _Sorter(mail, octets)
+        sorter.sort(header, whole, pieces)
+        is_shown = mail.text is not None or mail.html is not None or mail.attachments
+        if len(octets) > body and not (is_shown or sorter.has_parts):
+            mail.problem = "the message has no part that its header tells of"
+    if mail.problem:
         mail.attachments.append(Attachment("message.eml", "message/rfc822", "attachment", "", "", 0, len(octets)))
-        return mail, octets
-    _Sorter(mail, octets).sort(header, whole, pieces)
     return mail, octets
 
 
@@ -141,6 +146,7 @@ class _Sorter:
         self._octets = octets
         self._sealed: list[tuple[bytes, int, int]] = []  # boundary, start and end of what is still to be looked into
         self._entered = 0
+        self.has_parts = False  # a part, though it may be empty
 
     def sort(self, header: bytes, whole: Entity, pieces: Sequence[Piece]) -> None:
         """All pieces behind this header."""
@@ -162,6 +168,7 @@ class _Sorter:
         for piece in pieces:
             if piece.start >= limit:
                 break
+            self.has_parts = self.has_parts or piece.entity is not whole
             end = min(piece.end, limit)
             holder = _holder(piece.entity)
             if piece.role is Role.HEADER:

@@ -41,13 +41,17 @@ _WANTED = frozenset((b"content-type", b"retry-after"))
 _LOST = Reply.of(451, "4.4.2", "The connection to the application was lost")
 _TIMED_OUT = Reply.of(451, "4.4.2", "The application did not answer in time")
 _NO_HTTP = Reply.of(451, "4.5.0", "The application does not speak HTTP as it should")
+_TOO_EARLY = Reply.of(451, "4.5.0", "The application took the message before it had all of it")
 _UNREADABLE = Reply.of(451, "4.3.0", "The message cannot be read now")
 
 
 class _Post:
     """One request under way. Its `done` is called back once. `response` is there once anything may be answered."""
 
-    def __init__(self, recipients: Sequence[EnvelopeRecipient], done: Deferred[Sequence[Result]]) -> None:
+    def __init__(
+        self, queue_id: str, recipients: Sequence[EnvelopeRecipient], done: Deferred[Sequence[Result]]
+    ) -> None:
+        self.queue_id = queue_id
         self.recipients = recipients
         self.done = done
         self.response = HttpResponse(_WANTED)
@@ -118,7 +122,7 @@ class WebSession(Protocol):
         if not self.is_usable:
             return succeed([Result(one, OutcomeKind.DEFERRED, _LOST, next_host=True, again=True) for one in recipients])
         done: Deferred[Sequence[Result]] = Deferred(lambda _: self._cancelled())
-        post = self._post = _Post(recipients, done)
+        post = self._post = _Post(envelope.queue_id, recipients, done)
         self._deadline.clear()
 
         def composed(request: Request) -> None:
@@ -145,9 +149,7 @@ class WebSession(Protocol):
         if self._post is not None or self._ready is not None:
             self._break_off(_LOST, "closed by us")
         else:
-            self._is_closed = True
-            self._deadline.clear()
-            self.transport.loseConnection()
+            self._leave()
 
     # -- Twisted's Protocol
 
@@ -273,9 +275,15 @@ class WebSession(Protocol):
             response.fields.get(b"retry-after", b"").decode("latin-1"),
             self._clock.seconds(),
         )
-        if not is_kept:
+        is_taken = 200 <= response.status < 300
+        if not is_kept and is_taken and post.is_sent and response.is_whole:
+            self._leave()
+        elif not is_kept:
             self._abort()
-        self._settle(post, results_of(answer, post.recipients, str(self.target)))
+        if is_taken and not post.is_sent:  # which it never gets now
+            self._settle(post, self._results(_TOO_EARLY, f"HTTP {response.status} came too early"))
+        else:
+            self._settle(post, results_of(answer, post.recipients, str(self.target), post.queue_id))
 
     def _break_off(
         self,
@@ -316,7 +324,8 @@ class WebSession(Protocol):
 
     def _settle(self, post: _Post, results: Sequence[Result]) -> None:
         self._post = None
-        self._deadline.clear()
+        if not self._is_closed:
+            self._deadline.clear()
         post.response.close()
         post.done.callback(results)
 
@@ -326,6 +335,12 @@ class WebSession(Protocol):
             post.response.close()
             post.done.errback(CancelledError())
         self._abort()
+
+    def _leave(self) -> None:
+        """Close, when the application has what has been written; for that it has some time, too."""
+        self._is_closed = True
+        self._deadline.set(self._timeout)
+        self.transport.loseConnection()
 
     def _abort(self) -> None:
         if not self._is_closed:

@@ -16,9 +16,9 @@ from mailgate.envelope import Client, Identity, Recipient, Session, Transaction,
 from mailgate.findings import Finding, Stream
 from mailgate.interfaces import IEvents, IIntake, IPipeline, IRouting
 from mailgate.message import ContentWriter, MemoryBudget, Message, release
+from mailgate.observe.refusal import RefusalTeller
 from mailgate.reply import Reply
 from mailgate.smtp.answers import answers_to, tell_refusals
-from mailgate.smtp.refusal import RefusalTeller
 from mailgate.verdict import Defer, Disconnect, Reject, Verdict
 from mailgate.web.injection.composing import Draft
 

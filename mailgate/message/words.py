@@ -1,8 +1,8 @@
-"""What an administrator is shown of a message, in words."""
+"""What an administrator is shown of edits, in words."""
 
 from __future__ import annotations
 
-from mailgate.message import (
+from mailgate.message.edits import (
     AddHeader,
     AddRecipient,
     ChangeReturnPath,
