@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import cast
 
 from mailgate.auth.checker import IAuthReactor
 from mailgate.auth.guesses import Guesses
 from mailgate.auth.portal import Authenticator, make_authenticator
+from mailgate.auth.retired import close_all
 from mailgate.backends.keeping import Source, Sources, close_sources, made_of
 from mailgate.config.auth import FileAuth
 from mailgate.config.load import ConfigError, Loaded
@@ -19,27 +20,53 @@ from mailgate.rewriting.build import AliasError, make_alias_sources, make_sender
 from mailgate.rewriting.source import AliasSource, AliasTools
 from mailgate.stores.lists import FileError
 
-__all__ = ["alias_sources", "make_addressing", "make_users", "recipient_sources"]
+__all__ = ["alias_sources", "is_slow", "make_addressing", "make_slow", "make_users", "recipient_sources"]
+
+#: Kinds of `[recipients.NAME]` and `[aliases.NAME]` that may take long to make: a program reads their tables. All that
+#: they need of the reactor then is what time it is.
+_SLOW = frozenset({"postfix"})
 
 
-def make_addressing(loaded: Loaded, tools: SourceTools, known: Sources = MappingProxyType({})) -> Sources:
-    """What is made of `[recipients.NAME]`, `[aliases.NAME]` and `[senders.NAME]`, by ("recipients", NAME) and so on;
-    see `make_sources` and `make_alias_sources`. ConfigError where one cannot be made."""
+def is_slow(loaded: Loaded, known: Sources) -> bool:
+    """Whether `make_addressing` may hold up whoever calls it, unless it is given what `make_slow` has made before."""
+    config = loaded.config
+    sections = [
+        *((("recipients", name), one) for name, one in config.recipients.items()),
+        *((("aliases", name), one) for name, one in config.aliases.items()),
+    ]
+    return any(one.kind in _SLOW and (key not in known or known[key].made_of != made_of(one)) for key, one in sections)
+
+
+def make_slow(loaded: Loaded, tools: SourceTools, known: Sources) -> Sources:
+    """Those of the sources that take long to make, for `make_addressing` to know. May be called in a thread."""
+    return make_addressing(loaded, tools, known, _SLOW)
+
+
+def make_addressing(
+    loaded: Loaded,
+    tools: SourceTools,
+    known: Sources = MappingProxyType({}),
+    kinds: Collection[str] | None = None,
+) -> Sources:
+    """What is made of `[recipients.NAME]`, `[aliases.NAME]` and `[senders.NAME]`, by ("recipients", NAME) and so on, or
+    of recipients and aliases of these `kinds`; see `make_sources` and `make_alias_sources`. ConfigError where one
+    cannot be made."""
     errors: list[str] = []
     alias_tools = AliasTools(tools.reactor, tools.events)
     recipients: Mapping[str, Source[ISource]] = {}
     aliases: Mapping[str, Source[AliasSource]] = {}
     senders: Mapping[str, Source[AliasSource]] = {}
     try:
-        recipients = make_sources(loaded.config, tools, recipient_sources(known))
+        recipients = make_sources(loaded.config, tools, recipient_sources(known), kinds)
     except DirectoryError as error:
         errors += [loaded.error(key, text) for key, text in error.errors]
     try:
-        aliases = make_alias_sources(loaded.config, alias_tools, alias_sources(known, "aliases"))
+        aliases = make_alias_sources(loaded.config, alias_tools, alias_sources(known, "aliases"), kinds)
     except AliasError as error:
         errors += [loaded.error(key, text) for key, text in error.errors]
     try:
-        senders = make_sender_sources(loaded.config, alias_tools, alias_sources(known, "senders"))
+        if kinds is None:
+            senders = make_sender_sources(loaded.config, alias_tools, alias_sources(known, "senders"))
     except AliasError as error:
         errors += [loaded.error(key, text) for key, text in error.errors]
     made: Sources = {
@@ -87,6 +114,7 @@ def make_users(
                 section, name=name, reactor=reactor, certificates=certificates, guesses=guesses, made_of=now
             )
         except ValueError as error:
+            close_all(one for name, one in users.items() if known.get(name) is not one)
             raise ConfigError(_lines(loaded, name, section, error)) from error
     return users
 

@@ -67,6 +67,7 @@ from mailgate.reporting.tls_office import TlsReporting
 from mailgate.rewriting.build import AliasError, make_aliases
 from mailgate.rewriting.unsubscribe import UnsubscribeTokens
 from mailgate.smtp.conversation import SessionServices
+from mailgate.smtp.copies import offered_to_copies
 from mailgate.smtp.offers import Offers
 from mailgate.smtp.postmaster import postmaster_domain
 from mailgate.stores.secret_lines import SecretFile
@@ -143,7 +144,8 @@ class Assembly:
             max_size = functools.partial(learnt.limit, listener.size_of, listener.max_message_size)
         if listener.rehearse:
             max_size = largest_copy
-        offers = Offers(gateway.hostname, listener, has_tls=has_tls, mechanisms=mechanisms, max_size=max_size)
+        offered = offered_to_copies(listener) if listener.rehearse else listener
+        offers = Offers(gateway.hostname, offered, has_tls=has_tls, mechanisms=mechanisms, max_size=max_size)
         pipeline = self.pipelines[listener.pipeline]
         trusted_pipeline = self.pipelines[listener.trusted_pipeline or listener.pipeline]
         routing: IRouting = self.routing

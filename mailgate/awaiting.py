@@ -10,8 +10,9 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorFromThreads, IReactorThreads, IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-__all__ = ["InThread", "answered", "as_deferred", "at_once", "in_reactors_threads", "run", "surely", "within"]
+__all__ = ["InThread", "OneRun", "answered", "as_deferred", "at_once", "in_reactors_threads", "run", "surely", "within"]
 
 T = TypeVar("T")
 
@@ -22,6 +23,33 @@ class InThread(Protocol):
     """Runs a call in a thread; what it returns or raises comes as an answer."""
 
     def __call__(self, call: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+class OneRun:
+    """Work of which one run is under way at a time. What is wanted meanwhile is one more run, after it.
+
+    `failed` is told of what a run fails with.
+    """
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]], failed: Callable[[Failure], object]) -> None:
+        self._work = work
+        self._failed = failed
+        self._is_busy = self._is_wanted = False
+
+    def begin(self) -> None:
+        """Run, now or when that is over which is under way."""
+        self._is_wanted = True
+        if not self._is_busy:
+            self._is_busy = True
+            Deferred.fromCoroutine(self._run()).addErrback(self._failed)
+
+    async def _run(self) -> None:
+        try:
+            while self._is_wanted:
+                self._is_wanted = False
+                await Deferred.fromCoroutine(self._work()).addErrback(self._failed)
+        finally:
+            self._is_busy = False
 
 
 async def at_once(call: Callable[[], T], /) -> T:

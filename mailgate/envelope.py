@@ -294,7 +294,8 @@ class Transaction(Struct, kw_only=True):
     those of the body and of the envelope before the message is accepted, those of the header when it is sent on.
     `edits_for` are those that some recipients' messages have beyond these, in their order: none is shown to a filter,
     which finds in `edits` what the recipients have that it is asked about. `origin` is what XFORWARD told of this
-    message, None where nothing. `mark` as in Envelope.
+    message, None where nothing. `judged_as` is the session that filters are shown, where that is not the one in which
+    the message comes (`judge_origin`). `mark` as in Envelope.
     """
 
     id: str
@@ -303,6 +304,7 @@ class Transaction(Struct, kw_only=True):
     declared_size: int | None = None
     parameters: MailParameters = PLAIN_MAIL
     origin: Origin | None = None
+    judged_as: Session | None = None
     edits: list[Edit] = field(default_factory=list)
     edits_for: tuple[For, ...] = ()
     trace: list[TraceStep] = field(default_factory=list)
@@ -336,11 +338,29 @@ KEPT_STEPS = 300
 class Kept(Struct, frozen=True, kw_only=True):
     """Why a message is in quarantine, as its filters found it: the trace of its session and its transaction, and the
     facts of the evidence. `has_original`: the content was changed, and lies as it was received with the originals.
+
+    Where not every fact is about every recipient, `facts_for` has the numbers of some of them, each time with the
+    places in `facts` of those that are about these; who is in none has them all. `named` are the addresses by which the
+    sender has named recipients that stand behind aliases: number, local part and domain.
     """
 
     steps: tuple[TraceStep, ...] = ()
     facts: tuple[str, ...] = ()
     has_original: bool = False
+    facts_for: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+    named: tuple[tuple[int, str, str], ...] = ()
+
+    def facts_of(self, number: int) -> Sequence[str]:
+        """Those about one recipient."""
+        for numbers, places in self.facts_for:
+            if number in numbers:
+                return [self.facts[place] for place in places if 0 <= place < len(self.facts)]
+        return self.facts
+
+    def address_of(self, recipient: EnvelopeRecipient) -> Address:
+        """By which the sender has named a recipient."""
+        found = (Address(local, domain) for number, local, domain in self.named if number == recipient.number)
+        return next(found, recipient.address)
 
 
 class Envelope(Struct, frozen=True, kw_only=True):

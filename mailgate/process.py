@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
 import pwd
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import NoReturn
 
 __all__ = [
+    "allow_cpu",
     "cannot_start",
     "collect_seldom",
+    "confine",
     "make_directory",
     "own_directory",
     "own_secret",
@@ -30,6 +33,10 @@ _DESCRIPTORS = 65536
 _SECRET = 32
 #: The collector's thresholds: a message leaves hundreds of objects and hardly a cycle.
 _GARBAGE = (20_000, 20, 20)
+#: prctl(2): a process and what it starts never get more rights.
+_NO_NEW_PRIVILEGES = 38
+#: How much what reads for us stands back behind what moves mail.
+_NICE = 10
 
 
 def cannot_start(twistd: Mapping[str, object], why: str) -> NoReturn:
@@ -117,3 +124,29 @@ def raise_descriptor_limit() -> None:
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def confine(memory: int) -> None:
+    """For a process that reads what strangers send: so many octets of memory, no files but those that are open, nothing
+    started, no more rights, and a place behind those who move mail."""
+    for limit, value in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 32),
+        (resource.RLIMIT_NPROC, 0),
+    ):
+        with contextlib.suppress(ValueError, OSError):  # what is lower already stays
+            resource.setrlimit(limit, (value, value))
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+
+
+def allow_cpu(seconds: int) -> None:
+    """Let the process have so much more CPU time from now on; the kernel ends it beyond that (SIGXCPU)."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    used = int(usage.ru_utime + usage.ru_stime)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (used + seconds + 1, hard))

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.assembly import Assembly
-from mailgate.awaiting import in_reactors_threads, surely, within
+from mailgate.awaiting import OneRun, in_reactors_threads, surely, within
 from mailgate.config.load import ConfigError, Loaded, load
 from mailgate.config.openings import openings
 from mailgate.config.reload import as_running, needs_restart
@@ -50,7 +50,7 @@ from mailgate.sockets.sessions import open_wide
 from mailgate.web.control import StatusBoard
 from mailgate.web.desk import HttpDesk
 from mailgate.web.rates import rates_of_worker
-from mailgate.workers.ports import CannotBindError, open_ports
+from mailgate.workers.ports import CannotBindError, adopted, open_ports
 from mailgate.workers.team import Team, alone, make_counters
 from mailgate.workers.together import Answers
 
@@ -92,6 +92,7 @@ class Gateway(Outside):
         self._filter_observers: Sequence[IEventObserver] = ()
         self._budget = MemoryBudget(loaded.config.gateway.memory_ceiling)
         self._prepared: Prepared | None = None
+        self._reload = OneRun(self._read_again, lambda failure: _log.failure("the reload failed", failure))
         self.http = HttpDesk(
             loaded.config,
             reactor,
@@ -109,7 +110,7 @@ class Gateway(Outside):
         try:
             doors = self._doors.__getitem__
             self._ports += open_ports(self.reactor, openings(self.config), doors, self._team.sockets)
-            self.http.listen(self.reactor)
+            self.http.listen(self.reactor, adopted(self.reactor, self._team.http_sockets, self.http.server.factory))
         except (CannotBindError, CannotListenError) as error:
             self._cannot_start(str(error))
 
@@ -156,7 +157,7 @@ class Gateway(Outside):
                 leads=not self._team.worker,
                 serving=lambda: [it.services.authenticator for it in self.listeners.values()],
             )
-            prepared = self.configurations.prepare(self.loaded, self.loaded, self.registry)
+            prepared = self.configurations.build(self.loaded, self.loaded, self.registry)
         except ConfigError as error:
             self._cannot_start("\n".join(error.errors))
         except (OSError, SpoolError) as error:
@@ -262,7 +263,7 @@ class Gateway(Outside):
             self.events.add(observer)
         self.inline.use(assembly.config.routes)
         rehearsal = assembly.config.rehearsal
-        self.rehearsed.use(rehearsal.keep, rehearsal.max_mails)
+        self.rehearsed.use(rehearsal.keep, rehearsal.max_mails, rehearsal.max_size)
         for section in assembly.config.listeners:
             listener = self.listeners.get(section.name)
             if listener is not None:
@@ -293,23 +294,33 @@ class Gateway(Outside):
 
     def reload(self) -> None:
         """Read the file again: a good one is for new sessions, a bad one is refused and the old one stays."""
-        self.settle(self.prepare())
+        self._reload.begin()
 
-    def prepare(self, source: str | None = None) -> tuple[str, ...]:
+    async def _read_again(self) -> None:
+        self.settle(await self.prepare())
+
+    async def prepare(self, source: str | None = None) -> tuple[str, ...]:
         """Read the file again, or the text that is said to be in it, for `settle`; every error of it."""
         self.json_log.reopen()
         try:
             read = load(self.loaded.path, Registry().find, source)
             loaded = replace(read, config=as_running(self._started, read.config))
-            self._prepared = self.configurations.prepare(read, loaded, self.registry)
+            self._prepared = await self.configurations.prepare(read, loaded, self.registry)
         except ConfigError as error:
             return error.errors
+        except Exception as error:
+            _log.failure("the configuration could not be prepared")
+            return (f"{self.loaded.path}: an error of ours: {type(error).__name__}: {error}",)
         return ()
 
     def settle(self, errors: Sequence[str], *, tells: bool = True) -> None:
         """Go by what was prepared, or refuse it where anybody has found errors."""
         prepared, self._prepared = self._prepared, None
         path = str(self.loaded.path)
+        if not self.running:  # it may have taken long to prepare
+            if prepared is not None:
+                self.configurations.drop(prepared)
+            return
         if errors or prepared is None:
             if prepared is not None:
                 self.configurations.drop(prepared)

@@ -18,6 +18,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger, globalLogBeginner
 
 from mailgate.config.load import ConfigError, load
+from mailgate.config.openings import HTTP
 from mailgate.events import WorkerEnded
 from mailgate.pipeline.registry import Registry
 from mailgate.service import Gateway
@@ -46,7 +47,7 @@ class Worker:
         self._shared = Shared(self.end.send)
         self.hear = self._shared.hear
 
-    def begin(self, started: str, running: str) -> str:
+    async def begin(self, started: str, running: str) -> str:
         """As in Duties."""
         team = Team(
             slots=self._shared.slots,
@@ -54,7 +55,8 @@ class Worker:
             counters=self._shared.counters,
             worker=self._number,
             workers=self._count,
-            sockets=self._sockets,
+            sockets={name: those for name, those in self._sockets.items() if name != HTTP},
+            http_sockets=self._sockets.get(HTTP, ()),
             ask_others=self.end.ask_others,
             pid=os.getppid(),
         )
@@ -63,8 +65,10 @@ class Worker:
             gateway.startService()
             self._gateway = gateway
             if running != started:
-                if errors := gateway.prepare(running):
+                if errors := await gateway.prepare(running):
                     return "\n".join(errors)
+                if self._is_ending:  # meanwhile
+                    return "it was told to end"
                 gateway.settle((), tells=False)
             gateway.privilegedStartService()
         except ConfigError as error:
@@ -73,10 +77,10 @@ class Worker:
             return str(error)
         return ""
 
-    def prepare(self, source: str) -> str:
+    async def prepare(self, source: str) -> str:
         """As in Duties."""
         try:
-            return "\n".join(self._the_gateway.prepare(source))
+            return "\n".join(await self._the_gateway.prepare(source))
         except Exception as error:
             # What passed here would end our line, and this worker: a plug-in may raise anything.
             _log.failure("the configuration cannot be read")

@@ -7,6 +7,13 @@ from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no failure, and what one run has tried, the next one tries again. To try something else each time:
+# --hypothesis-profile=explore.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("same", settings.get_profile("explore"), derandomize=True)
+settings.load_profile("same")
 
 _NEEDS_ALL = bool(os.environ.get("MAILGATE_NEED_ALL"))
 

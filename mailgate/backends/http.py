@@ -9,7 +9,7 @@ from pathlib import Path
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionClosed
-from twisted.internet.interfaces import IConsumer, IOpenSSLClientConnectionCreator
+from twisted.internet.interfaces import IConsumer, IOpenSSLClientConnectionCreator, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import (
@@ -33,6 +33,8 @@ __all__ = ["MAX_BODY", "Fetched", "Fetcher", "NoTlsError", "TooLargeError"]
 MAX_BODY = 64 * 1024
 #: Connections that are kept open, and for how long (seconds).
 _KEPT, _KEPT_FOR = 4, 60
+#: Seconds in which a body that nobody reads must be over, so that its connection may be kept.
+_OVER_WITHIN = 5.0
 
 _LOST = (RequestTransmissionFailed, ResponseNeverReceived)
 
@@ -71,6 +73,8 @@ class Fetcher:
     ) -> None:
         """`ca` is a file of authorities in PEM, in the place of the system's; ValueError where it has none. `endpoints`
         makes what finds hosts and connects to them, instead of the reactor."""
+        self._clock: IReactorTime = reactor
+        self._ignored: set[_Ignored] = set()
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = _KEPT
         self._pool.cachedConnectionTimeout = _KEPT_FOR
@@ -88,27 +92,41 @@ class Fetcher:
 
         A request may be sent twice: a kept connection may have been closed at the other end meanwhile.
         """
+        response = await self._asked(method, url, headers, body)
+        (content_type, *_) = response.headers.getRawHeaders("content-type", [""])
+        return Fetched(response.code, await _body(response), content_type)
+
+    async def status(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> int:
+        """The status of the response, as soon as it is there; BackendError where none came. Whatever its body is or
+        becomes, nobody reads it: where it is short its connection is kept, and closed otherwise."""
+        response = await self._asked(method, url, headers, body)
+        ignored = _Ignored(self._clock, self._ignored)
+        response.deliverBody(ignored)
+        code: int = response.code  # Twisted is typed in part
+        return code
+
+    async def _asked(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> IResponse:
         try:
             try:
-                return await self._fetch(method, url, headers, body)
+                return await self._ask(method, url, headers, body)
             except _LOST as error:
                 if not _is_lost(error):
                     raise
-            return await self._fetch(method, url, headers, body)
+            return await self._ask(method, url, headers, body)
         except (ResponseFailed, RequestTransmissionFailed, ConnectError, ConnectionClosed, OSError) as error:
             is_tls = any(reason.check(SSL.Error) for reason in _reasons(error))
             raise (NoTlsError if is_tls else BackendError)(f"no answer over HTTP: {_cause(error)}") from None
 
     def close(self) -> Deferred[None]:
         """Close the kept connections."""
+        for one in list(self._ignored):
+            one.end()
         return self._pool.closeCachedConnections()  # type: ignore[no-any-return]  # Twisted is typed in part
 
-    async def _fetch(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Fetched:
+    async def _ask(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> IResponse:
         producer = None if body is None else _Body(body)
         fields = Headers({name: [value] for name, value in headers.items()})
-        response = await self._agent.request(method.encode(), url.encode(), fields, producer)
-        (content_type, *_) = response.headers.getRawHeaders("content-type", [""])
-        return Fetched(response.code, await _body(response), content_type)
+        return await self._agent.request(method.encode(), url.encode(), fields, producer)
 
 
 def _body(response: IResponse) -> Deferred[bytes]:
@@ -178,6 +196,35 @@ class _Collector(Protocol):
     def _abort(self) -> None:
         if self.transport is not None:
             self.transport.loseConnection()
+
+
+class _Ignored(Protocol):
+    """A body that nobody reads, until it is over or too much; those that are not over are in `others`."""
+
+    def __init__(self, clock: IReactorTime, others: set[_Ignored]) -> None:
+        self._others = others
+        self._left = MAX_BODY
+        self._timer = clock.callLater(_OVER_WITHIN, self.end)
+        others.add(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            self.end()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._forget()
+
+    def end(self) -> None:
+        """Close the connection."""
+        self._forget()
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+    def _forget(self) -> None:
+        self._others.discard(self)
+        if self._timer.active():
+            self._timer.cancel()
 
 
 def _reasons(error: BaseException) -> list[Failure]:

@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from mailgate.cli.common import FailedError
 from mailgate.config.places import Places
@@ -274,7 +274,11 @@ class _ControlDesk:
         except (OSError, HTTPException) as error:
             raise FailedError(f"the daemon did not answer at {self._path}: {error!r}") from None
         if status == 200:
-            return model.model_validate_json(text)
+            try:
+                return model.model_validate_json(text)
+            except ValidationError:
+                problem = "does not answer as this command expects, and may be of another version: restart it"
+                raise FailedError(f"the daemon at {self._path} {problem}") from None
         try:
             problem = str(json.loads(text)["error"])
         except (ValueError, KeyError, TypeError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +19,9 @@ from mailgate.doctor.examination import checks_of, site_of
 from mailgate.doctor.exchange import exchange_checks
 from mailgate.doctor.exchange_shell import RouteError, exchange_routes, print_shell
 from mailgate.doctor.machine import try_ports
+from mailgate.doctor.owner import become_owner, owner_check
 from mailgate.doctor.site import Site
 from mailgate.pipeline.registry import Registry
-from mailgate.process import user_name
 
 __all__ = ["command"]
 
@@ -135,25 +134,14 @@ def _examine(
     only_domains: Collection[str] = (),
 ) -> Sequence[Diagnosis]:
     binds = try_ports(loaded.config)  # while we are who starts the gateway
-    _become_owner(loaded)
+    problem = become_owner(loaded.config.gateway.state_dir)
+    before = [owner_check(problem)] if problem else []
 
     async def examined(reactor: Any) -> Sequence[Diagnosis]:
         async with site_of(loaded, registry, reactor, binds=binds, is_deep=is_deep, only_domains=only_domains) as site:
-            return await run_checks(make(site), reactor)
+            return await run_checks([*before, *make(site)], reactor)
 
     return run_in_reactor(run, examined)
-
-
-def _become_owner(loaded: Loaded) -> None:
-    """A superuser becomes the user whom the state belongs to: what the gateway may not read, it does not see either."""
-    try:
-        owner = loaded.config.gateway.state_dir.stat()
-    except OSError:
-        return
-    if os.geteuid() == 0 and owner.st_uid != 0:
-        os.setgroups(os.getgrouplist(user_name(owner.st_uid), owner.st_gid))
-        os.setgid(owner.st_gid)
-        os.setuid(owner.st_uid)
 
 
 def _tell(found: Sequence[Diagnosis], *, as_json: bool, everything: bool = True) -> None:

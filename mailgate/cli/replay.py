@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +39,7 @@ from mailgate.quarantine.rescan import ways_in
 from mailgate.rehearsal.apart import without_waiting
 from mailgate.rehearsal.compare import Account, Comparison, Pair, failed_in, sides_of, sides_then
 from mailgate.rehearsal.files import FileReader
+from mailgate.rehearsal.history import past_mail
 from mailgate.rehearsal.judging import Sent
 from mailgate.rehearsal.play import Rehearsal
 from mailgate.rehearsal.postfix_log import refusals
@@ -61,6 +63,7 @@ class _Order:
     logs: tuple[Path, ...]
     places: Places | None
     states: Collection[str]
+    history: bool
     begin: float
     limit: int
     listener: str | None
@@ -98,8 +101,9 @@ def _tags(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> 
     "logs",
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A log of Postfix's: what it has refused at RCPT.",
+    help="A log of Postfix's: what it has refused, put off, or kept back.",
 )
+@click.option("--history", is_flag=True, help="What the gateway has taken and refused, by its history.")
 @click.option("--quarantine", is_flag=True, help="What the gateway keeps back.")
 @click.option("--queue", is_flag=True, help="What waits in its queue.")
 @click.option("--since", callback=duration, metavar="AGE", help="Mail that came since then only, like 24h.")
@@ -109,7 +113,7 @@ def _tags(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> 
 @click.option(
     "--inside", multiple=True, callback=_networks, metavar="NETWORK", help="Hosts of the site, beside private networks."
 )
-@click.option("--to", multiple=True, callback=_addresses, help="The recipient of mail in files that names none.")
+@click.option("--to", multiple=True, callback=_addresses, help="The recipient of mail that names none.")
 @click.option(
     "--tagged",
     multiple=True,
@@ -128,6 +132,7 @@ def command(
     sources: tuple[Path, ...],
     logs: tuple[Path, ...],
     against: Path | None,
+    history: bool,
     quarantine: bool,
     queue: bool,
     since: float,
@@ -140,8 +145,9 @@ def command(
     """Judge recorded mail by another policy, and tell where that differs from the present one.
 
     PATH is a message, an mbox, a Maildir, or a folder of .eml and .mbox files; without one it is what the gateway has
-    in quarantine and in its queue. --log adds what Postfix has refused before it saw the content; whom nobody refuses
-    before that is "open" then.
+    in quarantine and in its queue. --log takes what Postfix has refused, --history all mail that this gateway has
+    judged; both tell of no content, and whom nobody refuses before that is "open" then. What was refused before it
+    named a recipient is judged for that of --to.
 
     Each mail is judged twice, by --config and by --against, with DNS, lists and scanners as they are now. Without
     --against it is judged by --config and compared with what became of it: what lies in a folder was taken, or
@@ -149,7 +155,7 @@ def command(
 
     Nothing is delivered, counted or written. Exit code 1 where anything differs.
     """
-    if not (sources or logs or quarantine or queue):
+    if not (sources or logs or history or quarantine or queue):
         quarantine = queue = True
     registry = Registry()
     loaded = load_whole(config, registry)
@@ -166,8 +172,9 @@ def command(
         against=compared,
         sources=sources,
         logs=logs,
-        places=places_of(config) if states else None,
+        places=places_of(config) if states or history else None,
         states=states,
+        history=history,
         begin=time() - since if since else 0.0,
         limit=limit,
         **more,
@@ -204,11 +211,12 @@ class _Replay:
                 policy = Policy(without_waiting(loaded), self._registry, self._reactor, resolver, self._folder, clock)
                 self._policies.append(policy)
                 self._clocks.append(clock)
-            if order.places is None:
-                await self._judge(self._in_files())
+            found = [*self._in_files(), *self._in_history()]
+            if order.places is None or not order.states:
+                await self._judge(found)
                 return
             with closing(_spool(order.places)) as spool:
-                await self._judge([*self._in_files(), *self._in_spool(spool)])
+                await self._judge([*found, *self._in_spool(spool)])
         finally:
             for policy in self._policies:
                 await policy.close()
@@ -226,11 +234,29 @@ class _Replay:
         found = [place for path in self._order.sources for place in reader.places(path)]
         for path in self._order.logs:
             try:
-                # Of a log of years no more is kept than is asked for.
-                found += deque(refusals(path, time()), self._order.limit)
-            except (OSError, EOFError) as error:
+                found += self._newest(path, refusals(path, time(), self._order.to))
+            except (OSError, EOFError, zlib.error) as error:
                 self._comparison.leave_out(str(path), str(error))
         return found
+
+    def _newest(self, path: Path, places: Iterator[Place]) -> Sequence[Place]:
+        """Of a log of years no more is kept than is asked for."""
+        kept = deque[Place](maxlen=self._order.limit)
+        count = 0
+        for place in places:
+            if place.received >= self._order.begin:
+                kept.append(place)
+                count += 1
+        if count > len(kept):
+            what = f"{count - len(kept)} older mails of {path}"
+            self._comparison.leave_out(what, f"more than --limit {self._order.limit}")
+        return kept
+
+    def _in_history(self) -> Sequence[Place]:
+        order = self._order
+        if not order.history or order.places is None:
+            return []
+        return list(past_mail(order.places.history, order.begin, order.limit, order.to, self._comparison.leave_out))
 
     def _in_spool(self, spool: SpooledMail) -> Sequence[Place]:
         try:

@@ -244,7 +244,8 @@ def _in_front(text: _Texts) -> Iterator[str]:
     if text("ident"):
         yield f"the system in front of us has it as {text('ident')}"
     if text("origin") and text("origin") != text("client"):
-        yield f"the system in front of us has it from {text('origin')}"
+        greeting = f" (helo {text('origin_helo')})" if text("origin_helo") else ""
+        yield f"the system in front of us has it from {text('origin')}{greeting}"
 
 
 def _trace(fields: Fields) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Annotated, Protocol, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from mailgate.config.section import Section
+from mailgate.config.site_templates import TemplateFolder
 from mailgate.config.units import Form
 from mailgate.config.values import Count, Flag, Name, OneMailbox, Pattern
 
@@ -47,6 +48,10 @@ class DigestSection(Section):
     """who keeps the mail back, in words, for the mail and the page; the domain of `from` if empty"""
     contact: Annotated[str, Field(max_length=500)] = ""
     """whom recipients ask about it: an address, a telephone number"""
+    templates: TemplateFolder | None = None
+    """a folder with templates of your own for the mail and its pages, in other words or another language:
+    digest-subject.txt, digest.txt, digest.html, ask.html, said.html, layout.html (Jinja; ours take the place of those
+    that are not there). They are read at the start and by a reload"""
     recipients: list[Pattern] = []
     """who gets them: addresses, domains, or "*.domain" for all below it; every recipient of our [domains] if empty.
     Recipients of other domains never do"""

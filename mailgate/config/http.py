@@ -57,7 +57,7 @@ class TokenSection(Section):
 
 class HttpSection(Section):
     """`[http]`: the API, pages by which recipients release mail, and metrics. With several workers the first one serves
-    them, on ports that it binds itself: above 1023, unless the gateway runs as root."""
+    them; while another takes its place, requests wait."""
 
     endpoints: list[Endpoint] = []
     """where to listen, in the forms of the listeners: "tcp:8443", "tcp:8080:interface=127.0.0.1", "unix:/run/http". No

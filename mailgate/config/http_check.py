@@ -12,9 +12,6 @@ from mailgate.config.schema import Config
 
 __all__ = ["advise_on_http", "check_http"]
 
-#: Ports below are for the superuser to bind.
-_PRIVILEGED = 1024
-
 
 def check_http(document: Document, problems: Problems) -> None:
     """Errors, in a document that may be wrong elsewhere."""
@@ -54,9 +51,6 @@ def advise_on_http(config: Config, document: Document, problems: Problems) -> No
     has_tls = config.tls.certificate is not None if http.tls is None else http.tls
     for index, endpoint in enumerate(http.endpoints):
         place = listening(endpoint)
-        if place is not None and place.port < _PRIVILEGED and config.gateway.workers > 1:
-            text = f"{endpoint}: with several workers the first one binds it, which may not unless it runs as root"
-            problems.warn(("http", "endpoints", index), text)
         if place is None or has_tls or _is_loopback(place.interface):
             continue
         if http.tokens:

@@ -47,6 +47,11 @@ def advise_on_identities(config: Config, problems: Problems) -> None:
                     warn_of_secrets(("routes", name, "auth", "oauth"), route.auth.oauth, problems)
         elif isinstance(route, HttpRoute):
             _secret(("routes", name, "secret_file"), route.secret_file, problems)
+            _secret(("routes", name, "certificate"), route.certificate, problems)
+            warn_of_secrets(("routes", name), route, problems)
+            for key in ("ca", "certificate"):
+                if route.is_clear and getattr(route, key) is not None:
+                    problems.warn(("routes", name, key), "has no effect: there is no TLS with http://")
     used = {listener.auth for listener in config.listeners}
     for name in config.auth:
         if name not in used:

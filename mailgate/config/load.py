@@ -12,6 +12,7 @@ from mailgate.config.advice import advise
 from mailgate.config.check import check, filter_options
 from mailgate.config.document import Document
 from mailgate.config.locate import Lines, locate
+from mailgate.config.locate import Path as Where
 from mailgate.config.machine import check_machine, is_path
 from mailgate.config.problems import Problems
 from mailgate.config.rules import ReplyRules, advise_on_rules
@@ -35,10 +36,11 @@ class Loaded:
     warnings: tuple[str, ...] = ()
     lines: Lines = field(default_factory=lambda: Lines({}), repr=False, compare=False)
     rules: ReplyRules | None = None
+    origins: Mapping[Where, Where] = field(default_factory=dict, repr=False, compare=False)
 
     def error(self, where: tuple[str | int, ...], text: str) -> str:
         """A line of ConfigError about a key, for what shows only when parts are built: ("filters", "dnsbl")."""
-        return Problems(str(self.path), {}, self.lines).format(where, text)
+        return Problems(str(self.path), {}, self.lines, self.origins).format(where, text)
 
 
 def load(path: Path, find: Callable[[str], IFilterFactory], source: str | None = None) -> Loaded:
@@ -69,7 +71,7 @@ def load(path: Path, find: Callable[[str], IFilterFactory], source: str | None =
     if problems.errors or config is None:
         raise ConfigError(problems.errors)
     advise(config, shape, problems)
-    return Loaded(config, path, options, problems.warnings, lines, rules)
+    return Loaded(config, path, options, problems.warnings, lines, rules, problems.origins)
 
 
 def _rules(document: Document, base: Path, problems: Problems) -> ReplyRules | None:

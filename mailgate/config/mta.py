@@ -116,7 +116,7 @@ class SocketmapSection(Section):
     """which there are. recipients: addresses that take mail from anybody (relay_recipient_maps); all-recipients: those
     for mail from inside, too; domains: ours (relay_domains); aliases: whom an address stands for (virtual_alias_maps);
     transport: the route of an address (transport_maps); tls-policy: what is asked of TLS with a destination
-    (smtp_tls_policy_maps)"""
+    (smtp_tls_policy_maps and lmtp_tls_policy_maps)"""
     mail_servers: list[Network] = [IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")]
     """who may ask: whoever does can find out who your recipients are"""
     max_connections: Count = 500

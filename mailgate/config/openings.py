@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 from mailgate.config.schema import Config
 
-__all__ = ["Opening", "openings"]
+__all__ = ["HTTP", "Opening", "first_openings", "openings"]
+
+HTTP = "[http]"
+"""The name by which the endpoints of `[http]` go; no listener can have it."""
 
 
 class Opening(NamedTuple):
@@ -22,3 +25,8 @@ def openings(config: Config) -> list[Opening]:
     found = [Opening(one.name, one.endpoints) for one in config.listeners]
     services = (config.milters, config.policy_services, config.socketmaps)
     return found + [Opening(name, section.endpoints) for those in services for name, section in those.items()]
+
+
+def first_openings(config: Config) -> list[Opening]:
+    """Those that the first of several workers serves alone."""
+    return [Opening(HTTP, config.http.endpoints)]

@@ -23,11 +23,13 @@ class Problems:
     where a pipeline names it.
     """
 
-    def __init__(self, file: str, document: Mapping[str, object], lines: Lines) -> None:
+    def __init__(
+        self, file: str, document: Mapping[str, object], lines: Lines, origins: Mapping[Path, Path] | None = None
+    ) -> None:
         self._file, self._document, self._lines = file, document, lines
         self._errors: list[tuple[int, str]] = []
         self._warnings: list[tuple[int, str]] = []
-        self.origins: dict[Path, Path] = {}
+        self.origins: dict[Path, Path] = dict(origins or {})
 
     def error(self, path: Path, text: str) -> None:
         """What is wrong at `path`."""

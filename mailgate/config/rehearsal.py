@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from mailgate.config.section import Section
-from mailgate.config.units import Duration
+from mailgate.config.units import Duration, Size
 from mailgate.config.values import Count, Hostname, Network
 
 __all__ = ["USUAL_TAGS", "RehearsalSection"]
@@ -49,3 +49,6 @@ class RehearsalSection(Section):
     """how long what was found is kept"""
     max_mails: Annotated[Count, Field(ge=100)] = 100_000
     """of how many mails it is kept, the newest ones"""
+    max_size: Annotated[Size, Field(ge=1024**2)] = 256 * 1024**2
+    """how many octets the file of what was found (`rehearsal.db`) may take on the disk, beside some MiB of its journal;
+    the oldest go first. The report tells how many mails were left out for that and for `max_mails`"""

@@ -229,6 +229,14 @@ class HttpRoute(HopRoute):
     secret_file: ConfigPath
     """a file with a secret a line (16 octets at least), and # for comments: each request is signed with every one of
     them, as those of webhooks are. It is read again when it changes"""
+    token_file: ConfigPath | None = None
+    """a file with a secret that is sent as well, as "Authorization: Bearer ..."; read again when it changes"""
+    username: Annotated[str, Field(min_length=1)] | None = None
+    """with which name, and the password of `password_file`, we log in (Basic, RFC 7617), instead of a token"""
+    password_file: ConfigPath | None = None
+    """a file with the password of `username`; read again when it changes"""
+    certificate: ConfigPath | None = None
+    """a PEM file with certificate and key that we show where the application asks for one"""
     format: Literal["json", "form", "raw"] = "json"
     """json: the message taken apart, attachments in base64; form: the same as multipart/form-data, attachments as
     files; raw: multipart/form-data with the message as one file"""
@@ -236,6 +244,21 @@ class HttpRoute(HopRoute):
     """authorities (PEM) that the certificate must come from; the system's if not given"""
     timeout: Timeout = 60.0
     """how long we wait for an answer, and for the application to take each piece of a large request"""
+
+    @model_validator(mode="after")
+    def _one_login(self) -> HttpRoute:
+        if (self.username is None) != (self.password_file is None):
+            raise ValueError("username and password_file belong together")
+        if self.token_file is not None and self.username is not None:
+            raise ValueError("give either token_file or username: a request has one Authorization field")
+        if self.username is not None and (not self.username.isprintable() or ":" in self.username):
+            raise ValueError("username: a name for Basic has no colon, nor control characters (RFC 7617)")
+        return self
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether requests go out without TLS, which is within this machine."""
+        return urlsplit(self.url).scheme == "http"
 
     @property
     def port(self) -> int:

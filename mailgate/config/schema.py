@@ -177,9 +177,9 @@ class ListenerSection(Section):
     max_message_size: Annotated[Size, at_least(64 * 1024, format_size)] = 50 * 1024 * 1024
     """larger messages are refused with 552; announced with SIZE (RFC 5321: at least 64KiB)"""
     size_of: list[Name] = []
-    """routes whose next hops decide, too: what the smallest of them takes by its EHLO, less 16KiB for our own fields,
-    is announced where it is less than max_message_size. It is learnt with each connection to them, and not known before
-    the first one after a start"""
+    """routes whose next hops decide, too, only routes with fixed `hosts`: what the smallest of them takes by its EHLO,
+    less 16KiB for our own fields, is announced where it is less than max_message_size. It is learnt with each
+    connection to them, not known before the first one after a start, and what was learnt is forgotten after a day"""
     max_recipients: Annotated[int, Field(strict=True, ge=100)] = 1000
     """recipients per message; more get 452, and senders bring them again (RFC 5321 asks for at least 100)"""
     max_connections: Count = 2000
@@ -252,7 +252,8 @@ class RoutingSection(Section):
     default: Name | None = None
     """the route of every other recipient; without it they are refused (550 5.4.4)"""
     recipients: dict[Pattern, Name] = {}
-    """routes by recipient: an address, a domain, or "*.domain" for all below it"""
+    """routes by recipient: an address (of our domains with any extension behind their `delimiter`, too), a domain, or
+    "*.domain" for all below it"""
     senders: dict[Pattern, Name] = {}
     """routes by sender, in the same forms; asked after `recipients`, before `default`"""
 

@@ -31,6 +31,7 @@ WebhookEvent = Literal[
     "refused",
     "limit_near",
     "account_suspected",
+    "back_end_refuses",
 ]
 
 #: The event, by its name in the log, that each word means.

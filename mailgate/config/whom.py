@@ -22,4 +22,5 @@ def _whom(text: str, info: ValidationInfo) -> str:
 
 
 Whom = Annotated[str, AfterValidator(_whom), Form("address, domain or file:")]
-"""An address, a domain, "*.domain", or "file:" and the path of a file with one of these a line."""
+"""An address, "ann+*@domain" for that with any extension, a domain, "*.domain", or "file:" and the path of a file with
+one of these a line."""

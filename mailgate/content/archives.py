@@ -1,4 +1,5 @@
-"""What is in archives, and in archives inside them, by libarchive; for worker processes only.
+"""What is in archives, and in archives inside them, by libarchive; and in documents and messages that hold files; for
+worker processes only.
 
 Only formats are opened that lie in the octets themselves: of the others that libarchive knows, mtree reads files of the
 disk by name, and some filters run programs.
@@ -16,10 +17,12 @@ from libarchive import ffi  # type: ignore[import-untyped]  # it has no types
 from libarchive.exception import ArchiveError  # type: ignore[import-untyped]  # it has no types
 from libarchive.read import ArchiveRead  # type: ignore[import-untyped]  # it has no types
 
+from mailgate.content.compound import ACTIVE_MIME, active_mime, compound_files, is_outlook, rtf_files
 from mailgate.content.fields import clean_name, decode_octets
 from mailgate.content.kinds import ARCHIVES, COMPRESSED
 from mailgate.content.models import Limits, Member
-from mailgate.content.office import OLE_MAGIC, OOXML_CONTENTS, ole_marks, package_marks, pdf_marks, rtf_marks
+from mailgate.content.office import OLE_MAGIC, OOXML_CONTENTS, ole_marks, package_marks, rtf_marks
+from mailgate.content.pdf import Pdf
 from mailgate.content.tnef import SIGNATURE as TNEF
 from mailgate.content.tnef import tnef_files
 from mailgate.content.zips import is_zip, plain_zip, zip_names
@@ -29,6 +32,8 @@ __all__ = ["Unpacker"]
 _FORMATS = ("zip", "7zip", "rar", "rar5", "tar", "cpio", "ar", "cab", "lha", "iso9660", "xar")
 _OTHERS = _FORMATS[1:]
 _FILTERS = ("gzip", "bzip2", "xz", "lzma", "lzip", "compress", "zstd", "lz4")
+#: How folders of Outlook (.pst, .ost) begin (MS-PST 2.2.2.6).
+_OUTLOOK_FOLDER = b"!BDN"
 #: What an archive may unpack to whatever its size: small files are packed well.
 _FREE = 1024 * 1024
 #: Characters of a path that are kept.
@@ -88,13 +93,19 @@ class Unpacker:
     def _look(self, part: int, data: bytes, types: list[str], name: str, path: str, depth: int) -> set[str]:
         marks: set[str] = set()
         if data[:8] == OLE_MAGIC:
-            marks |= set(ole_marks(data))
+            marks |= self._compound(part, data, name, path, depth)
         elif b"%PDF-" in data[:1024]:
-            marks |= set(pdf_marks(data))
+            document = Pdf(data, self._limits.octets)
+            marks |= self._inside(part, document.files(), path, depth) | document.marks
         elif data[:5].lower() == b"{\\rtf":
-            marks |= set(rtf_marks(data))
+            marks |= set(rtf_marks(data)) | self._inside(part, rtf_files(data), path, depth)
         elif data[:4] == TNEF:
-            marks |= self._tnef(part, data, path, depth)
+            found = self._inside(part, tnef_files(data), path, depth)
+            marks |= {"broken" if one == "opaque" else one for one in found} | {"archive", "tnef"}
+        elif data[:10] == ACTIVE_MIME:
+            marks |= self._inside(part, active_mime(data, self._limits.octets), path, depth)
+        elif data[:4] == _OUTLOOK_FOLDER:
+            marks.add("opaque")
         # One file may be archives of several kinds, and which one it is depends on the program that opens it.
         is_archive = any(one in ARCHIVES for one in types)
         is_sure = is_archive and is_zip(data)
@@ -122,13 +133,20 @@ class Unpacker:
                 return marks
         return set()
 
-    def _tnef(self, part: int, data: bytes, path: str, depth: int) -> set[str]:
-        if depth > self._limits.depth:
-            self._note("depth")
-            return {"archive", "unread"}
+    def _compound(self, part: int, data: bytes, name: str, path: str, depth: int) -> set[str]:
+        marks = set(ole_marks(data)) | self._inside(part, compound_files(data, self._limits.octets), path, depth)
+        if is_outlook(data) or name.lower().endswith((".msg", ".oft")):
+            return {"broken" if one == "opaque" else one for one in marks} | {"archive"}
+        return {"opaque" if one == "broken" else one for one in marks}
+
+    def _inside(self, part: int, files: Iterator[tuple[list[str], bytes]], path: str, depth: int) -> set[str]:
+        """The files in a document or a message of Outlook: "opaque" where some of them cannot be had."""
         opened = _Opened()
         try:
-            for names, content in tnef_files(data):
+            for names, content in files:
+                if depth > self._limits.depth:
+                    self._note("depth")
+                    return {"archive", "unread"}
                 if not self._spend(len(content)):
                     raise _BeyondError
                 self._name(opened, names[0] if names else "message")
@@ -137,8 +155,8 @@ class Unpacker:
                     self._name(opened, other)
                     self._add(opened, part, other, b"", {"hidden"}, path, depth)
         except ValueError:
-            opened.marks |= {"broken"}
-        return opened.marks | {"archive", "tnef"}
+            opened.marks |= {"opaque"}
+        return opened.marks
 
     def _open(
         self,

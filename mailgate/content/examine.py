@@ -17,7 +17,7 @@ from mailgate.content.kinds import Sniffer
 from mailgate.content.links import LinkReader, urls_in
 from mailgate.content.models import Examination, Part, Question, Rule
 from mailgate.content.text import Page, read_html
-from mailgate.content.walk import Leaf, Octets, Walk, is_message_name
+from mailgate.content.walk import Leaf, Octets, Walk, is_message
 
 __all__ = ["Examiner"]
 
@@ -115,13 +115,14 @@ class _Work:
                 names=tuple(leaf.names),
                 size=len(leaf.ways[0]),
                 marks=tuple(dict.fromkeys(marks)),
+                also=tuple(leaf.header.types[1:]),
             )
         )
         if self._links is not None or self._rules.wants("text"):
             self._text(leaf, types)
 
     def _found(self, name: str, data: bytes) -> None:
-        if is_message_name(name):
+        if is_message(name, data):
             self._walk.enter(data, self._holder)
 
     def _text(self, leaf: Leaf, types: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 __all__ = ["MAX_HEADER", "PartHeader", "clean_name", "decode_octets", "decode_words", "read_header", "visible"]
 
@@ -19,7 +19,11 @@ _MOST_FIELDS, _MOST_PARAMETERS, _MOST_NAME = 8, 64, 255
 _MOST_WORDS = 1000
 
 _FIELD = re.compile(rb"([!-9;-~]++)[ \t]*+:(.*)", re.DOTALL)
-_PARAMETER = re.compile(rb';\s*+([^\s=;"]++)\s*+=\s*+(?:"((?:[^"\\]++|\\.)*+)"?|([^;]*+))', re.DOTALL)
+#: Some programs do with white space where a semicolon is missing.
+_PARAMETER = re.compile(
+    rb'(?:;\s*+|\A|(?<=\s)(?=\S))([^\s=;"]++)\s*+=\s*+(?:"((?:[^"\\]++|\\.)*+)"?|([^;]*+))', re.DOTALL
+)
+_NO_TOKEN = bytes(one for one in range(256) if not 0x20 < one < 0x7F)
 _QUOTED_PAIR = re.compile(rb"\\(.)", re.DOTALL)
 _COMMENT = re.compile(rb"\([^()]*+\)")
 _SECTION = re.compile(r"([^*]++)\*(?:(\d{1,3})(\*)?)?")
@@ -146,7 +150,7 @@ def _read(value: bytes) -> tuple[list[tuple[str, bytes]], bool]:
         if len(found) == _MOST_PARAMETERS:
             return found, True
         text = match[3].strip() if match[2] is None else _QUOTED_PAIR.sub(rb"\1", match[2])
-        found.append((match[1].lower().decode("latin-1"), text))
+        found.append((match[1].translate(None, _NO_TOKEN).lower().decode("ascii"), text))
     return found, False
 
 
@@ -160,9 +164,10 @@ def _names(parameters: list[tuple[str, bytes]], wanted: str) -> Iterator[str]:
 
 
 def _readings(text: bytes) -> Iterator[str]:
-    """A name with its encoded words decoded, and as it stands; whole, and up to a NUL, where some programs end it."""
+    """A name with its encoded words or its percent signs decoded, and as it stands; whole, and up to a NUL, where some
+    programs end it."""
     plain = _text(text)
-    for one in (decode_words(plain), plain):
+    for one in dict.fromkeys((decode_words(plain), plain, unquote(plain, errors="replace"))):
         yield from filter(None, dict.fromkeys((clean_name(one), clean_name(one.partition("\0")[0]))))
 
 
@@ -242,6 +247,9 @@ def visible(text: str) -> str:
 
 def clean_name(name: str) -> str:
     """A name as a file system would have it: its last component, without what is not seen, and without the dots and
-    spaces behind it, which Windows leaves out."""
+    spaces behind it, which Windows leaves out, like the name of its main stream. A dot before it stays: behind it may
+    be an extension."""
     name = visible(name).replace("\\", "/").rstrip("/ .")
-    return name.rpartition("/")[2].strip(" .\"'")[-_MOST_NAME:]
+    if name.lower().endswith("::$data"):
+        name = name[: -len("::$data")].rstrip("/ .")
+    return name.rpartition("/")[2].rstrip(" .\"'").lstrip(" \"'")[-_MOST_NAME:]

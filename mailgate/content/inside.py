@@ -7,9 +7,7 @@ that the kernel keeps. Started as `python -m mailgate.content.inside MEMORY CPU`
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import resource
 import sys
 from typing import BinaryIO, Protocol
 
@@ -17,12 +15,9 @@ import msgspec
 
 from mailgate.content.frames import frame
 from mailgate.content.models import Examination, Problem, Question
+from mailgate.process import allow_cpu, confine
 
 __all__ = ["main", "serve"]
-
-#: prctl(2): this process and what it starts never get more rights.
-_NO_NEW_PRIVILEGES = 38
-_NICE = 10
 
 
 class _Answers(Protocol):
@@ -36,7 +31,7 @@ def serve(questions: BinaryIO, answers: BinaryIO, examiner: _Answers, cpu: int =
     while len(length := _exactly(questions, 4)) == 4:
         data = _exactly(questions, int.from_bytes(length, "big"))
         if cpu:
-            _allow_cpu(cpu)
+            allow_cpu(cpu)
         try:
             found = examiner.answer(decoder.decode(data))
         except MemoryError:
@@ -60,7 +55,7 @@ def main() -> None:
     from mailgate.content.examine import Examiner  # loads native libraries
 
     examiner = Examiner()
-    _confine(memory)
+    confine(memory)
     answers.write(frame(b""))
     answers.flush()
     with contextlib.suppress(KeyboardInterrupt):
@@ -69,30 +64,6 @@ def main() -> None:
 
 def _exactly(source: BinaryIO, size: int) -> bytes:
     return source.read(size) if size else b""
-
-
-def _confine(memory: int) -> None:
-    for limit, value in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 32),
-        (resource.RLIMIT_NPROC, 0),
-    ):
-        with contextlib.suppress(ValueError, OSError):  # what is lower already stays
-            resource.setrlimit(limit, (value, value))
-    with contextlib.suppress(OSError):
-        os.nice(_NICE)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-
-
-def _allow_cpu(seconds: int) -> None:
-    """Let this question have so much CPU time; the kernel ends the process beyond it."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    used = int(usage.ru_utime + usage.ru_stime)
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(resource.RLIMIT_CPU, (used + seconds + 1, hard))
 
 
 if __name__ == "__main__":

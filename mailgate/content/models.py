@@ -53,9 +53,12 @@ class Part(Struct, frozen=True):
 
     `start` and `end` bound the part with its header in the message as received, `body` is where its body begins; all
     are -1 for what lies in something encoded, and then `holder` is the number of the part that has offsets (a part's
-    own number otherwise). `type` is the declared type in lower case, `types` what its octets are, of each way to
+    own number otherwise). `type` is the declared type in lower case, `also` those that it is declared to be in further
+    fields, `types` what its octets are, of each way to
     decode them; `names` are those that any program might give it. `size` counts decoded octets. `marks` are words:
-    "encrypted", "macro", "embedded", "broken", "script", "preamble", "uuencoded", "archive", "signed", "tnef".
+    "encrypted", "macro", "embedded", "broken", "script", "preamble", "archive", "signed", "tnef"; "uuencoded", "binhex"
+    and "yenc" for a file in a text; "opaque" for what may hold files and cannot be looked into, "sealed" for mail that
+    is encrypted.
     """
 
     number: int
@@ -68,6 +71,7 @@ class Part(Struct, frozen=True):
     names: tuple[str, ...] = ()
     size: int = 0
     marks: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
     @property
     def is_message(self) -> bool:

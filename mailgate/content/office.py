@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterable
 from io import BytesIO
 
-__all__ = ["OLE_MAGIC", "OOXML_CONTENTS", "ole_marks", "package_marks", "pdf_marks", "rtf_marks"]
+__all__ = ["OLE_MAGIC", "OOXML_CONTENTS", "ole_marks", "package_marks", "rtf_marks"]
 
 OLE_MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 #: Members of a document's package whose octets tell more than their names.
@@ -17,30 +16,6 @@ OOXML_CONTENTS = ("[content_types].xml", "meta-inf/manifest.xml", "word/_rels/se
 _MOST_STREAMS, _MOST_READ = 2000, 8 * 1024 * 1024
 #: Records of a workbook that are looked at (MS-XLS 2.1.4): BOUNDSHEET names its sheets, FILEPASS says it is encrypted.
 _MOST_RECORDS, _BOUNDSHEET, _FILEPASS, _EOF = 200_000, 0x85, 0x2F, 0x0A
-
-_PDF_ESCAPED = re.compile(rb"/[A-Za-z0-9]{0,40}#[0-9A-Fa-f]{2}[A-Za-z0-9#]{0,64}")
-_PDF_HEX = re.compile(rb"#([0-9A-Fa-f]{2})")
-_PDF_WORDS = {
-    b"/Encrypt": "encrypted",
-    b"/JavaScript": "script",
-    b"/JS": "script",
-    b"/Launch": "launch",
-    b"/EmbeddedFile": "embedded",
-}
-_PDF_NAME = re.compile(rb"/(?:Encrypt|JavaScript|JS|Launch|EmbeddedFile)(?![A-Za-z0-9])")
-#: Escaped names of one PDF that are undone.
-_MOST_NAMES = 10_000
-
-
-def pdf_marks(data: bytes) -> list[str]:
-    """Of a PDF (ISO 32000): "encrypted", "script", "launch", "embedded". What lies in compressed objects is not seen;
-    the word for encryption never does."""
-    found = {match[0] for match in _PDF_NAME.finditer(data)}
-    for number, match in enumerate(_PDF_ESCAPED.finditer(data)):
-        if number == _MOST_NAMES:
-            break
-        found.add(_PDF_HEX.sub(lambda one: bytes([int(one[1], 16)]), match[0]))
-    return sorted({_PDF_WORDS[name] for name in found if name in _PDF_WORDS})
 
 
 def rtf_marks(data: bytes) -> list[str]:
@@ -96,6 +71,8 @@ def ole_marks(data: bytes) -> list[str]:
                     if len(start) == 12 and struct.unpack_from("<H", start, 10)[0] & 0x0100:
                         marks.add("encrypted")
             return sorted(marks)
+    except MemoryError:
+        raise
     except Exception:  # a hostile file makes the reader raise anything
         return ["broken"]
 

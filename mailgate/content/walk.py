@@ -13,11 +13,13 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
-from mailgate.content.decode import decoded, uuencoded
+from mailgate.content.closed import closed_by_octets, closed_by_type
+from mailgate.content.decode import decoded
 from mailgate.content.fields import PartHeader, clean_name, decode_octets, read_header
+from mailgate.content.intext import files_in
 from mailgate.content.models import Limits, Problem
 
-__all__ = ["Leaf", "Octets", "Walk", "is_message_name"]
+__all__ = ["Leaf", "Octets", "Walk", "is_message"]
 
 Octets = bytes | mmap.mmap
 
@@ -28,6 +30,9 @@ _Turn = Generator["Leaf", None, tuple[int, bool, int]]
 _MOST_LINES, _GUESS_IN = 200_000, 64 * 1024
 #: How a message begins that is in something else.
 _MIME_FIELD = re.compile(rb"(?:mime-version|content-(?:type|transfer-encoding|disposition))[ \t]*+:", re.IGNORECASE)
+_MIME_VERSION = re.compile(rb"(?:\A|\n|\xbf)mime-version[ \t]*+:", re.IGNORECASE)
+#: Octets in which the header of a message is looked for that is not said to be one.
+_MESSAGE_IN = 1000
 #: The longest line that may be a delimiter.
 _LONGEST = 10_000
 
@@ -116,6 +121,11 @@ class Walk:
         self.note("lines")
         return False
 
+    @property
+    def most_octets(self) -> int:
+        """What decoding may yield in all."""
+        return self._limits.octets
+
     def spend(self, octets: int) -> bool:
         """Whether decoding may yield so many octets more."""
         self.used += octets
@@ -164,8 +174,10 @@ class _Reading:
                 self._walk.note("headers")
             main = header.type.partition("/")[0]
             is_multipart = any(one.startswith("multipart") for one in header.types)
-            if header.names and not header.is_cut and (is_multipart or (main == "message" and header.end < self._size)):
-                yield from self._shell(header)
+            closed = closed_by_type(header.types)
+            has_parts = is_multipart or (main == "message" and header.end < self._size)
+            if (header.names or closed) and not header.is_cut and has_parts:
+                yield from self._shell(header, closed)
             if is_multipart and not header.is_cut:
                 signed = any("signed" in one for one in header.types)
                 if self._walk.may_enter(level + 1):
@@ -182,10 +194,10 @@ class _Reading:
                 continue
             return (yield from self._leaf(start, header, ["signed"] if signed else []))
 
-    def _shell(self, header: PartHeader) -> Iterator[Leaf]:
+    def _shell(self, header: PartHeader, marks: list[str]) -> Iterator[Leaf]:
         """The names of what has parts: for some programs it is a file, and not looked into."""
         if (number := self._walk.take()) >= 0:
-            yield Leaf(number, header, -1, -1, -1, number, [b""], list(header.names), [])
+            yield Leaf(number, header, -1, -1, -1, number, [b""], list(header.names), marks)
 
     def _leaf(self, start: int, header: PartHeader, marks: list[str]) -> _Turn:
         end, following, is_last, level = self._next(header.end)
@@ -227,6 +239,7 @@ class _Reading:
         for way in ways:
             if way is ways[0] or walk.spend(len(way)):
                 kept.append(way)
+        marks = [*marks, *closed_by_type(header.types), *closed_by_octets(kept, is_cms=_is_cms(header))]
         base = source.base
         holder = number if base >= 0 else source.holder
         offsets = (base + start, base + at, base + end) if base >= 0 else (-1, -1, -1)
@@ -247,17 +260,17 @@ class _Reading:
             guessed = _guess(body)
             if guessed is not None and walk.may_enter(level) and walk.spend(len(body)):
                 walk.add(_Source(body, base + at if base >= 0 else -1, holder, level, guessed))
-        if any("pkcs7" in one for one in header.types) or any(one.lower().endswith(".p7m") for one in header.names):
+        if _is_cms(header):
             # What is signed and not encrypted lies open in the octets of CMS (RFC 8551 section 3.5.2).
             for way in kept:
                 begins = _MIME_FIELD.search(way)
                 if begins and walk.may_enter(level) and walk.spend(len(way)):
                     walk.add(_Source(way[begins.start() :], -1, holder, level))
-        for file in chain.from_iterable(map(uuencoded, kept)):
+        for file in chain.from_iterable(files_in(way, walk.most_octets) for way in kept):
             if (inner := walk.take()) < 0 or not walk.spend(len(file.data)):
                 return
             names = list(filter(None, [clean_name(decode_octets(file.name, ""))]))
-            yield Leaf(inner, PartHeader(0), -1, -1, -1, holder, [file.data], names, ["uuencoded"])
+            yield Leaf(inner, PartHeader(0), -1, -1, -1, holder, [file.data], names, [file.form])
 
     def _push(self, boundaries: list[bytes], level: int) -> None:
         if any(len(boundary) > _LONGEST - 4 for boundary in boundaries):
@@ -314,6 +327,12 @@ class _Reading:
         return _guess(self._octets[max(0, start - 1) : stop])
 
 
+def _is_cms(header: PartHeader) -> bool:
+    return any("pkcs7" in one for one in header.types) or any(
+        one.lower().endswith((".p7m", ".p7z")) for one in header.names
+    )
+
+
 def _is_encoded(labels: list[str]) -> bool:
     return any("64" in one or "quoted" in one or "uu" in one for one in labels)
 
@@ -332,14 +351,20 @@ def _guess(body: bytes) -> bytes | None:
     return None
 
 
-def is_message_name(name: str) -> bool:
-    """Whether a file of this name is opened as a message."""
+def is_message(name: str, data: bytes) -> bool:
+    """Whether a file is opened as a message: by its name, or as programs of Office do with what begins like one."""
+    return _is_message_name(name) or _MIME_VERSION.search(data[:_MESSAGE_IN]) is not None
+
+
+def _is_message_name(name: str) -> bool:
     return name.lower().endswith((".eml", ".mht", ".mhtml"))
 
 
 def _looks_like_message(way: bytes, header: PartHeader) -> bool:
     """Whether what an attachment of a general type decodes to begins as a message does."""
-    if any(map(is_message_name, header.names)):
+    if any(map(_is_message_name, header.names)):
+        return True
+    if header.type.startswith("application/") and is_message("", way):
         return True
     # Without a type it may be a part of multipart/digest.
     if header.type not in ("application/octet-stream", "text/rfc822-headers", ""):

@@ -12,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from OpenSSL import SSL
 from OpenSSL.crypto import X509, X509StoreContext, X509StoreContextError
 
-from mailgate.config.routes import ServerRoute
+from mailgate.config.routes import HttpRoute, ServerRoute
 from mailgate.config.schema import ListenerSection
 from mailgate.doctor.diagnosis import Check, Notes, Severity
 from mailgate.doctor.site import Site
@@ -37,7 +37,7 @@ def certificate_checks(site: Site) -> Iterator[Check]:
     elif any(port == 25 for _, _, port in site.ports()):
         yield Check("certificates", site.hostname, _none)
     for name, route in site.config.routes.items():
-        if isinstance(route, ServerRoute) and route.certificate is not None:
+        if isinstance(route, ServerRoute | HttpRoute) and route.certificate is not None:
             yield Check("certificates", f"routes.{name}", partial(_of_route, site, route.certificate))
 
 

@@ -36,7 +36,7 @@ AREAS: dict[Area, str] = {
     "recipients": "who knows our recipients",
     "scanners": "the servers that filters ask",
     "auth": "who checks users and passwords",
-    "relay": "whether strangers can relay through the listeners that run",
+    "relay": "whether strangers can relay through the listeners that run, or pass for your own",
     "clock": "whether something keeps the time right",
     "disk": "the disk of the state directory: syncs, room, kind",
     "files": "who can read what",

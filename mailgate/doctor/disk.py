@@ -15,15 +15,17 @@ from mailgate.config.units import format_size
 from mailgate.doctor.diagnosis import Check, Notes
 from mailgate.doctor.site import Site
 
-__all__ = ["Mount", "disk_checks", "judge_syncs", "mount_of", "sync_times"]
+__all__ = ["MEASURE", "Mount", "disk_checks", "judge_syncs", "mount_of", "obstacle", "sync_times"]
 
 #: Syncs that are measured, and octets of each write: a small message.
 _SYNCS, _OCTETS = 40, 8192
+#: What the file's name begins with that syncs are measured with.
+MEASURE = "doctor-"
 #: Seconds of a sync from which on it is slow, and hopeless; below the last no disk has done it.
 _SLOW, _HOPELESS, _UNBELIEVABLE = 0.02, 0.2, 0.000_02
 
 #: File systems that forget at a reboot, and on which SQLite's locks, or syncs, are not to be trusted.
-_FORGETS = frozenset({"tmpfs", "ramfs"})
+_FORGETS = frozenset({"tmpfs", "ramfs", "devtmpfs", "proc", "sysfs"})
 _REMOTE = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.sshfs", "fuse.s3fs", "glusterfs"}
 )
@@ -46,12 +48,22 @@ def disk_checks(site: Site) -> Iterator[Check]:
     yield Check("disk", str(folder), partial(_speed, site, folder), 60.0)
 
 
+def obstacle(folder: Path) -> str:
+    """Why there cannot be such a folder, whoever wants it; "" where there is one, or can be one."""
+    there = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), folder)
+    if os.path.isdir(there) or not os.path.lexists(there):
+        return ""
+    if os.path.exists(there):
+        return f"{there} is no folder"
+    return f"{there} is a link to what does not exist" if there.is_symlink() else ""
+
+
 def sync_times(folder: Path, clock: Callable[[], float] = time.perf_counter) -> list[float]:
     """Seconds that each of some writes took to be durable, in order of length; in a file that is gone then. Blocks;
     OSError."""
     took: list[float] = []
     block = os.urandom(_OCTETS)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="doctor-") as file:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=MEASURE) as file:
         for _ in range(_SYNCS):
             began = clock()
             file.write(block)
@@ -96,6 +108,10 @@ async def _kind(site: Site, folder: Path, notes: Notes) -> None:
     def read() -> Mount | None:
         return mount_of(folder.resolve(), Path("/proc/self/mountinfo").read_text("utf-8", "replace"))
 
+    if problem := await site.in_thread(partial(obstacle, folder)):
+        notes.note(f"not checked: {problem}")
+        return
+
     try:
         mount = await site.in_thread(read)
     except OSError:
@@ -120,6 +136,8 @@ async def _room(site: Site, folder: Path, notes: Notes) -> None:
     def look() -> os.statvfs_result:
         return os.statvfs(_existing(folder))
 
+    if await site.in_thread(partial(obstacle, folder)):
+        return
     try:
         found = await site.in_thread(look)
     except OSError as error:
@@ -141,6 +159,8 @@ async def _room(site: Site, folder: Path, notes: Notes) -> None:
 
 
 async def _speed(site: Site, folder: Path, notes: Notes) -> None:
+    if await site.in_thread(partial(obstacle, folder)):
+        return
     try:
         took = await site.in_thread(partial(sync_times, folder))
     except FileNotFoundError:
@@ -158,4 +178,4 @@ async def _speed(site: Site, folder: Path, notes: Notes) -> None:
 
 def _existing(folder: Path) -> Path:
     """The folder, or what it will be made in."""
-    return next((one for one in (folder, *folder.parents) if one.exists()), folder)
+    return next((one for one in (folder, *folder.parents) if os.path.exists(one)), folder)

@@ -16,6 +16,7 @@ from mailgate.backends.keeping import SourceKeeper, Sources, close_sources
 from mailgate.config.hosts import parse_server
 from mailgate.config.load import ConfigError, Loaded
 from mailgate.dns.resolver import Resolver
+from mailgate.doctor.applications import application_checks
 from mailgate.doctor.certificates import certificate_checks
 from mailgate.doctor.clock import clock_checks
 from mailgate.doctor.diagnosis import Check, Notes
@@ -28,6 +29,7 @@ from mailgate.doctor.dns_trust import trust_checks
 from mailgate.doctor.hops import hop_checks
 from mailgate.doctor.machine import file_checks, port_checks
 from mailgate.doctor.open_relay import relay_checks
+from mailgate.doctor.origins import origin_checks
 from mailgate.doctor.servers import server_checks
 from mailgate.doctor.shown import shown_checks
 from mailgate.doctor.site import MOST_DOMAINS, Site, UsedFilter
@@ -57,10 +59,12 @@ _MAKERS: tuple[Callable[[Site], Iterator[Check]], ...] = (
     certificate_checks,
     shown_checks,
     hop_checks,
+    application_checks,
     recipient_checks,
     server_checks,
     auth_checks,
     relay_checks,
+    origin_checks,
     clock_checks,
     disk_checks,
     file_checks,
@@ -144,7 +148,7 @@ async def site_of(
                 users=users,
                 sources=sources,
             )
-            transports.use(assembly.terms)
+            transports.use(assembly.terms, assembly.web_terms)
             prober.use(config, assembly.bounces.classifier)
             keeper.use(sources)
         except ConfigError as error:

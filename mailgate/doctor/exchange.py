@@ -139,14 +139,17 @@ async def _firewall(site: Site, listener: ListenerSection, notes: Notes) -> None
     outbound = unguarded(_of_pipelines(site, own), _INSIDE) if own else []
     if inbound:
         text = f"lets strangers bring {', '.join(inbound)}: an Exchange server may trust what they say"
-        listed = ", ".join(f'"{one}"' for one in inbound)
-        notes.warn(text, f"[filters.headers] strip = [{listed}], in the pipeline of mail from outside")
+        notes.warn(text, f'"header-firewall" among the filters of {_named(pipelines)}, and enforced for all mail there')
     if outbound:
         text = f"lets {', '.join(outbound)} of your own Exchange out to the Internet"
-        listed = ", ".join(f'"{one}"' for one in outbound)
-        notes.note(text, f"[filters.submission] remove = [{listed}], in the pipeline of your own mail")
+        fix = 'a filter of kind = "header-firewall" with direction = "outbound" among those of'
+        notes.note(text, f"{fix} {_named(own)}, for mail that goes to the Internet")
     if not (inbound or outbound):
         notes.ok("keeps out, and in, the fields by which Exchange servers trust one another")
+
+
+def _named(pipelines: Iterable[str]) -> str:
+    return ", ".join(f"pipelines.{name}" for name in pipelines)
 
 
 def _of_pipelines(site: Site, names: Iterable[str]) -> list[UsedFilter]:

@@ -3,7 +3,7 @@ takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
@@ -25,7 +25,7 @@ from mailgate.relay.locate import Hosts, NoHosts
 from mailgate.relay.probing import source_of
 from mailgate.wire.extensions import Extensions
 
-__all__ = ["Door", "doors_of", "hop_checks", "many", "opened"]
+__all__ = ["Door", "doors_of", "hop_checks", "judge_together", "many", "opened"]
 
 #: Addresses of a route that are looked at, and seconds for an answer; for those up to the end of a message, which
 #: Exchange may take a minute for. Seconds for a whole route.
@@ -125,10 +125,14 @@ async def many(site: Site, door: Door, wanted: int) -> tuple[int, str]:
 
 async def _route(site: Site, name: str, route: SmtpRoute | LmtpRoute, notes: Notes) -> None:
     doors = await doors_of(site, name, route, notes)
-    is_lost = len(notes.found)
-    looks = await gatherResults([Deferred.fromCoroutine(_look(site, door)) for door in doors])
+    judge_together(notes, await gatherResults([Deferred.fromCoroutine(_look(site, door)) for door in doors]))
+
+
+def judge_together(notes: Notes, looks: Sequence[tuple[bool, Notes]]) -> None:
+    """Put what was found about each host of one route, and whether it can be used, behind what there is: where one can
+    be, the others are not worth a failure."""
     is_reached = any(reached for reached, _ in looks)
-    found = notes.found[:is_lost]
+    found = notes.found
     if is_reached:  # the others stand in for those that cannot be found
         found = [replace(one, severity="warn") for one in found]
     for reached, told in looks:

@@ -24,6 +24,7 @@ from mailgate.config.places import Places
 from mailgate.config.routes import MaildirRoute
 from mailgate.config.schema import Config
 from mailgate.doctor.diagnosis import Check, Notes
+from mailgate.doctor.disk import MEASURE, obstacle
 from mailgate.doctor.dkim import key_files
 from mailgate.doctor.site import Site
 from mailgate.process import user_name
@@ -62,6 +63,9 @@ async def _state(site: Site, folder: Path, notes: Notes) -> None:
             return None, []
         return found, list(islice(_wrong_in(folder, found.st_uid), 5))
 
+    if problem := await site.in_thread(partial(obstacle, folder)):
+        notes.fail(f"cannot be: {problem}: the gateway cannot start", "choose another gateway.state_dir, or mend that")
+        return
     try:
         found, wrong = await site.in_thread(look)
     except OSError as error:
@@ -100,7 +104,7 @@ def _wrong_in(folder: Path, owner: int) -> Iterator[_Wrong]:
                 found = path.lstat()
             except OSError:
                 continue
-            if found.st_uid != owner:
+            if found.st_uid != owner and not name.startswith(MEASURE):
                 yield _Wrong(path, f"belongs to {user_name(found.st_uid)}")
 
 
@@ -115,7 +119,7 @@ async def _configuration(site: Site, notes: Notes) -> None:
 async def _maildir(pattern: str, notes: Notes) -> None:
     """What is the same for all of its recipients must be there, or can be made."""
     fixed = Path(pattern.partition("{")[0])
-    folder = next((one for one in (fixed, *fixed.parents) if one.exists()), fixed)
+    folder = next((one for one in (fixed, *fixed.parents) if os.path.exists(one)), fixed)
     if os.access(folder, os.W_OK | os.X_OK):
         notes.ok(f"{user_name(os.geteuid())} can write to {folder}")
     else:
@@ -124,7 +128,7 @@ async def _maildir(pattern: str, notes: Notes) -> None:
 
 
 async def _key(site: Site, path: Path, notes: Notes) -> None:
-    if not path.exists():
+    if _is_missing(path):
         return  # told with its domain
     if not os.access(path, os.R_OK):
         text = f"cannot be read by {user_name(os.geteuid())}: what it should sign is put off"
@@ -133,6 +137,16 @@ async def _key(site: Site, path: Path, notes: Notes) -> None:
         notes.warn(problem, f"chmod 0600 {path}")
     else:
         notes.ok("nobody else can read it")
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def try_ports(config: Config) -> dict[tuple[str, int], int]:

@@ -42,9 +42,8 @@ class Refused(Event, frozen=True, kw_only=True):
     """A peer was told no, at any stage from the connection on. `filter` is "" where the gateway itself refused.
 
     `queue_id` is "" before MAIL. `ident` is the message's id at the system in front of us, and `origin` the client that
-    it came there from ("mx.example.net[192.0.2.1]"), where that has told them;
-    `reason` is the private cause, `reply` what the peer was told. `user` is the name that
-    the client gave, where a login was refused.
+    it came there from ("mx.example.net[192.0.2.1]"), with `origin_helo`, where that has told them. `reason` is the
+    private cause, `reply` what the peer was told. `user` is the name that the client gave, where a login was refused.
     """
 
     session: str
@@ -63,6 +62,7 @@ class Refused(Event, frozen=True, kw_only=True):
     message_id: str = ""
     ident: str = ""
     origin: str = ""
+    origin_helo: str = ""
     trace: tuple[TraceStep, ...] = ()
 
 
@@ -73,8 +73,8 @@ class MessageAccepted(Event, frozen=True, kw_only=True):
     `proxy` who told us of the client, where that was not the client itself. `asked` is what its sender asked for with
     the envelope, in words. `recipients` are those that the client named; `aliases` tells which stood for others.
     `split_from` is the id of the message from which this one was split, as filters have changed it for some recipients
-    only: the client was told that id, and the trace stands there. `stream` as in Envelope, `ident` and `origin` as in
-    Refused.
+    only: the client was told that id, and the trace stands there. `stream` as in Envelope, `ident`, `origin` and
+    `origin_helo` as in Refused.
     """
 
     queue_id: str
@@ -96,6 +96,7 @@ class MessageAccepted(Event, frozen=True, kw_only=True):
     stream: str = ""
     ident: str = ""
     origin: str = ""
+    origin_helo: str = ""
     trace: tuple[TraceStep, ...] = ()
 
 
@@ -104,7 +105,8 @@ class Judged(Event, frozen=True, kw_only=True):
 
     `queue_id` is our own id for it, `ident` the mail server's. `answer` is "continue", "quarantine" or "discard", for
     the `reason` given; `changes` tells in words what it has to change. `recipients` are all that it has named, `taken`
-    those whose mail we have taken over. The other fields as in MessageAccepted.
+    those whose mail we have taken over. `is_early`: nobody has seen the content, which another way in may judge yet;
+    `is_again`: more is known now of what was told of before. The other fields as in MessageAccepted.
     """
 
     queue_id: str
@@ -124,6 +126,8 @@ class Judged(Event, frozen=True, kw_only=True):
     protocol: str = ""
     identity: str = ""
     tls: str = ""
+    is_early: bool = False
+    is_again: bool = False
     trace: tuple[TraceStep, ...] = ()
 
 

@@ -39,8 +39,9 @@ class Options(Section):
     - client: an address or a network: `allow client 192.0.2.0/24`
     - name: the client's confirmed name in DNS: `deny name .dynamic.example.net` (all below it), `*` any
     - helo: the name that the client gives itself, in the same forms
-    - sender, recipient: `ann@example.org`, `@example.org` or `example.org`, `*.example.org` (all below it), `*` any,
-      and `<>` for the sender of reports: `deny recipient old@example.org This address is closed`
+    - sender, recipient: `ann@example.org`, `ann+*@example.org` (with any extension; the delimiter is one of
+      `+=_#/~.-`), `@example.org` or `example.org`, `*.example.org` (all below it), `*` any, and `<>` for the sender of
+      reports: `deny recipient old@example.org This address is closed`
 
     Order does not matter: whatever an allow rule fits is not refused here, by none of the rules, and the filters
     behind this one are not asked at the stage of its subject (connect for client and name, helo, mail, rcpt). Of

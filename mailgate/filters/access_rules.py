@@ -11,6 +11,7 @@ from mailgate.config.hosts import parse_network
 from mailgate.envelope import Session
 from mailgate.filters.networks import NetworkTable
 from mailgate.stores.domains import canonical
+from mailgate.stores.extensions import ExtendedTable
 
 __all__ = ["ACTIONS", "SUBJECTS", "Rule", "RuleTable", "parse_rule"]
 
@@ -87,12 +88,14 @@ def _key(address: Address) -> tuple[str, str]:
 
 
 class _Mailboxes:
-    """Addresses by rule: `ann@a.example`, `@a.example`, `a.example`, `*.a.example`, `*`, and `<>` for none."""
+    """Addresses by rule: `ann@a.example`, `ann+*@a.example` with any extension, `@a.example`, `a.example`,
+    `*.a.example`, `*`, and `<>` for none."""
 
-    __slots__ = ("_addresses", "_domains")
+    __slots__ = ("_addresses", "_domains", "_extended")
 
     def __init__(self) -> None:
         self._addresses: dict[tuple[str, str], Rule] = {}
+        self._extended: ExtendedTable[Rule] = ExtendedTable()
         self._domains = _Names()
 
     def add(self, pattern: str, rule: Rule) -> None:
@@ -104,17 +107,21 @@ class _Mailboxes:
                 address = Address.parse(pattern)
             except AddressError as error:
                 raise ValueError(f"{pattern!r} is no address: {error}") from None
-            self._addresses.setdefault(_key(address), rule)
+            if not self._extended.add(*_key(address), rule):
+                self._addresses.setdefault(_key(address), rule)
         else:
             self._domains.add(pattern.removeprefix("@"), rule)
 
     def find(self, address: Address) -> Rule | None:
-        """The rule for an address; the address itself before its domain. Case does not matter."""
+        """The rule for an address; the address itself before that without its extension, and its domain. Case does not
+        matter."""
         rule = self._addresses.get(_key(address)) if self._addresses else None
+        if rule is None and self._extended:
+            rule = self._extended.find(*_key(address))
         return rule or (self._domains.find(address.domain) if self._domains else None)
 
     def __bool__(self) -> bool:
-        return bool(self._addresses or self._domains)
+        return bool(self._addresses or self._extended or self._domains)
 
 
 class RuleTable:

@@ -141,7 +141,8 @@ class Place:
 class AttachmentResult(Finding):
     """Something about a file that a rule is for.
 
-    `kind` is "blocked", "encrypted", "encrypted-document", "macro", "broken", "mismatch", "embedded" or "limits";
+    `kind` is "blocked", "encrypted", "encrypted-document", "macro", "broken", "opaque", "sealed", "mismatch",
+    "embedded" or "limits";
     `name` is the file's, with the archives that it is in, `detail` what about it, `action` what the options say, and
     `place` where the part is that holds it, None where that is not known. `owner` is the filter that says so.
     """
@@ -174,14 +175,14 @@ class Blocked:
                 raise ValueError(f'"{one}" is no MIME type, and none of {", ".join(sorted(FAMILIES))}')
         self._names = [(one, re.compile(fnmatch.translate(one.lower()))) for one in names]
 
-    def why(self, names: Sequence[str], declared: str, types: Sequence[str]) -> str:
+    def why(self, names: Sequence[str], declared: Sequence[str], types: Sequence[str]) -> str:
         """Why a file of these names and types is not wanted; "" where it is."""
         for name in names:
             extension = extension_of(name)
             if extension in self._extensions:
                 return extension
         for one in self._types:
-            if matches_kind((declared, *types), one):
+            if matches_kind((*declared, *types), one):
                 return one
         for name in names:
             for written, pattern in self._names:
@@ -202,11 +203,11 @@ def judge(
     results: list[AttachmentResult] = []
     parts = {part.number: part for part in found.parts}
     for part in found.parts:
-        for kind, detail in _of(part, part.names, part.type, blocked):
+        for kind, detail in _of(part, part.names, (part.type, *part.also), blocked):
             name = part.names[0] if part.names else part.type
             results.append(AttachmentResult(kind, name, detail, actions[kind], _place(part, parts), owner))
     for member in found.members if in_archives else ():
-        for kind, detail in _of(member, (member.name,), "", blocked):
+        for kind, detail in _of(member, (member.name,), (), blocked):
             place = _place(parts[member.part], parts) if member.part in parts else None
             results.append(AttachmentResult(kind, member.path, detail, actions[kind], place, owner))
     results += [
@@ -220,7 +221,9 @@ def judge(
     return list(dict.fromkeys([*ordered[:_MOST], *strong]))
 
 
-def _of(file: Part | Member, names: Sequence[str], declared: str, blocked: Blocked) -> Iterator[tuple[str, str]]:
+def _of(
+    file: Part | Member, names: Sequence[str], declared: Sequence[str], blocked: Blocked
+) -> Iterator[tuple[str, str]]:
     why = blocked.why(names, declared, file.types)
     if why:
         yield "blocked", why
@@ -232,6 +235,10 @@ def _of(file: Part | Member, names: Sequence[str], declared: str, blocked: Block
         yield "macro", ""
     if ("broken" in marks and "archive" in marks) or "damaged" in marks:
         yield "broken", ""
+    if "opaque" in marks:
+        yield "opaque", ", ".join(filter(None, (*declared[:1], *file.types)))[:100]
+    if "sealed" in marks:
+        yield "sealed", ""
     for mark in ("embedded", "template", "script", "launch"):
         if mark in marks:
             yield "embedded", mark

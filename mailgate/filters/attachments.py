@@ -35,7 +35,9 @@ class Options(ExaminingSection):
 
     A file is judged by its name (its last extension, in every way in which programs may read the name), by the type
     that it is declared to have, and by what its octets are; so are the files in zip, 7z, rar, tar, gz, bz2, xz, zstd,
-    cab, iso, lha archives, and in archives in them. Where several things are found, the strongest action counts.
+    cab, iso, lha archives, in messages of Outlook (.msg, winmail.dat), in PDF, Office and RTF documents, those that
+    stand in a text (uuencode, BinHex, yEnc), and those in all of these in one another. Where several things are found,
+    the strongest action counts.
 
     The actions: reject (550 5.7.1), quarantine, strip (the part is replaced by a note), tag (a header field says so),
     continue (only the facts `attachments.blocked`, `attachments.macro`... are left, for score).
@@ -49,7 +51,7 @@ class Options(ExaminingSection):
     names: list[str] = Field(default=[])
     """names that are blocked, with * and ?: "*invoice*.html" """
     in_archives: Flag = True
-    """whether the files in archives are judged too"""
+    """whether the files in archives, documents and other files are judged too"""
     blocked: Action = "reject"
     """what is done about files of these extensions, types and names"""
     macros: Action = "quarantine"
@@ -59,7 +61,13 @@ class Options(ExaminingSection):
     encrypted_documents: Action = "tag"
     """about PDF and Office documents with a password"""
     broken: Action = "quarantine"
-    """about archives that cannot be opened, though others may be able to"""
+    """about archives and messages of Outlook that cannot be opened, though others may be able to"""
+    opaque: Action = "tag"
+    """about what else may hold files and cannot be looked into: damaged PDF and Office documents, objects in RTF that
+    are disguised, folders of Outlook (.pst), compressed S/MIME, and messages of which only a part is here
+    (message/partial)"""
+    sealed: Action = "continue"
+    """about mail that is encrypted with S/MIME or PGP, into which only its recipients can look"""
     embedded: Action = "continue"
     """about documents with objects in them, scripts of PDF, and templates that are fetched"""
     mismatch: Action = "tag"
@@ -107,6 +115,8 @@ class Attachments:
             "encrypted": options.encrypted,
             "encrypted-document": options.encrypted_documents,
             "broken": options.broken,
+            "opaque": options.opaque,
+            "sealed": options.sealed,
             "embedded": options.embedded,
             "mismatch": options.mismatch,
             "limits": options.beyond_limits,

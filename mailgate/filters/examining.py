@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -21,6 +22,9 @@ from mailgate.verdict import Continue, Defer, Quarantine, Reject, Verdict
 __all__ = ["Examining", "ExaminingSection", "UnreadResult", "Word", "stated"]
 
 Word = Literal["reject", "quarantine", "defer", "continue"]
+
+#: What the worker processes import; they bring native libraries, so here it is only looked whether they are installed.
+_LIBRARIES = ("magic", "libarchive", "olefile", "re2")
 
 #: A filter's deadline is 10 seconds, unless it is configured.
 _LONGEST = 9.5
@@ -68,9 +72,11 @@ class UnreadResult(Finding):
 
 
 class Examining:
-    """The options of `ExaminingSection`, made ready for one filter."""
+    """The options of `ExaminingSection`, made ready for one filter. ValueError where libraries are not installed."""
 
     def __init__(self, options: ExaminingSection, services: FilterServices, kind: str) -> None:
+        if not all(map(find_spec, _LIBRARIES)):
+            raise ValueError(f"the filter {kind} needs: pip install 'mailgate[content]'")
         self._examiner = make_examiner(
             services.clock, processes=options.processes, timeout=options.timeout, memory=options.memory
         )

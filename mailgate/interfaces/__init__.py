@@ -63,6 +63,7 @@ from mailgate.interfaces.session import (
     Placed,
 )
 from mailgate.interfaces.spool import (
+    AnsweredIn,
     Destination,
     EntryView,
     Grouping,
@@ -84,6 +85,7 @@ __all__ = [
     "Again",
     "Answer",
     "Answered",
+    "AnsweredIn",
     "Asked",
     "AttemptContext",
     "Destination",

@@ -202,6 +202,8 @@ None where nobody may. It fails where the source cannot be asked now."""
 class FilterServices:
     """What a filter may use.
 
+    `clock` is the reactor in the gateway, which also makes connections and has threads; in tests, and where a
+    configuration is only checked, it is a Clock: nothing is begun while a filter is built.
     `local_domains` answers whether mail for a domain (lower case) is ours to take from anyone. `random` is for
     jitter and sampling, not for secrets; `state_dir` is private to this gateway. `owners` are the `[senders.NAME]`,
     `suppressions` None where there is nobody who keeps any. `classify` tells the category of a refusal, as in Bounced;

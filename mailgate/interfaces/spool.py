@@ -17,6 +17,7 @@ from mailgate.reply import Reply
 __all__ = [
     "LEASED_AT_ONCE",
     "TURN_LIFE",
+    "AnsweredIn",
     "Destination",
     "EntryView",
     "Grouping",
@@ -75,6 +76,10 @@ class Handover(enum.Enum):
     PASSED_ON = "handed on with the sender's wish: the next system reports"
 
 
+AnsweredIn = Literal["smtp", "http"]
+"""In which protocol a host answers."""
+
+
 class Outcome(Struct, frozen=True):
     """One recipient's outcome of one attempt. `next_attempt` is used where it is deferred, `handover` where delivered.
 
@@ -82,7 +87,9 @@ class Outcome(Struct, frozen=True):
     with this outcome the sender is told that the recipient's mail is late. `tls` is how the message travelled, for
     people: "TLSv1.3 TLS_AES_256_GCM_SHA384 verified", or "" where in clear text. `site` is the site that it went to, or
     was to go to; `source` the name of our own address that was used, and is to be used again; `category` what kind of
-    deferral or failure it was ("mailbox-full", see mailgate.relay.replies.classify).
+    deferral or failure it was ("mailbox-full", see mailgate.relay.replies.classify). `answered_in` is the protocol of
+    the answer: in all but SMTP (and LMTP) the text of `reply` alone is the host's, and its codes are what we make of
+    that.
     """
 
     recipient: EnvelopeRecipient
@@ -97,13 +104,21 @@ class Outcome(Struct, frozen=True):
     site: str = ""
     source: str = ""
     category: str = ""
+    answered_in: AnsweredIn = "smtp"
+
+    @property
+    def said(self) -> str:
+        """The answer in its own words: with the codes of `reply` where those are the host's, or the finding is ours."""
+        return str(self.reply) if self.answered_in == "smtp" else self.reply.text
 
 
 class Lease(Struct, frozen=True):
     """The right to deliver one message to some of its recipients until `until`; nobody else has it meanwhile.
 
     `attempts` counts those made before, by recipient number; `warned` holds the numbers of those of which the sender
-    has been told that they are late; `sources` has the source of the last attempt, for those that have had one.
+    has been told that they are late; `sources` has the source of the last attempt, for those that have had one. `since`
+    is when these could first be tried, in seconds since the epoch, where that was later than the message's arrival:
+    their release (RFC 4865, or somebody's); 0 where it was not.
     """
 
     envelope: Envelope
@@ -113,6 +128,7 @@ class Lease(Struct, frozen=True):
     attempts: Mapping[int, int]
     warned: frozenset[int] = frozenset()
     sources: Mapping[int, str] = field(default_factory=dict)
+    since: float = 0.0
 
 
 class Return(Struct, frozen=True):

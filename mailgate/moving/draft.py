@@ -11,6 +11,8 @@ __all__ = ["DECIDE", "Draft", "Leftover", "Section", "Side", "Value", "Weight"]
 
 #: What a line bears that a person has to look at before the configuration can do its work.
 DECIDE = "DECIDE"
+#: Characters of a text about what is left.
+_LONGEST = 500
 _BREAK = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")
 
 Value = str | bool | int | float | Sequence["Value"] | dict[str, "Value"]
@@ -127,7 +129,7 @@ class Draft:
 
     def leave(self, weight: Weight, setting: str, why: str, advice: str = "") -> None:
         """Note what the new configuration does not have as it was; the same only once."""
-        one = Leftover(weight, setting, why, advice)
+        one = Leftover(weight, *(text[:_LONGEST] for text in (setting, why, advice)))
         if one not in self._told:
             self._told.add(one)
             self.leftovers.append(one)

@@ -8,11 +8,13 @@ import stat
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
-__all__ = ["ReadingError", "is_everybody", "read_text", "slug"]
+__all__ = ["ReadingError", "as_it_was", "is_everybody", "read_text", "slug"]
 
 #: Octets of one file.
 _LARGEST = 64 * 1024 * 1024
 _WIDEST = 7
+_LONGEST_VALUE = 160
+_SECRET = re.compile(r"pass|secret|sasl|auth|key|token|credential|pw\b", re.IGNORECASE)
 
 
 class ReadingError(Exception):
@@ -39,6 +41,11 @@ def read_text(path: Path) -> str:
 def is_everybody(network: IPv4Network | IPv6Network) -> bool:
     """Whether so large a network is nobody's own; the largest of those that are is fc00::/7."""
     return network.prefixlen < _WIDEST
+
+
+def as_it_was(name: str, value: str) -> str:
+    """A value for the list of what is left, as far as anybody may read it: nothing of what may be a secret."""
+    return "" if _SECRET.search(name) else f"It was: {' '.join(value.split())}"[:_LONGEST_VALUE]
 
 
 def slug(text: str) -> str:

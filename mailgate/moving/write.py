@@ -13,7 +13,7 @@ __all__ = ["leftovers", "toml"]
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _WIDTH = 116
-_MOST_ALIKE = 30
+_MOST_ALIKE, _MOST_ITEMS = 30, 1000
 #: The order of the document; sections of other names stand at the end.
 _ORDER = ("gateway", "tls", "listeners", "auth", "domains", "recipients", "aliases", "senders", "routes", "routing")
 _LAST = ("sources", "shaping", "tls_policies", "pipelines", "filters")
@@ -55,15 +55,20 @@ def _groups(found: Sequence[Leftover]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _items(found: Sequence[Leftover]) -> Iterator[str]:
-    """Of many that have the same reason the first are enough."""
+    """Of many that have the same reason the first are enough, and of very many reasons, too."""
     counts: dict[str, int] = {}
+    told = 0
     for one in found:
         counts[one.why] = counts.get(one.why, 0) + 1
-        if counts[one.why] <= _MOST_ALIKE:
+        if counts[one.why] <= _MOST_ALIKE and told < _MOST_ITEMS:
+            told += 1
             yield from _item(one)
-    for why, count in counts.items():
-        if count > _MOST_ALIKE:
-            yield f"- and {count - _MOST_ALIKE} more: {_plain(why)}"
+    alike = {why: count - _MOST_ALIKE for why, count in counts.items() if count > _MOST_ALIKE}
+    for why, count in list(alike.items())[:_MOST_ALIKE]:
+        yield f"- and {count} more: {_plain(why)}"
+    rest = len(found) - told - sum(list(alike.values())[:_MOST_ALIKE])
+    if rest > 0:
+        yield f"- and {rest} more, for other reasons: look at the tables that are named above"
 
 
 def _item(one: Leftover) -> Iterator[str]:

@@ -19,6 +19,9 @@ __all__ = ["Interview", "Patience", "Reader"]
 
 _log = Logger()
 
+#: Seconds in which a question has to come that has begun.
+_WHOLE = 60.0
+
 Q = TypeVar("Q")
 Q_co = TypeVar("Q_co", covariant=True)
 
@@ -59,6 +62,7 @@ class Interview(Protocol, Generic[Q]):
         self._work: Deferred[bytes] | None = None
         self._rest: IDelayedCall | None = None
         self._next: IDelayedCall | None = None
+        self._late: IDelayedCall | None = None
         self._last = 0.0
         self._is_open = self._is_full = self._is_paused = self._is_draining = False
 
@@ -131,8 +135,16 @@ class Interview(Protocol, Generic[Q]):
                 self._fault(str(error))
                 return
             if question is not None:
+                self._all_came()
                 self._ask(question)
+            elif self._late is None and not self._reader.is_empty:
+                self._late = self._clock.callLater(_WHOLE, self._fault, f"a question of more than {_WHOLE:.0f} seconds")
         self._read_or_not()
+
+    def _all_came(self) -> None:
+        late, self._late = self._late, None
+        if late is not None and late.active():
+            late.cancel()
 
     def _ask(self, question: Q) -> None:
         work = self._work = Deferred.fromCoroutine(self.answer(question))
@@ -205,6 +217,7 @@ class Interview(Protocol, Generic[Q]):
         if not self._is_open:
             return
         self._is_open = False
+        self._all_came()
         self.transport.unregisterProducer()  # type: ignore[attr-defined]  # a consumer, too
         for call in (self._rest, self._next):
             if call is not None and call.active():

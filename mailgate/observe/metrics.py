@@ -119,6 +119,9 @@ class Metrics:
         self._judged = counter(
             "messages_judged", "Messages that a mail server keeps, by what it was told", "listener", "answer"
         )
+        self._judged_early = counter(
+            "messages_judged_early", "The same before their content, by a policy service", "listener", "answer"
+        )
         self._refused = counter("refused", "Replies that said no, by stage and filter", "listener", "stage", "filter")
         self._quarantined = counter("recipients_quarantined", "Recipients whose mail went into quarantine")
         self._discarded = counter("recipients_discarded", "Recipients whose mail was discarded by a policy")
@@ -236,8 +239,11 @@ class Metrics:
         self._trace(event.session, event.queue_id, event.trace)
 
     def _on_judged(self, event: Judged) -> None:
-        self._judged.labels(event.listener, event.answer).inc()
-        self._size.labels(event.listener).observe(event.size)
+        if event.is_early and not event.is_again:
+            self._judged_early.labels(event.listener, event.answer).inc()
+        elif not event.is_early:
+            self._judged.labels(event.listener, event.answer).inc()
+            self._size.labels(event.listener).observe(event.size)
         self._trace(event.session, event.queue_id, event.trace)
 
     def _on_refused(self, event: Refused) -> None:

@@ -75,6 +75,7 @@ class RefusalTeller:
                 message_id=message_id,
                 ident=transaction.origin.ident if transaction and transaction.origin else "",
                 origin=transaction.origin.client if transaction and transaction.origin else "",
+                origin_helo=transaction.origin.helo if transaction and transaction.origin else "",
                 trace=(*session.trace, *(transaction.trace if transaction else ())),
             )
         )

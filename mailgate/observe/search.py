@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from mailgate.observe.parts import KEY, SEGMENT, EmptyPartError, Part, list_parts, open_part
 from mailgate.observe.render import to_stamp
 
-__all__ = ["Found", "Story", "directories", "read_history"]
+__all__ = ["Found", "Story", "directories", "newest_entries", "read_entries", "read_history"]
 
 Entry = Mapping[str, Any]
 """A line of the log as JSON: "at", "event", and the event's fields that do not have their default."""
@@ -80,6 +80,24 @@ def read_history(directory: Path, subject: str, *, since: float = 0.0, limit: in
         return Found(stories, len(ids) > limit, readers.lost(start), tuple(readers.unreadable))
 
 
+def newest_entries(directory: Path, limit: int) -> Iterator[Entry]:
+    """Those that were written last, newest first in each file, and of each at most so many; what cannot be read is left
+    out."""
+    with closing(_Histories([_Readers(one, directory) for one in directories(directory)])) as readers:
+        yield from readers.newest(limit)
+
+
+def read_entries(
+    directory: Path, events: Sequence[str], since: float, unreadable: Callable[[str], object]
+) -> Iterator[Entry]:
+    """Every entry of these events (as "message_accepted") since then (seconds since the epoch), in their order.
+    `unreadable` is told of files that cannot be read, as they lie in `directory`."""
+    with closing(_Histories([_Readers(one, directory) for one in directories(directory)])) as readers:
+        yield from readers.of_events(events, to_stamp(max(since, 0.0)))
+        for name in readers.unreadable:
+            unreadable(name)
+
+
 def _story_of(entry: Entry) -> str:
     """What is about no mail and no session is the story of an address, or of a user."""
     return str(entry.get("queue_id") or entry.get("session") or "") or _whose(entry)
@@ -113,8 +131,15 @@ class _Histories:
         """As in _Readers, and so are those below."""
         return heapq.merge(*(one.newest_first(subject, since) for one in self._readers), key=_at, reverse=True)
 
+    def newest(self, limit: int) -> Iterator[Entry]:
+        for one in self._readers:
+            yield from one.newest(limit)
+
     def in_order(self, words: Sequence[str]) -> Iterator[Entry]:
         return heapq.merge(*(one.in_order(words) for one in self._readers), key=_at)
+
+    def of_events(self, events: Sequence[str], since: str) -> Iterator[Entry]:
+        return heapq.merge(*(one.of_events(events, since) for one in self._readers), key=_at)
 
     def with_their_parts(self, ids: Sequence[str]) -> Sequence[str]:
         """These stories, each with those of all parts into which its message was split, the first part first."""
@@ -166,6 +191,13 @@ class _Readers:
                     yield json.loads(line)
             end = to_stamp(part.start / 1000)
 
+    def newest(self, limit: int) -> Iterator[Entry]:
+        """Whatever was written last, in the last two of them: the last may have just begun."""
+        for part, database in self._open[:-3:-1]:
+            query = "SELECT line FROM entries ORDER BY id DESC LIMIT ?"
+            for (line,) in self._rows(part, database, query, (limit,)):
+                yield json.loads(line)
+
     def in_order(self, words: Sequence[str]) -> Iterator[Entry]:
         """Every entry of these words, first to last."""
         for part, database in self._open:
@@ -173,6 +205,14 @@ class _Readers:
             for segment in self._segments(part, database):
                 for _, line in self._rows(part, database, query, (segment, *words)):
                     yield json.loads(line)
+
+    def of_events(self, events: Sequence[str], since: str) -> Iterator[Entry]:
+        """Every entry of these events since then, first to last."""
+        marks = ", ".join("?" * len(events))
+        query = f"SELECT id, line FROM entries WHERE at >= ? AND line ->> 'event' IN ({marks}) ORDER BY id"  # noqa: S608  marks
+        for part, database in self._open:
+            for _, line in self._rows(part, database, query, (since, *events)):
+                yield json.loads(line)
 
     def lost(self, since: str) -> int:
         """How many entries could not be written."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Generator, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, cast
 
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from mailgate.awaiting import as_deferred, run
@@ -20,15 +20,12 @@ from mailgate.verdict import Continue, Defer, Disconnect, Reject, Verdict
 
 __all__ = ["OriginPipeline"]
 
+_log = Logger()
+
 _CONTINUE = Continue()
 
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """The session that stands for the client of a transaction, and the filters that it gets."""
-
-    session: Session
-    pipeline: IPipeline
+_FORGOTTEN = "XFORWARD was offered and not used (in Postfix: -o smtp_send_xforward_command=yes in master.cf)"
+_NOT_OFFERED = "XFORWARD was not offered, as that address is not in xforward_from"
 
 
 @implementer(IPipeline)
@@ -37,11 +34,14 @@ class OriginPipeline:
 
     Nobody is asked before MAIL, as nobody knows the client: then the stages of a session come first, about a session
     that stands for the client which XFORWARD has named, and after them those of the transaction. Where nothing was
-    named, the client is who is connected; where all that was said is that it is a stranger, it is nobody we know.
+    named, the client is who is connected; where all that was said is that there was one, it is nobody we know.
+    Of mail of its own a mail server says that it is (`SOURCE=LOCAL`): where nothing at all was said the log tells so,
+    once, as somebody may have forgotten a setting.
     """
 
     def __init__(self, section: ListenerSection, pipeline: IPipeline, trusted_pipeline: IPipeline) -> None:
-        self._networks = section.trusted_networks
+        self._section = section
+        self._has_told = False
         self._pipeline = pipeline
         self._trusted_pipeline = trusted_pipeline
         self.stages = frozenset({*pipeline.stages, *trusted_pipeline.stages, "mail"} - {"connect", "helo", "auth"})
@@ -59,22 +59,22 @@ class OriginPipeline:
         return run(self._judge_client(session, transaction))
 
     def rcpt(self, session: Session, transaction: Transaction, recipient: Recipient) -> Verdict | Awaitable[Verdict]:
-        judged = self._judged(session, transaction)
-        return judged.pipeline.rcpt(judged.session, transaction, recipient)
+        client, pipeline = self._judged(session, transaction)
+        return _staying(pipeline.rcpt(client, transaction, recipient))
 
     def data(self, session: Session, transaction: Transaction) -> Verdict | Awaitable[Verdict]:
-        judged = self._judged(session, transaction)
-        return judged.pipeline.data(judged.session, transaction)
+        client, pipeline = self._judged(session, transaction)
+        return _staying(pipeline.data(client, transaction))
 
     def message(
         self, session: Session, transaction: Transaction, message: Message
     ) -> Sequence[Verdict] | Awaitable[Sequence[Verdict]]:
-        judged = self._judged(session, transaction)
-        return judged.pipeline.message(judged.session, transaction, message)
+        client, pipeline = self._judged(session, transaction)
+        verdicts = pipeline.message(client, transaction, message)
+        return as_deferred(verdicts).addCallback(_all) if isinstance(verdicts, Awaitable) else _all(verdicts)
 
     def _judge_client(self, session: Session, transaction: Transaction) -> Generator[Awaitable[Any], Any, Verdict]:
-        judged = self._judged(session, transaction)
-        pipeline, client = judged.pipeline, judged.session
+        client, pipeline = self._judged(session, transaction)
         verdict: Verdict = yield from _awaited(pipeline.connect(client))
         if type(verdict) is Continue and client.helo:
             verdict = yield from _awaited(pipeline.helo(client))
@@ -84,20 +84,20 @@ class OriginPipeline:
             verdict = yield from _awaited(pipeline.mail(client, transaction))
         return _of_message(verdict)
 
-    def _judged(self, session: Session, transaction: Transaction) -> _Judged:
-        known = transaction.evidence.get(_Judged)
-        if known is None:
-            stands_for = self._session_of(transaction.origin, session)
-            is_known = stands_for.identity is not None
-            known = _Judged(stands_for, self._trusted_pipeline if is_known else self._pipeline)
-            transaction.evidence.add(known)
-        return known
+    def _judged(self, session: Session, transaction: Transaction) -> tuple[Session, IPipeline]:
+        """The session that stands for the client of a transaction, and the filters that it gets."""
+        client = transaction.judged_as
+        if client is None:
+            client = transaction.judged_as = self._session_of(transaction.origin, session)
+        return client, self._pipeline if client.identity is None else self._trusted_pipeline
 
     def _session_of(self, origin: Origin | None, session: Session) -> Session:
-        if origin is None or not (origin.address or origin.source == "REMOTE"):
+        if origin is None:
+            self._tell(session.proxy or session.client)
+        if origin is None or not _is_of_client(origin):
             return replace(session, trace=[], evidence=Evidence())
         address = ip_address(origin.address) if origin.address else None
-        is_trusted = address is not None and any(address in network for network in self._networks)
+        is_trusted = address is not None and any(address in network for network in self._section.trusted_networks)
         return replace(
             session,
             client=Client(address, origin.port, origin.name) if address else Client(None),
@@ -111,11 +111,39 @@ class OriginPipeline:
             evidence=Evidence(),
         )
 
+    def _tell(self, peer: Client) -> None:
+        if self._has_told:
+            return
+        self._has_told = True
+        is_offered = peer.address is not None and any(peer.address in one for one in self._section.xforward_from)
+        _log.warn(
+            "listener {listener}: {peer} has brought mail and not said whose it is, so filters take it for mail of its "
+            "own: {why}",
+            listener=self._section.name,
+            peer=str(peer),
+            why=_FORGOTTEN if is_offered else _NOT_OFFERED,
+        )
+
+
+def _is_of_client(origin: Origin) -> bool:
+    """Whether somebody has come to the mail server with this; its own mail has neither address nor greeting."""
+    if origin.address or origin.source:
+        return bool(origin.address) or origin.source == "REMOTE"
+    return bool(origin.name or origin.helo or origin.protocol)
+
 
 def _awaited(verdict: Verdict | Awaitable[Verdict]) -> Generator[Awaitable[Any], Any, Verdict]:
     if isinstance(verdict, Awaitable):
         return cast(Verdict, (yield as_deferred(verdict)))
     return verdict
+
+
+def _staying(answer: Verdict | Awaitable[Verdict]) -> Verdict | Awaitable[Verdict]:
+    return as_deferred(answer).addCallback(_of_message) if isinstance(answer, Awaitable) else _of_message(answer)
+
+
+def _all(verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
+    return [_of_message(one) for one in verdicts]
 
 
 def _of_message(verdict: Verdict) -> Verdict:

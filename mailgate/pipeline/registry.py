@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import pkgutil
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module, invalidate_caches
 from types import ModuleType
@@ -52,7 +54,10 @@ class FilterMaker:
         return self._of_module("build")(options, services)  # type: ignore[operator]  # calling it shows what it is
 
     def _of_module(self, name: str) -> object:
-        module = import_module(self.module)
+        try:
+            module = import_module(self.module)
+        except AttributeError as error:  # not for those who would take it for a lack of this factory
+            raise ImportError(_told(error)) from error
         try:
             return getattr(module, name)
         except AttributeError:
@@ -120,13 +125,15 @@ class Registry:
             try:
                 plugins = import_module(name)
             except (Exception, SystemExit) as error:
-                self._failures[name] = f"{type(error).__name__}: {error}"
+                self._failures[name] = _told(error)
             else:
                 self._add(_factories_in(plugins))
 
     def _not_found(self, kind: str) -> str:
-        installed = ", ".join(sorted({_name_of(one) for one in self._found()} - {""})) or "none"
-        text = f"no filter is called {kind} (installed are: {installed})"
+        installed = sorted({_name_of(one) for one in self._found()} - {""})
+        near = difflib.get_close_matches(kind, installed, 1)
+        text = f"no filter is called {kind}" + (f", did you mean {near[0]}?" if near else "")
+        text += f" (installed are: {', '.join(installed) or 'none'})"
         nameless = [_place_of(one) for one in self._found() if not _name_of(one)]
         if nameless:
             text += f"; without a name: {', '.join(nameless)}"
@@ -164,9 +171,18 @@ def _fault_of(factory: IFilterFactory) -> str:
     except Invalid as error:
         return " ".join(str(error).split())
     except (Exception, SystemExit) as error:
-        return f"{type(error).__name__}: {error}"
+        return _told(error)
     if not isinstance(options, type) or not issubclass(options, Section):
         return "its options are no class of configuration sections (mailgate.config.schema.Section)"
     if not isinstance(summary, str) or not summary:
         return "it has no summary"
     return ""
+
+
+def _told(error: BaseException) -> str:
+    """What a module has failed with, and at which line of it: its author sees no other traceback."""
+    text = f"{type(error).__name__}: {error}"
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.name == "<module>":
+            return f"{text} ({frame.filename}:{frame.lineno})"
+    return text

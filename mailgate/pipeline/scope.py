@@ -11,6 +11,7 @@ from mailgate.address import Address
 from mailgate.config.hosts import parse_routing_pattern
 from mailgate.config.whom import LIST
 from mailgate.stores.domains import DomainTable
+from mailgate.stores.extensions import ExtendedTable
 from mailgate.stores.lists import LineError, WatchedFile
 
 __all__ = ["Scope"]
@@ -37,16 +38,19 @@ class Scope:
 class _Whom:
     """Addresses and domains of one place."""
 
-    __slots__ = ("_addresses", "_domains")
+    __slots__ = ("_addresses", "_domains", "_extended")
 
     def __init__(self, entries: Iterable[str]) -> None:
         """ValueError where one is none, or a domain stands there twice."""
         normal = list(map(parse_routing_pattern, entries))
-        self._addresses = {_key(Address.parse(one)) for one in normal if "@" in one}
+        self._extended: ExtendedTable[bool] = ExtendedTable()
+        keys = (_key(Address.parse(one)) for one in normal if "@" in one)
+        self._addresses = {key for key in keys if not self._extended.add(*key, True)}
         self._domains = DomainTable({one: True for one in normal if "@" not in one})
 
     def has(self, address: Address) -> bool:
-        return _key(address) in self._addresses or self._domains.has(address.domain)
+        key = _key(address)
+        return key in self._addresses or self._domains.has(address.domain) or bool(self._extended.find(*key))
 
 
 class _Fixed:

@@ -101,7 +101,7 @@ def wanted_recipient(section: DigestSection, is_local: Callable[[str], bool]) ->
     only, never = _matcher(section.recipients), _matcher(section.never)
 
     def wanted(address: Address) -> bool:
-        if not address.is_ascii or not is_local(address.domain):
+        if not is_local(address.domain):
             return False
         return (not section.recipients or only(address)) and not never(address)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 
+from mailgate.address import Address
 from mailgate.awaiting import as_deferred
 from mailgate.config.schema import Config, ListenerSection
-from mailgate.envelope import Client, Envelope, EnvelopeRecipient, Identity, Recipient, Session, Transaction
+from mailgate.envelope import Client, Envelope, EnvelopeRecipient, Identity, Kept, Recipient, Session, Transaction
 from mailgate.interfaces import Again, IRescan
 from mailgate.message import Content, Message
 
@@ -51,19 +53,20 @@ class Rescanner:
         if rescan is None:
             reason = f"there is no listener {envelope.listener}" if envelope.listener else "its listener is not known"
             return [Again("unknown", "", f"{reason}, so its filters are not")] * len(recipients)
-        facts = envelope.kept.facts if envelope.kept is not None else None
-        session = self._session(envelope)
-        transaction = Transaction(
-            id=envelope.queue_id,
-            sender=envelope.sender,
-            recipients=[Recipient(address=one.address, route=one.route) for one in recipients],
-            declared_size=envelope.size,
-            parameters=envelope.parameters,
-        )
-        asked: Deferred[Sequence[Again]] = self._turns.run(
-            lambda: as_deferred(rescan.ask(session, transaction, Message(content), facts, of))
-        )
-        return await asked
+        said: dict[int, Again] = {}
+        for facts, members in _by_facts(envelope.kept, recipients):
+            session = self._session(envelope)
+            transaction = Transaction(
+                id=envelope.queue_id,
+                sender=envelope.sender,
+                recipients=[Recipient(address=_named(envelope.kept, one), route=one.route) for one in members],
+                declared_size=envelope.size,
+                parameters=envelope.parameters,
+            )
+            ask = partial(rescan.ask, session, transaction, Message(content), facts, of)
+            asked: Deferred[Sequence[Again]] = self._turns.run(_answers, ask)
+            said.update(zip((one.number for one in members), await asked, strict=True))
+        return [said[one.number] for one in recipients]
 
     def _rescan_of(self, envelope: Envelope) -> IRescan | None:
         section = self._listeners.get(envelope.listener)
@@ -94,9 +97,31 @@ class Rescanner:
         if section.role == "inbound":
             return None
         if address is None:
-            return Identity("local", "network") if envelope.client.endswith("[local]") else None
+            is_own = envelope.client.endswith("[local]") and origin.source != "REMOTE"  # that is our mail server's word
+            return Identity("local", "network") if is_own else None
         is_trusted = not address.is_unspecified and any(address in network for network in section.trusted_networks)
         return Identity(str(address), "network") if is_trusted else None
+
+
+def _answers(ask: Callable[[], Awaitable[Sequence[Again]]]) -> Deferred[Sequence[Again]]:
+    return as_deferred(ask())
+
+
+def _by_facts(
+    kept: Kept | None, recipients: Sequence[EnvelopeRecipient]
+) -> Iterable[tuple[Sequence[str] | None, Sequence[EnvelopeRecipient]]]:
+    """The recipients about whom the same was found, and that; None where it is not known."""
+    if kept is None:
+        return [(None, recipients)]
+    groups: dict[tuple[str, ...], list[EnvelopeRecipient]] = {}
+    for one in recipients:
+        groups.setdefault(tuple(kept.facts_of(one.number)), []).append(one)
+    return groups.items()
+
+
+def _named(kept: Kept | None, recipient: EnvelopeRecipient) -> Address:
+    """The address for which the filters were asked when the message came."""
+    return recipient.address if kept is None else kept.address_of(recipient)
 
 
 def ways_in(config: Config) -> Mapping[str, ListenerSection]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
 
@@ -34,16 +34,22 @@ class DirectoryError(ValueError):
 
 
 def make_sources(
-    config: Config, tools: SourceTools, known: Mapping[str, Source[ISource]] = MappingProxyType({})
+    config: Config,
+    tools: SourceTools,
+    known: Mapping[str, Source[ISource]] = MappingProxyType({}),
+    kinds: Collection[str] | None = None,
 ) -> dict[str, Source[ISource]]:
-    """A source for each section, by its name; those `known` go on whose section and files are as they were when they
-    were made. Those that are new have to be started when the configuration is in force, and closed otherwise.
+    """A source for each section, by its name, or for each of these `kinds`; those `known` go on whose section and files
+    are as they were when they were made. Those that are new have to be started when the configuration is in force, and
+    closed otherwise.
 
     DirectoryError, with everything that is wrong, because of what its files hold now as well.
     """
     made: dict[str, Source[ISource]] = {}
     errors: list[tuple[tuple[str, ...], str]] = []
     for name, section in config.recipients.items():
+        if kinds is not None and section.kind not in kinds:
+            continue
         now = made_of(section)
         if name in known and known[name].made_of == now:
             made[name] = known[name]

@@ -1,12 +1,13 @@
 """Takes copies of mail that another gateway handles: each is judged as it had come to that one, and goes nowhere.
 
-The session with the other gateway is nobody's mail: no filter sees it, and whatever is wrong with us, its answer is
-250. A copy that could not be judged is no reason for the other gateway to keep it, or to tell a sender of it.
+The session with the other gateway is nobody's mail: no filter sees it, and whatever is wrong with us or the copy, its
+answer is 250. A copy that could not be judged is no reason for the other gateway to keep it, or to tell a sender of it;
+and what a session of ours would have refused by itself, as the form of an address, is told in the report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -15,20 +16,21 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from mailgate.address import Address
+from mailgate.address import Address, AddressError
 from mailgate.config.rehearsal import RehearsalSection
 from mailgate.config.schema import ListenerSection
-from mailgate.envelope import NO_ORIGIN, Identity, Origin, Recipient, Session, Transaction
+from mailgate.envelope import NO_ORIGIN, Client, Identity, Origin, Recipient, Session, Transaction
 from mailgate.filters.networks import LOCAL_NETWORKS, NetworkSet
 from mailgate.interfaces import IIntake, IPipeline, IRouting
 from mailgate.message import Content, ContentWriter, HeaderField, Message
-from mailgate.rehearsal.compare import Account, Pair, failed_in, sides_of, sides_then
+from mailgate.rehearsal.compare import OURSELVES, Account, Pair, Side, failed_in, sides_of, sides_then
 from mailgate.rehearsal.facts import NO_CLIENT, Facts, facts_of, first_fields
 from mailgate.rehearsal.judging import Judge, Sent
 from mailgate.rehearsal.store import Accounts
 from mailgate.rehearsal.tags import Tag, outcome_of
 from mailgate.reply import Reply
-from mailgate.verdict import Continue, Disconnect, Verdict
+from mailgate.smtp.copies import Faulty
+from mailgate.verdict import Continue, Defer, Disconnect, Reject, Verdict
 
 __all__ = ["CopyDoor", "CopyIntake", "CopyRouting", "largest_copy"]
 
@@ -42,6 +44,8 @@ _NOT_YOU = Reply.of(421, "4.7.1", "Copies only are taken here, and not from you"
 _NOWHERE = "rehearsal"
 #: Characters that are kept of a text.
 _LONGEST = 500
+#: The status of a reply to a recipient whose address is none.
+_BAD_ADDRESS = "5.1.3"
 
 
 def largest_copy() -> int:
@@ -93,10 +97,14 @@ class CopyRouting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Came:
-    """How the mail had come to the other gateway, as far as the copy tells."""
+    """How the mail had come to the other gateway, as far as the copy tells. `is_named`: whether it tells of the name of
+    the client, or that there is none."""
 
     facts: Facts
     origin: Origin
+    client: Client
+    is_named: bool
+    helo: str
     recipients: tuple[Address, ...]
     assumed: tuple[str, ...]
 
@@ -132,55 +140,66 @@ class CopyIntake:
         self, session: Session, transaction: Transaction, content: Content, verdicts: Sequence[Verdict]
     ) -> Sequence[Reply]:
         try:
-            await self._accounts.add(await self._account(session, transaction, content))
+            await self._accounts.add(
+                await self._account(session, transaction, content, _refusal(transaction, verdicts))
+            )
         except CancelledError:
             raise
         except Exception:
             _log.failure("a copy of {sender} could not be judged", sender=str(transaction.sender))
+            self._accounts.lose()
         finally:
             content.discard()
             content.give_back()
         return [_TAKEN] * len(verdicts)
 
-    async def _account(self, session: Session, transaction: Transaction, content: Content) -> Account:
+    async def _account(
+        self, session: Session, transaction: Transaction, content: Content, refusal: Side | None
+    ) -> Account:
+        """What is found of a copy; `refusal` is what a session says to all of it, whoever it is for."""
         came = self._came(session, transaction, content)
-        facts = came.facts
-        sent = await self._as_it_came(content, facts.begin)
-        try:
-            judged, rehearsal = await self._judge.judge(
-                Sent(
-                    listener=self._listener,
-                    address=_address(came.origin.address) or facts.address,
-                    name=came.origin.name if came.origin.address else facts.name,
-                    helo=came.origin.helo or facts.helo,
-                    sender=transaction.sender,
-                    recipients=came.recipients,
-                    identity=came.origin.login or facts.login,
-                    content=sent,
-                    parameters=transaction.parameters,
-                ),
-                "deferred",
-                was_received=True,
-            )
-        finally:
-            if sent is not content:
-                sent.discard()
+        facts, client, helo = came.facts, came.client, came.helo
+        now: Mapping[Address, Side] = {}
+        failed: Sequence[str] = ()
+        sound = [] if refusal is not None else [one for one in came.recipients if not isinstance(one, Faulty)]
+        if sound:
+            sent = await self._as_it_came(content, facts.begin)
+            try:
+                judged, rehearsal = await self._judge.judge(
+                    Sent(
+                        listener=self._listener,
+                        address=client.address,
+                        name=client.name if came.is_named else None,
+                        helo=helo,
+                        sender=transaction.sender,
+                        recipients=tuple(sound),
+                        identity=came.origin.login or facts.login,
+                        content=sent,
+                        parameters=transaction.parameters,
+                    ),
+                    "deferred",
+                    was_received=True,
+                )
+            finally:
+                if sent is not content:
+                    sent.discard()
+            client, helo = judged.client, judged.helo or helo
+            now, failed = dict(zip(sound, sides_of(rehearsal), strict=True)), failed_in(rehearsal)
         fields = first_fields(content.header)
-        outcome = outcome_of(fields, self._tags)
-        before = sides_then([outcome] * len(came.recipients))
+        (was,) = sides_then([outcome_of(fields, self._tags)])
         return Account(
             name=came.origin.ident or facts.ident or transaction.id,
             received=facts.received or self._accounts.now(),
-            client=str(judged.client),
-            helo=judged.helo[:_LONGEST],
+            client=str(client),
+            helo=helo[:_LONGEST],
             sender=str(transaction.sender),
             subject=_first(fields, "subject"),
             message_id=_first(fields, "message-id"),
             pairs=tuple(
-                Pair(recipient=str(recipient), was=was, now=now)
-                for recipient, was, now in zip(came.recipients, before, sides_of(rehearsal), strict=True)
+                Pair(recipient=str(one), was=was, now=now.get(one) or refusal or _faulty(one))
+                for one in came.recipients
             ),
-            failed=tuple(failed_in(rehearsal)),
+            failed=tuple(failed),
             assumed=came.assumed,
         )
 
@@ -192,29 +211,41 @@ class CopyIntake:
         told = _address(origin.address)
         # Where the client is known, the field that names it is looked for, and no other is believed.
         is_inside = self._inside.__contains__ if told is None else lambda address: address != told
-        named = (self._named(one.address) for one in transaction.recipients)
-        known = tuple(dict.fromkeys(one for one in named if one is not None))
+        named = dict.fromkeys(filter(None, (self._named(one.address) for one in transaction.recipients)))
+        known = tuple(one for one in named if not isinstance(one, Faulty))
         facts = facts_of(content.header, is_inside, self._is_local, str(transaction.sender), known)
         if told is not None and facts.address != told:
             # No field is of the other gateway: whoever sent the mail has written them all.
             facts = replace(facts, helo="", login="", received=0.0, begin=0, ident="")
-        recipients = facts.recipients
-        assumed = [one for one in facts.assumed if one != NO_CLIENT]
+        recipients = tuple(named) or facts.recipients
+        assumed = [one for one in facts.assumed if one != NO_CLIENT and not named]
         if told is None and facts.address is None:
             assumed.append(NO_CLIENT)
         if not recipients:
             assumed.append("no recipients at all")
+        name = origin.name if told is not None else facts.name
         return _Came(
             facts=facts,
             origin=origin,
+            client=Client(told or facts.address, name=name or ""),
+            is_named=name is not None,
+            helo=origin.helo or facts.helo,
             recipients=recipients,
             assumed=tuple(assumed),
         )
 
     def _named(self, address: Address) -> Address | None:
         """Whom the mail was for, where the copy's recipient tells."""
-        if address.domain.endswith(self._suffix):
-            return Address(address.local_part, address.domain.removesuffix(self._suffix))
+        domain = address.domain.removesuffix(self._suffix)
+        if isinstance(address, Faulty):
+            if domain != address.domain and address.fault.status == _BAD_ADDRESS:
+                try:  # what stands behind it may be all that makes it too long
+                    return Address.parse(f"{address.local_part}@{domain}")
+                except AddressError:
+                    pass
+            return Faulty(address.local_part, domain, address.fault)
+        if domain != address.domain:
+            return Address(address.local_part, domain)
         return address if self._is_local(address.domain) else None
 
     async def _as_it_came(self, content: Content, begin: int) -> Content:
@@ -237,6 +268,23 @@ class CopyIntake:
                 raise
 
         return await self._accounts.in_thread(cut)
+
+
+def _refusal(transaction: Transaction, verdicts: Sequence[Verdict]) -> Side | None:
+    """What a session says to the whole of a mail by itself: to its MAIL, or to its content."""
+    sender = transaction.sender
+    if isinstance(sender, Faulty):
+        return _faulty(sender)
+    match next(iter(verdicts), _CONTINUE):
+        case Reject(reply, reason) | Defer(reply, reason):
+            outcome = "deferred" if reply.is_transient else "refused"
+            return Side(outcome=outcome, by=OURSELVES, reason=reason, reply=str(reply))
+    return None
+
+
+def _faulty(said: Address) -> Side:
+    fault = str(said.fault) if isinstance(said, Faulty) else ""
+    return Side(outcome="refused", by=OURSELVES, reason="the session itself refuses this form", reply=fault)
 
 
 def _first(fields: Sequence[HeaderField], name: str) -> str:

@@ -21,6 +21,8 @@ from mailgate.smtp.host import session_closed
 from mailgate.smtp.receiving import ContentReceiver
 from mailgate.smtp.replies import ENDLESS, TOO_LARGE
 from mailgate.verdict import Disconnect, Reject
+from mailgate.wire.commands import parse_greeting
+from mailgate.wire.fault import CommandError
 
 __all__ = ["Judge", "Sent"]
 
@@ -75,8 +77,10 @@ class Judge:
             pipeline = listener.trusted_pipeline
         most = listener.max_message_size
         content = mail.content
+        if mail.helo and (fault := _fault_of_greeting(mail.helo)):
+            return session, _refused(mail, fault, f"the greeting {mail.helo[:100]}")
         if content is not None and content.size > most:
-            return session, _too_large(mail, most)
+            return session, _refused(mail, str(TOO_LARGE), f"max_message_size of the listener is {most}")
         transaction = Transaction(
             id=new_id(),
             sender=mail.sender,
@@ -108,12 +112,20 @@ class Judge:
         return await answered(self.client_name(mail.address))
 
 
-def _too_large(mail: Sent, most: int) -> Rehearsal:
-    reply = str(TOO_LARGE)
-    reason = f"max_message_size of the listener is {most}"
+def _refused(mail: Sent, reply: str, reason: str) -> Rehearsal:
+    """What the session itself refuses, before any filter is asked."""
     return Rehearsal(
         recipients=[RecipientFate(str(one), "refused", reply=reply, reason=reason) for one in mail.recipients]
     )
+
+
+def _fault_of_greeting(helo: str) -> str:
+    """What a session says to a greeting that it refuses, so that no MAIL can follow; "" where it takes it."""
+    try:
+        parse_greeting(helo)
+    except CommandError as error:
+        return str(error.reply)
+    return ""
 
 
 def _fault(content: Content, most: int) -> Reject | Disconnect | None:

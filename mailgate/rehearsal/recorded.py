@@ -10,10 +10,14 @@ from mailgate.address import Address
 from mailgate.envelope import PLAIN_MAIL, MailParameters
 from mailgate.message import Content
 
-__all__ = ["MOST_OCTETS", "Place", "Recorded", "UnreadableError"]
+__all__ = ["MOST_OCTETS", "NOBODY_NAMED", "Place", "Recorded", "UnreadableError"]
 
 #: A larger message is not read.
 MOST_OCTETS = 256 * 1024 * 1024
+
+
+NOBODY_NAMED = "it was refused before it named a recipient: --to says for whom such mail is judged"
+"""Why mail cannot be judged that got no further than its greeting, or its sender."""
 
 
 class UnreadableError(Exception):

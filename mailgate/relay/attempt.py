@@ -8,7 +8,7 @@ from msgspec import Struct
 from zope.interface import Attribute, Interface
 
 from mailgate.envelope import Envelope, EnvelopeRecipient, Origin, Tls
-from mailgate.interfaces import Handover, OutcomeKind
+from mailgate.interfaces import AnsweredIn, Handover, OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.security.demand import Demand
 from mailgate.relay.sources import SYSTEM, Source
@@ -30,7 +30,7 @@ class Result(Struct, frozen=True):
     recipient is over the number that the host takes in one transaction (ask in another; this one has settled others).
     `handover` as in Outcome; `tls` is `security` of the connection. `is_shared`: the answer is to the content, and was
     one for all recipients of the transaction. `rest` is for how many seconds the host wants to be left alone, where it
-    has said so in a way that no shaping rule need know.
+    has said so in a way that no shaping rule need know. `answered_in` as in Outcome.
     """
 
     recipient: EnvelopeRecipient
@@ -44,6 +44,7 @@ class Result(Struct, frozen=True):
     tls: str = ""
     is_shared: bool = False
     rest: float = 0.0
+    answered_in: AnsweredIn = "smtp"
 
 
 class Target(Struct, frozen=True):

@@ -133,10 +133,10 @@ class Destinations:
 
     def postpone(self, job: Job, due: float, why: str, retry: RetrySection | None = None) -> None:
         """A job may not begin before `due`: it waits in the spool, as long as its time by its schedule lasts."""
-        now, envelope = self._tools.clock.seconds(), job.lease.envelope
+        now = self._tools.clock.seconds()
         if retry is None:
             retry = self._schedule(job)
-        until, late = expiry(retry, envelope), late_at(retry, envelope)
+        until, late = expiry(retry, job.lease), late_at(retry, job.lease)
         if now >= until:
             end(job, why, now)
             self._keeper.finished(job, retry)

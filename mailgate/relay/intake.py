@@ -15,11 +15,12 @@ from zope.interface import implementer
 
 from mailgate.awaiting import answered, as_deferred
 from mailgate.envelope import Envelope, MailParameters, Recipient, Session, Target, Transaction, origin_of
-from mailgate.events import Discarded, MessageAccepted, Quarantined, Refused
+from mailgate.events import Discarded, MessageAccepted, Quarantined
 from mailgate.findings import stream_of
 from mailgate.interfaces import IEvents, IIntake, IOriginals, ISpool, Lease, SpoolError
 from mailgate.message import BodyEdit, Content, Message, body_edits, is_of_header, release
 from mailgate.observe.asked import asked_for
+from mailgate.observe.refusal import RefusalTeller
 from mailgate.relay.editing import ContentEditor, NextHop, with_new_octets
 from mailgate.relay.kept import kept_of
 from mailgate.relay.parts import Part, change, fill, parts_of
@@ -152,7 +153,7 @@ class Intake:
             listener=session.listener,
             mark=transaction.mark,
             kept=(
-                kept_of(session, transaction, has_original=bool(body_edits(part.edits)))
+                kept_of(session, transaction, part, has_original=bool(body_edits(part.edits)))
                 if _is_kept_back(part)
                 else None
             ),
@@ -210,22 +211,8 @@ class Intake:
         if not isinstance(error, OSError | ValueError):
             _log.failure("a message could not be changed", failure=Failure(error))
         reply = _NO_ROOM if isinstance(error, OSError) and error.errno in _FULL else _OURS
-        self._events.publish(
-            Refused(
-                at=self._clock.seconds(),
-                session=session.id,
-                client=str(session.client),
-                listener=session.listener,
-                helo=session.helo,
-                stage="content",
-                filter="",
-                reason=f"what filters have changed cannot be made so: {error}",
-                reply=str(reply),
-                queue_id=transaction.id,
-                sender=str(transaction.sender),
-                recipients=tuple(str(one.address) for one in transaction.recipients),
-                trace=(*session.trace, *transaction.trace),
-            )
+        RefusalTeller(session, self._events, self._clock).tell(
+            "content", reply, f"what filters have changed cannot be made so: {error}", transaction=transaction
         )
         return _all(reply, session, verdicts)
 
@@ -263,6 +250,7 @@ class Intake:
                 stream=envelope.stream,
                 ident=envelope.origin.ident,
                 origin=transaction.origin.client if transaction.origin else "",
+                origin_helo=transaction.origin.helo if transaction.origin else "",
                 trace=() if is_split else (*session.trace, *transaction.trace),
             )
         )

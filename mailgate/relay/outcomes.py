@@ -133,7 +133,7 @@ class OutcomeWriter:
         record = _Record(job, outcomes, reported)
         if reported:
             try:
-                record.report = self._report(envelope, job, reported, expiry(retry, envelope), now)
+                record.report = self._report(envelope, job, reported, expiry(retry, job.lease), now)
             except Exception:
                 # Nobody is given up without a report: it stays until its report can be made.
                 _log.failure("the report for {queue_id} cannot be made", queue_id=envelope.queue_id)
@@ -153,7 +153,7 @@ class OutcomeWriter:
         if not outcomes or not envelope.sender:
             return
         try:
-            report = self._report(envelope, job, outcomes, expiry(retry, envelope), now)
+            report = self._report(envelope, job, outcomes, expiry(retry, lease), now)
         except Exception:
             _log.failure("the report for {queue_id} cannot be made", queue_id=envelope.queue_id)
             return
@@ -232,19 +232,19 @@ class OutcomeWriter:
         """The outcome of an attempt that may come again, or was the last."""
         envelope, recipient = job.lease.envelope, result.recipient
         attempts = job.lease.attempts.get(recipient.number, 0) + 1
-        ends = expiry(retry, envelope)
+        ends = expiry(retry, job.lease)
         due = next_attempt(retry, attempts, ends, now, self._random, deadline=envelope.parameters.deliver_by)
         one = outcome_of(job, result)
         if due is not None:
-            is_late = now >= late_at(retry, envelope) and recipient.number not in job.lease.warned
+            is_late = now >= late_at(retry, job.lease) and recipient.number not in job.lease.warned
             warned = is_late and bool(envelope.sender) and _wants(recipient.notify, "DELAY")
             return replace(one, next_attempt=due, warned=warned)
         reason = f"given up after {attempts} attempts: {result.reason or result.reply}"
         one = replace(one, kind=OutcomeKind.FAILED, reason=reason)
         if is_too_late(envelope, now):
-            said = f"{result.host} said: {result.reply}" if result.host else str(result.reply)
+            said = f"{one.host} said: {one.said}" if one.host else one.said
             reply = Reply.of(TOO_LATE.code, TOO_LATE.status, f"{TOO_LATE.text}; the last answer: {said}")
-            return replace(one, reply=reply, host="")
+            return replace(one, reply=reply, host="", answered_in="smtp")
         return one
 
     def _write(self, record: _Record) -> None:
@@ -344,6 +344,7 @@ def outcome_of(job: Job, result: Result) -> Outcome:
         tls=result.tls,
         site=job.site,
         source=job.source,
+        answered_in=result.answered_in,
     )
 
 

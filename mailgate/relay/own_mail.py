@@ -63,7 +63,7 @@ class OwnMail:
             received=now,
             size=content.size,
             client=self._hostname,
-            parameters=MailParameters(tls_optional=True) if tls_optional else PLAIN_MAIL,
+            parameters=_parameters(recipients, tls_optional=tls_optional),
         )
         return self._take(envelope, content, now + LEASE_TIME)
 
@@ -85,3 +85,8 @@ class OwnMail:
         )
         self._deliver(lease)
         return envelope.queue_id
+
+
+def _parameters(recipients: Sequence[Address], *, tls_optional: bool) -> MailParameters:
+    is_utf8 = not all(one.is_ascii for one in recipients)
+    return MailParameters(tls_optional=tls_optional, smtputf8=is_utf8) if tls_optional or is_utf8 else PLAIN_MAIL

@@ -21,8 +21,9 @@ class Part(Struct, eq=False):
     """One message of a transaction, for those of its recipients whose edits are the same.
 
     `places` are theirs in the transaction. `fill` finds out `named`, those of whom something is kept, `recipients`,
-    whom the message goes to, with those whom edits have `added`, and `removed`, whom one has removed. `has_fates`: a
-    policy keeps it from somebody.
+    whom the message goes to, with those whom edits have `added`, and `removed`, whom one has removed; `named_by`, for
+    those behind aliases, the address that the sender has named, by their numbers. `has_fates`: a policy keeps it from
+    somebody.
     """
 
     queue_id: str
@@ -33,6 +34,7 @@ class Part(Struct, eq=False):
     recipients: list[EnvelopeRecipient] = []
     removed: list[Address] = []
     added: list[EnvelopeRecipient] = []
+    named_by: dict[int, Address] = {}
     has_fates: bool = False
     has_aliases: bool = False
 
@@ -107,6 +109,7 @@ def _fill(part: Part, transaction: Transaction, verdicts: Sequence[Verdict], is_
             part.has_aliases = True
             first = len(transaction.recipients) + len(recipients)
             recipients += _targets_of(recipient, first, quarantine, refusal, path)
+            part.named_by.update((one.number, recipient.address) for one in recipients[-len(recipient.targets) :])
             continue
         recipients.append(
             EnvelopeRecipient(

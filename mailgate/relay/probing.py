@@ -13,7 +13,7 @@ from zope.interface import implementer
 
 from mailgate.address import NULL_PATH, Address
 from mailgate.awaiting import as_deferred
-from mailgate.config.routes import LmtpRoute, SmtpRoute
+from mailgate.config.routes import HopRoute, LmtpRoute, SmtpRoute
 from mailgate.config.schema import Config
 from mailgate.interfaces import IProber, OutcomeKind, ProbeResult, RecipientStatus
 from mailgate.relay.attempt import ConnectFailedError, Result
@@ -134,7 +134,7 @@ def _nobody(reason: str) -> ProbeResult:
     return ProbeResult(RecipientStatus.UNAVAILABLE, "", reason)
 
 
-def source_of(config: Config, route: SmtpRoute | LmtpRoute) -> Source:
+def source_of(config: Config, route: HopRoute) -> Source:
     """The first address that mail of the route goes out from: a question counts towards no warm-up."""
     if route.pool is None:
         return SYSTEM

@@ -11,6 +11,7 @@ from mailgate.config.schema import Config
 from mailgate.envelope import Session, Target, Transaction
 from mailgate.interfaces import Expanded, IAliases, IRouting, Placed
 from mailgate.reply import Reply
+from mailgate.rewriting.tables import base_of
 from mailgate.stores.domains import DomainTable, canonical
 from mailgate.verdict import Defer, Reject
 
@@ -29,10 +30,17 @@ class _Table:
         self._domains = DomainTable({key: route for key, route in entries.items() if "@" not in key})
         self._is_empty = not entries
 
-    def address(self, address: Address) -> str | None:
+    def address(self, address: Address, delimiters: DomainTable[str]) -> str | None:
+        """The route of the address itself, or of that without its extension (RFC 5233), where the domain is ours: the
+        form of others is not ours to know."""
         if not self._addresses:
             return None
-        return self._addresses.get(str(Address(address.local_part.lower(), canonical(address.domain))))
+        delimiter = delimiters.match(address.domain) or ""
+        local_part, domain = address.local_part.lower(), canonical(address.domain)
+        base, _ = base_of(local_part, delimiter)
+        return self._addresses.get(str(Address(local_part, domain))) or (
+            self._addresses.get(str(Address(base, domain))) if base != local_part else None
+        )
 
     def domain(self, address: Address) -> str | None:
         return None if self._is_empty else self._domains.match(address.domain)
@@ -50,6 +58,7 @@ class Routing:
         """`aliases` is None where no address stands for others."""
         self._aliases = aliases
         self._domains = DomainTable({name: section.route for name, section in config.domains.items()})
+        self._delimiters = DomainTable({name: section.delimiter for name, section in config.domains.items()})
         self._recipients = _Table(config.routing.recipients)
         self._senders = _Table(config.routing.senders)
         self._default = config.routing.default
@@ -110,10 +119,10 @@ class Routing:
     def next_hop(self, address: Address, sender: Address) -> str | None:
         """The route for a recipient, whoever asks; None where the configuration has none."""
         return (
-            self._recipients.address(address)
+            self._recipients.address(address, self._delimiters)
             or self._domains.match(address.domain)
             or self._recipients.domain(address)
-            or (sender and (self._senders.address(sender) or self._senders.domain(sender)))
+            or (sender and (self._senders.address(sender, self._delimiters) or self._senders.domain(sender)))
             or self._default
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mailgate.config.schema import RetrySection
 from mailgate.envelope import Envelope
+from mailgate.interfaces import Lease
 
 __all__ = ["HostState", "expiry", "is_too_late", "late_at", "next_attempt"]
 
@@ -21,10 +22,10 @@ _IN_TIME = 30.0
 _HOST_FIRST, _HOST_LONGEST = 15.0, 600.0
 
 
-def expiry(retry: RetrySection, envelope: Envelope) -> float:
+def expiry(retry: RetrySection, lease: Lease) -> float:
     """When a message is tried no more: it is old, or its sender wants it back by then (RFC 2852)."""
-    parameters = envelope.parameters
-    expired = _begin(envelope) + retry.expire
+    parameters = lease.envelope.parameters
+    expired = _begin(lease) + retry.expire
     return min(expired, parameters.deliver_by) if parameters.by_mode == "R" else expired
 
 
@@ -34,12 +35,12 @@ def is_too_late(envelope: Envelope, now: float) -> bool:
     return parameters.by_mode == "R" and now >= parameters.deliver_by
 
 
-def late_at(retry: RetrySection, envelope: Envelope) -> float:
+def late_at(retry: RetrySection, lease: Lease) -> float:
     """When the sender is told that a message is late: at the time that it has set for that, or as we are configured."""
-    parameters = envelope.parameters
+    parameters = lease.envelope.parameters
     if parameters.by_mode == "N":
         return parameters.deliver_by
-    return _begin(envelope) + (retry.warn or math.inf)
+    return _begin(lease) + (retry.warn or math.inf)
 
 
 def next_attempt(
@@ -80,9 +81,11 @@ class HostState:
         return HostState(failures, now + _wait(failures, _HOST_FIRST, 2.0, min(longest, _HOST_LONGEST), random))
 
 
-def _begin(envelope: Envelope) -> float:
-    """When delivery could begin: at the message's arrival, or at its release if that was to come (RFC 4865)."""
-    return max(envelope.received, envelope.parameters.release_at or envelope.received)
+def _begin(lease: Lease) -> float:
+    """When delivery could begin: at the message's arrival, or at its release: the one that its sender has asked for
+    (RFC 4865), or somebody's from quarantine."""
+    received, asked = lease.envelope.received, lease.envelope.parameters.release_at
+    return max(received, asked or received, lease.since or received)
 
 
 def _wait(failures: int, first: float, factor: float, longest: float, random: random.Random) -> float:

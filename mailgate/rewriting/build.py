@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from types import MappingProxyType
@@ -47,11 +47,15 @@ class AliasError(ValueError):
 
 
 def make_alias_sources(
-    config: Config, tools: AliasTools, known: Mapping[str, Source[AliasSource]] = MappingProxyType({})
+    config: Config,
+    tools: AliasTools,
+    known: Mapping[str, Source[AliasSource]] = MappingProxyType({}),
+    kinds: Collection[str] | None = None,
 ) -> dict[str, Source[AliasSource]]:
-    """A source for each `[aliases.NAME]`; those `known` go on whose section and files are as they were. AliasError,
-    with everything that is wrong."""
-    return _make("aliases", config.aliases, tools, known)
+    """A source for each `[aliases.NAME]`, or for each of these `kinds`; those `known` go on whose section and files are
+    as they were. AliasError, with everything that is wrong."""
+    wanted = {name: one for name, one in config.aliases.items() if kinds is None or one.kind in kinds}
+    return _make("aliases", wanted, tools, known)
 
 
 def make_sender_sources(

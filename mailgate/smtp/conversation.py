@@ -259,6 +259,9 @@ class Conversation:
     def lack(self) -> tuple[Reply, str] | None:
         """What this session owes before it may begin a message, with the private reason; None where nothing."""
         session, settings = self.session, self.settings
+        if settings.rehearse:  # copies are nobody's mail, and are not to be returned
+            in_clear = "the listener has tls = required, and a copy came in clear text"
+            return (replies.COPY_IN_CLEAR, in_clear) if self.needs_tls else None
         if self.needs_tls:
             return replies.TLS_FIRST, "the listener has tls = required, and this is clear text"
         if settings.client_certificates == "require" and not self._names_of_peer():

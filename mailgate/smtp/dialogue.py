@@ -16,6 +16,7 @@ from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.authentication import Authentication
 from mailgate.smtp.conversation import Conversation
+from mailgate.smtp.copies import command_of, greeting_of
 from mailgate.smtp.host import Refusal
 from mailgate.smtp.offers import NOTHING, commands_of
 from mailgate.smtp.transaction import MailTransaction
@@ -98,8 +99,15 @@ class Dialogue:
             return
         try:
             verb, argument = parse_command(line)
+        except CommandError as error:
+            self._misread(line, error.reply)
+        else:
+            self._command(verb, argument)
+
+    def _command(self, verb: str, argument: str, fault: Reply | None = None) -> None:
+        try:
             if verb == "RCPT":
-                self._transaction.rcpt(argument)
+                self._transaction.rcpt(argument, fault)
             elif verb == "DATA":
                 self._transaction.data(argument)
             elif verb == "BDAT":
@@ -108,7 +116,7 @@ class Dialogue:
                 self._quit(argument)
             elif self.talk.may_command():
                 if verb == "MAIL":
-                    self._transaction.mail(argument)
+                    self._transaction.mail(argument, fault)
                 else:
                     self._other(verb, argument)
         except CommandError as error:
@@ -120,7 +128,16 @@ class Dialogue:
             self._auth.give_up()
             self.talk.mistake(replies.AUTH_LINE_TOO_LONG)
         else:
-            self.talk.mistake(replies.LINE_TOO_LONG)
+            # That of a copy is longer than any command for its address, whose place in the dialogue is known.
+            self._misread(b"RCPT" if self._transaction.is_under_way else b"MAIL", replies.LINE_TOO_LONG)
+
+    def _misread(self, line: bytes, fault: Reply) -> None:
+        """A mistake; or something about a copy, whose fault is taken down."""
+        said = command_of(line) if self.talk.settings.rehearse else None
+        if said is None:
+            self.talk.mistake(fault)
+        else:
+            self._command(said.verb, said.argument, fault)
 
     def content(self, data: bytes) -> bytes:
         """Content in any pieces; what is behind its end."""
@@ -187,7 +204,7 @@ class Dialogue:
         protocol = _PROTOCOLS[verb]
         if (protocol == "LMTP") != self.talk.is_lmtp:
             raise CommandError(replies.SAY_LHLO if self.talk.is_lmtp else replies.SAY_EHLO)
-        name = parse_greeting(argument)
+        name = greeting_of(argument) if self.talk.settings.rehearse else parse_greeting(argument)
         self._transaction.forget()
         self.talk.session.helo = name
         self.talk.session.protocol = protocol

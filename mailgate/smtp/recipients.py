@@ -11,8 +11,9 @@ from mailgate.interfaces import Asked, IInline, Placed
 from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.conversation import NO_VERDICT, Conversation
+from mailgate.smtp.copies import as_said
 from mailgate.verdict import Defer, Reject, Verdict
-from mailgate.wire.commands import parse_rcpt
+from mailgate.wire.commands import RcptCommand, parse_rcpt
 from mailgate.wire.fault import CommandError
 from mailgate.wire.parameters import merge_notify
 
@@ -42,20 +43,25 @@ class Recipients:
         self._surplus = 0
         self.inline = self._queued = ""
 
-    def rcpt(self, transaction: Transaction, argument: str) -> None:
-        """Add a recipient that routing and the pipeline allow. The same one again is no second recipient."""
+    def rcpt(self, transaction: Transaction, argument: str, fault: Reply | None = None) -> None:
+        """Add a recipient that routing and the pipeline allow. The same one again is no second recipient. `fault` is
+        what is wrong with the line, where that is not to be said (a copy)."""
         talk = self._talk
         try:
+            if fault is not None:
+                raise CommandError(fault)
             asked = parse_rcpt(
                 argument,
                 talk.services.postmaster_domain or talk.services.hostname,
                 talk.offer.keywords,
                 is_utf8=transaction.parameters.smtputf8,
             )
-            address = asked.recipient
         except CommandError as error:
-            self._tell(transaction, error.reply, f"RCPT {argument[:300]}", recipients=())
-            raise
+            if not talk.settings.rehearse:
+                self._tell(transaction, error.reply, f"RCPT {argument[:300]}", recipients=())
+                raise
+            asked = RcptCommand(as_said(argument, error.reply))
+        address = asked.recipient
         if max(len(self.answers), self._addresses) >= talk.settings.max_recipients:
             self._too_many(transaction, address)
             return

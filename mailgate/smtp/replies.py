@@ -35,8 +35,8 @@ ENDLESS = Reply.of(421, "4.3.4", "Far too large, closing the connection")
 
 CHUNKS_ONLY = Reply.of(503, "5.5.1", "BINARYMIME content comes by BDAT")
 CHUNKS_BEGUN = Reply.of(503, "5.5.1", "Content has begun: BDAT, or RSET")
-#: To whoever brings a copy of mail that another gateway handles: it is not to come back, and nobody is to be told.
-COPY_LOST = Reply.of(250, "2.0.0", "Copy not judged: its content cannot be read")
+#: To whoever brings a copy of mail that another gateway handles: nobody is to be told of it.
+COPY_IN_CLEAR = Reply.of(454, "4.7.0", "Copies come under TLS only here")
 CHUNK_TOO_LARGE = Reply.of(552, "5.3.4", "The chunk is larger than this server accepts")
 HOLD_TOO_LONG = Reply.of(501, "5.5.4", "That is further ahead than this server holds mail")
 

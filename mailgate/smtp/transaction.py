@@ -12,10 +12,11 @@ from mailgate.reply import Reply
 from mailgate.smtp import replies
 from mailgate.smtp.answers import answers_to, may_report, of_a_stranger, settled, tell_refusals
 from mailgate.smtp.conversation import Conversation
+from mailgate.smtp.copies import as_said
 from mailgate.smtp.receiving import ContentReceiver, RefusedChunk
 from mailgate.smtp.recipients import Recipients
-from mailgate.verdict import Disconnect, Verdict
-from mailgate.wire.commands import BdatCommand, parse_bdat, parse_mail
+from mailgate.verdict import Defer, Disconnect, Reject, Verdict
+from mailgate.wire.commands import BdatCommand, MailCommand, parse_bdat, parse_mail
 from mailgate.wire.fault import CommandError
 
 __all__ = ["MailTransaction"]
@@ -55,8 +56,9 @@ class MailTransaction:
         """Whether content has begun, and its end has not come."""
         return self._receiver is not None
 
-    def mail(self, argument: str) -> None:
-        """MAIL: begin a transaction, where the size, the spool and the pipeline let it."""
+    def mail(self, argument: str, fault: Reply | None = None) -> None:
+        """MAIL: begin a transaction, where the size, the spool and the pipeline let it. `fault` is what is wrong with
+        the line, where that is not to be said (a copy)."""
         talk = self._talk
         if not talk.session.helo:
             raise CommandError(replies.NO_GREETING)
@@ -70,13 +72,18 @@ class MailTransaction:
             talk.teller.tell("mail", *lack, mail=argument)
             raise CommandError(lack[0])
         now = talk.services.clock.seconds()
+        is_copy = talk.settings.rehearse
         try:
+            if fault is not None:
+                raise CommandError(fault)
             mail = parse_mail(argument, talk.offer.keywords, now)
             if mail.parameters.release_at > now + talk.settings.max_hold:
                 raise CommandError(replies.HOLD_TOO_LONG)
         except CommandError as error:
-            talk.teller.tell("mail", error.reply, f"MAIL {argument[:300]}", mail=argument)
-            raise
+            if not is_copy:
+                talk.teller.tell("mail", error.reply, f"MAIL {argument[:300]}", mail=argument)
+                raise
+            mail = MailCommand(as_said(argument, error.reply))
         parameters = mail.parameters
         answer_text = replies.SENDER_OK
         if parameters is not EIGHT_BIT_MAIL and parameters is not PLAIN_MAIL and not talk.may_relay:
@@ -89,7 +96,7 @@ class MailTransaction:
             origin=talk.forwarded,
         )
         limit = talk.services.offers.max_size()
-        if mail.size is not None and mail.size > limit:
+        if mail.size is not None and mail.size > limit and not is_copy:
             self._tell("mail", replies.TOO_LARGE, f"SIZE={mail.size} is over {limit}", transaction=transaction)
             raise CommandError(replies.TOO_LARGE)
         no_room = talk.services.intake.refuse_before_data(mail.size)
@@ -104,13 +111,14 @@ class MailTransaction:
 
         talk.ask(talk.pipeline.mail(talk.session, transaction), answer)
 
-    def rcpt(self, argument: str) -> None:
-        """RCPT: add a recipient that routing and the pipeline allow. The same one again is no second recipient."""
+    def rcpt(self, argument: str, fault: Reply | None = None) -> None:
+        """RCPT: add a recipient that routing and the pipeline allow. The same one again is no second recipient.
+        `fault` as for MAIL."""
         if self._transaction is None:
             raise CommandError(replies.NO_MAIL)
         if self._receiver is not None:
             raise CommandError(replies.CHUNKS_BEGUN)
-        self._recipients.rcpt(self._transaction, argument)
+        self._recipients.rcpt(self._transaction, argument, fault)
 
     def data(self, argument: str) -> None:
         """DATA: ask for the content."""
@@ -242,9 +250,9 @@ class MailTransaction:
         elif receiver.refusal is not None:
             refusal = receiver.refusal
             if self._talk.settings.rehearse:
-                refusal = replies.COPY_LOST  # nobody's mail is refused, and nobody hears of it
-            else:
-                self._tell("content", refusal, receiver.reason)
+                self._take_refused(refusal, receiver.reason)
+                return rest
+            self._tell("content", refusal, receiver.reason)
             # A chunk has one reply, the last one as many as DATA (RFC 2033 section 4.3).
             is_single = chunk is not None and not chunk.is_last
             self._conclude([refusal] * len(self._current.recipients), is_single=is_single)
@@ -313,6 +321,18 @@ class MailTransaction:
         self._content = None
         self._talk.gate.when(
             self._taking(transaction, message.content, verdicts),
+            self._conclude,
+            lambda: self._conclude([replies.LOCAL_ERROR] * len(verdicts)),
+            shielded=True,
+        )
+
+    def _take_refused(self, refusal: Reply, reason: str) -> None:
+        """Have it taken down of a copy that its content is refused."""
+        transaction = self._current
+        verdict = Defer(refusal, reason) if refusal.is_transient else Reject(refusal, reason)
+        verdicts = [verdict] * len(transaction.recipients)
+        self._talk.gate.when(
+            self._talk.services.intake.take(self._talk.session, transaction, Content(b""), verdicts),
             self._conclude,
             lambda: self._conclude([replies.LOCAL_ERROR] * len(verdicts)),
             shielded=True,

@@ -44,11 +44,11 @@ _AT_ONCE = 8 * 1024
 #: Envelopes for more recipients than this are worth keeping decoded.
 _LONG = 100
 
-_COLUMNS = "queue_id, number, route, domain, state, attempts, warned, source"
+_COLUMNS = "queue_id, number, route, domain, state, attempts, warned, source, not_before"
 #: What damage has left there may be no text.
 _AS_JSON = (
     "CAST(queue_id AS TEXT), CAST(number AS INTEGER), CAST(route AS TEXT), CAST(domain AS TEXT), CAST(state AS TEXT),"
-    " CAST(attempts AS INTEGER), CAST(warned AS INTEGER), CAST(source AS TEXT)"
+    " CAST(attempts AS INTEGER), CAST(warned AS INTEGER), CAST(source AS TEXT), CAST(not_before AS REAL)"
 )
 _OURS = "queue_id = json_extract(k.value, '$[0]') AND number = json_extract(k.value, '$[1]')"
 
@@ -94,6 +94,7 @@ class _Row(NamedTuple):
     attempts: int
     warned: int
     source: str
+    not_before: float
 
     @property
     def key(self) -> Key:
@@ -291,6 +292,7 @@ def _lease_of(envelope: Envelope, content: Content, rows: Sequence[_Row], until:
         {row.number: row.attempts for row in rows},
         frozenset(row.number for row in rows if row.warned),
         {row.number: row.source for row in rows if row.source},
+        max((row.not_before for row in rows), default=0.0),
     )
 
 

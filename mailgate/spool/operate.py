@@ -47,10 +47,12 @@ def hold(store: Store, selector: Selector) -> int:
 
 
 def release(store: Store, selector: Selector) -> int:
-    """End what keeps them back: they are due, but not before the time for which their sender has asked."""
+    """End what keeps them back: they are due, but not before the time for which their sender has asked. The time in
+    which they are tried begins now."""
     _note_released(store, selector)
-    _change(store, "hold = 0, waits = ''", selector, "r.state = 'leased' AND r.hold != 0")
-    due = "state = 'queued', due = max(:now, not_before), waits = ''"
+    begins = "not_before = max(:now, not_before), waits = ''"
+    _change(store, f"hold = 0, {begins}", selector, "r.state = 'leased' AND r.hold != 0")
+    due = f"state = 'queued', due = max(:now, not_before), {begins}"
     return _change(store, due, selector, "r.state IN ('held', 'quarantined')")
 
 

@@ -23,6 +23,8 @@ _log = Logger()
 _LOOK_EVERY = 1.0
 #: Octets of a file that is read again at once; a larger one is read in a thread.
 _AT_ONCE = 64 * 1024
+#: How often a file is read that changes meanwhile.
+_TRIES = 3
 
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 
@@ -78,6 +80,9 @@ class WatchedFile(Generic[T]):
 
     `split` makes the numbered lines of the octets, where they are others than these. `octets` gives them, where they
     are not simply those of the file that is watched: it may take its time, and raises OSError or ValueError.
+
+    A file that is written while it is read is read again, and after three times it is wrong: half of a list would say
+    that what stands in the other half is not there.
     """
 
     def __init__(
@@ -134,9 +139,17 @@ class WatchedFile(Generic[T]):
         except ValueError as error:
             _log.error("{error}; its old content stays in force", error=str(error))
 
+    def _whole(self) -> bytes:
+        for _ in range(_TRIES):
+            before = look_at(self._path)
+            content = self._octets()
+            if look_at(self._path) == before:
+                return content
+        raise ValueError("is written while it is read")
+
     def _read(self) -> T:
         try:
-            lines = self._split(self._octets())
+            lines = self._split(self._whole())
             first = list(islice(lines, 1))
             if self._is_filled and not first:
                 raise ValueError("holds nothing any more")

@@ -14,7 +14,7 @@ from typing import IO, Generic, TypeVar, cast
 from twisted.internet.interfaces import IReactorTime
 
 from mailgate.config.postfix import EXPRESSIONS, INDEXED, split_map
-from mailgate.stores.lists import FileError, LineError, LinesError, WatchedFile, look_at
+from mailgate.stores.lists import FileError, LineError, LinesError, WatchedFile
 from mailgate.stores.postfix_rules import Expressions, parse_expressions
 
 __all__ = ["Pair", "PostfixMap", "each", "open_maps"]
@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 #: Octets of a table, and seconds that postmap may take for it.
 _LARGEST, _LONGEST = 256 * 1024 * 1024, 30.0
-#: Octets of what it prints that are read at a time, and how often it is asked where the table changes meanwhile.
-_PIECE, _TRIES = 64 * 1024, 3
+#: Octets of what it prints that are read at a time.
+_PIECE = 64 * 1024
 #: So many wrong lines of a table are told at once.
 _TOLD = 10
 #: What postmap makes of `hash:NAME`.
@@ -121,18 +121,13 @@ def open_maps(
 
 
 def _dumped(name: str, index: Path) -> bytes:
-    """What `postmap -s` prints of a table that stays as it is meanwhile: a half would name nobody of the other half."""
+    """What `postmap -s` prints of a table."""
     command = shutil.which("postmap") or shutil.which("postmap", path=_SYSTEM_PATHS)
     if command is None:
         raise ValueError("Postfix's postmap, which reads it, is not installed; texthash: reads the source of a table")
-    for _ in range(_TRIES):
-        before = look_at(index)
-        if index.stat().st_size > _LARGEST:
-            raise ValueError(_too_large())
-        content = _printed(command, name)
-        if look_at(index) == before:
-            return content
-    raise ValueError("changes while postmap reads it")
+    if index.stat().st_size > _LARGEST:
+        raise ValueError(_too_large())
+    return _printed(command, name)
 
 
 def _printed(command: str, name: str) -> bytes:

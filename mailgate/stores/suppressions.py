@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 from zope.interface import implementer
 
@@ -38,7 +39,7 @@ CREATE INDEX IF NOT EXISTS ends ON suppressions (until) WHERE until <> 0;
 def key_of(address: Address | str) -> str:
     """How an address, or "@domain", is written here: two that are the same for mail are the same text."""
     local_part, _, domain = str(address).strip().rpartition("@")
-    return f"{local_part.lower()}@{canonical(domain)}"
+    return f"{normalize('NFC', local_part.lower())}@{canonical(domain)}"
 
 
 def checked(text: str) -> str:

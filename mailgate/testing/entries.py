@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import Destination, EntryView, Grouping, Lease, Selector, Suspended, Suspension
 from mailgate.message import Content
 
-__all__ = ["Entry", "Found", "Stored", "group_of", "is_in_force", "lease_of", "matches", "spelt", "view_of"]
+__all__ = ["Entry", "Found", "Kept", "Stored", "group_of", "is_in_force", "lease_of", "matches", "spelt", "view_of"]
 
 
 @dataclass(slots=True)
@@ -52,6 +52,31 @@ class Stored:
 Found = tuple[Stored, int, Entry]
 
 
+class Kept:
+    """All messages by their queue ids; one without an entry is finished. `now` is the time of selectors."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.stored: dict[str, Stored] = {}
+        self._now = now
+
+    def entries(self) -> Iterator[Found]:
+        """All, in the order of their coming."""
+        for stored in self.stored.values():
+            for number, entry in stored.entries.items():
+                yield stored, number, entry
+
+    def selected(self, selector: Selector) -> list[Found]:
+        """Those that are meant, by queue id and number."""
+        now = self._now()
+        found = [one for one in self.entries() if matches(selector, *one, now)]
+        return sorted(found, key=lambda one: (one[0].envelope.queue_id, one[1]))
+
+    def forget_finished(self) -> None:
+        """Drop the messages that have no entry left."""
+        for queue_id in [queue_id for queue_id, stored in self.stored.items() if not stored.entries]:
+            del self.stored[queue_id]
+
+
 def lease_of(stored: Stored, entries: Sequence[Entry], until: float) -> Lease:
     """The lease of some entries of one message."""
     entries = sorted(entries, key=lambda entry: entry.recipient.number)
@@ -63,6 +88,7 @@ def lease_of(stored: Stored, entries: Sequence[Entry], until: float) -> Lease:
         {entry.recipient.number: entry.attempts for entry in entries},
         frozenset(entry.recipient.number for entry in entries if entry.warned),
         {entry.recipient.number: entry.source for entry in entries if entry.source},
+        max((entry.not_before for entry in entries), default=0.0),
     )
 
 

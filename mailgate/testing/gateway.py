@@ -97,7 +97,7 @@ class MemoryGateway:
             originals=MemoryOriginals(),
         )
         self.rehearsed = Accounts(incoming.parent / "rehearsal.db", at_once, self.clock.seconds)
-        self.rehearsed.use(config.rehearsal.keep, config.rehearsal.max_mails)
+        self.rehearsed.use(config.rehearsal.keep, config.rehearsal.max_mails, config.rehearsal.max_size)
         self.listeners: dict[str, Listener] = {}
         for configured in config.listeners:
             section = configured.model_copy(

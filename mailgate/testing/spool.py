@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -32,7 +32,8 @@ from mailgate.interfaces import (
 from mailgate.interfaces.spool import EVERYTHING, LEASED_AT_ONCE, TURN_LIFE
 from mailgate.message import Content
 from mailgate.spool.query import told
-from mailgate.testing.entries import Entry, Found, Stored, group_of, is_in_force, lease_of, matches, spelt, view_of
+from mailgate.testing.entries import Entry, Found, Kept, Stored, group_of, lease_of, view_of
+from mailgate.testing.operate import Operator
 
 __all__ = ["MemorySpool"]
 
@@ -52,9 +53,10 @@ class MemorySpool:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._stored: dict[str, Stored] = {}
-        self._suspensions: dict[tuple[Suspended, str], Suspension] = {}
+        self._kept = Kept(clock.seconds)
+        self._stored = self._kept.stored
         self._counts: Counter[str] = Counter()
+        self._operator = Operator(self._kept, self._counts, clock.seconds)
         self.error = ""
         self.closed = False
 
@@ -86,7 +88,7 @@ class MemorySpool:
         def run() -> Sequence[Lease]:
             now = self._now()
             taken: list[Found] = []
-            due = (one for one in self._entries() if one[2].state in _LEASED and one[2].due <= now)
+            due = (one for one in self._kept.entries() if one[2].state in _LEASED and one[2].due <= now)
             for stored, number, entry in sorted(due, key=lambda one: one[2].due):
                 if entry.state == "leased" and entry.hold:
                     entry.end_lease(entry.due)
@@ -111,7 +113,7 @@ class MemorySpool:
             )
 
         def run() -> Sequence[Lease]:
-            waiting = [one for one in self._entries() if is_meant(one[2])]
+            waiting = [one for one in self._kept.entries() if is_meant(one[2])]
             waiting.sort(key=lambda one: (-(one[0].envelope.parameters.priority or 0), one[2].turn))
             return self._lease(waiting[:limit], until)
 
@@ -119,13 +121,15 @@ class MemorySpool:
 
     def lease_selected(self, selector: Selector, limit: int, until: float) -> Deferred[Sequence[Lease]]:
         def run() -> Sequence[Lease]:
-            chosen = [one for one in self._selected(selector) if one[2].state != "leased"]
+            chosen = [one for one in self._kept.selected(selector) if one[2].state != "leased"]
             return self._lease(chosen[:limit], until)
 
         return self._do(run)
 
     def waiting(self) -> Deferred[Sequence[Destination]]:
-        return self._do(lambda: sorted({entry.destination for _, _, entry in self._entries() if entry.state == "turn"}))
+        return self._do(
+            lambda: sorted({entry.destination for _, _, entry in self._kept.entries() if entry.state == "turn"})
+        )
 
     # -- ending
 
@@ -137,7 +141,7 @@ class MemorySpool:
             entries = stored.entries if stored is not None else {}
             for outcome in outcomes:
                 self._record(entries, lease, outcome)
-            self._forget_finished()
+            self._kept.forget_finished()
             for report in reports:
                 self._keep(*report, "queued", self._now())
 
@@ -176,7 +180,9 @@ class MemorySpool:
         return self._do(run)
 
     def next_due(self) -> Deferred[float | None]:
-        return self._do(lambda: min((one.due for _, _, one in self._entries() if one.state in _LEASED), default=None))
+        return self._do(
+            lambda: min((one.due for _, _, one in self._kept.entries() if one.state in _LEASED), default=None)
+        )
 
     # -- looking
 
@@ -184,7 +190,7 @@ class MemorySpool:
         self, selector: Selector, limit: int, after: tuple[str, int] | None = None
     ) -> Deferred[Sequence[EntryView]]:
         def run() -> Sequence[EntryView]:
-            views = (view_of(*one) for one in self._selected(selector))
+            views = (view_of(*one) for one in self._kept.selected(selector))
             return [one for one in views if after is None or (one.queue_id, one.number) > after][:limit]
 
         return self._do(run)
@@ -193,7 +199,7 @@ class MemorySpool:
         def run() -> Sequence[Summary]:
             now = self._now()
             groups: dict[str, list[Found]] = {}
-            for found in self._selected(selector):
+            for found in self._kept.selected(selector):
                 groups.setdefault(group_of(*found, by), []).append(found)
             made = [
                 Summary(
@@ -225,97 +231,31 @@ class MemorySpool:
     # -- an operator
 
     def hold(self, selector: Selector) -> Deferred[int]:
-        def change(entry: Entry) -> bool:
-            if entry.state == "leased":
-                entry.hold = entry.hold or "held"
-            if entry.state not in ("queued", "turn"):
-                return False
-            entry.state, entry.waits = "held", ""
-            return True
-
-        return self._change(selector, change)
+        return self._do(lambda: self._operator.hold(selector))
 
     def release(self, selector: Selector) -> Deferred[int]:
-        def change(entry: Entry) -> bool:
-            if "quarantined" in (entry.state, entry.hold):
-                place = next(f"{stored.envelope.queue_id}/{at}" for stored, at, one in self._entries() if one is entry)
-                day = datetime.datetime.fromtimestamp(self._now(), datetime.UTC).date().isoformat()
-                self._counts[f"{day}/released/{place}"] = 1
-            if entry.hold:
-                entry.hold = entry.waits = ""
-            if entry.state not in ("held", "quarantined"):
-                return False
-            entry.state, entry.due, entry.waits = "queued", max(self._now(), entry.not_before), ""
-            return True
-
-        return self._change(selector, change)
+        return self._do(lambda: self._operator.release(selector))
 
     def quarantine(self, selector: Selector, reason: str) -> Deferred[Sequence[EntryView]]:
-        def run() -> Sequence[EntryView]:
-            released = {key.partition("/released/")[2] for key in self._counts if "/released/" in key}
-            chosen = [
-                one
-                for one in self._selected(selector)
-                if one[2].state in ("queued", "turn", "held") and f"{one[0].envelope.queue_id}/{one[1]}" not in released
-            ]
-            for _, _, entry in chosen:
-                entry.state, entry.due, entry.waits = "quarantined", self._now(), reason
-            return [view_of(*one) for one in chosen]
-
-        return self._do(run)
+        return self._do(lambda: self._operator.quarantine(selector, reason))
 
     def retry(self, selector: Selector) -> Deferred[int]:
-        def change(entry: Entry) -> bool:
-            if entry.state not in ("queued", "turn") or entry.not_before > self._now():
-                return False
-            entry.due, entry.waits = self._now(), ""
-            return True
-
-        return self._change(selector, change)
+        return self._do(lambda: self._operator.retry(selector))
 
     def reroute(self, selector: Selector, route: str) -> Deferred[int]:
-        def change(entry: Entry) -> bool:
-            if entry.state == "leased" or entry.recipient.route == route:
-                return False
-            entry.recipient, entry.source = replace(entry.recipient, route=route), ""
-            entry.waits = entry.waits if entry.state == "quarantined" else ""
-            if entry.state in ("queued", "turn"):
-                entry.state, entry.due = "queued", max(self._now(), entry.not_before)
-            return True
-
-        return self._change(selector, change)
+        return self._do(lambda: self._operator.reroute(selector, route))
 
     def delete(self, selector: Selector) -> Deferred[Sequence[EntryView]]:
-        def run() -> Sequence[EntryView]:
-            chosen = [one for one in self._selected(selector) if one[2].state != "leased"]
-            for stored, number, _ in chosen:
-                del stored.entries[number]
-            self._forget_finished()
-            return [view_of(*one) for one in chosen]
-
-        return self._do(run)
+        return self._do(lambda: self._operator.delete(selector))
 
     def suspend(self, suspension: Suspension) -> Deferred[None]:
-        def run() -> None:
-            one = replace(suspension, name=spelt(suspension.kind, suspension.name))
-            self._suspensions[one.kind, one.name] = one
-
-        return self._do(run)
+        return self._do(lambda: self._operator.suspend(suspension))
 
     def resume(self, kind: Suspended, name: str) -> Deferred[bool]:
-        def run() -> bool:
-            plain = Suspension(kind=kind, name=spelt(kind, name), since=0.0).told
-            for _, _, entry in self._entries():
-                is_its = entry.waits == plain or entry.waits.startswith(f"{plain} (")
-                if is_its and entry.state in ("queued", "turn"):
-                    entry.due, entry.waits = max(self._now(), entry.not_before), ""
-            ended = self._suspensions.pop((kind, spelt(kind, name)), None)
-            return ended is not None and is_in_force(ended, self._now())
-
-        return self._do(run)
+        return self._do(lambda: self._operator.resume(kind, name))
 
     def suspensions(self) -> Deferred[Sequence[Suspension]]:
-        return self._do(lambda: [one for one in self._suspensions.values() if is_in_force(one, self._now())])
+        return self._do(self._operator.suspensions)
 
     # -- numbers, and life
 
@@ -335,7 +275,7 @@ class MemorySpool:
 
     def sweep(self) -> Deferred[SweepReport]:
         def run() -> SweepReport:
-            for _, _, entry in self._entries():
+            for _, _, entry in self._kept.entries():
                 if entry.state == "leased":
                     entry.end_lease(self._now())
             return SweepReport((), 0)
@@ -379,20 +319,3 @@ class MemorySpool:
             entry.state, entry.due = "leased", until
             wanted.setdefault(stored.envelope.queue_id, []).append(entry)
         return [lease_of(self._stored[queue_id], entries, until) for queue_id, entries in wanted.items()]
-
-    def _entries(self) -> Iterator[Found]:
-        for stored in self._stored.values():
-            for number, entry in stored.entries.items():
-                yield stored, number, entry
-
-    def _selected(self, selector: Selector) -> list[Found]:
-        """By queue id and number."""
-        now = self._now()
-        found = [one for one in self._entries() if matches(selector, *one, now)]
-        return sorted(found, key=lambda one: (one[0].envelope.queue_id, one[1]))
-
-    def _change(self, selector: Selector, change: Callable[[Entry], bool]) -> Deferred[int]:
-        return self._do(lambda: sum(change(entry) for _, _, entry in self._selected(selector)))
-
-    def _forget_finished(self) -> None:
-        self._stored = {queue_id: stored for queue_id, stored in self._stored.items() if stored.entries}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IListeningPort, IReactorTime
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 
@@ -74,10 +74,10 @@ class HttpDesk:
         self._injection: InjectionOffice | None = None
         self._changes: Deferred[None] = succeed(None)
 
-    def listen(self, reactor: object) -> None:
-        """Bind the ports; CannotListenError where that cannot be."""
+    def listen(self, reactor: object, ports: Sequence[IListeningPort] | None = None) -> None:
+        """Bind the ports, or take those that there are; CannotListenError where that cannot be."""
         if self._is_on:
-            self.server.listen(reactor)
+            self.server.listen(reactor, ports)
 
     def watch(self, events: EventHub) -> None:
         """Count from now on."""
@@ -115,7 +115,6 @@ class HttpDesk:
         self._api: Resource = api.children[b"v1"]
         self._quarantine = quarantine
         self._links = Links(secret)
-        self._templates = Templates()
         self._send = send
         self._path = digests
         self._in_thread = in_thread
@@ -135,12 +134,13 @@ class HttpDesk:
         if not self._is_on:
             return
         digest = config.quarantine.digest
+        templates = Templates(digest.templates)
         shown = ForRecipients(self._quarantine, excluded_filters(digest, config.filters), scan=digest.scan)
         pages = ReleasePages(
             self._links,
             shown,
             self._reactor.seconds,
-            self._templates,
+            templates,
             organization=digest.name or config.gateway.hostname,
             contact=digest.contact,
         )
@@ -150,9 +150,7 @@ class HttpDesk:
         self._front.use(config.http, self._api, pages if digest.enabled else None, messages)
         made = None
         if digest.enabled and config.http.url is not None:
-            mail = DigestMail(
-                digest, self._links, self._templates, url=config.http.url, hostname=config.gateway.hostname
-            )
+            mail = DigestMail(digest, self._links, templates, url=config.http.url, hostname=config.gateway.hostname)
             made = Digests(
                 self._path,
                 digest,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.headerregistry import Address as NamedAddress
 from email.message import EmailMessage
-from email.policy import SMTP
+from email.policy import SMTP, SMTPUTF8
 from email.utils import format_datetime
 
 from mailgate.address import Address
@@ -43,10 +43,10 @@ class DigestMail:
             "contact": self._section.contact,
             "entries": [self._shown(one) for one in entries],
         }
-        message = EmailMessage(policy=SMTP)
+        message = EmailMessage(policy=SMTP if to.is_ascii else SMTPUTF8)
         message["From"] = NamedAddress(self._section.name, self._sender.local_part, self._sender.domain)
         message["To"] = NamedAddress("", to.local_part, to.domain)
-        message["Subject"] = f"{count} {'mail is' if count == 1 else 'mails are'} kept back"
+        message["Subject"] = visible(self._templates.render("digest-subject.txt", values))
         message["Date"] = format_datetime(datetime.fromtimestamp(now, UTC))
         message["Message-ID"] = f"<{mark}@{self._hostname}>"
         message["Auto-Submitted"] = "auto-generated"
@@ -61,8 +61,8 @@ class DigestMail:
     def _shown(self, one: Listed) -> dict[str, str]:
         token = self._links.sign(Meant(one.queue_id, one.number, one.recipient, int(one.expires)))
         return {
-            "from_": visible(one.from_ or one.sender) or "nobody",
-            "subject": visible(one.subject) or "none",
+            "from_": visible(one.from_ or one.sender),
+            "subject": visible(one.subject),
             "reason": visible(one.reason),
             "received": moment(one.received),
             "expires": moment(one.expires),

@@ -103,9 +103,7 @@ class Front(Resource):
         segments = target.partition(b"?")[0].removeprefix(b"/").split(b"/")
         if segments[0] in (b"release", b"unsubscribe"):
             return min(self._section.max_body, _MOST_FORM)
-        if segments[0] != b"v1" or not self._tokens.shows(
-            request.getHeader(b"authorization"), _scope(method, segments[1:])
-        ):
+        if segments[0] != b"v1" or not self._tokens.shows(_authorization(request), _scope(method, segments[1:])):
             return None
         injection = self._section.injection
         takes_mail = injection is not None and method == b"POST" and segments[1:] == [b"messages"]
@@ -193,7 +191,7 @@ class Front(Resource):
         """Which token the request has shown that may do this, or why it may not."""
         client = self._client(request)
         try:
-            return f"token {await self._tokens.check(request.getHeader(b'authorization'), client, scope)}"
+            return f"token {await self._tokens.check(_authorization(request), client, scope)}"
         except RefusedTokenError as refused:
             _log.info("HTTP: {client}: {reason}", client=client, reason=refused)
             if refused.status is HTTPStatus.UNAUTHORIZED:
@@ -220,6 +218,12 @@ class Front(Resource):
             except ValueError:
                 return Client(None)  # somebody else than the proxy, of whom nothing is known
         return client
+
+
+def _authorization(request: Request) -> bytes | None:
+    """None where there are several: which of them counts others may see otherwise."""
+    shown = request.requestHeaders.getRawHeaders(b"authorization", [])
+    return shown[0] if len(shown) == 1 else None
 
 
 def _scope(method: bytes, segments: Sequence[bytes]) -> Scope:

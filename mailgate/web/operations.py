@@ -181,7 +181,8 @@ class QueueOperations:
                 busy += sum(left for _, left in counts)
                 for view in (view for views in messages for view in views):
                     concern.count(view)
-                if any(done for done, _ in counts):
+                # What waits at a site that rests is in the relay's hands, and is due once the site is asked again.
+                if any(done or (left and action == "retry") for done, left in counts):
                     wakes.after([view for views in messages for view in views])
         return Changed(
             action=action,

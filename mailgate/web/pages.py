@@ -28,8 +28,9 @@ _MOST_FORM, _MOST_FIELDS = 1024, 10
 
 
 class _Said(NamedTuple):
-    """A page with a text."""
+    """A page with a text; `what` says which, for templates of a site."""
 
+    what: str
     status: HTTPStatus
     title: str
     text: str
@@ -44,21 +45,30 @@ class _InsteadError(Exception):
 
 
 _WRONG = _Said(
-    HTTPStatus.NOT_FOUND, "This link does not work", "It is not whole. Copy all of it from the mail, to its last sign."
+    "wrong-link",
+    HTTPStatus.NOT_FOUND,
+    "This link does not work",
+    "It is not whole. Copy all of it from the mail, to its last sign.",
 )
 _EXPIRED = _Said(
-    HTTPStatus.GONE, "This link has expired", "The mail was kept for some time, and has been deleted since."
+    "expired", HTTPStatus.GONE, "This link has expired", "The mail was kept for some time, and has been deleted since."
 )
 _GONE = _Said(
+    "gone",
     HTTPStatus.GONE,
     "This mail is not kept back any more",
     "It has been sent to you already, or it has been deleted.",
 )
 _NOT_YOURS = _Said(
-    HTTPStatus.FORBIDDEN, "This mail cannot be released here", "Only an administrator can have it sent to you."
+    "not-yours",
+    HTTPStatus.FORBIDDEN,
+    "This mail cannot be released here",
+    "Only an administrator can have it sent to you.",
 )
-_LATER = _Said(HTTPStatus.SERVICE_UNAVAILABLE, "Not at this moment", "Please try again in some minutes.")
-_NO_FORM = _Said(HTTPStatus.BAD_REQUEST, "Nothing was released", "Open the link from the mail, and press its button.")
+_LATER = _Said("later", HTTPStatus.SERVICE_UNAVAILABLE, "Not at this moment", "Please try again in some minutes.")
+_NO_FORM = _Said(
+    "no-form", HTTPStatus.BAD_REQUEST, "Nothing was released", "Open the link from the mail, and press its button."
+)
 
 
 class ReleasePages:
@@ -121,7 +131,9 @@ class ReleasePages:
             raise _InsteadError(_LATER) from None
         if not was_there:
             raise _InsteadError(_GONE)
-        return self._page(_Said(HTTPStatus.OK, "It is on its way", f"The mail is being sent to {entry.recipient}."))
+        return self._page(
+            _Said("released", HTTPStatus.OK, "It is on its way", f"The mail is being sent to {entry.recipient}.")
+        )
 
     def _ask(self, entry: KeptEntry) -> Reply:
         shown = {name: visible(getattr(entry, name)) for name in ("from_", "sender", "subject", "reason")}
@@ -136,7 +148,7 @@ class ReleasePages:
         )
 
     def _page(self, said: _Said) -> Reply:
-        return self._rendered(said.status, "said.html", title=said.title, text=visible(said.text))
+        return self._rendered(said.status, "said.html", what=said.what, title=said.title, text=visible(said.text))
 
     def _rendered(self, status: HTTPStatus, template: str, **values: object) -> Reply:
         about = {"organization": self._organization, "contact": self._contact}

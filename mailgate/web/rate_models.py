@@ -55,15 +55,18 @@ class Rate(Model):
 
 class RatesNow(Model):
     """What happened since a moment (seconds since the epoch), about an hour ago or when the gateway began: the most
-    frequent first. `missing` says whose numbers are not among these, where a worker has not answered."""
+    frequent first. Who began anew has forgotten what it had counted: `all_since` is the moment from which on every
+    worker has counted, later than `since` where one began after others. `missing` says whose numbers are not among
+    these, where a worker has not answered."""
 
     by: RateKey
     since: float
+    all_since: float
     rates: tuple[Rate, ...]
     missing: str = ""
 
     @classmethod
-    def of(cls, query: RateQuery, counted: Counted, missing: str = "") -> Self:
+    def of(cls, query: RateQuery, counted: Counted, all_since: float, missing: str = "") -> Self:
         """As it was counted."""
         has_way = is_of_the_way(query.by, *query.only)
         rates = (
@@ -77,4 +80,4 @@ class RatesNow(Model):
             )
             for name, one in counted.rows
         )
-        return cls(by=query.by, since=counted.since, rates=tuple(rates), missing=missing)
+        return cls(by=query.by, since=counted.since, all_since=all_since, rates=tuple(rates), missing=missing)

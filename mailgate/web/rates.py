@@ -31,7 +31,8 @@ class AllRates:
                 Counted(since, [(name, Outcome(*counts)) for name, counts in rows])
                 for since, rows in (one for one in found if one is not None)
             ]
-        return RatesNow.of(query, added(parts, query.limit), missing)
+        all_since = max(part.since for part in parts)
+        return RatesNow.of(query, added(parts, query.limit), all_since, missing)
 
 
 def rates_of_worker(rates: Rates, argument: object) -> object:

@@ -303,8 +303,12 @@ class HttpServer:
         """Where `wanted` lets a request have more than `max_body`, it lies in the directory while it comes."""
         self._site.large = str(directory)
 
-    def listen(self, reactor: object) -> None:
-        """Bind every endpoint; CannotListenError where one cannot be."""
+    def listen(self, reactor: object, ports: Sequence[IListeningPort] | None = None) -> None:
+        """Bind every endpoint, or take over `ports`, which accept for `factory`; CannotListenError where one cannot be
+        bound."""
+        if ports is not None:
+            self._ports += ports
+            return
         for text in self._section.endpoints:
             failed: list[Failure] = []
             listening = serverFromString(reactor, with_backlog(text, _BACKLOG)).listen(self.factory)

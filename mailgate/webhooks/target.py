@@ -62,12 +62,12 @@ class Target:
             FIELD: sign(self._secrets(), moment, body),
         }
         try:
-            answer = await self._fetcher.fetch("POST", self.section.url, fields, body)
+            status = await self._fetcher.status("POST", self.section.url, fields, body)
         except BackendError as error:
             raise NotTakenError(str(error)) from None
-        if not 200 <= answer.status < 300:
-            where = ": redirects are not followed" if 300 <= answer.status < 400 else ""
-            raise NotTakenError(f"it answers {answer.status}{where}")
+        if not 200 <= status < 300:
+            where = ": redirects are not followed" if 300 <= status < 400 else ""
+            raise NotTakenError(f"it answers {status}{where}")
 
 
 def _body_of(name: str, batch: Batch) -> bytes:

@@ -28,10 +28,10 @@ _PATIENCE = 0.01
 class Duties(Protocol):
     """What a worker does because the supervisor wants it. Errors are lines for an administrator."""
 
-    def begin(self, started: str, running: str) -> str:
+    async def begin(self, started: str, running: str) -> str:
         """As in Begin."""
 
-    def prepare(self, source: str) -> str:
+    async def prepare(self, source: str) -> str:
         """As in Prepare."""
 
     def settle(self, errors: str) -> None:
@@ -249,12 +249,12 @@ class WorkerEnd(_End):
         return {}
 
     @Begin.responder
-    def _begin(self, started: bytes, running: bytes) -> dict[str, Any]:
-        return {"error": self._duties.begin(started.decode(), running.decode()).encode()}
+    def _begin(self, started: bytes, running: bytes) -> Deferred[dict[str, Any]]:
+        return Deferred.fromCoroutine(_lines("error", self._duties.begin(started.decode(), running.decode())))
 
     @Prepare.responder
-    def _prepare(self, source: bytes) -> dict[str, Any]:
-        return {"errors": self._duties.prepare(source.decode()).encode()}
+    def _prepare(self, source: bytes) -> Deferred[dict[str, Any]]:
+        return Deferred.fromCoroutine(_lines("errors", self._duties.prepare(source.decode())))
 
     @Settle.responder
     def _settle(self, errors: bytes) -> dict[str, Any]:
@@ -290,6 +290,10 @@ def _said(answer: Awaitable[tuple[str, str]], first: str, second: str) -> Deferr
         return {first: long.encode(), second: short}
 
     return Deferred.fromCoroutine(said())
+
+
+async def _lines(name: str, said: Awaitable[str]) -> dict[str, Any]:
+    return {name: (await said).encode()}
 
 
 async def _seconds(drained: Awaitable[float]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from mailgate.config.endpoints import with_backlog
 from mailgate.config.openings import Opening
 
-__all__ = ["Bound", "CannotBindError", "adopt", "bind", "open_ports"]
+__all__ = ["Bound", "CannotBindError", "adopt", "adopted", "bind", "open_ports"]
 
 #: Connections that may wait to be accepted.
 _BACKLOG = 1024
@@ -92,6 +92,11 @@ def adopt(reactor: object, descriptor: int, factory: Factory) -> IListeningPort:
             port = _SharedPort._fromListeningDescriptor(reactor, descriptor, family, factory)  # type: ignore[no-untyped-call]
         port.startListening()
     return port  # type: ignore[no-any-return]  # Twisted's
+
+
+def adopted(reactor: object, descriptors: Sequence[int] | None, factory: Factory) -> Sequence[IListeningPort] | None:
+    """The ports of these sockets, as `adopt`; None for None."""
+    return None if descriptors is None else [adopt(reactor, one, factory) for one in descriptors]
 
 
 class _OneByOne:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from mailgate.awaiting import OneRun
 from mailgate.config.source import ConfigError, read_source
 from mailgate.workers.asking import LateError, all_of, in_time
 from mailgate.workers.hand import SILENCE, Hand
@@ -19,6 +19,10 @@ __all__ = ["Reload"]
 T = TypeVar("T")
 
 _log = Logger()
+
+#: Seconds that a worker may take to read a configuration, in which other programs may read tables for it. It serves
+#: meanwhile, and is killed sooner where it does not.
+_PREPARING = 600.0
 
 
 class Reload:
@@ -34,23 +38,11 @@ class Reload:
         self._clock = clock
         self._file = file
         self._serving = serving
-        self._is_busy = self._is_wanted = False
+        self._reload = OneRun(self._run, lambda failure: _log.failure("the reload failed", failure))
 
     def begin(self) -> None:
         """Have all workers read the file again: all go by it, or none."""
-        if self._is_busy:
-            self._is_wanted = True
-            return
-        self._is_busy = True
-        done = Deferred.fromCoroutine(self._run())
-        done.addErrback(lambda failure: _log.failure("the reload failed", failure=failure))
-        done.addBoth(self._done)
-
-    def _done(self, _: object) -> None:
-        self._is_busy = False
-        if self._is_wanted:
-            self._is_wanted = False
-            self.begin()
+        self._reload.begin()
 
     async def _run(self) -> None:
         hands = self._serving()
@@ -60,7 +52,7 @@ class Reload:
         except ConfigError as error:
             errors = "\n".join(error.errors)
         else:
-            said = await all_of([self._answer(hand, hand.end.prepare(source)) for hand in hands])
+            said = await all_of([self._answer(hand, hand.end.prepare(source), _PREPARING) for hand in hands])
             hands = [hand for hand, one in zip(hands, said, strict=True) if one is not None]
             errors = next((one for one in said if one), "")
             if not hands:
@@ -78,15 +70,15 @@ class Reload:
         await self._answer(hand, hand.end.settle(errors))
 
     async def _catch_up(self, hand: Hand) -> None:
-        if errors := await self._answer(hand, self.bring(hand)):
+        if errors := await self._answer(hand, self.bring(hand), _PREPARING):
             hand.dismiss(f"cannot use the configuration: {errors}")
 
-    async def _answer(self, hand: Hand, answer: Coroutine[Any, Any, T]) -> T | None:
+    async def _answer(self, hand: Hand, answer: Coroutine[Any, Any, T], seconds: float = SILENCE) -> T | None:
         """None where it is gone, or was too slow, and then it goes."""
         try:
-            return await in_time(self._clock, SILENCE, answer)
+            return await in_time(self._clock, seconds, answer)
         except LateError:
-            hand.kill(f"has not answered to a reload for {SILENCE:.0f} seconds, and was killed")
+            hand.kill(f"has not answered to a reload for {seconds:.0f} seconds, and was killed")
             return None
 
     async def bring(self, hand: Hand) -> str:

@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.config.load import Loaded
-from mailgate.config.openings import openings
+from mailgate.config.openings import first_openings, openings
 from mailgate.config.places import Places
 from mailgate.interfaces import SpoolError
 from mailgate.process import cannot_start, make_directory, own_directory, raise_descriptor_limit, tell_start
@@ -79,7 +79,8 @@ class Supervisor(Service):
         self._leave = leave
         self._wait = wait
         self._file = loaded.path
-        self._openings = openings(config)
+        self._openings = [*openings(config), *first_openings(config)]
+        self._of_first = {one.name for one in first_openings(config)}
         self._count = config.gateway.workers
         self._drain_timeout = config.gateway.drain_timeout
         self._leftover_time = max(_LEFTOVER, self._drain_timeout + GRACE)
@@ -190,7 +191,8 @@ class Supervisor(Service):
 
     def _spawn(self, hand: Hand) -> bool:
         try:
-            hand.spawn(self._file, self._count, self._ports)
+            ports = [one for one in self._ports if hand.number == 0 or one[0] not in self._of_first]
+            hand.spawn(self._file, self._count, ports)
         except OSError as error:
             del self._hands[hand.number]
             self._ledger.leave(hand.number)

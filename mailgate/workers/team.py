@@ -24,8 +24,9 @@ class Team:
     """`worker` is the number of this process, from 0, of `workers`.
 
     `sockets` are descriptors of listening sockets by listener, which pass into the gateway's hands; None where it has
-    to bind its ports itself. `ask_others` reaches the other processes, if there are any. `pid` is the process that is
-    told to reload and to stop. `kept` are the counters where this process keeps them: it opens and closes them.
+    to bind its ports itself; `http_sockets` the same for HTTP. `ask_others` reaches the other processes, if there are
+    any. `pid` is the process that is told to reload and to stop. `kept` are the counters where this process keeps them:
+    it opens and closes them.
     """
 
     slots: ISlots
@@ -35,6 +36,7 @@ class Team:
     worker: int = 0
     workers: int = 1
     sockets: Mapping[str, Sequence[int]] | None = None
+    http_sockets: Sequence[int] | None = None
     ask_others: AskOthers | None = None
     pid: int = field(default_factory=os.getpid)
 

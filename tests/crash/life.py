@@ -101,7 +101,7 @@ class Bench:
         done: list[None] = []
         self.spool.close().addCallback(done.append)
         while not done:
-            call, values = self.calls.get(timeout=20)
+            call, values = self.calls.get(timeout=60)
             call(*values)
 
     def drop(self) -> None:
@@ -109,7 +109,7 @@ class Bench:
         spool = self.spool
         if spool._thread.is_alive():
             spool._jobs.put(None)
-            spool._thread.join(20)
+            spool._thread.join(60)
         spool._reader.close()
         spool._store.database.close()
         spool._unlock()
@@ -394,8 +394,10 @@ def check(folder: Path, ledger: Ledger) -> None:
         assert list((folder / "incoming").iterdir()) == []
         assert list((folder / "set-aside").iterdir()) == []
         assert bench.wait(bench.spool.sweep()).leftovers == 0
-        # What is for later knows its time, and no lease has it now.
-        rows = bench.spool._store.database.execute("SELECT DISTINCT queue_id FROM recipients WHERE not_before > 0")
+        # What is for later knows its time, and no lease has it now; what has been released was to be from then on.
+        rows = bench.spool._store.database.execute(
+            "SELECT DISTINCT queue_id FROM recipients WHERE not_before > ?", (time.time(),)
+        )
         assert {row[0] for row in rows} == ledger.later & {queue_id for queue_id, _ in states}
         # All that is not kept back can be leased, once, also what waits for its turn.
         bench.wait(bench.spool.retry(Selector()))

@@ -1,16 +1,17 @@
-"""How much is tried: MAILGATE_FUZZ_EXAMPLES examples for each target, few where it is not set."""
+"""How much is tried: MAILGATE_FUZZ_EXAMPLES examples for each target, others each time; where it is not set, a few,
+always the same."""
 
 from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
 __all__ = ["EFFORT"]
 
+_EXAMPLES = os.environ.get("MAILGATE_FUZZ_EXAMPLES", "")
+
 #: For each target. What a long run finds is kept by Hypothesis and tried first the next time.
-EFFORT = settings(
-    max_examples=int(os.environ.get("MAILGATE_FUZZ_EXAMPLES", "50")),
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
+EFFORT = (
+    settings(settings.get_profile("explore"), max_examples=int(_EXAMPLES)) if _EXAMPLES else settings(max_examples=50)
 )

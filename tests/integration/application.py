@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from web_peer import WebPeer
+from web_peer import QuietHandler, WebPeer
 
 __all__ = ["SECRET", "Application", "Posted"]
 
@@ -63,29 +62,20 @@ class Application:
         return [one for one in self.posted if one.mail["subject"] == subject]
 
     @contextmanager
-    def serving(self, identity: Path | None = None, port: int = 0) -> Iterator[WebPeer]:
-        """It serves, over TLS where it has an identity."""
+    def serving(self, identity: Path | None = None, port: int = 0, clients: Path | None = None) -> Iterator[WebPeer]:
+        """It serves, over TLS where it has an identity; `clients` as in WebPeer."""
         application = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                one = Posted(dict(self.headers.items()), body, self.connection)
+            def post(self) -> None:
+                one = Posted(dict(self.headers.items()), self.heard(), self.connection)
                 application.posted.append(one)
                 status, fields, said = application.mood(one)
-                self.send_response(status)
-                for name, value in fields.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(said)))
-                self.end_headers()
-                self.wfile.write(said)
+                self.say(status, said, fields)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        peer = WebPeer(Handler, identity, port=port)
+        peer = WebPeer(Handler, identity, port=port, clients=clients)
         try:
             yield peer
         finally:

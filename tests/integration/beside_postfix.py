@@ -31,7 +31,7 @@ class BesidePostfix:
             lines = self.postfix.log.read_text(errors="replace").splitlines()
             return [line for line in lines if all(text in line for text in texts)]
 
-        wait_until(lambda: bool(found()), f"Postfix says {texts}", 15)
+        wait_until(lambda: bool(found()), f"Postfix says {texts}")
         return found()[0]
 
     def why(self, subject: str, *texts: str) -> str:
@@ -43,13 +43,13 @@ class BesidePostfix:
             found = self.gateway.command("why", subject, check=False).stdout
             return all(text in found for text in texts)
 
-        wait_until(told, f"the history tells of {subject}: {texts}", 15)
+        wait_until(told, f"the history tells of {subject}: {texts}")
         return found
 
     def tool(self, name: str, *arguments: str, check: bool = True) -> str:
         """What a program of Postfix's prints."""
         command = [program(name), "-c", str(self.postfix.directory / "conf"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=check).stdout  # noqa: S603
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=check).stdout  # noqa: S603
 
 
 def settings_in(text: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from parts import program
 __all__ = ["run", "s_client", "swaks"]
 
 
-def run(command: Sequence[str], said: str = "", *, seconds: float = 20.0) -> subprocess.CompletedProcess[str]:
+def run(command: Sequence[str], said: str = "", *, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
     """A program with this on its standard input, run to its end, which it has to reach within `seconds`."""
     return subprocess.run(  # noqa: S603  programs of the test's own choice
         command, input=said, capture_output=True, text=True, errors="replace", timeout=seconds, check=False

@@ -253,7 +253,7 @@ class Load:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                with smtplib.SMTP("127.0.0.1", self.port, "client.test", timeout=30) as client:
+                with smtplib.SMTP("127.0.0.1", self.port, "client.test", timeout=60) as client:
                     while not self._stop.wait(self._pause):
                         self._send(client)
             except smtplib.SMTPResponseException as error:

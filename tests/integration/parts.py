@@ -35,6 +35,7 @@ __all__ = [
     "free_port",
     "free_ports",
     "greets",
+    "is_accepted",
     "is_alive",
     "listens",
     "memory_of",
@@ -103,7 +104,7 @@ def folder(prefix: str) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def end_all_in(path: Path, seconds: float = 10.0) -> list[int]:
+def end_all_in(path: Path, seconds: float = 60.0) -> list[int]:
     """Kill every process whose command names something in this folder, daemons and their children too; which ones.
 
     They are asked for again until none is left: one that is replaced has a new process.
@@ -142,13 +143,23 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-def wait_until(check: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+def wait_until(check: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Poll until `check` holds; AssertionError with `what` after `seconds` (a bound, not a measure)."""
     end = time.monotonic() + seconds
     while not check():
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds:.0f} s: {what}")
         time.sleep(0.02)
+
+
+def is_accepted(client: socket.socket) -> bool:
+    """Whether the server at the other end, which is on this machine, has it; until then no file of a process is it."""
+    (_, ours), (_, theirs) = client.getsockname(), client.getpeername()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, _, _, _, _, _, inode, *_ = line.split()
+        if local.endswith(f":{theirs:04X}") and remote.endswith(f":{ours:04X}"):
+            return inode != "0"
+    return False
 
 
 def greets(port: int, host: str = "127.0.0.1") -> bool:
@@ -184,7 +195,7 @@ class Part:
     """One process: `command` is started on entry, awaited until `is_ready`, and ended on exit."""
 
     name = "part"
-    ready_seconds = 30.0
+    ready_seconds = 60.0
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -234,7 +245,7 @@ class Part:
                 cwd=self.directory,
             )
 
-    def stop(self, with_signal: int = signal.SIGTERM, seconds: float = 30.0) -> int:
+    def stop(self, with_signal: int = signal.SIGTERM, seconds: float = 60.0) -> int:
         """End it; its exit status."""
         assert self.process is not None
         if self.process.poll() is None:
@@ -283,7 +294,7 @@ class Gateway(Part):
     def is_ready(self) -> bool:
         return all(greets(port) for port in self.ports)
 
-    def stop(self, with_signal: int = signal.SIGTERM, seconds: float = 30.0) -> int:
+    def stop(self, with_signal: int = signal.SIGTERM, seconds: float = 60.0) -> int:
         # A wrapper such as strace keeps signals to itself: the gateway is its only child.
         assert self.process is not None
         if self.wrapper and self.process.poll() is None:
@@ -306,9 +317,13 @@ class Gateway(Part):
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Those of one kind in its log."""
+        return [one for one in self.logged() if one["event"] == name]
+
+    def logged(self, text: str = "") -> list[dict[str, Any]]:
+        """The lines of its log with this text, but one that is not whole yet."""
         log = self.directory / "state" / "mailgate.log"
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        return [one for one in map(json.loads, lines) if one["event"] == name]
+        whole = log.read_text(errors="replace").rpartition("\n")[0] if log.exists() else ""
+        return [json.loads(line) for line in whole.splitlines() if text in line]
 
 
 class Sink(Part):
@@ -435,11 +450,11 @@ class Postfix(Part):
             [program("sendmail"), "-C", str(self.directory / "conf"), *arguments],
             input=content,
             text=True,
-            timeout=20,
+            timeout=60,
             check=True,
         )
 
-    def stop(self, with_signal: int = signal.SIGTERM, seconds: float = 30.0) -> int:
+    def stop(self, with_signal: int = signal.SIGTERM, seconds: float = 60.0) -> int:
         # `postfix start-fg` becomes master: its own pid file tells the process to end.
         pid_file = self.directory / "queue" / "pid" / "master.pid"
         if pid_file.exists():

@@ -144,7 +144,7 @@ class Site(BesidePostfix):
 
     def mail(self, user: str, ident: str) -> bytes:
         """The one copy of a message in a box, once it is there."""
-        wait_until(lambda: self.count(user, ident) > 0, f"{user} has {ident}", 30)
+        wait_until(lambda: self.count(user, ident) > 0, f"{user} has {ident}")
         (found,) = [mail for mail in self.mails(user) if f"<{ident}>".encode() in mail]
         return found
 

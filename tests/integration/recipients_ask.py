@@ -43,7 +43,7 @@ class AskingGateway(Gateway):
 
     def says(self, *addresses: str) -> list[str]:
         """Code and status of the answer to each address."""
-        with smtplib.SMTP("127.0.0.1", self.port, "client.test", timeout=30) as client:
+        with smtplib.SMTP("127.0.0.1", self.port, "client.test", timeout=60) as client:
             client.ehlo()
             client.mail("ann@client.test")
             return [_told(*client.rcpt(address)) for address in addresses]

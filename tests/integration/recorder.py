@@ -90,7 +90,7 @@ class Recorder:
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
 
-    def of(self, recipient: str, seconds: float = 15.0) -> Taken:
+    def of(self, recipient: str, seconds: float = 60.0) -> Taken:
         """The one message for a recipient, once it is there; AssertionError where there are two of it."""
 
         def found() -> list[Taken]:

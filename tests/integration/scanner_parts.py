@@ -86,7 +86,6 @@ class Spamd(Part):
     """
 
     name = "spamd"
-    ready_seconds = 60.0
 
     def __init__(self, directory: Path, users: Mapping[str, str] = {}, settings: str = "") -> None:
         super().__init__(directory)

@@ -63,8 +63,8 @@ class Trust:
         bound = (source, 0) if source else None
         if implicit:
             context = self.context()
-            return smtplib.SMTP_SSL("127.0.0.1", port, _CLIENT, timeout=20, context=context, source_address=bound)
-        client = smtplib.SMTP("127.0.0.1", port, _CLIENT, timeout=20, source_address=bound)
+            return smtplib.SMTP_SSL("127.0.0.1", port, _CLIENT, timeout=60, context=context, source_address=bound)
+        client = smtplib.SMTP("127.0.0.1", port, _CLIENT, timeout=60, source_address=bound)
         client.starttls(context=self.context())
         return client
 

@@ -35,7 +35,7 @@ _few = settings(
 
 
 def _ask(case: Case[Any]) -> None:
-    case.call_and_validate(checks=list(_CHECKS), headers={"Authorization": f"Bearer {ALL}"}, timeout=20)
+    case.call_and_validate(checks=list(_CHECKS), headers={"Authorization": f"Bearer {ALL}"}, timeout=60)
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["allowed", "not allowed"])

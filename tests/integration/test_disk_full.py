@@ -54,7 +54,7 @@ def test_a_full_disk_defers_and_loses_nothing(base: Path, small_disk: Path, min_
         answers: list[int] = []
         while len(answers) < 5:
             assert taken < 2000, "the disk never filled"
-            with smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
+            with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
                 try:
                     client.sendmail("<>", ["x@later.test"], body)
                     taken += 1
@@ -71,7 +71,7 @@ def test_a_full_disk_defers_and_loses_nothing(base: Path, small_disk: Path, min_
             return "x@later.test" not in gateway.command("queue", "list", "--json").stdout
 
         def sends() -> bool:
-            with contextlib.suppress(smtplib.SMTPException), smtplib.SMTP("127.0.0.1", port, timeout=30) as client:
+            with contextlib.suppress(smtplib.SMTPException), smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
                 client.sendmail("<>", ["bob@box.test"], b"Subject: after\r\n\r\nroom again\r\n")
                 return True
             return False

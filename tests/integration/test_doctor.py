@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from dns_parts import Knot, Unbound
-from parts import Gateway, Postfix, Sink, folder, free_port, missing
+from parts import Gateway, Postfix, Sink, folder, free_port
 
 from mailgate.doctor.diagnosis import AREAS
 from mailgate.mailauth import SigningKey
@@ -20,9 +20,7 @@ from mailgate.mailauth.dkim.make import new_key
 from mailgate.tls.dane import Tlsa
 from tests.unit.certificates import Issued, authority, issue
 
-pytestmark = pytest.mark.skipif(
-    bool(missing("knotd", "unbound", "postfix", "smtp-sink")), reason="needs knot, unbound and postfix"
-)
+pytestmark = pytest.mark.needs("knotd", "unbound", "postfix", "smtp-sink", "root")
 
 #: Zones that lack one thing each, or have it wrong; "good" lacks nothing.
 CASES = ("good", "mx", "spf", "dkim", "dmarc", "ptr", "helo", "tlsa", "sts")

@@ -83,7 +83,7 @@ def test_dovecot_decides(site: Site, door: str) -> None:
     def told() -> bool:
         return f"PLAIN as {CARL}: " in site.gateway.command("why", "127.0.0.1", check=False).stdout
 
-    wait_until(told, "the history tells of the wrong password", 10)
+    wait_until(told, "the history tells of the wrong password")
 
 
 def test_only_what_dovecot_can_check_is_offered(site: Site) -> None:
@@ -121,6 +121,6 @@ def test_without_dovecot_nobody_logs_in_and_with_it_again(site: Site) -> None:
     finally:
         site.dovecot.start()
     for door in ("tcp", "unix"):
-        wait_until(lambda door=door: site.login(door, CARL, "secret") == 235, "Dovecot is asked again", 10)  # type: ignore[misc]
+        wait_until(lambda door=door: site.login(door, CARL, "secret") == 235, "Dovecot is asked again")  # type: ignore[misc]
     log = site.gateway.log.read_text()
     assert "Traceback" not in log, log

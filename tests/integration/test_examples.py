@@ -87,7 +87,7 @@ def mail(subject: str, to: str, sender: str = "ann@client.test", **fields: str) 
 
 
 def send(port: int, message: EmailMessage, *recipients: str, source: str = "127.0.0.1") -> None:
-    with smtplib.SMTP("127.0.0.1", port, "mx.client.test", timeout=20, source_address=(source, 0)) as client:
+    with smtplib.SMTP("127.0.0.1", port, "mx.client.test", timeout=60, source_address=(source, 0)) as client:
         client.send_message(message, str(message["From"]), recipients)
 
 
@@ -355,7 +355,7 @@ def told(shop: Application) -> set[str]:
 
 
 def call(port: int, token: str, order: dict[str, object]) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         fields = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         connection.request("POST", "/v1/messages", json.dumps(order), fields)

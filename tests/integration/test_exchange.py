@@ -49,7 +49,7 @@ class Site:
                 assert client.sendmail(sender, recipients or ["bob@corp.test"], content) == {}
 
     def client(self) -> smtplib.SMTP:
-        return smtplib.SMTP("127.0.0.1", self.port, "client.test", timeout=30)
+        return smtplib.SMTP("127.0.0.1", self.port, "client.test", timeout=60)
 
     def queue_is_empty(self) -> bool:
         """Whether nothing waits for delivery."""
@@ -398,7 +398,7 @@ def test_the_double_refuses_as_exchange_does() -> None:
     """That the tests above can fail: without retrying apart, one bad recipient is everybody's."""
     with ExchangeDouble() as host:
         host.unknown = {"gone@corp.test"}
-        with smtplib.SMTP("127.0.0.1", host.port, timeout=20) as client:
+        with smtplib.SMTP("127.0.0.1", host.port, timeout=60) as client:
             client.ehlo()
             client.mail("ann@client.test")
             for name in ("bob", "gone"):

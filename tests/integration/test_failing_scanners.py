@@ -30,6 +30,7 @@ HEAD = """\
 [gateway]
 hostname = "mailgate.test"
 state_dir = "state"
+workers = @WORKERS@
 
 [domains."box.test"]
 route = "box"
@@ -68,10 +69,11 @@ PATIENCE = {"milter": 'command_timeout = "6s"\ncontent_timeout = "6s"\nend_timeo
 class Flow:
     """A gateway with a door for each scanner and policy, one without any, and clients at all of them."""
 
-    def __init__(self, asked: list[Asked], hop: Recorder, build: Callable[[str, int], Gateway]) -> None:
+    def __init__(self, asked: list[Asked], hop: Recorder, build: Callable[[str, int], Gateway], workers: int) -> None:
+        self._workers = workers
         well, nobody, *ports = free_ports(2 + len(asked) * len(POLICIES))
         self.doors = {WELL: Door(well, mail(b"hello\r\n"), mail(b"hello again\r\n"))}
-        text = HEAD.replace("@HOP@", str(hop.port)).replace("@NOBODY@", str(nobody))
+        text = _filled(HEAD, HOP=hop.port, NOBODY=nobody, WORKERS=workers)
         text += _filled(DOOR, NAME=WELL, PORT=well, FILTERS='"headers"')
         for one in asked:
             options = one.options + PATIENCE.get(one.kind, 'timeout = "6s"\n')
@@ -109,9 +111,9 @@ class Flow:
         return found
 
     def wait_for_breakers(self, changes: list[bool], seconds: float) -> None:
-        wait_until(
-            lambda: set(map(tuple, self.breakers().values())) == {tuple(changes)}, f"breakers: {changes}", seconds
-        )
+        """Those of every worker have changed so."""
+        wanted = tuple(one for one in changes for _ in range(self._workers))
+        wait_until(lambda: set(map(tuple, self.breakers().values())) == {wanted}, f"breakers: {wanted}", seconds)
 
     def wait_for_mail(self, mark: int, number: int = 4) -> None:
         """At each door so many messages, good and bad ones, have been begun since that mark and are over."""
@@ -165,12 +167,12 @@ def _filled(template: str, **values: object) -> str:
     return template
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize(("trouble", "workers"), [*((one, 1) for one in TROUBLES), ("killed", 2)])
 def test_scanners_in_trouble_while_mail_flows(
-    scanners: list[Asked], build: Callable[[str, int], Gateway], trouble: Trouble
+    scanners: list[Asked], build: Callable[[str, int], Gateway], trouble: Trouble, workers: int
 ) -> None:
     with Recorder() as hop:
-        flow = Flow(scanners, hop, build)
+        flow = Flow(scanners, hop, build, workers)
         with flow.mail:
             flow.wait_for_mail(0)
             flow.check_well(0)

@@ -47,7 +47,7 @@ class Site:
             told.append(self.gateway.command("why", address, check=False).stdout)
             return bool(told[-1])
 
-        wait_until(is_told, f"the history tells of {address}", 10)
+        wait_until(is_told, f"the history tells of {address}")
         return told[-1]
 
 
@@ -137,7 +137,7 @@ def test_tls_that_the_proxy_has_ended_is_not_offered_again(site: Site) -> None:
 
 def test_limits_count_for_the_client_and_not_for_the_proxy(site: Site) -> None:
     def connect(source: str) -> smtplib.SMTP:
-        return smtplib.SMTP("127.0.0.1", site.haproxy.doors["v2"], timeout=20, source_address=(source, 0))
+        return smtplib.SMTP("127.0.0.1", site.haproxy.doors["v2"], timeout=60, source_address=(source, 0))
 
     with contextlib.ExitStack() as stack:
         for _ in range(2):
@@ -149,10 +149,10 @@ def test_limits_count_for_the_client_and_not_for_the_proxy(site: Site) -> None:
 
 
 def test_who_is_no_proxy_is_a_client(site: Site) -> None:
-    with smtplib.SMTP("127.0.0.1", site.clear, "client.test", timeout=20, source_address=("127.0.0.51", 0)) as client:
+    with smtplib.SMTP("127.0.0.1", site.clear, "client.test", timeout=60, source_address=("127.0.0.51", 0)) as client:
         client.sendmail("ann@client.test", "direct@box.test", "Subject: x\r\n\r\nx\r\n")
     assert "(unknown [127.0.0.51])" in site.top("direct")
-    with smtplib.SMTP("127.0.0.1", site.clear, "liar.test", timeout=20, source_address=("127.0.0.52", 0)) as liar:
+    with smtplib.SMTP("127.0.0.1", site.clear, "liar.test", timeout=60, source_address=("127.0.0.52", 0)) as liar:
         assert liar.docmd("PROXY", "TCP4 192.0.2.1 192.0.2.2 1234 25")[0] == 500
         liar.sendmail("ann@client.test", "liar@box.test", "Subject: x\r\n\r\nx\r\n")
     assert "(unknown [127.0.0.52])" in site.top("liar")
@@ -169,9 +169,9 @@ def test_a_proxy_that_sends_no_header_gets_no_greeting(site: Site) -> None:
     ("way", "ended"), [("check-v1", "L4OK"), ("check-v2", "L4OK"), ("check-smtp", "L7OK"), ("check-tls", "L4OK")]
 )
 def test_health_checks_find_the_gateway_well(site: Site, way: str, ended: str) -> None:
-    wait_until(lambda: site.haproxy.health("nobody")[0].startswith("DOWN"), "a port where nobody is, is found out", 10)
-    wait_until(lambda: site.haproxy.health(way) == ("UP", ended), f"{way} is up", 10)
+    wait_until(lambda: site.haproxy.health("nobody")[0].startswith("DOWN"), "a port where nobody is, is found out")
+    wait_until(lambda: site.haproxy.health(way) == ("UP", ended), f"{way} is up")
     assert "Traceback" not in site.gateway.log.read_text()
     if way == "check-smtp":
         log = site.gateway.directory / "state" / "mailgate.log"
-        wait_until(lambda: '"helo":"balancer.test"' in log.read_text().replace(": ", ":"), "it has said EHLO", 10)
+        wait_until(lambda: '"helo":"balancer.test"' in log.read_text().replace(": ", ":"), "it has said EHLO")

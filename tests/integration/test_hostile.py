@@ -7,7 +7,6 @@ import random
 import resource
 import smtplib
 import socket
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ class Site:
     def send(self, recipient: str = "good@hostile.test") -> None:
         """An ordinary mail still gets through."""
         before = len(self.mails)
-        with smtplib.SMTP("127.0.0.1", self.port, timeout=20) as client:
+        with smtplib.SMTP("127.0.0.1", self.port, timeout=60) as client:
             client.sendmail("x@client.test", [recipient], b"Subject: good\r\n\r\nstill here\r\n")
         wait_until(lambda: len(self.mails) == before + 1, "an ordinary mail is delivered")
 
@@ -60,7 +59,7 @@ class Peer:
     """A raw connection past the greeting."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), 20)
+        self.socket = socket.create_connection(("127.0.0.1", port), 60)
         self.lines = self.socket.makefile("rb")
         assert self.reply().startswith("220 ")
 
@@ -201,9 +200,9 @@ def test_a_thousand_idle_connections(base: Path) -> None:
 def test_connections_over_the_limit_get_421(base: Path) -> None:
     port = free_port()
     text = configuration(port, ROUTES, domains={"hostile.test": "box"}, listener="max_connections = 10")
-    with Gateway(base / "gateway", text, [port]), contextlib.ExitStack() as stack:
-        time.sleep(0.1)  # the connection that asked whether it serves is gone by then
+    with Gateway(base / "gateway", text, [port]) as gateway, contextlib.ExitStack() as stack:
+        wait_until(lambda: bool(gateway.events("session_closed")), "the connection is gone that asked if it serves")
         for _ in range(10):
             stack.enter_context(Peer(port))
-        with socket.create_connection(("127.0.0.1", port), 20) as one_more:
+        with socket.create_connection(("127.0.0.1", port), 60) as one_more:
             assert one_more.recv(100).startswith(b"421 ")

@@ -29,7 +29,7 @@ from dns_parts import Knot, Unbound
 from parts import Gateway, folder, free_port, wait_until
 from recorder import Recorder
 from secured import Trust
-from web_peer import WebPeer
+from web_peer import QuietHandler, WebPeer
 
 from tests.unit.certificates import Issued, authority, issue
 
@@ -58,25 +58,18 @@ def zones() -> dict[str, str]:
     return found
 
 
-class PolicyHost(BaseHTTPRequestHandler):
+class PolicyHost(QuietHandler):
     """Serves the policy of the domain that it is asked for: noted in `asked`, and answered while it `may_answer`."""
 
     asked: ClassVar[list[str]] = []
     may_answer = threading.Event()
 
-    def do_GET(self) -> None:
+    def get(self) -> None:
         self.asked.append(self.headers["Host"])
         self.may_answer.wait(60)
         mode, host, *_ = DOMAINS[self.headers["Host"].removeprefix("mta-sts.")]
         body = f"version: STSv1\r\nmode: {mode}\r\nmx: {host}\r\nmax_age: 604800\r\n".encode()
-        self.send_response(200 if self.path == "/.well-known/mta-sts.txt" else 404)
-        self.send_header("Content-Type", "text/plain")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.say(200 if self.path == "/.well-known/mta-sts.txt" else 404, body, {"Content-Type": "text/plain"})
 
 
 @dataclass
@@ -88,16 +81,13 @@ class Desk:
     def handler(self) -> type[BaseHTTPRequestHandler]:
         taken = self.taken
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                report = json.loads(gzip.decompress(self.rfile.read(int(self.headers["Content-Length"]))))
+        class Handler(QuietHandler):
+            def post(self) -> None:
+                report = json.loads(gzip.decompress(self.heard()))
                 taken.append((self.path, self.headers["Content-Type"], report))
                 self.send_response(201)
                 self.end_headers()
                 self.wfile.write(b"taken " * 50_000)  # more than anybody need read
-
-            def log_message(self, *_: object) -> None:
-                pass
 
         return Handler
 
@@ -322,7 +312,7 @@ def test_a_reload_while_a_policy_is_fetched_holds_up_nothing(world: World) -> No
 def asked(trust: Trust, port: int, host: str, method: str = "GET") -> tuple[int, str | None, str]:
     """What a gateway's HTTPS says of the policy of a host, which must prove that name: status, type and content."""
     context = trust.context()
-    connection = http.client.HTTPSConnection(host, port, timeout=20, context=context)
+    connection = http.client.HTTPSConnection(host, port, timeout=60, context=context)
     connection.sock = context.wrap_socket(socket.create_connection(("127.0.0.1", port), 20), server_hostname=host)
     with closing(connection):
         connection.request(method, "/.well-known/mta-sts.txt")

@@ -39,7 +39,7 @@ class Site(BesidePostfix):
         It goes by BDAT where `mail`, the parameters of MAIL, says BINARYMIME.
         """
         recipient = f"bob@{way}.test"
-        with smtplib.SMTP("127.0.0.1", self.port, "helo.client.test", timeout=20, source_address=(source, 0)) as client:
+        with smtplib.SMTP("127.0.0.1", self.port, "helo.client.test", timeout=60, source_address=(source, 0)) as client:
             client.ehlo()
             assert client.mail("ann@client.test", mail.split())[0] == 250
             assert client.rcpt(recipient)[0] == 250
@@ -56,7 +56,7 @@ class Site(BesidePostfix):
 
     def mail(self, recipient: str) -> bytes:
         """The one mail of a recipient, once it is there."""
-        wait_until(lambda: len(self.mails(recipient)) == 1, f"{recipient} has a mail", 15)
+        wait_until(lambda: len(self.mails(recipient)) == 1, f"{recipient} has a mail")
         return self.mails(recipient)[0].read_bytes()
 
     def top(self, recipient: str) -> str:

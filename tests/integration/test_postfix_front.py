@@ -40,7 +40,7 @@ class Site:
             lines = self.postfix.log.read_text(errors="replace").splitlines()
             return any(f"to=<{recipient}>" in line and text in line for line in lines)
 
-        wait_until(said, f"Postfix says of {recipient}: {text}", 15)
+        wait_until(said, f"Postfix says of {recipient}: {text}")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_postfix_with_a_wrong_password_keeps_its_mail(site: Site) -> None:
     def told() -> bool:
         return f"PLAIN as {USER}: " in site.gateway.command("why", "127.0.0.1", check=False).stdout
 
-    wait_until(told, "the history tells of the wrong password", 10)
+    wait_until(told, "the history tells of the wrong password")
 
 
 def test_what_a_sender_wants_to_be_told_goes_through(site: Site) -> None:
@@ -138,7 +138,7 @@ def test_what_a_sender_wants_to_be_told_goes_through(site: Site) -> None:
 
 def test_where_a_message_came_from_is_forwarded_to_the_next_hop(site: Site) -> None:
     source = ("127.0.0.77", 0)
-    with smtplib.SMTP("127.0.0.1", site.postfix.port, "client.test", timeout=20, source_address=source) as client:
+    with smtplib.SMTP("127.0.0.1", site.postfix.port, "client.test", timeout=60, source_address=source) as client:
         client.sendmail("ann@client.test", "bob@xforward.test", MAIL)
     taken = site.recorder.of("bob@xforward.test")
     told = dict(word.split("=", 1) for line in taken.commands_of("XFORWARD") for word in line.split())

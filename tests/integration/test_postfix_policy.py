@@ -192,7 +192,7 @@ def test_who_is_refused_hears_it_in_our_words_at_rcpt(site: Site, how: dict[str,
     def told() -> bool:
         return any(one["stage"] == stage and said in one["reply"] for one in site.gateway.events("refused"))
 
-    wait_until(told, f"the log tells of {said}", 15)
+    wait_until(told, f"the log tells of {said}")
 
 
 def test_one_recipient_is_refused_and_the_others_get_it(site: Site) -> None:
@@ -220,7 +220,7 @@ def test_strangers_come_again(site: Site) -> None:
     def comes() -> bool:
         return site.send(who, source="127.0.0.5", sender="ann@other.test")[-1][1] == 250
 
-    wait_until(comes, "it is taken", 15)
+    wait_until(comes, "it is taken")
 
 
 def test_own_users_are_judged_by_the_other_pipeline(site: Site) -> None:
@@ -242,7 +242,7 @@ def test_several_messages_of_one_session_are_one_session(site: Site) -> None:
     def sessions() -> list[str]:
         return [one["session"] for one in site.gateway.events("judged") if one["recipients"][0] in people]
 
-    wait_until(lambda: len(sessions()) == 3, "the log tells of all", 15)
+    wait_until(lambda: len(sessions()) == 3, "the log tells of all")
     assert len(set(sessions())) == 1
 
 
@@ -282,7 +282,7 @@ def test_a_postfix_that_asks_at_every_step_is_told_at_every_step_and_each_is_jud
     def judged() -> list[dict[str, Any]]:
         return [one for one in site.gateway.events("judged") if one["recipients"] == people]
 
-    wait_until(lambda: len(judged()) == 1, "the log tells of it", 15)
+    wait_until(lambda: len(judged()) == 1, "the log tells of it")
     (told,) = judged()
     steps = [(one["stage"], one["filter"]) for one in told["trace"] if one["filter"] == "access"]
     assert steps == [("connect", "access"), ("helo", "access"), ("mail", "access"), *[("rcpt", "access")] * 2]
@@ -380,4 +380,4 @@ def test_without_us_postfix_says_no_to_nobody(tables: Site) -> None:
     command, code, said = tables.send("ann@here.test")[0]
     assert (command, code // 100) in (("RCPT", 4), ("MAIL", 4)), said
     tables.gateway.start()
-    wait_until(lambda: tables.send("ann@here.test")[-1][1] == 250, "mail is taken again", 30)
+    wait_until(lambda: tables.send("ann@here.test")[-1][1] == 250, "mail is taken again")

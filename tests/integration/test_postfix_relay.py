@@ -69,7 +69,7 @@ def test_mail_for_the_internet_goes_through_with_what_its_sender_asks_for(site: 
 
 def test_both_logs_tell_of_the_same_mail(site: RelaySite) -> None:
     with smtplib.SMTP(
-        "127.0.0.1", site.postfix.port, "desk.test", timeout=20, source_address=("127.0.0.77", 0)
+        "127.0.0.1", site.postfix.port, "desk.test", timeout=60, source_address=("127.0.0.77", 0)
     ) as user:
         user.sendmail(ANN, "dan@elsewhere.test", site.content()[1])
     line = site.log_line("to=<dan@elsewhere.test>", "status=sent (250 2.0.0 queued as ")
@@ -82,8 +82,8 @@ def test_both_logs_tell_of_the_same_mail(site: RelaySite) -> None:
 def test_mail_between_users_goes_to_dovecot_and_its_sender_is_told_once(site: RelaySite) -> None:
     ident = site.hand_over(BOB, "-N", "success", "-V", "order-2")
     assert site.mail("bob", ident).endswith(b"\r\n\r\nHello\r\n.\r\n..dots\r\n")
-    wait_until(lambda: bool(site.reports("ann", "order-2")), "the sender is told", 30)
-    wait_until(site.is_idle, "all is done", 30)
+    wait_until(lambda: bool(site.reports("ann", "order-2")), "the sender is told")
+    wait_until(site.is_idle, "all is done")
     (report,) = site.reports("ann", "order-2")
     assert b"Action: delivered" in report
 
@@ -103,7 +103,7 @@ def test_mail_from_outside_is_for_those_whom_dovecot_knows(site: RelaySite) -> N
 
 def test_the_port_for_postfix_is_for_nobody_else(site: RelaySite) -> None:
     inside = site.gateway.ports[1]
-    with smtplib.SMTP("127.0.0.1", inside, "client.test", timeout=20, source_address=("127.0.0.88", 0)) as client:
+    with smtplib.SMTP("127.0.0.1", inside, "client.test", timeout=60, source_address=("127.0.0.88", 0)) as client:
         client.ehlo()
         client.mail("someone@client.test")
         assert client.rcpt("eve@elsewhere.test")[0] == 550
@@ -118,5 +118,5 @@ def test_a_gateway_that_is_down_costs_no_mail_and_doubles_none(site: RelaySite) 
         site.gateway.start()
     site.tool("postqueue", "-f")
     site.mail("bob", ident)
-    wait_until(site.is_idle, "all is done", 30)
+    wait_until(site.is_idle, "all is done")
     assert site.count("bob", ident) == 1

@@ -31,8 +31,8 @@ def received(mail: bytes) -> list[str]:
 def assert_one_report_of_success(site: Site, sender: str, envid: str) -> None:
     """That Postfix has told the sender once, in the words that the client has used, and nobody else did."""
     user = sender.partition("@")[0]
-    wait_until(lambda: bool(site.reports(user, envid)), f"{sender} is told of {envid}", 30)
-    wait_until(site.is_idle, "all is done", 30)
+    wait_until(lambda: bool(site.reports(user, envid)), f"{sender} is told of {envid}")
+    wait_until(site.is_idle, "all is done")
     (report,) = site.reports(user, envid)
     assert f"Original-Envelope-Id: {envid}".encode() in report
     assert f"Original-Recipient: rfc822;{BOB}".encode().lower() in report.lower()
@@ -104,7 +104,7 @@ def test_in_front_senders_and_content_are_refused_at_their_stage(front: Site) ->
         assert code == 550, said
         assert (b"Postfix does not want it" in said) == ("subject" in how)
         assert front.count("bob", ident) == 0
-    wait_until(front.is_idle, "nothing waits", 15)
+    wait_until(front.is_idle, "nothing waits")
 
 
 def test_in_front_what_a_sender_wants_to_be_told_reaches_postfix(front: Site) -> None:
@@ -115,7 +115,7 @@ def test_in_front_what_a_sender_wants_to_be_told_reaches_postfix(front: Site) ->
 def test_in_front_aliases_are_postfixs(front: Site) -> None:
     ident, _ = front.send(f"team@{DOMAIN}")
     front.mail("eve", ident)
-    wait_until(front.is_idle, "all is done", 30)
+    wait_until(front.is_idle, "all is done")
     assert (front.count("bob", ident), front.count("eve", ident)) == (1, 1)
 
 
@@ -127,7 +127,7 @@ def test_in_front_a_postfix_that_is_down_costs_no_mail(front: Site) -> None:
             assert client.rcpt(BOB)[0] == 451
     finally:
         front.postfix.start()
-    wait_until(lambda: front.takes(BOB), "Postfix is asked again", 30)
+    wait_until(lambda: front.takes(BOB), "Postfix is asked again")
     ident, _ = front.send(BOB)
     front.mail("bob", ident)
 
@@ -221,14 +221,14 @@ def test_before_the_queue_content_is_refused_while_the_client_waits(before: Site
         assert code == 550, said
         before.log_line("proxy-reject: END-OF-MESSAGE: 550", f"from=<{EVE}>")
         assert before.count("bob", ident) == 0
-    wait_until(before.is_idle, "nothing waits", 15)
+    wait_until(before.is_idle, "nothing waits")
     assert not before.reports("eve", "")
 
 
 def test_before_the_queue_aliases_and_copies_are_made_once(before: Site) -> None:
     ident, _ = before.send(f"team@{DOMAIN}", f"copied@{DOMAIN}")
     before.mail("archive", ident)
-    wait_until(before.is_idle, "all is done", 30)
+    wait_until(before.is_idle, "all is done")
     # Postfix takes "eve, whom team stands for" and "eve, whom copied stands for" for two recipients.
     assert [before.count(user, ident) for user in ("bob", "copied", "eve", "archive")] == [1, 1, 2, 1]
 
@@ -305,7 +305,7 @@ def test_after_the_queue_filters_know_who_is_a_stranger(after: Site) -> None:
 def test_after_the_queue_aliases_and_copies_are_made_once(after: Site) -> None:
     ident, _ = after.send(f"copied@{DOMAIN}")
     after.mail("archive", ident)
-    wait_until(after.is_idle, "all is done", 30)
+    wait_until(after.is_idle, "all is done")
     assert [after.count(user, ident) for user in ("copied", "eve", "archive")] == [1, 1, 1]
 
 
@@ -334,7 +334,7 @@ def test_after_the_queue_mail_waits_for_a_gateway_that_is_down(after: Site) -> N
         after.gateway.start()
     after.tool("postqueue", "-f")
     after.mail("bob", ident)
-    wait_until(after.is_idle, "all is done", 30)
+    wait_until(after.is_idle, "all is done")
     assert after.count("bob", ident) == 1
 
 

@@ -6,11 +6,13 @@ import base64
 import json
 import signal
 import smtplib
+import ssl
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from email.message import EmailMessage
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 from application import SECRET, Answer, Application, Posted
@@ -118,6 +120,8 @@ def test_a_refusal_returns_to_the_sender_with_its_words(application: Application
     wait_until(lambda: box.exists() and any(box.iterdir()), "the report has come")
     (report,) = (one.read_text() for one in box.iterdir())
     assert "nobody sells here" in report
+    assert "Diagnostic-Code: x-http; nobody sells here" in report
+    assert "Remote-MTA: x-http; 127.0.0.1" in report
     assert "Final-Recipient: rfc822; sales@app.test" in report
     assert "tickets@app.test" not in report.partition("Content-Type: message/")[0]
     wait_until(lambda: "tickets@app.test" in outcomes(gateway, "delivered"), "the other one is delivered")
@@ -135,6 +139,62 @@ def test_a_rest_that_is_asked_for_is_given(application: Application, gateway: Ga
     assert (slowed["site"], slowed["reason"]) == ("127.0.0.1", "its Retry-After")
     at, until = (datetime.fromisoformat(slowed[key]) for key in ("at", "rests_until"))
     assert (until - at).total_seconds() == pytest.approx(600, abs=1)
+
+
+def doctor(gateway: Gateway) -> list[dict[str, str]]:
+    """What it says of the route to the application."""
+    found = gateway.command("doctor", "--only", "hops", "--json", check=False)
+    return [one for one in json.loads(found.stdout)["findings"] if one["subject"].startswith("routes.app")]
+
+
+def test_who_we_are_is_shown_to_the_application_and_told_nobody(
+    application: Application, base: Path, build: Callable[[str, int], Gateway], trust: Trust
+) -> None:
+    secret, token = base / "secret", base / "token"
+    secret.write_bytes(SECRET + b"\n")
+    token.write_text("a-token.that-nobody-else-knows\n")
+    port = free_port()
+    with application.serving(trust.server(), clients=trust.ca) as peer:
+        routes = ROUTE.format(port=peer.port, ca=trust.ca, secret=secret)
+        ours = trust.issue("gateway.test")
+        login = f'[routes.app]\ntoken_file = "{token}"\ncertificate = "{ours}"'
+        routes = routes.replace("[routes.app]", login)
+        gateway = build(configuration(port, routes, domains={"app.test": "app", "client.test": "box"}), port)
+        gateway.start()
+        (found,) = doctor(gateway)
+        assert found["severity"] == "ok"
+        assert "answers 501 to OPTIONS" in found["says"]
+        assert application.posted == []
+        send(gateway, "known", "tickets@app.test")
+        wait_until(partial(has_delivered, gateway, 1), "it is delivered")
+        (one,) = application.posted
+        assert one.fields["Authorization"] == f"Bearer {token.read_text().strip()}"
+        assert "gateway.test" in str(cast(ssl.SSLSocket, one.connection).getpeercert())
+        gateway.stop()
+        gateway.file.write_text(gateway.file.read_text().replace(f'certificate = "{ours}"', ""))
+        gateway.start()
+        send(gateway, "unknown", "tickets@app.test")
+        wait_until(lambda: bool(gateway.events("deferred")), "it waits")
+        assert len(application.posted) == 1
+        (found,) = doctor(gateway)
+        assert (found["severity"], "certificate that we show" in found["fix"]) == ("fail", True)
+    kept = [path.read_bytes() for path in gateway.directory.rglob("*") if path.is_file()]
+    assert not [one for one in kept if b"nobody-else-knows" in one]
+
+
+def test_the_doctor_says_why_an_application_gets_no_mail(
+    application: Application, gateway: Gateway, trust: Trust, peer: WebPeer, base: Path
+) -> None:
+    (found,) = doctor(gateway)
+    assert found["severity"] == "ok"
+    assert "verified, and answers 501 to OPTIONS" in found["says"]
+    Trust.new(base / "other").authority.write_certificate(trust.ca)
+    (found,) = doctor(gateway)
+    assert (found["severity"], found["fix"].startswith("see ca of the route")) == ("fail", True)
+    peer.close()
+    (found,) = doctor(gateway)
+    assert (found["severity"], "cannot connect" in found["says"]) == ("fail", True)
+    assert application.posted == []
 
 
 def test_a_certificate_that_is_not_trusted_gets_no_mail(

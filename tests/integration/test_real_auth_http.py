@@ -6,14 +6,13 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 from auth_ask import NO, UNAVAILABLE, ask
 from secured import Trust
-from web_peer import WebPeer
+from web_peer import QuietHandler, WebPeer
 
 USERS = {"ann": "ann's", "bob": "pass wörd"}
 
@@ -26,31 +25,21 @@ class Service(WebPeer):
         self.tokens: set[str | None] = set()
         service = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_POST(self) -> None:
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            def post(self) -> None:
+                asked = json.loads(self.heard())
                 service.requests.append(asked)
                 service.tokens.add(self.headers["Authorization"])
                 if self.path == "/moved":
-                    self.send_response(307)
-                    self.send_header("Location", "/check")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
+                    self.say(307, fields={"Location": "/check"})
                     return
                 time.sleep(patience)
                 is_right = USERS.get(asked["username"].lower()) == asked["password"]
-                body = json.dumps({"username": asked["username"].lower()}).encode()
-                self.send_response(200 if is_right else 401)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.say(200 if is_right else 401, json.dumps({"username": asked["username"].lower()}).encode())
                 # half of the answers end the connection without a word of it
                 self.close_connection = len(service.requests) % 2 == 0
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's name
-                """Quietly."""
 
         super().__init__(Handler, identity)
 

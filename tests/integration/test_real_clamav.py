@@ -173,7 +173,7 @@ class Flow:
 
     def send(self, body: bytes = b"hello\r\n", port: int | None = None) -> str:
         """The reply to the end of a mail."""
-        with smtplib.SMTP("127.0.0.1", port or self.port, timeout=30) as client:
+        with smtplib.SMTP("127.0.0.1", port or self.port, timeout=60) as client:
             client.ehlo("client.test")
             client.mail("ann@client.test")
             client.rcpt("bob@box.test")

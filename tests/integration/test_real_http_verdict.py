@@ -6,14 +6,13 @@ import contextlib
 import json
 from base64 import b64decode
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scanner_parts import ask, mail
 from secured import Trust
-from web_peer import WebPeer
+from web_peer import QuietHandler, WebPeer
 
 HAM, BAD = mail(b"hello\r\n"), mail(b"bad " * 100_000 + b"\r\n")
 
@@ -26,23 +25,16 @@ class Service(WebPeer):
         self.tokens: set[str | None] = set()
         service = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_POST(self) -> None:
-                told = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            def post(self) -> None:
+                told = json.loads(self.heard())
                 service.told.append(told)
                 service.tokens.add(self.headers["Authorization"])
                 is_bad = b"bad" in b64decode(told["content"] or "")
                 answer = {"verdict": "reject", "text": "No"} if is_bad else {"verdict": "continue", "points": 1}
-                body = json.dumps(answer).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's name
-                """Quietly."""
+                self.say(200, json.dumps(answer).encode())
 
         super().__init__(Handler, identity)
 

@@ -15,6 +15,7 @@ from dovecot_parts import Dovecot
 from parts import Gateway, Postfix, folder, free_port, program
 
 from mailgate.moving.postfix.reading import Parameters, read_main, read_master
+from tests.unit.test_moving_everything import is_told, odd
 
 pytestmark = pytest.mark.needs("postfix", "dovecot", "root")
 
@@ -69,7 +70,8 @@ FULL = {
 FULL_FILES = {
     "relay_domains": "example.test OK\nclosed.test OK\n",
     "relay_recipients": "ann@example.test ok\nold@example.test ok\nbob@example.test ok\n@closed.test ok\n",
-    "transport": "closed.test error:5.1.2 nobody here\nexample.test smtp:[127.0.0.1]:1\n",
+    "transport": "closed.test error:5.1.2 nobody here\nopen@closed.test smtp:[127.0.0.1]:1\n"
+    "example.test smtp:[127.0.0.1]:1\n",
     "mailboxes": "carl@shop.test shop.test/carl/\ndora@club.test club.test/dora/\n",
     "virtual": "old.test anything\ninfo@example.test ann@example.test\nsales@old.test carl@shop.test\n"
     "@club.test dora@club.test\n",
@@ -86,6 +88,11 @@ FULL_CASES = [
     (STRANGER, "client.test", "ann@client.test", "nobody@example.test"),
     (STRANGER, "client.test", "ann@client.test", "info@example.test"),
     (STRANGER, "client.test", "ann@client.test", "old@example.test"),
+    (STRANGER, "client.test", "ann@client.test", "old+tag@example.test"),
+    (STRANGER, "client.test", "ann@client.test", "open@closed.test"),
+    (STRANGER, "client.test", "ann@client.test", "open+tag@closed.test"),
+    (STRANGER, "client.test", "ann@client.test", "other@closed.test"),
+    (STRANGER, "client.test", "bad+tag@good.test", "ann@example.test"),
     (STRANGER, "client.test", "ann@client.test", "bob@example.test"),
     (STRANGER, "client.test", "ann@client.test", "ghost@example.test"),
     (STRANGER, "client.test", "ann@client.test", "carl@shop.test"),
@@ -138,7 +145,7 @@ class Site:
 
 def _rcpt(port: int, source: str, helo: str, sender: str, recipient: str) -> str:
     """The class of the reply that refuses, or "2"."""
-    with smtplib.SMTP("127.0.0.1", port, helo, timeout=20, source_address=(source, 0)) as client:
+    with smtplib.SMTP("127.0.0.1", port, helo, timeout=60, source_address=(source, 0)) as client:
         for code, _ in (client.ehlo(), client.mail(sender), client.rcpt(recipient)):
             if code != 250:
                 return str(code)[0]
@@ -146,7 +153,7 @@ def _rcpt(port: int, source: str, helo: str, sender: str, recipient: str) -> str
 
 
 def _content(port: int, content: str) -> str:
-    with smtplib.SMTP("127.0.0.1", port, "client.test", timeout=20, source_address=(STRANGER, 0)) as client:
+    with smtplib.SMTP("127.0.0.1", port, "client.test", timeout=60, source_address=(STRANGER, 0)) as client:
         client.ehlo()
         client.mail("ann@client.test")
         client.rcpt("ann@example.test")
@@ -159,7 +166,7 @@ def _site(base: Path, settings: Mapping[str, str], files: Mapping[str, str]) -> 
     for name, text in files.items():
         (configuration / name).write_text(text)
         if name == "aliases":
-            subprocess.run([program("postalias"), f"hash:{configuration / name}"], timeout=20, check=True)  # noqa: S603
+            subprocess.run([program("postalias"), f"hash:{configuration / name}"], timeout=60, check=True)  # noqa: S603
     own = {key: value.replace("{conf}", str(configuration)) for key, value in settings.items()}
     with Postfix(base / "postfix", settings=own) as postfix:
         done = _import(configuration, base / "imported")
@@ -249,7 +256,7 @@ def test_users_who_log_in(submission: tuple[int, int], case: tuple[str, str, str
 
 
 def _submit(port: int, login: str, sender: str, recipient: str) -> str:
-    with smtplib.SMTP("127.0.0.1", port, "client.test", timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", port, "client.test", timeout=60) as client:
         client.ehlo()
         if login:
             client.login(login, "secret")
@@ -300,17 +307,28 @@ def test_the_files_are_read_as_postfix_reads_them(which: str, request: pytest.Fi
     ]
 
 
+@pytest.mark.parametrize("where", ["main", "submission", "smtp unix"])
+def test_nothing_that_postfix_knows_is_forgotten_in_silence(where: str) -> None:
+    """Each of its settings, with another value than the one that it has by default, is in the new file or told."""
+    with folder("import-everything") as base:
+        lines = _lines(base, "-d", has_files=False)
+        defaults = dict(re.split(r"\s*=\s*", line, maxsplit=1) for line in lines)
+        assert len(defaults) > 900
+        left = [name for name, value in defaults.items() if not is_told(base, name, odd(value), where)]
+        assert left == []
+
+
 def _postconf(configuration: Path, *options: str) -> Mapping[str, str]:
     pairs = (re.split(r"\s*=\s*", line, maxsplit=1) for line in _lines(configuration, *options))
     return {pair[0]: pair[1] if len(pair) > 1 else "" for pair in pairs}
 
 
-def _lines(configuration: Path, *options: str) -> Sequence[str]:
+def _lines(configuration: Path, *options: str, has_files: bool = True) -> Sequence[str]:
     done = subprocess.run(  # noqa: S603
-        [program("postconf"), "-c", str(configuration), *options],
+        [program("postconf"), *(["-c", str(configuration)] if has_files else []), *options],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=True,
     )
     return [line for line in done.stdout.splitlines() if line and not line.startswith(" ")]

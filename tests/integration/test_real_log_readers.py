@@ -60,7 +60,7 @@ FILTER = Path("/etc/fail2ban/filter.d/postfix.conf")
 
 def as_client(port: int, address: str) -> smtplib.SMTP:
     """A session of a client at this address, as a system in front of us tells it."""
-    client = smtplib.SMTP("127.0.0.1", port, timeout=20)
+    client = smtplib.SMTP("127.0.0.1", port, timeout=60)
     client.ehlo("front.test")
     assert client.docmd("XCLIENT", f"NAME=[UNAVAILABLE] ADDR={address}")[0] == 220
     client.ehlo("client.test")

@@ -78,7 +78,7 @@ class Kept(Gateway):
 
     def send(self, subject: str, text: str, *recipients: str) -> str:
         """Send one mail; its queue id."""
-        with smtplib.SMTP("127.0.0.1", self.port, timeout=20) as client:
+        with smtplib.SMTP("127.0.0.1", self.port, timeout=60) as client:
             client.ehlo("client.test")
             client.mail("ann@client.test")
             for one in recipients:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -13,7 +12,7 @@ import pytest
 from parts import Postfix, wait_until
 from recipients_ask import NO, PUT_OFF, YES, AskingGateway
 from secured import Trust
-from web_peer import WebPeer
+from web_peer import QuietHandler, WebPeer
 
 PEOPLE = {"ann@corp.test", "o'brien&co@corp.test"}
 
@@ -26,25 +25,20 @@ class Service(WebPeer):
         self.is_broken = False
         service = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_GET(self) -> None:
+            def get(self) -> None:
                 self.answer(unquote(self.path.removeprefix("/known/")))
 
-            def do_POST(self) -> None:
-                self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["address"])
+            def post(self) -> None:
+                self.answer(json.loads(self.heard())["address"])
 
             def answer(self, address: str) -> None:
                 service.asked.append(address)
                 is_allowed = self.headers["Authorization"] == "Bearer t0ken"
                 known = 204 if address in PEOPLE else 404
-                self.send_response(500 if service.is_broken else known if is_allowed else 401)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the library's name
-                """Quietly."""
+                self.say(500 if service.is_broken else known if is_allowed else 401)
 
         super().__init__(Handler, identity)
 

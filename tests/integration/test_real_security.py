@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from dns_parts import Knot, Unbound
 from parts import folder, without_strict_orders
 from recorder import Recorder
-from web_peer import WebPeer
+from web_peer import QuietHandler, WebPeer
 
 from tests.unit.certificates import Issued, authority, issue
 
@@ -77,10 +76,10 @@ STS = {
 _OVER = threading.Event()
 
 
-class PolicyHost(BaseHTTPRequestHandler):
+class PolicyHost(QuietHandler):
     """Serves the policies, well or not, by the name that it is asked under."""
 
-    def do_GET(self) -> None:
+    def get(self) -> None:
         domain = self.headers["Host"].partition(":")[0].removeprefix("mta-sts.")
         body, status, fields = policy(domain), 200, {"Content-Type": "text/plain; charset=utf-8"}
         if domain == "missing.test" or self.path not in ("/.well-known/mta-sts.txt", "/moved"):
@@ -103,9 +102,6 @@ class PolicyHost(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  its name there
-        pass
 
 
 def policy(domain: str) -> bytes:

@@ -53,7 +53,7 @@ class Site:
             found.update(json.loads(out) if out else {})
             return int(found["mails"]) >= mails
 
-        wait_until(judged, f"{mails} mails are judged", 20)
+        wait_until(judged, f"{mails} mails are judged")
         return found
 
 
@@ -157,4 +157,4 @@ def test_postfix_is_told_nothing_where_mailgate_is_down(site: Site) -> None:
     site.send("without a copy", "eve@example.org")
     assert b"without a copy" in site.recorder.of("eve@example.org").content
     copy = re.compile(r"to=<eve@example.org.rehearsal.invalid>.* status=deferred")
-    wait_until(lambda: copy.search(site.postfix.log.read_text()) is not None, "the copy waits", 20)
+    wait_until(lambda: copy.search(site.postfix.log.read_text()) is not None, "the copy waits")

@@ -66,7 +66,7 @@ class Site:
 
     def send(self, name: str) -> None:
         octets, body = MAILS[name]
-        with smtplib.SMTP("127.0.0.1", self.port, timeout=30) as client:
+        with smtplib.SMTP("127.0.0.1", self.port, timeout=60) as client:
             client.ehlo()
             assert client.mail("ann@signed.test", [f"BODY={body}"])[0] == 250
             assert client.rcpt(f"{name}@far.test")[0] == 250

@@ -7,7 +7,7 @@ import json
 import smtplib
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -15,6 +15,7 @@ import pytest
 from configurations import configuration
 from parts import Gateway, free_port, free_ports, wait_until
 from secured import HOSTNAME, USER, Trust
+from web_peer import QuietHandler
 
 BOX = """
 [routes.box]
@@ -38,24 +39,17 @@ class Issuer(ThreadingHTTPServer):
         return {"access_token": token, "token_type": "Bearer", "expires_in": 3600, "refresh_token": f"R{token}"}
 
 
-class _Desk(BaseHTTPRequestHandler):
+class _Desk(QuietHandler):
     server: Issuer
 
-    def do_POST(self) -> None:
-        form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+    def post(self) -> None:
+        form = parse_qs(self.heard().decode())
         if self.path == "/token":
             self.server.asked.append(form)
             answer = self.server.give()
         else:
             answer = {"active": form["token"][0] in self.server.good, "email": USER}
-        body = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *words: object) -> None:
-        """It prints nothing."""
+        self.say(200, json.dumps(answer).encode())
 
 
 @pytest.fixture
@@ -119,7 +113,7 @@ refresh_token_file = "{folder}/refresh", scope = "smtp.send" }}
 
 
 def send(port: int, to: str) -> None:
-    with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", port, timeout=60) as client:
         client.sendmail("ann@client.test", [to], "Subject: x\r\n\r\nhello\r\n")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import smtplib
 import socket
 import ssl
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 from clients import s_client, swaks
 from configurations import configuration
-from parts import Gateway, folder, free_port, wait_until
+from parts import Gateway, folder, free_port, is_accepted, wait_until
 from secured import HOSTNAME, PASSWORD, USER, Trust, listener
 
 from tests.unit.certificates import authority, issue
@@ -132,14 +131,14 @@ def test_a_certificate_that_is_replaced_is_shown_to_the_next_connection(site: Si
     asked = ("-servername", "renewed.test")
     with site.trust.client(site.implicit, implicit=True) as before:
         place = new.write(site.pairs / "renewed.pem")
-        wait_until(lambda: "subject=CN = renewed.test" in s_client(site.implicit, *asked), "the new one is shown", 10)
+        wait_until(lambda: "subject=CN = renewed.test" in s_client(site.implicit, *asked), "the new one is shown")
         issue(site.trust.authority, "renewed.test", subject="later").write(place)
-        wait_until(lambda: "subject=CN = later" in s_client(site.implicit, *asked), "the one after it is shown", 10)
+        wait_until(lambda: "subject=CN = later" in s_client(site.implicit, *asked), "the one after it is shown")
         place.write_text("this is no certificate")
         time.sleep(1.1)  # files are looked at once a second
         assert "subject=CN = later" in s_client(site.implicit, *asked)
         place.unlink()
-        wait_until(lambda: f"subject=CN = {HOSTNAME}" in s_client(site.implicit, *asked), "ours is shown again", 10)
+        wait_until(lambda: f"subject=CN = {HOSTNAME}" in s_client(site.implicit, *asked), "ours is shown again")
         assert before.noop()[0] == 250
 
 
@@ -154,7 +153,7 @@ def with_certificate(site: Site, pair: Path) -> ssl.SSLContext:
 
 def rcpt_far_away(port: int, context: ssl.SSLContext) -> tuple[int, int]:
     """The codes of MAIL, and of RCPT for a domain that is not ours."""
-    with smtplib.SMTP_SSL("127.0.0.1", port, "client.test", timeout=20, context=context) as client:
+    with smtplib.SMTP_SSL("127.0.0.1", port, "client.test", timeout=60, context=context) as client:
         client.ehlo()
         mail, _ = client.mail("ann@client.test")
         return mail, client.rcpt("bob@elsewhere.test")[0]
@@ -202,7 +201,7 @@ def test_a_certificate_of_a_known_fingerprint_may_relay(site: Site, door: str) -
 def test_a_verified_certificate_logs_in_by_external(site: Site) -> None:
     pair = with_certificate(site, site.trust.directory / "client.pem")
     assert rcpt_far_away(site.asking, pair)[0] == 530
-    with smtplib.SMTP_SSL("127.0.0.1", site.asking, "client.test", timeout=20, context=pair) as client:
+    with smtplib.SMTP_SSL("127.0.0.1", site.asking, "client.test", timeout=60, context=pair) as client:
         client.ehlo()
         assert "EXTERNAL" in client.esmtp_features["auth"].split()
         assert client.docmd("AUTH", "EXTERNAL cm9ib3RAY2xpZW50LnRlc3Q=")[0] == 235  # robot@client.test
@@ -213,7 +212,7 @@ def test_a_verified_certificate_logs_in_by_external(site: Site) -> None:
 def test_a_certificate_that_is_not_needed_and_of_nobody_we_know_is_as_good_as_none(site: Site) -> None:
     context = with_certificate(site, stranger(site))
     assert rcpt_far_away(site.asking, context)[0] == 530
-    with smtplib.SMTP_SSL("127.0.0.1", site.asking, timeout=20, context=context) as client:
+    with smtplib.SMTP_SSL("127.0.0.1", site.asking, timeout=60, context=context) as client:
         client.ehlo("client.test")
         assert "EXTERNAL" not in client.esmtp_features["auth"].split()
 
@@ -249,11 +248,11 @@ def test_python_logs_in(site: Site, implicit: bool) -> None:
 
 
 def test_without_tls_no_mechanism_that_shows_the_password_is_offered(site: Site) -> None:
-    with smtplib.SMTP("127.0.0.1", site.clear, "client.test", timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", site.clear, "client.test", timeout=60) as client:
         client.ehlo()
         assert set(client.esmtp_features["auth"].split()) == {"SCRAM-SHA-256"}
         assert client.docmd("AUTH", "PLAIN AGEAYg==")[0] == 538
-    with smtplib.SMTP("127.0.0.1", site.starttls, "client.test", timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", site.starttls, "client.test", timeout=60) as client:
         client.ehlo()
         assert "auth" not in client.esmtp_features
         assert client.mail("ann@client.test")[0] == 530
@@ -283,7 +282,7 @@ def test_a_wrong_password_is_refused_and_told_of(site: Site, mechanism: str) -> 
         why = site.gateway.command("why", f"127.0.1.{len(mechanism)}", check=False).stdout
         return "refused at auth" in why and f"{mechanism} as {USER}" in why
 
-    wait_until(told, "the history tells of it", 10)
+    wait_until(told, "the history tells of it")
     state = site.gateway.directory / "state"
     kept = b"".join(path.read_bytes() for path in state.rglob("*") if path.is_file())
     for secret in (wrong, PASSWORD):
@@ -293,15 +292,13 @@ def test_a_wrong_password_is_refused_and_told_of(site: Site, mechanism: str) -> 
 @pytest.mark.parametrize("is_reset", [False, True])
 def test_a_check_of_health_is_no_refusal(site: Site, is_reset: bool) -> None:
     ours = f"127.0.2.{1 + is_reset}"
-    with socket.create_connection(("127.0.0.1", site.implicit), 10, (ours, 0)) as probe:
+    with socket.create_connection(("127.0.0.1", site.implicit), 60, (ours, 0)) as probe:
         if is_reset:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        time.sleep(0.2)
-    log = site.gateway.directory / "state" / "mailgate.log"
+        wait_until(lambda: is_accepted(probe), "it has been accepted")
 
     def told() -> list[tuple[str, str]]:
-        events = [json.loads(line) for line in log.read_text().splitlines() if ours in line]
-        return [(event["event"], event.get("cause", "")) for event in events]
+        return [(event["event"], event.get("cause", "")) for event in site.gateway.logged(ours)]
 
-    wait_until(lambda: bool(told()), "the end of the session is told", 10)
+    wait_until(lambda: bool(told()), "the end of the session is told")
     assert told() == [("session_closed", "lost")]

@@ -17,6 +17,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     # A gateway sets these for its process, which is that of the tests here.
     umask, handler = os.umask(0o077), signal.getsignal(signal.SIGHUP)
     world = World()
+    world.at_work.watch(monkeypatch)
     monkeypatch.setattr(time, "time", world.reactor.seconds)
     yield world
     for gateway in list(world.gateways):

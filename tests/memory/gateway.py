@@ -33,6 +33,7 @@ from mailgate.pipeline.registry import Registry
 from mailgate.service import Gateway, IGatewayReactor
 from mailgate.testing import MemoryResolver
 from tests.memory.wire import Wire
+from tests.unit.at_work import AtWork
 
 __all__ = ["Client", "MemoryGateway", "World"]
 
@@ -95,6 +96,7 @@ class World:
         self.reactor = _Reactor()
         self.gateways: list[MemoryGateway] = []
         self.servers: dict[tuple[str, int], Callable[[], IProtocol | None]] = {}
+        self.at_work = AtWork()
         #: Every attempt to connect: when, and where to.
         self.attempts: list[tuple[float, str]] = []
         self._ends: list[Wire] = []
@@ -129,17 +131,31 @@ class World:
                 continue
             due = self._next_call()
             try:
-                call, values = self.reactor.from_threads.get(timeout=20 if due == math.inf else 0.02)
+                call, values = self.reactor.from_threads.get(timeout=60 if due == math.inf else 0.02)
             except Empty:
                 if due == math.inf:
                     raise AssertionError("nothing is under way that could bring an answer") from None
-                # No thread is at work: what is waited for comes with time.
-                self.reactor.advance(max(due - self.reactor.seconds(), 0.0))
+                if not self._hear_threads():  # what is waited for comes with time
+                    self.reactor.advance(max(due - self.reactor.seconds(), 0.0))
             else:
                 call(*values)
         if isinstance(results[0], Failure):
             results[0].raiseException()
         return cast(T, results[0])
+
+    def until(self, done: Callable[[], object], seconds: float = 2 * 86400.0, step: float = 3600.0) -> None:
+        """Let time pass until it is so, at most so many seconds, while threads have all of theirs."""
+        end = self.reactor.seconds() + seconds
+        while not done() and self.reactor.seconds() < end:
+            self.run(0.0 if self._hear_threads() else step)
+
+    def _hear_threads(self) -> bool:
+        """Wait for what threads have in hand; whether there was anything."""
+        if self.at_work.count:
+            call, values = self.reactor.from_threads.get(timeout=60)
+            call(*values)
+            return True
+        return sum(one.has_worked() for one in self.gateways) > 0
 
     def _next_call(self) -> float:
         return min((call.getTime() for call in self.reactor.getDelayedCalls()), default=math.inf)
@@ -244,9 +260,8 @@ class MemoryGateway(Gateway):
 
     def stop(self) -> None:
         """Drain and close."""
-        stopped = self.stopService()
+        self.world.wait(self.stopService())
         self.world.gateways.remove(self)
-        self.world.wait(stopped)
 
     def timers(self) -> list[Any]:
         """What it has set for later; what threads have just called into the reactor is for now."""

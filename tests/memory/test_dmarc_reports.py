@@ -3,11 +3,9 @@ signed, to those who take it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from email import message_from_bytes
 from ipaddress import ip_address
 from pathlib import Path
-from queue import Empty
 from typing import Any, cast
 
 import pytest
@@ -84,18 +82,6 @@ class Site:
         self.gateway.reload()
         self.world.run()
 
-    def until(self, done: Callable[[], object], seconds: float = 2 * DAY) -> None:
-        """Let time pass until it is so: threads have theirs."""
-        end = self.world.reactor.seconds() + seconds
-        while not done() and self.world.reactor.seconds() < end:
-            try:
-                call, values = self.world.reactor.from_threads.get(timeout=0.02)
-            except Empty:
-                self.world.run(3600.0)
-            else:
-                call(*values)
-                self.world.run()
-
     def counted(self) -> int:
         """How many messages are in the file."""
         gathered = self.gateway.offices.dmarc._aggregates
@@ -114,9 +100,9 @@ def test_what_was_judged_is_reported_the_day_after_to_those_who_take_it(site: Si
     assert site.mail().startswith("250")
     assert site.mail("192.0.2.66").startswith("550 5.7.1")
     assert [event.result for event in site.gateway.of(DmarcEvaluated)] == ["pass", "pass", "fail"]
-    site.until(lambda: site.bank.mails, 12 * 3600.0)
+    site.world.until(lambda: site.bank.mails, 12 * 3600.0)
     assert site.bank.mails == []  # the day is not over
-    site.until(lambda: site.bank.mails and site.far.mails)
+    site.world.until(lambda: site.bank.mails and site.far.mails)
     (to_bank,), (to_far,) = site.bank.mails, site.far.mails
     assert (to_bank.sender, to_bank.recipients) == ("dmarc@example.org", ("a@bank.test",))
     assert to_far.recipients == ("b@far.test",)
@@ -129,13 +115,13 @@ def test_what_was_judged_is_reported_the_day_after_to_those_who_take_it(site: Si
     assert site.gateway.queue() == {}
     ours = [one for one in site.gateway.of(MessageAccepted) if one.sender == "dmarc@example.org"]
     assert sorted(one.recipients for one in ours) == [("a@bank.test",), ("b@far.test",)]
-    site.until(lambda: len(site.bank.mails) > 1)
+    site.world.until(lambda: len(site.bank.mails) > 1)
     assert len(site.bank.mails) == len(site.far.mails) == 1
 
 
 def test_the_report_is_signed_by_us(site: Site) -> None:
     site.mail()
-    site.until(lambda: site.bank.mails)
+    site.world.until(lambda: site.bank.mails)
     octets = site.bank.mails[0].octets
     with pytest.raises(StopIteration) as end:
         verify_dkim(MemoryResolver(site.zone), octets, now=site.world.reactor.seconds()).send(None)
@@ -153,7 +139,7 @@ def test_what_was_gathered_outlives_a_restart(site: Site) -> None:
     site.gateway.stop()
     site.world.run(DAY)
     site.begin()
-    site.until(lambda: site.bank.mails)
+    site.world.until(lambda: site.bank.mails)
     assert len(site.bank.mails) == 1
     site.gateway.stop()
     assert site.gateway.timers() == []
@@ -162,7 +148,7 @@ def test_what_was_gathered_outlives_a_restart(site: Site) -> None:
 def test_reports_that_bounce_are_reported_to_nobody(site: Site) -> None:
     site.bank.script["RCPT a@bank.test"] = "550 5.1.1 no such user"
     site.mail()
-    site.until(lambda: site.far.mails)
+    site.world.until(lambda: site.far.mails)
     site.world.run(3600)
     assert site.gateway.queue() == {}
     assert [mail.recipients for mail in site.inside.mails] == [("bob@example.org",)]
@@ -174,16 +160,16 @@ def test_reports_are_switched_on_and_off_by_a_reload(world: World, tmp_path: Pat
     assert not site.gateway.places.reports.exists()
     site.reload(REPORTS)
     assert len(site.gateway.of(ConfigReloaded)) == 1
-    site.until(lambda: site.gateway.offices.dmarc._reports)
+    site.world.until(lambda: site.gateway.offices.dmarc._reports)
     site.mail()
     assert site.counted() == 1
     site.reload("")
-    site.until(lambda: site.gateway.offices.dmarc._aggregates is None)
+    site.world.until(lambda: site.gateway.offices.dmarc._aggregates is None)
     site.mail()
-    site.until(lambda: site.bank.mails)
+    site.world.until(lambda: site.bank.mails)
     assert site.bank.mails == []
     site.reload(REPORTS)
-    site.until(lambda: site.bank.mails)
+    site.world.until(lambda: site.bank.mails)
     (mail,) = site.bank.mails
     assert b"bank.test" in mail.octets
 
@@ -192,11 +178,11 @@ def test_a_reload_that_changes_nothing_loses_nothing(site: Site) -> None:
     site.mail()
     for _ in range(5):
         site.reload(REPORTS)
-        site.until(lambda: site.gateway.offices.dmarc._changes.called, 60)
+        site.world.until(lambda: site.gateway.offices.dmarc._changes.called, 60)
         site.mail()
     assert site.counted() == 6
     site.reload(REPORTS.replace("dmarc@", "reports@"))
-    site.until(lambda: site.bank.mails)
+    site.world.until(lambda: site.bank.mails)
     assert [mail.sender for mail in site.bank.mails] == ["reports@example.org"]
 
 

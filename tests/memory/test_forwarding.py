@@ -311,7 +311,7 @@ def slow(site: Site, client: Client, recipient: str) -> str:
     client.received = b""
     client.say(f"RCPT TO:<{recipient}>\r\n".encode())
     while not client.received:
-        call, values = site.world.reactor.from_threads.get(timeout=20)
+        call, values = site.world.reactor.from_threads.get(timeout=60)
         call(*values)
         site.world.run()
     return client.received.decode().splitlines()[-1]

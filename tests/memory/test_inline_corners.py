@@ -107,7 +107,7 @@ def test_an_error_of_ours_keeps_nothing_open(site: Site, monkeypatch: pytest.Mon
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("mailgate.relay.inline.hop.prepare", broken)
+    monkeypatch.setattr("mailgate.relay.inline.talk.prepare", broken)
     client = site.client()
     site.ask(client, "bob@example.org")
     assert site.content(client, CONTENT + (b"x" * 998 + b"\r\n") * 1000)[0].startswith("451 4.3.0 ")

@@ -61,22 +61,34 @@ def test_a_refusal_of_the_message_is_the_clients(world: World, tmp_path: Path) -
     assert site.content(client) == ["554 5.7.1 spam"]
 
 
-@pytest.mark.parametrize("stage", ["MAIL", "RCPT", "END"])
+@pytest.mark.parametrize("stage", ["MAIL", "RCPT", "DATA", "END"])
 def test_a_connector_that_refuses_us_is_no_answer_for_the_client(world: World, tmp_path: Path, stage: str) -> None:
     site = exchange(world, tmp_path, "exchange-online")
     site.hop.script[stage] = "550 5.7.64 TenantAttribution; Relay Access Denied SMTP"
     client = site.client()
     answers = site.ask(client, "bob@example.org")
-    if stage == "END":
+    if stage in ("DATA", "END"):
         answers = site.content(client)
     (answer,) = answers
     assert answer.startswith("451 4.7.64 ")
     assert site.hop.mails == []
-    if stage != "END":
-        client.say(b"QUIT\r\n")
-        site.world.run()
-        (told,) = site.gateway.of(BackEndRefuses)
-        assert (told.route, told.recipient) == ("inside", "bob@example.org")
+    client.say(b"QUIT\r\n")
+    site.world.run()
+    (told,) = site.gateway.of(BackEndRefuses)
+    assert (told.route, told.recipient) == ("inside", "bob@example.org")
+
+
+def test_a_refusal_after_the_content_of_a_slow_client_is_told_too(world: World, tmp_path: Path) -> None:
+    site = exchange(world, tmp_path, "exchange-online")
+    site.hop.script["END"] = "550 5.7.64 TenantAttribution; Relay Access Denied SMTP"
+    client = site.client()
+    site.ask(client, "bob@example.org", "ann@example.org")
+    site.world.run(120.0)  # the connection serves others meanwhile
+    assert "RSET" in site.hop.commands
+    (answer,) = site.content(client)
+    assert answer.startswith("451 4.7.64 ")
+    (told,) = site.gateway.of(BackEndRefuses)
+    assert (told.route, told.recipient) == ("inside", "bob@example.org")
 
 
 def test_without_a_preset_the_words_are_the_clients(world: World, tmp_path: Path) -> None:

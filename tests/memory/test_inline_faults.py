@@ -140,7 +140,7 @@ def run(world: World, case: Case, folder: Path) -> None:
         gateway.stop()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases)
 @example(Case("END", "cut", "", "queue", lmtp=False, warm=False))
 @example(Case("DATA", "cut", "", "queue", lmtp=False, warm=True))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
 from email import message_from_bytes
 from ipaddress import ip_address
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import pytest
@@ -44,19 +42,6 @@ class Site:
         client.say(b"EHLO client.test\r\nMAIL FROM:<ann@client.test>\r\nRCPT TO:<bob@far.test>\r\nDATA\r\n")
         assert client.say(b"From: <ann@client.test>\r\n\r\nhello\r\n.\r\n")[-1].startswith("250")
 
-    def until(self, done: Callable[[], object], seconds: float = 2 * DAY, step: float = 3600.0) -> None:
-        """Let time pass until it is so: threads have theirs."""
-        end = self.world.reactor.seconds() + seconds
-        while not done() and self.world.reactor.seconds() < end:
-            try:
-                call, values = self.world.reactor.from_threads.get(timeout=0.02)
-            except Empty:
-                self.world.run(step)
-            else:
-                call(*values)
-                self.world.run()
-        assert done()
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -75,15 +60,15 @@ def test_a_policy_of_ours_keeps_mail_from_going_in_clear_text(world: World, fold
     assert "it does not offer STARTTLS" in str(entry)
     site.gateway.file.write_text(configuration())
     site.gateway.reload()
-    site.until(lambda: site.far.mails)
+    site.world.until(lambda: site.far.mails)
     assert site.far.mails[0].recipients == ("bob@far.test",)
 
 
 def test_what_came_of_tls_is_reported_the_day_after(world: World, folder: Path) -> None:
     site = Site(world, folder, REPORTS)
     site.send()
-    site.until(lambda: site.far.mails, 3600.0, 1.0)
-    site.until(lambda: len(site.far.mails) > 1)
+    site.world.until(lambda: site.far.mails, 3600.0, 1.0)
+    site.world.until(lambda: len(site.far.mails) > 1)
     report = site.far.mails[1]
     assert (report.sender, report.recipients) == ("tls@example.org", ("reports@far.test",))
     *_, attached = message_from_bytes(report.octets).walk()

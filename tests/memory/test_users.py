@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs
 
+from mailgate import configurations
 from mailgate.auth.file import FileChecker
 from mailgate.auth.portal import Authenticator
 from mailgate.events import ConfigRefused, ConfigReloaded, Stopped
@@ -62,7 +63,7 @@ def log_in(client: Client) -> str:
     for _ in range(200):
         if client.received:
             break
-        call, values = client._world.reactor.from_threads.get(timeout=20)
+        call, values = client._world.reactor.from_threads.get(timeout=60)
         call(*values)
         client._world.run()
     return client.received.decode()[:3]
@@ -142,6 +143,35 @@ def test_authorities_that_cannot_be_used_any_more_refuse_the_reload(world: World
     reload(gateway)
     assert gateway.configurations.users["service"] is not before["service"]
     assert gateway.configurations.users["users"] is before["users"]
+
+
+@pytest.mark.parametrize("error", ["another user", "another part", "ours"])
+def test_a_reload_that_fails_leaves_the_users_and_closes_those_that_it_has_made(
+    world: World, tmp_path: Path, closed: list[Authenticator], monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    gateway = start(world, tmp_path, HTTP)
+    before, timers = dict(gateway.configurations.users), len(gateway.timers())
+    text = configuration(AUTH + 'cache = "1s"\n' + HTTP)
+    if error == "another user":
+        (tmp_path / "gw" / "ca.pem").write_text("none")
+    elif error == "another part":
+        text = text.replace('hosts = ["192.0.2.1"]', 'hosts = ["192.0.2.1"]\ntls_ca = "none.pem"')
+    else:
+
+        def failing(*_: object, **named: object) -> None:
+            raise RuntimeError("a fault of ours")
+
+        monkeypatch.setattr(configurations, "assemble", failing)
+    with capturedLogs() as logs:
+        reload(gateway, text)
+    (refused,) = gateway.of(ConfigRefused)
+    assert len(refused.errors) == 1
+    assert any("log_failure" in one for one in logs) is (error == "ours")
+    assert gateway.configurations.users == before
+    assert closed
+    assert not set(closed) & set(before.values())
+    assert len(gateway.timers()) == timers
+    assert log_in(greet(gateway)) == "235"
 
 
 def test_a_listener_without_a_section_keeps_its_users(

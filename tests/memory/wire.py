@@ -9,6 +9,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
     IOpenSSLClientConnectionCreator,
+    IOpenSSLServerConnectionCreator,
     IProtocol,
     IPullProducer,
     IReactorTime,
@@ -49,9 +50,11 @@ class Wire:
     def abortConnection(self) -> None:  # noqa: N802
         self._out, self._is_closing, self._producer = b"", True, None
 
-    def startTLS(self, creator: IOpenSSLClientConnectionCreator, normal: bool = True) -> None:  # noqa: N802
-        """Go on under TLS, as a client."""
-        factory = TLSMemoryBIOFactory(creator, True, Factory(), self._clock)
+    def startTLS(  # noqa: N802
+        self, creator: IOpenSSLClientConnectionCreator | IOpenSSLServerConnectionCreator, normal: bool = True
+    ) -> None:
+        """Go on under TLS, as a client; or, where that is not `normal`, as a server."""
+        factory = TLSMemoryBIOFactory(creator, normal, Factory(), self._clock)
         self.protocol = self._tls = factory.protocol(factory, self.protocol, False)
         self._tls.makeConnection(_Below(self))
 

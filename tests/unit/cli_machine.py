@@ -86,7 +86,7 @@ class Machine:
         results: list[Any] = []
         deferred.addBoth(results.append)
         while not results:
-            call, values = self._calls.get(timeout=20)
+            call, values = self._calls.get(timeout=60)
             call(*values)
         return results[0]
 
@@ -211,7 +211,7 @@ class DaemonThread(threading.Thread):
         channel.makeConnection(transport)
         channel.dataReceived(octets)
         while b"\r\n\r\n" not in transport.value() or b"\r\n0\r\n\r\n" not in transport.value():
-            call, values = self.machine._calls.get(timeout=20)
+            call, values = self.machine._calls.get(timeout=60)
             call(*values)
         answer: bytes = transport.value()
         return answer

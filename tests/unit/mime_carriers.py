@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import quopri
+import re
 
 #: What a finder must find, wherever it is. It is no text that anybody writes by accident.
 MARKER = b"X-CARRIED-" + b"0123456789abcdef" * 4 + b"-DERRAC"
@@ -15,6 +16,34 @@ QUOTED = quopri.encodestring(MARKER.replace(b"-", b"-\n")).replace(b"\n", b"\r\n
 def uuencoded(name: bytes = b"a.exe") -> bytes:
     lines = [binascii.b2a_uu(MARKER[at : at + 45]) for at in range(0, len(MARKER), 45)]
     return (b"begin 644 " + name + b"\n" + b"".join(lines) + b"`\nend\n").replace(b"\n", b"\r\n")
+
+
+_HQX = b"!\"#$%&'()*+,-012345689@ABCDEFGHIJKLMNPQRSTUVXYZ[`abcdefhijklmpqr"
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+
+def binhexed(name: bytes, data: bytes) -> bytes:
+    """BinHex 4.0 (RFC 1741), with runs of one octet made short."""
+    head = bytes([len(name)]) + name + b"\0BINA????\0\0" + len(data).to_bytes(4, "big") + bytes(4)
+    octets = head + binascii.crc_hqx(head, 0).to_bytes(2, "big") + data + binascii.crc_hqx(data, 0).to_bytes(2, "big")
+    octets = octets.replace(b"\x90", b"\x90\0")
+    octets = re.sub(
+        rb"(?s)\x90\0|([^\x90])\1{3,254}",
+        lambda run: run[1] + b"\x90" + bytes([len(run[0])]) if run[1] else run[0],
+        octets,
+    )
+    packed = base64.b64encode(octets).rstrip(b"=").translate(bytes.maketrans(_ALPHABET, _HQX))
+    lines = [packed[at : at + 64] for at in range(0, len(packed), 64)]
+    return b"(This file must be converted with BinHex 4.0)\r\n\r\n:" + b"\r\n".join(lines) + b":\r\n"
+
+
+def yencoded(name: bytes, data: bytes) -> bytes:
+    """yEnc 1.3, as one part."""
+    octets = bytes((one + 42) & 255 for one in data)
+    octets = re.sub(rb"[\x00\n\r=]", lambda one: b"=" + bytes([(one[0][0] + 64) & 255]), octets)
+    lines = re.findall(rb"(?s)(?:=.|.){1,128}", octets)
+    head = b"=ybegin line=128 size=%d name=%b\r\n" % (len(data), name)
+    return head + b"\r\n".join(lines) + b"\r\n=yend size=%d\r\n" % len(data)
 
 
 def _lines(*lines: bytes) -> bytes:
@@ -71,6 +100,12 @@ CARRIERS: dict[str, bytes] = {
     "uuencode in base64": mixed(
         part(b"Content-Type: text/plain", _CTE + b"base64", body=base64.encodebytes(uuencoded()))
     ),
+    "BinHex": mixed(part(b"Content-Type: application/mac-binhex40", body=binhexed(b"a.exe", MARKER))),
+    "BinHex, labelled": mixed(part(_FILE, _CTE + b"binhex40", body=binhexed(b"a.exe", MARKER))),
+    "BinHex in a plain message": _TOP + b"\r\nHello\r\n" + binhexed(b"a.exe", MARKER),
+    "BinHex without its line": mixed(part(_FILE, body=binhexed(b"a.exe", MARKER).partition(b")\r\n")[2])),
+    "yEnc": mixed(part(_FILE, _CTE + b"8bit", body=yencoded(b"a.exe", MARKER))),
+    "yEnc in a plain message": _TOP + b"\r\nHello\r\n" + yencoded(b"a.exe", MARKER),
     "the preamble": mixed(TEXT).replace(b"\r\n\r\n--b", b"\r\n\r\n" + MARKER + b"\r\n--b", 1),
     "the epilogue": mixed(TEXT) + MARKER,
     "base64 in the epilogue": mixed(TEXT) + b"\r\n" + BASE64,

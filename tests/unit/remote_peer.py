@@ -132,7 +132,7 @@ class Net:
     def wait(self, asked: Deferred[T]) -> T:
         """Run what threads hand over until it is there."""
         while not asked.called:
-            function, args = self.memory.handed.get(timeout=20)
+            function, args = self.memory.handed.get(timeout=60)
             function(*args)
         return outcome(asked)
 

@@ -71,7 +71,7 @@ def kill(bench: Bench) -> None:
     """What the system does for a process that has died."""
     spool = bench.spool
     spool._jobs.put(None)
-    spool._thread.join(20)
+    spool._thread.join(60)
     spool._reader.close()
     spool._store.database.close()
     if spool._store._turn is not None:
@@ -112,4 +112,4 @@ def meanwhile(bench: Bench, act: Callable[[Store], object]) -> None:
     done = threading.Event()
     bench.spool._submit(lambda: act(bench.spool._store), alone=True)
     bench.spool._submit(done.set, alone=True)
-    assert done.wait(20)
+    assert done.wait(60)

@@ -199,7 +199,7 @@ def test_real_threads_compute_and_the_reactor_gets_the_answer() -> None:
 
     verify = SecretVerifier(Other())  # type: ignore[arg-type]  # all that it needs of a reactor
     answer = verify.verify(StoredSecret.parse(stored("secret")), b"secret")
-    assert done.wait(30)
+    assert done.wait(60)
     verify.close()
     thread, call = calls[0]
     assert thread is not here

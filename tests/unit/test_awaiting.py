@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
 
-from mailgate.awaiting import as_deferred
+from mailgate.awaiting import OneRun, as_deferred
 
 
 class Later:
@@ -45,3 +46,24 @@ def test_a_failure_is_the_deferreds() -> None:
     failures: list[object] = []
     as_deferred(broken()).addErrback(lambda failure: failures.append(failure.value))
     assert isinstance(failures[0], KeyError)
+
+
+def test_what_is_wanted_during_a_run_is_one_more_run_after_it() -> None:
+    runs: list[Deferred[None]] = []
+
+    async def work() -> None:
+        runs.append(Deferred())
+        await runs[-1]
+
+    failures: list[Failure] = []
+    run = OneRun(work, failures.append)
+    for _ in range(3):
+        run.begin()
+    assert len(runs) == 1
+    runs[0].errback(ValueError("no"))
+    assert len(runs) == 2
+    runs[1].callback(None)
+    assert len(runs) == 2
+    run.begin()
+    assert len(runs) == 3
+    assert [str(one.value) for one in failures] == ["no"]

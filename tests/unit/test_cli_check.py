@@ -136,6 +136,12 @@ def test_a_filter_that_cannot_be_built_is_an_error(site: Site) -> None:
     assert "rules" in error
 
 
+def test_a_filter_without_a_section_that_cannot_be_built_has_the_line_of_its_pipeline(site: Site) -> None:
+    site.file.write_text(CONFIG.replace('"recipients"]', '"recipients", "uribl"]'))
+    line = next(number for number, one in enumerate(site.file.read_text().splitlines(), 1) if '"uribl"' in one)
+    assert site.run("check", code=1).stderr.startswith(f"{site.file}:{line}: filters.uribl: zones names no list")
+
+
 def test_a_list_that_cannot_be_used_has_its_line(site: Site) -> None:
     people = site.file.parent / "people"
     text = CONFIG.replace('addresses = ["bob@box.test"]', 'path = "people"').replace('"mail"', '"mail/{local_part}"')

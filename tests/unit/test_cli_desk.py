@@ -168,3 +168,11 @@ def test_the_next_worker_is_waited_for(machine: Machine, waiting: Waiting) -> No
     waiting.then = replace
     assert machine.queued() == []
     assert len(later[0].asked) == 1
+
+
+def test_an_answer_that_is_not_understood_is_one_line(machine: Machine, waiting: Waiting) -> None:
+    Answering(machine.places.control, page(b'{"other": []}'))
+    told = machine.run("queue", "suspended", code=1).stderr
+    assert told.startswith("mailgate: the daemon at ")
+    assert told.count("\n") == 1
+    assert "may be of another version: restart it" in told

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from twisted.internet.testing import MemoryReactorClock
 from mailgate.awaiting import at_once
 from mailgate.cli import doctor
 from mailgate.cli.main import main
-from mailgate.doctor import examination
+from mailgate.doctor import examination, owner
 from mailgate.doctor.diagnosis import AREAS, Check, Notes
 from mailgate.doctor.site import Site
 
@@ -193,10 +196,13 @@ def test_of_very_many_domains_some_are_looked_at(config: Path, monkeypatch: pyte
     assert "of 601 domains 500 are looked at" in run(config).stdout
 
 
-def test_root_becomes_the_owner_of_the_state(
-    config: Path, monkeypatch: pytest.MonkeyPatch, checks: list[Check]
+@pytest.mark.parametrize("problem", ["", "/root/.venv/bin/python: Permission denied"])
+def test_root_becomes_the_owner_of_the_state_where_that_user_can_run_it(
+    config: Path, monkeypatch: pytest.MonkeyPatch, checks: list[Check], problem: str
 ) -> None:
     (config.parent / "state").mkdir()
+    checks += [Check("dns", "example.org", well)]
+    monkeypatch.setattr(owner, "cannot_run", lambda user, group, groups: problem)
     became: list[Any] = []
     real = Path.stat
 
@@ -211,8 +217,32 @@ def test_root_becomes_the_owner_of_the_state(
     monkeypatch.setattr(os, "getgrouplist", lambda user, group: [group])
     for name in ("setgroups", "setgid", "setuid"):
         monkeypatch.setattr(os, name, lambda value, name=name: became.append((name, value)))
-    run(config)
-    assert became == [("setgroups", [5678]), ("setgid", 5678), ("setuid", 1234)]
+    result = run(config, "--only", "dns")
+    assert "  ok    example.org: all is well" in result.stdout
+    if problem:
+        assert (became, result.exit_code) == ([], 1)
+        assert f"1234 cannot run it ({problem})" in " ".join(result.stdout.split())
+    else:
+        assert (became, result.exit_code) == ([("setgroups", [5678]), ("setgid", 5678), ("setuid", 1234)], 0)
+
+
+def test_who_can_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = os.getuid(), os.getgid(), os.getgroups()
+    monkeypatch.setattr(subprocess, "run", functools.partial(_run_as_oneself, subprocess.run))
+    assert owner.cannot_run(*ours) == ""
+    monkeypatch.setattr(owner, "_TRIAL", "import no_such_package_of_ours")
+    assert owner.cannot_run(*ours) == "ModuleNotFoundError: No module named 'no_such_package_of_ours'"
+    hidden = tmp_path / "python"
+    hidden.touch(mode=0o600)
+    monkeypatch.setattr(sys, "executable", str(hidden))
+    assert owner.cannot_run(*ours) == f"{hidden}: Permission denied"
+
+
+def _run_as_oneself(
+    real: Any, command: list[str], *, user: int, group: int, extra_groups: list[int], **more: Any
+) -> Any:
+    """Nobody but a superuser may name a user at all."""
+    return real(command, **more)
 
 
 # -- exchange

@@ -126,8 +126,9 @@ def test_where_two_policies_differ(site: Site) -> None:
         ("refused", "refused"): 1,
     }
     assert found["filters"] == {"access": 2}
-    # The oldest first, whatever the files are called.
-    first, second = found["differences"]
+    # What somebody will miss comes first.
+    second, first = found["differences"]
+    assert [one["kind"] for one in found["differences"]] == ["not taken any more", "taken now"]
     assert (first["subject"], first["recipient"], first["client"]) == (
         *("number 2", "cy@box.test"),
         "far.test[198.51.100.7]",

@@ -343,6 +343,16 @@ def test_top_shows_what_became_of_mail(machine: Machine, daemon: DaemonThread) -
     assert outcomes(machine, "--by", "route", "--domain", "well.test")["box"][4:] == ["3", "75%", "0", "1", "25%", "-"]
     text = machine.run("queue", "top").stdout
     assert "\nOutcomes are those of the last " in text
+    assert "began anew" not in text
+
+    async def ask(question: str, argument: str) -> tuple[str, str]:
+        return json.dumps([[now - 3000.0, []]]), ""
+
+    daemon.all_rates._ask_others = ask
+    text = machine.run("queue", "top").stdout
+    assert re.search(
+        r"\nOutcomes are those of the last 50m.* \(of a worker that began anew, those of the last \d", text
+    )
     # What only the queue knows is not asked of the past.
     for arguments in (("--by", "sender"), ("--older-than", "1s"), ("--state", "queued")):
         assert "delivered" not in machine.run("queue", "top", *arguments).stdout

@@ -145,9 +145,9 @@ def test_why_finds_mail_by_the_id_that_the_system_in_front_has_for_it(machine: M
 
 
 def test_why_finds_mail_by_the_client_that_came_to_the_system_in_front(machine: Machine) -> None:
-    machine.tell(accepted(FIRST, time.time(), origin="mx.client.test[198.51.100.7]"))
+    machine.tell(accepted(FIRST, time.time(), origin="mx.client.test[198.51.100.7]", origin_helo="a\x1b"))
     told = machine.run("why", "198.51.100.7").stdout
-    assert "the system in front of us has it from mx.client.test[198.51.100.7]" in told
+    assert "the system in front of us has it from mx.client.test[198.51.100.7] (helo a\\x1b)" in told
     machine.tell(accepted(SECOND, time.time(), client="unknown[192.0.2.77]", origin="unknown[192.0.2.77]"))
     assert "in front of us" not in machine.run("why", "192.0.2.77").stdout
 

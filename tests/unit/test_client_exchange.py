@@ -60,6 +60,29 @@ def test_421_is_the_end_of_the_session_and_the_hosts_word() -> None:
     assert not caught.value.end_sent
 
 
+@pytest.mark.parametrize("by_chunks", [False, True])
+def test_421_to_the_end_of_content_is_its_answer_and_leaves_open_who_has_none(by_chunks: bool) -> None:
+    octets = Octets(PEER, recipients=3, lmtp=False, by_chunks=by_chunks)
+    octets.announce(is_last=True)
+    assert octets.receive(CLOSING) is Step.DROP
+    assert octets.outcome() == [CLOSING]
+    octets = Octets(PEER, recipients=3, lmtp=True, by_chunks=by_chunks)
+    octets.announce(is_last=True)
+    assert [octets.receive(one) for one in (OK, CLOSING)] == [Step.WAIT, Step.DROP]
+    with pytest.raises(BrokenOffError) as caught:
+        octets.outcome()
+    assert (caught.value.replies, caught.value.end_sent) == ((OK, CLOSING), True)
+
+
+def test_421_within_the_content_has_not_had_its_end() -> None:
+    octets = Octets(PEER, recipients=1, lmtp=False, by_chunks=False)
+    octets.announce(is_last=False)
+    assert octets.receive(CLOSING) is Step.DROP
+    with pytest.raises(BrokenOffError) as caught:
+        octets.outcome()
+    assert (caught.value.reply, caught.value.host, caught.value.end_sent) == (CLOSING, PEER, False)
+
+
 def test_content_has_one_reply_and_by_lmtp_one_for_each() -> None:
     for lmtp, owed in ((False, 1), (True, 3)):
         octets = Octets(PEER, recipients=3, lmtp=lmtp, by_chunks=False)

@@ -86,3 +86,45 @@ def test_a_secret_that_others_can_read(tmp_path: Path) -> None:
     (warning,) = loaded(tmp_path, OK)[1]
     assert "routes.app.secret_file" in warning
     assert "has mode 0644" in warning
+
+
+BEARER = 'token_file = "token"\n'
+BASIC = 'username = "mail"\npassword_file = "password"\n'
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ('username = "mail"', "username and password_file belong together"),
+        ('password_file = "password"', "username and password_file belong together"),
+        (BEARER + BASIC, "give either token_file or username"),
+        (BASIC.replace('"mail"', '"ma:il"'), "username: a name for Basic has no colon"),
+        (BASIC.replace('"mail"', '"ma\\nil"'), "username: a name for Basic has no colon"),
+    ],
+)
+def test_a_login_that_is_none(tmp_path: Path, more: str, said: str) -> None:
+    (error,) = errors(tmp_path, f"{OK}{more}")
+    assert said in error
+
+
+def test_files_of_a_login_that_others_can_read(tmp_path: Path) -> None:
+    for name in ("token", "password", "ours.pem"):
+        (tmp_path / name).write_text("secret\n")
+        (tmp_path / name).chmod(0o644)
+    token, certificate = loaded(tmp_path, f'{OK}{BEARER}certificate = "ours.pem"\n')[1]
+    assert "routes.app.token_file" in token
+    assert "routes.app.certificate" in certificate
+    (password,) = loaded(tmp_path, f"{OK}{BASIC}")[1]
+    assert "routes.app.password_file" in password
+
+
+def test_what_is_of_tls_is_for_nothing_without_it(tmp_path: Path) -> None:
+    clear = OK.replace("https://app.test/mail", "http://127.0.0.1:8080/")
+    for name in ("ours.pem", "ca.pem"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o600)
+    _, warnings = loaded(tmp_path, f'{clear}certificate = "ours.pem"\nca = "ca.pem"\n')
+    assert [one.partition(": ")[2] for one in warnings] == [
+        "routes.app.certificate: has no effect: there is no TLS with http://",
+        "routes.app.ca: has no effect: there is no TLS with http://",
+    ]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mailgate.config.load import ConfigError, load
-from mailgate.pipeline.registry import Registry
+from mailgate.config.load import ConfigError
+from tests.unit.config_file import load_text
 
 TEXT = """
 [gateway]
@@ -43,9 +43,8 @@ HOSTS = 'hosts = ["ex1.internal"]\n'
 
 
 def warnings(folder: Path, route: str = HOSTS, listener: str = "") -> list[str]:
-    path = folder / "mailgate.toml"
-    path.write_text(TEXT.format(route=route, listener=listener))
-    return [one for one in load(path, Registry().find).warnings if "boxes: no" not in one]
+    loaded = load_text(folder, TEXT.format(route=route, listener=listener))
+    return [one for one in loaded.warnings if "boxes: no" not in one]
 
 
 @pytest.mark.parametrize("preset", ["exchange", "exchange-online"])

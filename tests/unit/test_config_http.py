@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mailgate.config.load import ConfigError, Loaded, load
+from mailgate.config.load import ConfigError, Loaded
 from mailgate.config.reload import as_running, needs_restart
-from mailgate.pipeline.registry import Registry
 from mailgate.web.tokens import hash_of
+from tests.unit.config_file import load_text
 
 HASH = hash_of("mailgate_x")
 TEXT = """
@@ -36,9 +36,7 @@ HTTP = '[http]\nendpoints = ["tcp:8443:interface=127.0.0.1"]\n'
 
 
 def loaded(folder: Path, more: str) -> Loaded:
-    file = folder / "mailgate.toml"
-    file.write_text(TEXT + more)
-    return load(file, Registry().find)
+    return load_text(folder, TEXT + more)
 
 
 @pytest.mark.parametrize(
@@ -93,14 +91,6 @@ def test_tokens_in_clear_text_and_links_are_warned_of(tmp_path: Path) -> None:
     assert warnings.count("tokens come in clear text") == 1
     assert "over tcp:8080: it has no TLS" in warnings
     assert "links in mail are followed in clear text" in warnings
-
-
-def test_a_port_that_a_worker_cannot_bind_is_warned_of(tmp_path: Path) -> None:
-    more = '[http]\nendpoints = ["tcp:443:interface=127.0.0.1"]\n'
-    assert "443" not in "\n".join(loaded(tmp_path, more).warnings)
-    (tmp_path / "mailgate.toml").write_text(TEXT.replace("[gateway]", "[gateway]\nworkers = 2") + more)
-    warnings = load(tmp_path / "mailgate.toml", Registry().find).warnings
-    assert "with several workers the first one binds it" in "\n".join(warnings)
 
 
 def test_what_a_reload_changes(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mailgate.config.load import ConfigError, load
+from mailgate.config.load import ConfigError
+from tests.unit.config_file import load_text
 
 BEGIN = """
 [gateway]
@@ -41,12 +42,8 @@ def told(tmp_path: Path) -> Told:
     """The warnings about a file, or its errors, without file and line."""
 
     def tell(text: str) -> list[str]:
-        from mailgate.pipeline.registry import Registry
-
-        path = tmp_path / "mailgate.toml"
-        path.write_text(text)
         try:
-            lines = load(path, Registry().find).warnings
+            lines = load_text(tmp_path, text).warnings
         except ConfigError as error:
             lines = error.errors
         return [line.partition(": ")[2] for line in lines]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mailgate.config.load import ConfigError, Loaded, load
+from mailgate.config.load import ConfigError, Loaded
 from mailgate.config.openings import openings
 from mailgate.config.reload import as_running, needs_restart
-from mailgate.pipeline.registry import Registry
+from tests.unit.config_file import load_text
 
 HEAD = """
 [gateway]
@@ -34,9 +34,7 @@ LISTENER = '[[listeners]]\nname = "mx"\nendpoints = ["tcp:2525:interface=127.0.0
 
 
 def loaded(folder: Path, more: str) -> Loaded:
-    file = folder / "mailgate.toml"
-    file.write_text(HEAD + more)
-    return load(file, Registry().find)
+    return load_text(folder, HEAD + more)
 
 
 def test_a_milter_needs_no_listener(tmp_path: Path) -> None:
@@ -76,9 +74,8 @@ def test_mistakes(tmp_path: Path, more: str, text: str) -> None:
 
 
 def test_a_list_of_no_listeners_is_none(tmp_path: Path) -> None:
-    (tmp_path / "mailgate.toml").write_text("listeners = []\n" + HEAD)
     with pytest.raises(ConfigError, match="listeners: must not be empty"):
-        load(tmp_path / "mailgate.toml", Registry().find)
+        load_text(tmp_path, "listeners = []\n" + HEAD)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +95,7 @@ def test_warnings(tmp_path: Path, more: str, text: str) -> None:
 def test_a_filter_that_can_do_nothing_there_is_told(tmp_path: Path) -> None:
     text = HEAD.replace('filters = ["headers"]', 'filters = ["early-talker", "headers"]')
     for more, count in ((MILTER, 1), (LISTENER, 0)):
-        (tmp_path / "mailgate.toml").write_text(text + more)
-        warnings = load(tmp_path / "mailgate.toml", Registry().find).warnings
+        warnings = load_text(tmp_path, text + more).warnings
         assert sum("early-talker has no effect" in one for one in warnings) == count
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mailgate.config.load import load
-from mailgate.pipeline.registry import Registry
+from tests.unit.config_file import load_text
 
 BASE = """\
 [gateway]
@@ -39,9 +38,8 @@ Warnings = Callable[..., list[str]]
 @pytest.fixture
 def warnings(tmp_path: Path) -> Warnings:
     def found(filters: str, more: str = "", base: str = BASE) -> list[str]:
-        path = tmp_path / "mailgate.toml"
-        path.write_text(f"{base}[pipelines.inbound]\nfilters = [{filters}]\n{more}")
-        return [line.removeprefix(f"{path}:") for line in load(path, Registry().find).warnings]
+        loaded = load_text(tmp_path, f"{base}[pipelines.inbound]\nfilters = [{filters}]\n{more}")
+        return [line.removeprefix(f"{tmp_path}/mailgate.toml:") for line in loaded.warnings]
 
     return found
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from mailgate.cli.check import findings
-from mailgate.config.load import ConfigError, Loaded, load
+from mailgate.config.load import ConfigError, Loaded
 from mailgate.config.openings import openings
 from mailgate.config.reload import as_running, needs_restart
-from mailgate.pipeline.registry import Registry
+from tests.unit.config_file import load_text
 
 HEAD = """
 [gateway]
@@ -25,9 +25,7 @@ TABLES = '[socketmaps.tables]\nendpoints = ["tcp:10041:interface=127.0.0.1"]\n'
 
 
 def loaded(folder: Path, more: str) -> Loaded:
-    file = folder / "mailgate.toml"
-    file.write_text(HEAD + more)
-    return load(file, Registry().find)
+    return load_text(folder, HEAD + more)
 
 
 def test_neither_needs_a_listener(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mailgate.config.load import ConfigError, Loaded, load
+from mailgate.config.load import ConfigError, Loaded
 from mailgate.config.recipients import CalloutRecipients, LdapRecipients
-from mailgate.pipeline.registry import Registry
+from tests.unit.config_file import load_text
 
 TEXT = """
 [gateway]
@@ -45,9 +45,7 @@ WEB = '\n[recipients.web]\nkind = "http"\nurl = "https://users.example.org/{addr
 
 
 def loaded(folder: Path, recipients: str, *sections: str) -> Loaded:
-    path = folder / "mailgate.toml"
-    path.write_text(TEXT.replace("RECIPIENTS", recipients) + "".join(sections))
-    return load(path, Registry().find)
+    return load_text(folder, TEXT.replace("RECIPIENTS", recipients) + "".join(sections))
 
 
 def errors(folder: Path, recipients: str, *sections: str) -> list[str]:

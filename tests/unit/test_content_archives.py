@@ -17,7 +17,8 @@ import pytest
 from mailgate.content.archives import Unpacker
 from mailgate.content.kinds import Sniffer, fits_extension, matches_kind
 from mailgate.content.models import Limits, Member
-from mailgate.content.office import ole_marks, package_marks, pdf_marks, rtf_marks
+from mailgate.content.office import ole_marks, package_marks, rtf_marks
+from mailgate.content.pdf import pdf_marks
 
 EXE = b"MZ" + bytes(58) + struct.pack("<I", 64) + b"PE\0\0\x4c\x01" + bytes(400)
 

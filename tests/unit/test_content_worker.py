@@ -332,9 +332,9 @@ def test_a_real_process_has_only_so_much_memory() -> None:
 
 CONFINED = """
 import os, resource, socket, sys
-from mailgate.content.inside import _allow_cpu, _confine
-_confine(1 << 30)
-_allow_cpu(1)
+from mailgate.process import allow_cpu, confine
+confine(1 << 30)
+allow_cpu(1)
 try:
     open(sys.argv[1], "w").write("x")
 except OSError as error:

@@ -804,6 +804,15 @@ def test_retry_wakes_the_sites_concerned(daemon: Daemon) -> None:
     assert daemon.relay.told == ["kick"]
 
 
+@pytest.mark.parametrize(("action", "told"), [("retry", [Selector(route="box", domain="box.test")]), ("hold", [])])
+def test_retry_wakes_sites_whose_mail_is_all_in_the_relays_hands(
+    daemon: Daemon, action: str, told: list[Selector]
+) -> None:
+    daemon.add("LINE", "bob@box.test", state="leased")
+    daemon.ask("POST", f"/v1/queue/{action}", {"everything": True})
+    assert [one for one in daemon.relay.told if isinstance(one, Selector)] == told
+
+
 @pytest.mark.parametrize(
     ("action", "body", "told"),
     [

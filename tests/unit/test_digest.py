@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from mailgate.address import NULL_PATH, Address
 from mailgate.config.digest import DigestSection, excluded_filters
@@ -218,9 +219,12 @@ def test_any_text_makes_a_mail(subject: str, author: str) -> None:
 def test_only_recipients_of_ours_that_are_wanted(tmp_path: Path) -> None:
     stand = Stand(tmp_path, recipients=["example.org", "carl@example.net"], never=["list@example.org"])
     names = ["ann@example.org", "List@example.org", "dora@example.net", "Carl@example.net", "eve@far.test", "x@y@z"]
-    names += ["jörg@example.org"]  # whom we cannot write to: the mail would need SMTPUTF8
+    names += ["jörg@example.org"]
     stand.quarantine.entries = [entry(f"A{number}", one) for number, one in enumerate(names)]
-    assert stand.run("2027-03-01 07:01") == ["ann@example.org", "Carl@example.net"]
+    assert stand.run("2027-03-01 07:01") == ["ann@example.org", "Carl@example.net", "jörg@example.org"]
+    octets = stand.sent[-1][1]
+    assert "To: jörg@example.org\r\n".encode() in octets  # RFC 6532
+    assert all(octets.isascii() for _, octets in stand.sent[:-1])
 
 
 def test_no_digest_about_digests(stand: Stand) -> None:
@@ -435,3 +439,69 @@ def test_filters_are_excluded_by_name_or_kind() -> None:
     filters = {"virus": FilterSection(kind="clamav"), "clamav": FilterSection(kind="score"), "x": FilterSection()}
     section = DigestSection(exclude=["clamav"])
     assert excluded_filters(section, filters) == {"clamav", "virus"}
+
+
+# -- templates of the site
+
+GERMAN = Path(__file__).parents[2] / "examples" / "digest-de"
+
+
+def section(folder: Path) -> DigestSection:
+    return DigestSection.model_validate({"templates": str(folder)}, context={"base": folder.parent})
+
+
+def test_templates_of_a_site_speak_its_language() -> None:
+    templates = Templates(section(GERMAN).templates)
+    about = DigestSection(**{"from": "q@example.org", "contact": "Hausruf 12"})  # type: ignore[arg-type]
+    mail = DigestMail(about, LINKS, templates, url="https://m.test", hostname="gate.test")
+    octets = mail.compose(Address.parse("ann@example.org"), [entry("A1", subject="<b>")], 0, "digest.x", 0.0)  # type: ignore[list-item]
+    one = email.message_from_bytes(octets, _class=EmailMessage, policy=SMTP)
+    assert one["Subject"] == "1 Nachricht wird zurückgehalten"
+    text, page = (str(one.get_body((kind,)).get_content()) for kind in ("plain", "html"))  # type: ignore[union-attr]
+    assert "Betreff:   <b>" in text
+    assert "<title>Zurückgehaltene Nachrichten</title>" in page
+    assert "<td>&lt;b&gt;</td>" in page
+    for what in ("wrong-link", "expired", "gone", "not-yours", "later", "no-form", "released"):
+        values = {"organization": "", "contact": "", "title": "In English", "text": "In English", "what": what}
+        said = templates.render("said.html", values)
+        assert "English" not in said
+        assert '<html lang="de">' in said
+
+
+def test_a_template_that_fails_is_replaced_by_ours(tmp_path: Path) -> None:
+    (tmp_path / "digest-subject.txt").write_text("{{ 1 // (count - 1) }}")
+    templates = Templates(section(tmp_path).templates)
+    with capturedLogs() as logged:
+        assert templates.render("digest-subject.txt", {"count": 1}) == "1 mail is kept back\n"
+        assert templates.render("digest-subject.txt", {"count": 2}) == "1"
+    assert [one["name"] for one in logged] == ["digest-subject.txt"]
+
+
+def test_templates_are_those_of_the_last_reload(tmp_path: Path) -> None:
+    path = tmp_path / "digest-subject.txt"
+    path.write_text("one")
+    templates = Templates(section(tmp_path).templates)
+    path.write_text("two")
+    assert templates.render("digest-subject.txt", {}) == "one"
+    assert Templates(tmp_path).render("digest-subject.txt", {}) == "two"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("digest.text.txt", b"", "is none of digest-subject.txt"),
+        ("digest.txt", b"\n{% for %}", "digest.txt, line 2"),
+        ("digest.txt", b"{{ recepient }}", "recepient is none of"),
+        ("digest.txt", b"\xff", "not in UTF-8"),
+        ("digest.txt", b"x" * 300_000, "longer than 256 KiB"),
+    ],
+)
+def test_mistakes_in_templates_are_told(tmp_path: Path, name: str, text: bytes, error: str) -> None:
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(ValueError, match=error):
+        section(tmp_path)
+
+
+def test_a_folder_of_templates_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        section(tmp_path / "none")

@@ -292,7 +292,7 @@ class Stand:
         failed: list[Any] = []
         event = threading.Event()
         self.aggregates.run(work).addCallbacks(got.append, failed.append).addBoth(lambda _: event.set())
-        assert event.wait(30)
+        assert event.wait(60)
         if failed:
             failed[0].raiseException()
         return got[0]
@@ -403,10 +403,10 @@ def test_what_comes_faster_than_it_is_counted_is_missed(path: Path) -> None:
 
     def work(_: AggregateFile) -> None:
         begun.set()
-        go_on.wait(30)
+        go_on.wait(60)
 
     stand.aggregates.run(work)
-    assert begun.wait(30)
+    assert begun.wait(60)
     for _ in range(25):
         stand.aggregates.observe(evaluated())
     go_on.set()

@@ -11,7 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")],
+    [
+        *ROOT.glob("*.md"),
+        *(page for folder in ("docs", "etc", "examples", "bench") for page in (ROOT / folder).rglob("*.md")),
+        ROOT / "tests" / "dialogues" / "README.md",
+    ],
     key=lambda page: page.parts,
 )
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

@@ -83,6 +83,15 @@ def test_each_thing_is_found(tmp_path: Path, more: dict[str, Any], severity: str
     assert severity in said(look(tmp_path, **more), words)
 
 
+def test_what_keeps_fields_out_is_the_filter_that_is_made_for_it(tmp_path: Path) -> None:
+    told = {one.severity: one.fix for one in look(tmp_path, filters=[used("headers")]) if " X-MS-" in one.says}
+    assert told["warn"] == '"header-firewall" among the filters of pipelines.in, and enforced for all mail there'
+    assert 'kind = "header-firewall" with direction = "outbound" among those of pipelines.in' in told["note"]
+    firewalls = [used("header-firewall"), used("out", kind="header-firewall", direction="outbound")]
+    assert not said(look(tmp_path, filters=firewalls), " lets ")
+    assert said(look(tmp_path, filters=firewalls), "keeps out, and in, the fields") == ["ok", "ok"]
+
+
 def test_without_a_gateway_that_runs_its_offer_cannot_be_seen(tmp_path: Path) -> None:
     site = make_site(tmp_path)
     told = found(site, exchange_checks(site, ["inside"]), Network())

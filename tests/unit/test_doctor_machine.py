@@ -15,7 +15,7 @@ from mailgate.doctor import clock as doctor_clock
 from mailgate.doctor import disk
 from mailgate.doctor.clock import Kept, clock_checks, judge_clock, kernel_says
 from mailgate.doctor.diagnosis import Diagnosis, Notes
-from mailgate.doctor.disk import Mount, disk_checks, judge_syncs, mount_of, sync_times
+from mailgate.doctor.disk import Mount, disk_checks, judge_syncs, mount_of, obstacle, sync_times
 from mailgate.doctor.machine import file_checks, port_checks, try_ports
 from tests.unit.doctor_stand import Host, Network, found, make_site, said
 
@@ -168,6 +168,41 @@ def test_one_that_others_may_look_into(tmp_path: Path) -> None:
 
 def test_one_that_is_not_there_yet(tmp_path: Path) -> None:
     assert said(files(tmp_path), "does not exist yet") == ["ok"]
+
+
+@pytest.mark.parametrize("odd", ["below a file", "a link to nowhere"])
+def test_one_that_there_cannot_be_is_said_so_once(tmp_path: Path, odd: str) -> None:
+    if odd == "below a file":
+        (tmp_path / "file").touch()
+        folder = tmp_path / "file" / "state"
+    else:
+        folder = tmp_path / "state"
+        folder.symlink_to(tmp_path / "nowhere")
+    gateway = {"hostname": "gw.example.org", "state_dir": str(folder)}
+    site = make_site(tmp_path, gateway=gateway)
+    told = [one for one in found(site, [*file_checks(site), *disk_checks(site)]) if one.subject == str(folder)]
+    assert [(one.area, one.severity) for one in told] == [("disk", "note"), ("files", "fail")]
+    assert "the gateway cannot start" in told[1].says
+    assert obstacle(tmp_path) == obstacle(tmp_path / "not" / "yet") == ""
+
+
+def test_what_we_measure_with_is_no_strangers_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "doctor-abc").touch()
+    real = Path.lstat
+    monkeypatch.setattr(
+        Path, "lstat", lambda path: os.stat_result([*list(real(path))[:4], 12345, *list(real(path))[5:]])
+    )
+    assert {one.severity for one in files(tmp_path)} == {"ok"}
+
+
+def test_a_maildir_below_a_folder_that_nobody_may_look_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", hidden)
+    routes = {"inside": {"transport": "maildir", "path": str(tmp_path / "mail" / "{domain}" / "{local_part}")}}
+    assert said(files(tmp_path, routes=routes, routing={}), f"can write to {tmp_path}") == ["ok"]
 
 
 def test_files_of_others_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

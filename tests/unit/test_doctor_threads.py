@@ -23,7 +23,7 @@ class Reactor:
         self.handed.put((function, args))
 
     def turn(self) -> None:
-        function, args = self.handed.get(timeout=20)
+        function, args = self.handed.get(timeout=60)
         function(*args)
 
 

@@ -83,6 +83,8 @@ class Mail:
         ("sender bücher.example", {"sender": "a@xn--bcher-kva.example"}),
         ("recipient bob@example.org", {}),
         ("recipient example.org", {"to": "anyone@EXAMPLE.org"}),
+        ("recipient bob+*@example.org", {"to": "Bob+tag+more@EXAMPLE.org"}),
+        ("sender ann-*@client.example", {"sender": "ann-b@client.example"}),
     ],
 )
 def test_what_a_rule_fits(rule: str, mail: dict[str, str]) -> None:
@@ -108,6 +110,9 @@ def test_what_a_rule_fits(rule: str, mail: dict[str, str]) -> None:
         ("sender ann@client.example", {"sender": "anna@client.example"}),
         ("sender <>", {}),
         ("recipient client.example", {}),
+        ("recipient bob+*@example.org", {}),
+        ("recipient bob+*@example.org", {"to": "bob-tag@example.org"}),
+        ("recipient bob+*@example.org", {"to": "bobby+tag@example.org"}),
     ],
 )
 def test_what_a_rule_does_not_fit(rule: str, mail: dict[str, str]) -> None:

@@ -17,8 +17,9 @@ from mailgate.message import AddHeader, Edit, Message, RemoveHeader, Splice, che
 from mailgate.pipeline.registry import FilterMaker
 from mailgate.testing import FilterContract, Occasion, message, services, session, transaction, wait_for
 from mailgate.verdict import Continue, Defer, Quarantine, Reject, Verdict
-from tests.unit.mime_carriers import TEXT, mixed, part
+from tests.unit.mime_carriers import TEXT, binhexed, mixed, part, yencoded
 from tests.unit.test_content_archives import EXE, packed
+from tests.unit.test_content_documents import MESSAGE, compound, document
 
 FACTORY = FilterMaker("attachments", "mailgate.filters.attachments", "attachments by what they are")
 
@@ -64,7 +65,7 @@ def spliced(mail: Message, edits: Sequence[Edit]) -> bytes:
 
 def test_harmless_mail_passes() -> None:
     desk = Desk()
-    assert desk.judge(mail(file("a.pdf", b"%PDF-1.7\n", "application/pdf"), file("b.txt", b"Hello"))) is None
+    assert desk.judge(mail(file("a.pdf", document({}), "application/pdf"), file("b.txt", b"Hello"))) is None
     assert desk.edits(mail()) == []
 
 
@@ -78,6 +79,11 @@ def test_harmless_mail_passes() -> None:
         (file("a", b"Hello", "application/x-msdownload"), "executable"),
         (file("a.zip", packed({"b.exe": b"Hello"})), "exe"),
         (file("a.zip", packed({"b.txt": EXE})), "executable"),
+        (file("a.msg", compound(MESSAGE), "application/vnd.ms-outlook"), "exe"),
+        (file("a.pdf", document({"b.txt": EXE}), "application/pdf"), "executable"),
+        (part(b"Content-Type: text/plain", body=binhexed(b"b.txt", EXE)), "executable"),
+        (part(b"Content-Type: text/plain", body=yencoded(b"b.js", b"Hello")), "js"),
+        (part(b"Content-Type: text/plain", b"Content-Type: application/x-msdownload", body=b"Hello"), "executable"),
         (file("a.zip", packed({"b.zip": packed({"c.js": b"x"})})), "js"),
         (file("a.dat", packed({"b.exe": b"Hello"})), "exe"),
     ],
@@ -115,8 +121,12 @@ def test_each_kind_has_its_action() -> None:
         ("broken", file("a.zip", broken), "broken"),
         ("mismatch", file("a.jpg", pdf), "mismatch"),
         ("embedded", file("a.pdf", b"%PDF-1.7\n<< /JS (x) >>"), "embedded"),
+        ("opaque", file("a.pst", b"!BDN" + bytes(100)), "opaque"),
+        ("opaque", file("a.pdf", b"%PDF-1.7\n<< /JS (x) >>"), "opaque"),
+        ("sealed", part(b"Content-Type: text/plain", body=b"-----BEGIN PGP MESSAGE-----\r\n\r\nab"), "sealed"),
     ):
-        quiet = dict.fromkeys(("macros", "encrypted", "encrypted_documents", "broken", "mismatch"), "continue")
+        words = ("macros", "encrypted", "encrypted_documents", "broken", "mismatch", "opaque")
+        quiet = dict.fromkeys(words, "continue")
         for action, expected in (("reject", Reject), ("quarantine", Quarantine), ("tag", Continue)):
             desk = Desk(**quiet | {option: action})
             verdict = desk.judge(mail(one))

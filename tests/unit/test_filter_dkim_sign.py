@@ -415,7 +415,7 @@ _LINE = st.text("aZ \t.=é", max_size=12).map(str.encode)
     st.lists(_LINE, max_size=12),
     st.sampled_from(CANONS),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_whatever_stands_in_it_holds(
     tmp_path_factory: pytest.TempPathFactory,
     fields: list[tuple[bytes, bytes]],

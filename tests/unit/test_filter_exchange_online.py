@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mailgate.config.load import load
 from mailgate.envelope import Identity, Session, Tls
 from mailgate.filters.exchange_online import ExchangeOnline, Options, TenantResult, build
 from mailgate.message import MAX_HEADER
-from mailgate.pipeline.registry import FilterMaker, Registry
+from mailgate.pipeline.registry import FilterMaker
 from mailgate.testing import FilterContract, Occasion, message, services, session, transaction
 from mailgate.verdict import Continue, Defer, Reject, Verdict
+from tests.unit.config_file import load_text
 
 OURS, THEIRS = "72f988bf-86f1-41af-91ab-2d7cd011db47", "11111111-2222-3333-4444-555555555555"
 TENANT, ORGANIZATION = f"X-MS-Exchange-CrossTenant-Id: {OURS}", "X-OriginatorOrg: example.org"
@@ -172,13 +172,11 @@ senders = ["example.org"]
     ],
 )
 def test_without_it_the_addresses_are_an_open_relay(tmp_path: Path, change: str, is_open: bool) -> None:
-    path = tmp_path / "mailgate.toml"
-    path.write_text(f"{MICROSOFT}{change}\n")
-    warnings = load(path, Registry().find).warnings
+    warnings = load_text(tmp_path, f"{MICROSOFT}{change}\n").warnings
     assert any("open relay" in one for one in warnings) is is_open
     assert any("asked of nobody" in one for one in warnings) is (change != 'mode = "shadow"')
-    path.write_text(MICROSOFT.replace('["exchange-online"], ', ""))
-    assert any("open relay" in one for one in load(path, Registry().find).warnings)
+    without = MICROSOFT.replace('["exchange-online"], ', "")
+    assert any("open relay" in one for one in load_text(tmp_path, without).warnings)
 
 
 class TestContract(FilterContract):

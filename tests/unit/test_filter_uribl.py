@@ -152,6 +152,12 @@ def test_lists_must_be_named() -> None:
         build(Options(), services())
 
 
+def test_libraries_that_are_missing_are_told_with_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailgate.filters.examining.find_spec", lambda name: None if name == "libarchive" else name)
+    with pytest.raises(ValueError, match=r"^the filter uribl needs: pip install 'mailgate\[content\]'$"):
+        build(Options.model_validate({"zones": ["black.example"]}), services())
+
+
 class TestContract(FilterContract):
     factory = FACTORY
     settings: Mapping[str, object] = {"zones": ["black.example"], "verdict": "reject"}

@@ -16,16 +16,15 @@ from twisted.python.failure import Failure
 
 from mailgate.address import Address
 from mailgate.config.http import HttpSection
-from mailgate.config.load import load
 from mailgate.config.schema import Config
 from mailgate.events import BreakerChanged, Started
 from mailgate.observe.hub import EventHub
 from mailgate.observe.metrics import render
-from mailgate.pipeline.registry import Registry
 from mailgate.relay.security.own_policy import own_policy
 from mailgate.web.desk import HttpDesk
 from mailgate.web.links import Links, Meant
 from mailgate.web.tokens import hash_of
+from tests.unit.config_file import load_text
 from tests.unit.http_stand import DAY, NOW, SECRETS, Answer, HttpStand, result
 
 SECRET = b"s" * 32
@@ -90,9 +89,7 @@ class Desk:
             self.desk.use(self.config(more), None)
 
     def config(self, more: str = "") -> Config:
-        file = self.folder / "mailgate.toml"
-        file.write_text(TEXT + more)
-        return load(file, Registry().find).config
+        return load_text(self.folder, TEXT + more).config
 
     async def _send(self, sender: Address, recipients: Sequence[Address], octets: bytes) -> str:
         self.sent += map(str, recipients)

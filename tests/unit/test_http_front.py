@@ -74,6 +74,7 @@ def test_other_schemes_are_no_tokens(stand: HttpStand) -> None:
     for field in (f"Basic {SECRETS['reader']}", SECRETS["reader"], f"Bearer{SECRETS['reader']}", "Bearer"):
         assert stand.ask("GET", "/v1/queue", Authorization=field).status == 401
     assert stand.ask("GET", "/v1/queue", Authorization=f"bearer {SECRETS['reader']}").status == 200
+    assert stand.ask("GET", "/v1/queue", SECRETS["reader"], Authorization=f"Bearer {SECRETS['reader']}").status == 401
 
 
 def test_looking_is_not_changing(stand: HttpStand) -> None:

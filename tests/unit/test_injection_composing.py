@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from mailgate.address import Address
 from mailgate.config.injection import InjectionSection
-from mailgate.message import Content, Message, header_problem
+from mailgate.message import MAX_HEADER, Content, Message, header_problem
 from mailgate.web.injection import pieces
 from mailgate.web.injection.composing import Draft
 from mailgate.web.injection.models import MOST_TEXT, Order, Person, Personal
+from mailgate.web.injection.parts import _SMALL
 from mailgate.web.injection.pieces import PIECE
 from mailgate.web.injection.problems import CallError
 from mailgate.web.injection.reading import Asked, Call, read_call
@@ -226,6 +227,7 @@ def test_whatever_is_said_is_one_field(name: str, line: str, text: str) -> None:
         ("headers", {"headers": {"X-A": "1", "x-a": "2"}}),
         ("headers", {"headers": {"X A": "1"}}),
         ("headers", {"headers": {f"X-{one}": "1" for one in range(51)}}),
+        ("headers", {"headers": {f"X-{one}": "\u00e9" * 2000 for one in range(50)}}),
         ("send_at", {"send_at": "2027-01-15T08:00:00"}),
         ("send_at", {"send_at": "tomorrow"}),
         ("send_at", {"send_at": 1_800_000_000}),
@@ -386,8 +388,6 @@ def test_a_raw_message_gets_what_it_lacks_and_loses_blind_copies() -> None:
         b"From: a@example.org\r\nX: a\rBcc: y\r\n\r\n",
         b"From: a@example.org\r\n\r\na\0b",
         b"From: a@example.org\r\n\r\n" + b"a" * 999,
-        b"From: a@example.org\r\n\r\n" + b"line\n" * 2 * PIECE + b"a\rb\n",
-        b"From: a@example.org\r\n\r\n" + b"line\n" * PIECE + b"a" * 999,
         b"From: a@example.org\r\nno field\r\n\r\n",
     ],
 )
@@ -395,6 +395,75 @@ def test_raw_messages_that_are_none(content: bytes) -> None:
     with pytest.raises(CallError) as refused:
         raw(content)
     assert paths(refused.value) == ["content"]
+
+
+@pytest.mark.parametrize("end", [b"a\rb\n", b"a" * 999])
+def test_what_is_wrong_at_the_end_of_a_large_raw_message(end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = InjectionSection.model_validate({"pipeline": "out", "max_message_size": "25MiB"})
+    monkeypatch.setitem(globals(), "SECTION", large)
+    with pytest.raises(CallError) as refused:
+        raw(b"From: a@example.org\r\n\r\n" + b"line\n" * 2 * PIECE + end)
+    assert paths(refused.value) == ["content"]
+
+
+def test_a_raw_message_that_is_too_large_is_not_looked_through() -> None:
+    with pytest.raises(CallError) as refused:
+        raw(b"From: a@example.org\r\n\r\n" + b"\0" * 96 * 1024 + b"\0" * MAX_HEADER)
+    assert (refused.value.status, paths(refused.value)) == (413, [""])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"from": "a@example.org", "from": "b@example.org", "to": ["ann@example.net"]}',
+        b'{"from": "a@example.org", "fr\\u006fm": "b@example.org", "to": ["ann@example.net"]}',
+        b'{"from": "a@example.org", "to": ["ann@example.net"], "headers": {"X-A": "1", "X-A": "2"}}',
+        b'{"from": "a@example.org", "recipients": [{"to": "ann@example.net", "to": "bob@example.net"}]}',
+        b'{"from": "a@example.org", "to": ["ann@example.net"], "text": "' + b"x" * _SMALL + b'", "text": ""}',
+    ],
+)
+def test_a_name_that_stands_twice_would_be_read_in_two_ways(content: bytes) -> None:
+    with pytest.raises(CallError, match="stands twice") as refused:
+        read(content)
+    assert refused.value.status == 400
+
+
+def test_an_address_is_the_same_however_its_letters_are_put_together() -> None:
+    draft = order(to=["a\u0301nn@example.net", "\u00e1nn@example.net"])
+    assert [str(one) for _, one in draft.recipients] == ["\u00e1nn@example.net"]
+
+
+TEXTS = [
+    "",
+    "a",
+    "a\n\nb",
+    "a\r\nb\rc",
+    ".\nFrom x\n",
+    "x" * 78,
+    "x" * 79,
+    "x" * 5000,
+    " \t\n" * 3,
+    "=3D\n",
+    "a caf\u00e9 and some more\n" * 90,
+    "\u4e2d" * 500,
+]
+
+
+@pytest.mark.parametrize("html", ["", "<p>caf\u00e9</p>\n"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_bodies_say_what_was_given(text: str, html: str) -> None:
+    draft = order(text=text, html=html)
+    assert_sound(draft)
+    message = parsed(draft)
+    parts = [one for one in message.walk() if not one.is_multipart()]
+    found = {one.get_content_subtype(): one.get_content().replace("\r\n", "\n") for one in parts}
+    given = {"html": html} if html else {}
+    if text or not html:
+        given["plain"] = "\n".join(text.replace("\r\n", "\n").replace("\r", "\n").split("\n")).removesuffix("\n") + "\n"
+    assert found == given
+    assert [name for name in message if name.lower() == "mime-version"] == ["MIME-Version"]
+    encodings = {one.get_content_subtype(): one["Content-Transfer-Encoding"] for one in parts}
+    assert encodings.get("plain") != "base64" or "\u4e2d" in text
 
 
 @pytest.mark.parametrize(

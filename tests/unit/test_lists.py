@@ -70,6 +70,53 @@ def test_what_is_wrong_at_first_is_an_error(path: Path, content: bytes | None, m
         WatchedFile(path, words, Clock())
 
 
+class Writer:
+    """Gives the octets of a file, and writes a line behind them right afterwards, `left` times."""
+
+    def __init__(self, path: Path, left: int) -> None:
+        self.path = path
+        self.left = left
+
+    def octets(self) -> bytes:
+        content = self.path.read_bytes()
+        if self.left:
+            self.left -= 1
+            self.path.write_bytes(content + b"more\n")
+        return content
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_file_that_is_written_while_it_is_read_is_read_again(path: Path, writes: int) -> None:
+    path.write_text("one\n")
+    file = WatchedFile(path, words, Clock(), octets=Writer(path, writes).octets)
+    assert len(file.value) == 1 + writes
+
+
+def test_half_of_a_file_is_not_taken_for_the_whole(path: Path, logged: Sequence[LogEvent]) -> None:
+    path.write_text("one\n")
+    with pytest.raises(FileError, match="is written while it is read"):
+        WatchedFile(path, words, Clock(), octets=Writer(path, 3).octets)
+    clock, writer = Clock(), Writer(path, 0)
+    file = WatchedFile(path, words, clock, octets=writer.octets)
+    before = len(file.value)
+
+    def look() -> int:
+        others = set(threading.enumerate())
+        clock.advance(1)
+        assert file.value
+        for thread in set(threading.enumerate()) - others:
+            thread.join(60)
+        return len(file.value)
+
+    path.write_text("one\n")
+    writer.left = 3
+    assert look() == before  # a thread has found out that it is not whole
+    assert look() == before  # that is told, and another reads it again
+    assert [str(one["error"]) for one in logged] == [f"{path}: is written while it is read"]
+    look()
+    assert len(file.value) == 4
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         WatchedFile(tmp_path, words, Clock())

@@ -201,7 +201,7 @@ class Shelf:
 
     def write(self, batch: Sequence[Written]) -> None:
         self.entered.set()
-        self.gate.wait(20)
+        self.gate.wait(60)
         self.lines += [one.line for one in batch]
 
     def missed(self, count: int) -> None:
@@ -237,7 +237,7 @@ def test_what_is_too_much_is_dropped_and_counted() -> None:
     shelf.gate.clear()
     recorder = Recorder([shelf], delay=0.0, limit=10)
     recorder.observe(Stopping(at=1.0))
-    assert shelf.entered.wait(20)
+    assert shelf.entered.wait(60)
     for _ in range(25):
         recorder.observe(Stopping(at=2.0))
     shelf.gate.set()
@@ -250,7 +250,7 @@ def test_a_sink_that_hangs_holds_nobody_up_for_ever() -> None:
     shelf.gate.clear()
     recorder = Recorder([shelf], delay=0.0)
     recorder.observe(Stopping(at=1.0))
-    assert shelf.entered.wait(20)
+    assert shelf.entered.wait(60)
     assert not recorder.flush(timeout=0.0)
     recorder.close(timeout=0.0)
     assert "close" not in shelf.calls

@@ -113,6 +113,25 @@ def test_messages_that_a_mail_server_keeps() -> None:
     assert found["mailgate_filter_verdicts_total{enforced=yes,filter=score,stage=message,verdict=continue}"] == 2
 
 
+def test_a_message_that_is_judged_before_its_content_as_well_counts_once() -> None:
+    step = TraceStep("rcpt", "greylist", seconds=0.3)
+    early: dict[str, Any] = {**SESSION, "listener": "policy", "ident": "4X", "sender": "", "size": 0, "queue_id": "A1"}
+    whole: dict[str, Any] = {**SESSION, "ident": "4X", "sender": "", "size": 5000, "queue_id": "B1"}
+    found = counted(
+        Judged(**early, recipients=("b",), answer="quarantine", is_early=True, trace=(step,)),
+        Judged(**early, recipients=("b", "c"), answer="quarantine", is_early=True, is_again=True, trace=(step, step)),
+        Judged(**whole, recipients=("b", "c"), answer="continue"),
+    )
+    assert {name: value for name, value in found.items() if name.startswith("mailgate_messages_judged")} == {
+        "mailgate_messages_judged_early_total{answer=quarantine,listener=policy}": 1,
+        "mailgate_messages_judged_total{answer=continue,listener=mx}": 1,
+    }
+    assert {name: value for name, value in found.items() if name.startswith("mailgate_message_octets_count")} == {
+        "mailgate_message_octets_count{listener=mx}": 1
+    }
+    assert found["mailgate_filter_verdicts_total{enforced=yes,filter=greylist,stage=rcpt,verdict=continue}"] == 2
+
+
 def test_each_step_of_a_trace_counts_once_though_every_event_of_its_session_tells_it() -> None:
     connect = TraceStep("connect", "dnsbl", seconds=0.01)
     first, second = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,41 @@ def test_mail_by_hand_that_is_deferred_for_one_is_deferred_at_once(desk: Desk) -
     desk.helo()
     desk.mail()
     assert desk.rcpt() == [ReplyGiven(LATER)]
+
+
+@pytest.mark.parametrize("others", [(), ("bob@here.example",)])
+def test_mail_by_hand_to_what_is_no_address_is_returned_at_its_end(desk: Desk, others: Sequence[str]) -> None:
+    by_hand(desk, "bob@@", *others)
+    asked = desk.judge.asked.count("message")
+    (told,) = desk.content()
+    assert isinstance(told, ReplyGiven)
+    assert (told.reply.code, told.reply.status) == (553, "5.1.3")
+    assert desk.judge.asked.count("message") == asked
+    refused = desk.events.of(Refused)[-1]
+    assert (refused.stage, refused.recipients) == ("content", others)
+    assert "RCPT TO:<bob@@>" in refused.reason
+    assert desk.budget.used == 0
+    # Nothing of it is left for the next; and who comes by SMTP hears of it at once.
+    desk.envelope("bob@here.example")
+    assert desk.content() == [Plain.CONTINUE]
+    desk.client()
+    desk.helo()
+    desk.mail()
+    (told,) = desk.rcpt("bob@@")
+    assert isinstance(told, ReplyGiven)
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"), [(NO, Plain.CONTINUE), (LATER, ReplyGiven(Reply.of(421, "4.7.1", "Come again")))]
+)
+def test_mail_by_hand_of_whoever_is_to_go_is_not_refused_at_rcpt_for_good(desk: Desk, reply: Reply, told: Any) -> None:
+    desk.judge.says["connect"] = saying(Disconnect(reply, "why"))
+    desk.agree()
+    (first,) = desk.client("127.0.0.1", "localhost", 0)
+    desk.helo()
+    assert desk.mail() == [first]
+    assert desk.rcpt() == [told]
+    assert desk.content() == [first]
 
 
 def test_mail_by_hand_that_is_not_for_all_is_held_where_there_is_no_route(desk: Desk) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from mailgate.wire.milter.codec import (
 )
 from mailgate.wire.milter.words import Code, Plain
 from tests.unit.milter_stand import ALL_STEPS, EVERYTHING, LOCAL, Desk, Judge
+from tests.unit.pieces import pieces
 
 
 @pytest.fixture
@@ -49,21 +49,19 @@ def whole_session() -> bytes:
 
 
 @given(cuts=st.lists(st.integers(0, len(whole_session()))))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_octets_may_come_in_any_pieces(tmp_path: Path, cuts: list[int]) -> None:
     desk = Desk(tmp_path)
-    octets = whole_session()
-    places = [0, *sorted(cuts), len(octets)]
     answers: list[Any] = []
-    for start, end in itertools.pairwise(places):
-        answers += desk.send(octets[start:end])
+    for piece in pieces(whole_session(), cuts):
+        answers += desk.send(piece)
     assert answers[1:] == [Plain.CONTINUE] * (2 + 2 * 4)
     assert len(desk.events.of(Judged)) == 2
     assert not desk.transport.is_open
 
 
 @given(octets=st.binary(max_size=300))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_garbage_is_cut_or_waited_for_and_leaves_nothing(tmp_path: Path, octets: bytes) -> None:
     desk = Desk(tmp_path)
     desk.begin()
@@ -75,7 +73,7 @@ def test_garbage_is_cut_or_waited_for_and_leaves_nothing(tmp_path: Path, octets:
 
 
 @given(code=st.sampled_from(list(Code)), data=st.binary(max_size=80))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_packets_with_any_content_are_answered_or_end_the_connection(tmp_path: Path, code: Code, data: bytes) -> None:
     desk = Desk(tmp_path)
     desk.begin()

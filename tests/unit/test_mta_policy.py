@@ -412,9 +412,19 @@ def test_what_becomes_of_it_in_the_end_is_told_with_all_recipients(asking: Askin
     for state in ("DATA", "END-OF-MESSAGE"):
         assert asking.ask(state, recipient="", recipient_count="2").startswith("DISCARD")
     both = ("bob@here.example", "eve@here.example")
-    told = [(one.answer, one.recipients) for one in asking.events.of(Judged)]
-    assert told == [("quarantine", both[:1]), ("discard", both)]
+    told = [(one.answer, one.recipients, one.is_early, one.is_again) for one in asking.events.of(Judged)]
+    assert told == [("quarantine", both[:1], True, False), ("discard", both, True, True)]
     assert [one.recipients for one in asking.events.of(Discarded)] == [both]
+
+
+def test_each_recipient_whose_mail_is_discarded_is_told_of_once(asking: Asking) -> None:
+    asking.judge.says["mail"] = pending(Discard("spam"))
+    for name in ("bob", "eve"):
+        assert asking.ask(recipient=f"{name}@here.example").startswith("DISCARD")
+    assert asking.ask("DATA", recipient="", recipient_count="2").startswith("DISCARD")
+    told = asking.events.of(Discarded)
+    assert [one.recipients for one in told] == [("bob@here.example",), ("eve@here.example",)]
+    assert [one.is_again for one in asking.events.of(Judged)] == [False, True]
 
 
 def test_what_is_known_of_the_recipients_may_not_be_all(asking: Asking) -> None:

@@ -99,6 +99,29 @@ def test_what_is_no_request_is_cut(asking: Asking, octets: bytes) -> None:
     assert asking.say(request()) == b""
 
 
+def test_a_request_that_does_not_end_is_cut_however_steadily_it_comes(asking: Asking) -> None:
+    asking.ask()
+    timers = len(asking.clock.getDelayedCalls())
+    asking.say(request()[:-1])
+    asking.clock.advance(59)
+    assert asking.action(asking.say(b"\n")) == "DUNNO"
+    assert len(asking.clock.getDelayedCalls()) == timers
+    for number in range(7):
+        assert asking.transport.is_open
+        asking.say(b"a%d=x\n" % number)
+        asking.clock.advance(9)
+    assert not asking.transport.is_open
+    assert not asking.clock.getDelayedCalls()
+
+
+def test_a_client_that_greets_again_and_again_is_sent_away(asking: Asking) -> None:
+    actions = [asking.ask("EHLO", helo_name=f"mx{number}.test", instance="") for number in range(110)]
+    assert actions[:100] == ["DUNNO"] * 100
+    assert set(actions[100:]) == {"421 4.7.0 Too many greetings"}
+    assert asking.judge.asked.count("helo") == 100
+    assert len(asking.events.of(Refused)) == 1
+
+
 @pytest.mark.parametrize(
     "octets", [b"request=junk_mail\nprotocol_state=RCPT\n\n", b"a=b\n\n", b"request=smtpd_access_policy\n\n"]
 )
@@ -130,7 +153,7 @@ def test_a_peer_that_takes_no_answers_is_not_read(asking: Asking) -> None:
 @given(
     st.lists(st.tuples(st.sampled_from(["client_address", "sender", "recipient", "instance", "size", "x"]), st.text()))
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_whatever_is_told_there_is_one_answer(pairs: list[tuple[str, str]]) -> None:
     asking = Asking()
     clean = {name: value.replace("\n", " ") for name, value in pairs}

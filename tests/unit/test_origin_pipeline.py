@@ -7,7 +7,8 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import capturedLogs
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -18,6 +19,7 @@ from mailgate.message import Message
 from mailgate.pipeline.origin import OriginPipeline
 from mailgate.reply import Reply
 from mailgate.smtp.answers import may_report
+from mailgate.testing import wait_for
 from mailgate.testing.builders import message, recipient, session, transaction
 from mailgate.verdict import Continue, Defer, Disconnect, Reject, Verdict
 
@@ -62,8 +64,8 @@ class Recording:
         return self._answer("data", session)
 
     def message(self, session: Session, transaction: Transaction, message: Message) -> Sequence[Verdict]:
-        self._answer("message", session)
-        return [Continue() for _ in transaction.recipients]
+        verdict = self._answer("message", session)
+        return [verdict for _ in transaction.recipients if not isinstance(verdict, Awaitable)]
 
 
 def listener(**more: Any) -> ListenerSection:
@@ -108,6 +110,7 @@ def test_all_stages_are_about_the_client_that_is_named() -> None:
     )
     assert (judged.helo, judged.protocol, judged.identity, judged.proxy) == ("helo.far.test", "SMTP", None, peer.client)
     assert judged.carrier is peer
+    assert mail.judged_as is judged
     assert peer.identity is POSTFIX
     assert not peer.trace
     assert [step.stage for step in mail.trace] == ["connect", "helo"]
@@ -134,7 +137,7 @@ def test_a_greeting_that_was_not_named_is_not_judged() -> None:
     assert asked.asked == ["connect", "mail"]
 
 
-@pytest.mark.parametrize("origin", [None, NO_ORIGIN, Origin(ident="4X")])
+@pytest.mark.parametrize("origin", [None, NO_ORIGIN, Origin(ident="4X"), Origin(ident="4X", helo="x", source="LOCAL")])
 @pytest.mark.parametrize("identity", [POSTFIX, None])
 def test_where_nobody_is_named_it_is_who_is_connected(origin: Origin | None, identity: Identity | None) -> None:
     strangers, own = Recording(), Recording()
@@ -146,9 +149,28 @@ def test_where_nobody_is_named_it_is_who_is_connected(origin: Origin | None, ide
     assert not (strangers if identity else own).asked
 
 
-def test_a_stranger_without_an_address_is_nobody_of_ours() -> None:
+@pytest.mark.parametrize(
+    ("networks", "hint"),
+    [(["192.0.2.0/24"], "smtp_send_xforward_command=yes"), (["198.51.100.0/24"], "is not in xforward_from")],
+)
+def test_a_mail_server_that_says_nothing_of_whose_mail_it_is_is_told_of_once(networks: list[str], hint: str) -> None:
+    pipeline = OriginPipeline(listener(xforward_from=networks), Recording(), Recording())
+    peer = session(identity=POSTFIX)
+    with capturedLogs() as logs:
+        for origin in (FAR, Origin(source="LOCAL"), None, None):
+            mail = transaction(origin=origin)
+            verdict_of(pipeline.mail(peer, mail))
+            verdict_of(pipeline.rcpt(peer, mail, recipient()))
+    (told,) = logs
+    assert (told["listener"], told["peer"]) == ("postfix", str(peer.client))
+    assert hint in told["why"]
+
+
+@pytest.mark.parametrize(
+    "origin", [Origin(name="mx.far.test", source="REMOTE"), Origin(helo="mx.far.test", ident="4X"), Origin(name="x")]
+)
+def test_a_stranger_without_an_address_is_nobody_of_ours(origin: Origin) -> None:
     strangers, own = Recording(), Recording()
-    origin = Origin(name="mx.far.test", source="REMOTE")
     verdict_of(judging(strangers, own).mail(session(identity=POSTFIX), transaction(origin=origin)))
     assert not own.asked
     judged = strangers.sessions[0]
@@ -170,6 +192,24 @@ def test_who_is_refused_early_is_refused_at_mail_and_the_connection_stays(
     pipeline = Recording({stage: said})
     assert verdict_of(judging(pipeline).mail(session(), transaction(origin=FAR))) == heard
     assert len(pipeline.asked) == asked
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("stage", ["rcpt", "data"])
+def test_a_client_that_is_sent_away_later_leaves_the_mail_server_connected(stage: str, is_late: bool) -> None:
+    said = Disconnect(Reply.of(421, "4.7.0", "no"), "x")
+    pipeline = judging(Recording({stage: succeed(said) if is_late else said}))
+    mail = transaction(origin=FAR)
+    answer = pipeline.rcpt(session(), mail, recipient()) if stage == "rcpt" else pipeline.data(session(), mail)
+    assert wait_for(answer) == Defer(said.reply, "x")
+
+
+def test_nor_does_what_is_found_in_a_message_cut_it() -> None:
+    said = Disconnect(Reply.of(550, "5.7.1", "no"), "x")
+    answer = judging(Recording({"message": said})).message(
+        session(), transaction(recipients=[recipient()], origin=FAR), message()
+    )
+    assert answer == [Reject(said.reply, "x")]
 
 
 def test_answers_that_come_later_are_awaited() -> None:

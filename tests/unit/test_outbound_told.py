@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mailgate.config.load import load
 from mailgate.events import AccountSuspected, BouncedBack, Complained, LimitNear
-from mailgate.pipeline.registry import FilterMaker, Registry
+from mailgate.pipeline.registry import FilterMaker
 from mailgate.plugins import builtin
 from tests.unit.cli_machine import FIRST, Machine
+from tests.unit.config_file import load_text
 from tests.unit.test_cli_why import accepted
 
 CONFIGURATION = """
@@ -102,9 +102,7 @@ def test_check_tells_what_may_not_be_meant(tmp_path: Path, monkeypatch: pytest.M
     for name in ("secret", "refresh", "token"):
         (tmp_path / name).write_text("a secret that others can read\n")
         (tmp_path / name).chmod(0o644)
-    path = tmp_path / "mailgate.toml"
-    path.write_text(CONFIGURATION)
-    told = "\n".join(load(path, Registry().find).warnings)
+    told = "\n".join(load_text(tmp_path, CONFIGURATION).warnings)
     assert "compromised does not stand behind geo, by which it knows countries" in told
     assert "null-sender does not stand behind batv, by which it knows answers to mail of ours" in told
     for key in ("routes.smart.auth.oauth.client_secret_file", "routes.smart.auth.oauth.refresh_token_file"):

@@ -413,6 +413,19 @@ def test_what_was_to_come_back_by_now_does() -> None:
     assert "the last answer: mx said: 451 4.3.0 later" in " ".join(text.split())
 
 
+def test_the_last_answer_of_an_application_is_told_in_its_own_words() -> None:
+    bench = Bench()
+    asked = MailParameters(deliver_by=bench.clock.seconds() + 1.0, by_mode="R")
+    bench.clock.advance(1.0)
+    job = bench.job(parameters=asked)
+    answer = Reply.of(451, "4.3.0", "HTTP 500 Internal Server Error")
+    bench.record(*results(job.recipients, answer, answered_in="http"), job=job)
+    text = " ".join((bench.report() or "").split())
+    assert "the last answer: mx said: HTTP 500 Internal Server Error" in text
+    assert "Diagnostic-Code: x-mailgate; 554 5.4.7 " in text
+    assert "451" not in text
+
+
 def test_what_was_to_be_told_of_by_now_is_and_goes_on() -> None:
     bench = Bench()
     asked = MailParameters(deliver_by=bench.clock.seconds() + 1.0, by_mode="N")

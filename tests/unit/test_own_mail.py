@@ -48,3 +48,10 @@ def test_where_the_spool_cannot_take_it_nothing_is_told() -> None:
         wait_for(mail.send(SENDER, RECIPIENTS, OCTETS))
     assert not delivered
     assert not events.events
+
+
+def test_mail_to_addresses_that_are_not_ascii_asks_for_smtputf8() -> None:
+    for recipients, is_utf8 in ((RECIPIENTS, False), ([*RECIPIENTS, Address("jörg", "b.test")], True)):
+        delivered, clock = list[Lease](), Clock()
+        wait_for(own_mail(MemorySpool(clock), delivered, EventRecorder(), clock).send(SENDER, recipients, OCTETS))
+        assert [one.envelope.parameters.smtputf8 for one in delivered] == [is_utf8]

@@ -525,7 +525,6 @@ def handshakes(draw: st.DrawFn) -> Tls:
     return header.tls
 
 
-@settings(deadline=None)
 @given(sockets, sockets, st.none() | handshakes(), st.binary(max_size=128), st.lists(st.integers(1, 90), max_size=9))
 def test_what_is_written_is_read(
     source: SocketAddress, destination: SocketAddress, tls: Tls | None, unique_id: bytes, cuts: list[int]
@@ -564,7 +563,6 @@ blocks = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.one_of(st.binary(), lines, blocks, blocks.map(lambda data: data[:-2])), st.lists(st.integers(0, 30)))
 def test_whatever_comes_the_outcome_does_not_depend_on_the_chunks(data: bytes, cuts: list[int]) -> None:
     outcome = read([data])
@@ -589,7 +587,7 @@ def goes_on(head: bytes) -> bool:
     return not is_refused(head)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.one_of(lines, blocks, st.binary(max_size=3)), st.integers(0, 80))
 def test_no_reader_waits_for_a_header_that_cannot_come(data: bytes, size: int) -> None:
     head = data[:size]

@@ -10,13 +10,12 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from mailgate.address import Address
-from mailgate.config.load import load
 from mailgate.envelope import Envelope, EnvelopeRecipient, Identity, Kept, Origin
 from mailgate.interfaces import Again
 from mailgate.message import Content
-from mailgate.pipeline.registry import Registry
 from mailgate.quarantine.rescan import Rescanner
 from mailgate.testing import wait_for
+from tests.unit.config_file import load_text
 from tests.unit.quarantine_stand import CONFIG, NO, PASS, SaysRescan
 
 MORE = """
@@ -44,11 +43,10 @@ trusted_networks = ["192.0.2.0/24"]
 
 class Stand:
     def __init__(self, folder: Path) -> None:
-        path = folder / "mailgate.toml"
-        path.write_text(CONFIG.partition("[quarantine]")[0] + MORE)
+        config = load_text(folder, CONFIG.partition("[quarantine]")[0] + MORE).config
         self.strangers, self.ours = SaysRescan(), SaysRescan()
         self.rescanner = Rescanner()
-        self.rescanner.use(load(path, Registry().find).config, {"mx": self.strangers, "ours": self.ours})
+        self.rescanner.use(config, {"mx": self.strangers, "ours": self.ours})
 
     def start(self, **more: Any) -> Deferred[Sequence[Again]]:
         recipients = (
@@ -84,6 +82,7 @@ def stand(tmp_path: Path) -> Stand:
         ({"origin": Origin(address="192.0.2.9")}, Identity("192.0.2.9", "network")),
         ({"origin": Origin(address="203.0.113.9", login="ann")}, Identity("ann", "")),
         ({"client": "unknown[local]"}, Identity("local", "network")),
+        ({"client": "unknown[local]", "origin": Origin(source="REMOTE")}, None),
         ({"client": "unknown[203.0.113.9]"}, None),
         ({"origin": Origin(address="not an address")}, None),
         ({"origin": Origin(address="0.0.0.0")}, None),  # noqa: S104  an address that says nothing
@@ -109,6 +108,21 @@ def test_facts_are_those_that_were_kept(stand: Stand) -> None:
     for kept, facts in ((None, None), (Kept(), ()), (Kept(facts=("spf.fail",)), ("spf.fail",))):
         stand.ask(kept=kept)
         assert stand.strangers.asked[-1][3] == facts
+
+
+def test_each_recipient_is_judged_by_what_was_found_for_it(stand: Stand) -> None:
+    stand.strangers.says["c@b.test"] = NO
+    kept = Kept(facts=("spf.fail", "rspamd.reject"), facts_for=(((0,), (0,)), ((3,), (0, 1))))
+    assert stand.ask(kept=kept) == [PASS, NO]
+    asked = [(str(one[1].recipients[0].address), tuple(one[3] or ())) for one in stand.strangers.asked]
+    assert asked == [("a@b.test", ("spf.fail",)), ("c@b.test", ("spf.fail", "rspamd.reject"))]
+
+
+def test_filters_are_asked_about_the_addresses_that_the_sender_has_named(stand: Stand) -> None:
+    stand.strangers.says["sales@b.test"] = NO
+    assert stand.ask(kept=Kept(named=((3, "sales", "b.test"),))) == [PASS, NO]
+    ((_, transaction, _, _),) = stand.strangers.asked
+    assert [str(one.address) for one in transaction.recipients] == ["a@b.test", "sales@b.test"]
 
 
 def test_each_recipient_has_its_answer(stand: Stand) -> None:

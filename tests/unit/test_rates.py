@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from typing import Any, cast
 
 import pytest
@@ -160,21 +159,15 @@ def test_the_most_frequent_come_first_and_the_rest_is_one() -> None:
 
 def test_what_is_remembered_is_bounded_and_nothing_is_left_out() -> None:
     counting = Counting()
-    tracemalloc.start()
-    try:
-        for _ in range(2):
-            for number in range(3 * MOST):
-                counting.delivered(recipient=f"x@d{number}.test", site=f"mx.d{number}.test")
-        first, _ = tracemalloc.get_traced_memory()
-        for stream in range(3 * MOST):
-            counting.delivered(recipient=f"x@e{stream}.test", stream=f"s{stream}")
-        for slot, number in ((slot, number) for slot in range(1, 4) for number in range(3 * MOST)):
-            counting.delivered(at=START + slot * STRETCH, recipient=f"x@d{number}.test", stream=f"s{number}")
-        last, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert last < 12 * first
-    assert all(len(slot) <= 2 * MOST + 1 for _, slot in counting.rates._slots)
+    for _ in range(2):
+        for number in range(3 * MOST):
+            counting.delivered(recipient=f"x@d{number}.test", site=f"mx.d{number}.test")
+    for stream in range(3 * MOST):
+        counting.delivered(recipient=f"x@e{stream}.test", stream=f"s{stream}")
+    for slot, number in ((slot, number) for slot in range(1, 4) for number in range(3 * MOST)):
+        counting.delivered(at=START + slot * STRETCH, recipient=f"x@d{number}.test", stream=f"s{number}")
+    # In each stretch the first, as many again without domain and site, and one for all the rest.
+    assert [len(slot) for _, slot in counting.rates._slots] == 4 * [2 * MOST + 1]
     counting.clock.advance(4 * STRETCH)
     everything = counting.rates.count("domain", 10_000_000).rows
     assert sum(outcome.delivered for _, outcome in everything) == 18 * MOST
@@ -216,6 +209,21 @@ def test_all_workers_are_added_up() -> None:
     alone = asked(AllRates(here.rates), by="stream")
     assert [(one.key, one.delivered) for one in alone.rates] == [("news", 2)]
     assert alone.missing == ""
+
+
+def test_a_worker_that_began_anew_is_told_of() -> None:
+    here = Counting()
+    here.delivered(2)
+    here.clock.advance(2 * STRETCH)
+    anew = Rates(here.clock.seconds)
+
+    async def ask(question: str, argument: str) -> tuple[str, str]:
+        return json.dumps([rates_of_worker(anew, json.loads(argument))]), ""
+
+    told = asked(AllRates(here.rates, ask))
+    assert (told.since, told.all_since) == (START, START + 2 * STRETCH)
+    alone = asked(AllRates(here.rates))
+    assert alone.since == alone.all_since == START
 
 
 def test_what_cannot_be_told_apart_is_null() -> None:

@@ -205,11 +205,20 @@ class Reading:
             self.connection = Connection(self.net.accept(), self.directory)
         return asked
 
+    def search(self) -> tuple[Connection, Any]:
+        """The first search below the base, behind questions that find nothing."""
+        connection = self.connection
+        assert connection is not None
+        while (message := connection.request()) is not None and message.value.scope == pureldap.LDAP_SCOPE_baseObject:
+            connection.say(message.id, pureldap.LDAPSearchResultDone(resultCode=0))
+        assert message is not None
+        return connection, message
+
     def finish(self, asked: Deferred[Changes]) -> Changes:
         assert self.connection is not None
         while not asked.called:
             if not self.connection.serve():
-                function, args = self.net.memory.handed.get(timeout=20)
+                function, args = self.net.memory.handed.get(timeout=60)
                 function(*args)
         return outcome(asked)
 
@@ -313,7 +322,7 @@ def test_pages_without_an_end_have_a_bound() -> None:
     while not asked.called:
         message = connection.request()
         if message is None:
-            function, args = reading.net.memory.handed.get(timeout=20)
+            function, args = reading.net.memory.handed.get(timeout=60)
             function(*args)
         elif message.value.scope == pureldap.LDAP_SCOPE_baseObject:
             connection.say(message.id, pureldap.LDAPSearchResultDone(resultCode=0))
@@ -328,11 +337,7 @@ def test_pages_without_an_end_have_a_bound() -> None:
 @pytest.mark.parametrize("value", [b"\x30", b"\x30\x00", b"x", b"\x30\x03\x02\x01\x00", b"\x04\x01x"])
 def test_a_control_that_is_none_is_no_answer(reading: Reading, value: bytes) -> None:
     asked = reading.begin()
-    connection = reading.connection
-    assert connection is not None
-    while (message := connection.request()) is not None and message.value.scope == pureldap.LDAP_SCOPE_baseObject:
-        connection.say(message.id, pureldap.LDAPSearchResultDone(resultCode=0))
-    assert message is not None
+    connection, message = reading.search()
     connection.say(message.id, pureldap.LDAPSearchResultDone(resultCode=0), controls=[(PAGED, False, value)])
     assert isinstance(failure_of(asked), DirectoryError)
 
@@ -340,11 +345,7 @@ def test_a_control_that_is_none_is_no_answer(reading: Reading, value: bytes) -> 
 def test_more_entries_than_a_page_are_no_answer() -> None:
     reading = Reading(page_size=2)
     asked = reading.begin()
-    connection = reading.connection
-    assert connection is not None
-    while (message := connection.request()) is not None and message.value.scope == pureldap.LDAP_SCOPE_baseObject:
-        connection.say(message.id, pureldap.LDAPSearchResultDone(resultCode=0))
-    assert message is not None
+    connection, message = reading.search()
     connection.say(message.id, *[pureldap.LDAPSearchResultEntry(f"cn={number}", []) for number in range(3)])
     assert isinstance(failure_of(asked), DirectoryError)
     assert not connection.asked.is_open
@@ -360,11 +361,7 @@ def test_a_server_that_falls_silent_is_given_up(reading: Reading) -> None:
 def test_referrals_to_other_directories_are_passed_over(reading: Reading) -> None:
     """Active Directory gives some with every search from its root."""
     asked = reading.begin()
-    connection = reading.connection
-    assert connection is not None
-    while (message := connection.request()) is not None and message.value.scope == pureldap.LDAP_SCOPE_baseObject:
-        connection.say(message.id, pureldap.LDAPSearchResultDone(resultCode=0))
-    assert message is not None
+    connection, message = reading.search()
     uri = b"ldap://DomainDnsZones.example.org/DC=DomainDnsZones"
     octets = b"\x73" + bytes([len(uri) + 2]) + b"\x04" + bytes([len(uri)]) + uri
     whole = b"\x02\x01" + bytes([message.id]) + octets

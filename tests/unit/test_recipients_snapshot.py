@@ -166,7 +166,7 @@ class Stand:
             elif self.net.has_more:
                 self._connections.append(Connection(self.net.accept(), self.directory))
             elif not any(connection.serve() for connection in self._connections):
-                function, args = self.net.memory.handed.get(timeout=20)
+                function, args = self.net.memory.handed.get(timeout=60)
                 function(*args)
 
     def start(self) -> None:
@@ -448,7 +448,7 @@ def test_retiring_ends_a_reading(make: Make) -> None:
     stand.source.start()
     asked = stand.source.ask("ann", "example.org")
     while not stand.net.has_more:
-        function, args = stand.net.memory.handed.get(timeout=20)
+        function, args = stand.net.memory.handed.get(timeout=60)
         function(*args)
     connection = stand.net.accept()
     stand.source.retire()

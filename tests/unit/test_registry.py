@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -128,12 +129,32 @@ def test_a_missing_filter_names_what_is_installed_and_what_cannot_be_imported(pl
     with pytest.raises(FilterNotFoundError) as caught:
         registry.find("dnbsl")
     text = str(caught.value)
-    assert text.startswith("no filter is called dnbsl (installed are: access, arc, arc-seal, ")
+    assert text.startswith("no filter is called dnbsl, did you mean dnsbl? (installed are: access, arc, arc-seal, ")
     assert "greeting, greylist" in text
     assert "cannot import mailgate.plugins.broken: ModuleNotFoundError: No module named 'a_module" in text
     assert "cannot import mailgate.plugins.leaves: SystemExit: goodbye" in text
     # A broken neighbour is no reason to refuse the others.
     assert registry.find("greeting").name == "greeting"
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("word.upper()", "ImportError: AttributeError: 'NoneType' object has no attribute 'upper'"),
+        ("word + 1", "TypeError: unsupported operand type(s) for +: 'NoneType' and 'int'"),
+    ],
+)
+def test_a_module_that_fails_is_told_with_its_line(plugin: Write, line: str, fault: str) -> None:
+    plugin(
+        "theirs",
+        "from mailgate.pipeline.registry import FilterMaker\n"
+        "lazy = FilterMaker('lazy', 'mailgate.plugins.lazy', 'imported late')\n",
+    )
+    plugin("lazy", f"word = None\n{line}\n")
+    with pytest.raises(FilterBrokenError) as caught:
+        Registry().find("lazy")
+    text = re.sub(r"\(/\S*/", "(", str(caught.value))
+    assert text == f"the filter lazy (mailgate.plugins.lazy) cannot be used: {fault} (lazy.py:2)"
 
 
 def test_two_filters_of_one_name_are_refused_with_both_places(plugin: Write) -> None:
@@ -199,7 +220,7 @@ def test_a_factory_without_a_name_is_pointed_out(plugin: Write, name: str) -> No
         (None, "ModuleNotFoundError: No module named 'mailgate.plugins.lazy'"),
         ("", "ImportError: mailgate.plugins.lazy has no Options"),
         ("Options = 5", "ImportError: Options in mailgate.plugins.lazy is no class"),
-        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("raise SystemExit(3)", "SystemExit: 3 (lazy.py:1)"),
     ],
 )
 def test_a_maker_whose_module_is_not_right_says_so(plugin: Write, source: str | None, fault: str) -> None:
@@ -212,7 +233,8 @@ def test_a_maker_whose_module_is_not_right_says_so(plugin: Write, source: str | 
         plugin("lazy", source)
     with pytest.raises(FilterBrokenError) as caught:
         Registry().find("lazy")
-    assert str(caught.value) == f"the filter lazy (mailgate.plugins.lazy) cannot be used: {fault}"
+    text = re.sub(r"\(/\S*/", "(", str(caught.value))
+    assert text == f"the filter lazy (mailgate.plugins.lazy) cannot be used: {fault}"
 
 
 def test_a_maker_builds_with_its_modules_function(plugin: Write) -> None:

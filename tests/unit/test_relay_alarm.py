@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, fail
 
 from mailgate.events import BackEndRefuses, Bounced, Delivered, SuspensionChanged
 from mailgate.interfaces import SpoolError, Suspension
-from mailgate.relay.attempt import Result
+from mailgate.relay.attempt import ConnectFailedError, Result
 from mailgate.reply import Reply
 from mailgate.testing import wait_for
 from tests.unit.relaying import OK, Connection, Recipients, by_domain, failures_logged, results
@@ -21,6 +21,7 @@ ROUTES: dict[str, Any] = {
     "exchange": {"transport": "smtp", "hosts": ["192.0.2.1"], "preset": "exchange-online"},
     "out": {"transport": "smtp", "hosts": ["192.0.2.2"]},
 }
+BANNED = Reply.of(550, "5.7.606", "Access denied, banned sending IP [192.0.2.9]")
 TENANT = Reply.of(550, "5.7.64", "TenantAttribution; Relay Access Denied SMTP")
 
 
@@ -98,6 +99,16 @@ def test_a_spool_that_cannot_write_costs_the_rest_and_no_mail(bench: Bench, monk
     monkeypatch.undo()
     send(bench, 1)
     assert len(suspensions(bench)) == 1
+
+
+def test_a_connector_that_refuses_the_session_is_an_alarm_too(bench: Bench) -> None:
+    bench.hop.connecting = lambda target: ConnectFailedError(target, BANNED, f"greeting refused: {BANNED}")
+    send(bench, 2)
+    (told,) = bench.events.of(BackEndRefuses)
+    assert (told.route, told.recipient, told.reply) == ("exchange", "bob@corp.test", str(BANNED))
+    send(bench, 1, "out")
+    assert len(bench.events.of(BackEndRefuses)) == 1
+    assert (bench.events.of(Bounced), suspensions(bench)) == ([], [])
 
 
 def test_the_smallest_size_that_a_host_has_told_is_known(bench: Bench) -> None:

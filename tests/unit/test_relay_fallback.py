@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from mailgate.config.load import ConfigError, load
+from mailgate.config.load import ConfigError
 from mailgate.events import Bounced, Deferred, Delivered
-from mailgate.pipeline.registry import Registry
 from mailgate.relay.attempt import ConnectFailedError, Target
 from mailgate.relay.service import REPORTS
+from tests.unit.config_file import load_text
 from tests.unit.relaying import LATER, NO, by_domain, refuse
 from tests.unit.test_relay_service import Bench
 
@@ -120,17 +120,14 @@ hosts = ["smart.example.net"]
 
 
 def test_a_fallback_is_a_use_of_a_route(tmp_path: Path) -> None:
-    path = tmp_path / "mailgate.toml"
-    path.write_text(TEXT.replace('"out"', '"smart"').replace('"smrt"', '"smart"'))
-    told = [line for line in load(path, Registry().find).warnings if "names this route" in line]
+    text = TEXT.replace('"out"', '"smart"').replace('"smrt"', '"smart"')
+    told = [line for line in load_text(tmp_path, text).warnings if "names this route" in line]
     assert [line.partition("routes.")[2].partition(":")[0] for line in told] == ["out", "other"]
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
-    path = tmp_path / "mailgate.toml"
-    path.write_text(TEXT)
     with pytest.raises(ConfigError) as error:
-        load(path, Registry().find)
+        load_text(tmp_path, TEXT)
     told = "\n".join(error.value.errors)
     assert "routes.out.fallback: a route is no fallback of its own" in told
     assert 'routes.other.fallback: there is no route "smrt"' in told

@@ -107,6 +107,17 @@ def test_the_report_goes_to_the_sender_with_a_null_sender() -> None:
     assert message["MIME-Version"] == "1.0"
 
 
+def test_what_an_application_has_said_is_no_reply_of_a_mail_server() -> None:
+    one = envelope(BOB)
+    reply = Reply.of(554, "5.6.0", "HTTP 422 Unprocessable Entity: closed since May")
+    host = "app.test[192.0.2.9]:443"
+    failed = [Outcome(one.recipients[0], OutcomeKind.FAILED, reply, host, answered_in="http")]
+    text, (_, bob), _header = parts(report(one, failed)[1])
+    assert (bob["Status"], bob["Remote-MTA"]) == ("5.6.0", "x-http; app.test")
+    assert bob["Diagnostic-Code"] == "x-http; HTTP 422 Unprocessable Entity: closed since May"
+    assert "said: HTTP 422 Unprocessable Entity: closed since May" in " ".join(text.split())
+
+
 def test_what_programs_read() -> None:
     one = envelope(BOB, CARL)
     failed = failures(one, NO_SUCH_USER, UNREACHABLE)

@@ -69,8 +69,8 @@ class Worker:
 
 
 @pytest.fixture
-def workers(tmp_path: Path) -> Iterator[list[Worker]]:
-    machine = Machine()
+def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
+    machine = Machine(monkeypatch)
     made = [Worker(machine, tmp_path / "reports.db") for _ in range(2)]
     yield made
     for one in made:

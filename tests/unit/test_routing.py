@@ -57,6 +57,9 @@ def test_it_provides_the_interface() -> None:
     [
         ("bob@example.org", ANN, "inside"),
         ("Boss@Example.Org", ANN, "boss"),
+        ("boss+tag@example.org", ANN, "boss"),
+        ("boss-tag@example.org", ANN, "inside"),
+        ("+boss@example.org", ANN, "inside"),
         ("x@a.lab.example.org", ANN, "lab"),
         ("x@a.b.lab.example.org", ANN, "lab"),
         ("x@lab.example.org", ANN, "out"),

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from mailgate.address import Address
 from mailgate.config.schema import RetrySection
 from mailgate.envelope import Envelope, MailParameters
+from mailgate.interfaces import Lease
+from mailgate.message import Content
 from mailgate.relay.schedule import HostState, expiry, is_too_late, late_at, next_attempt
 
 DAY = 86400.0
@@ -54,9 +56,10 @@ def test_an_attempt_is_made_shortly_before_a_deadline_and_one_at_it() -> None:
     assert beyond > 5000.0 + 3600
 
 
-def message(**parameters: object) -> Envelope:
+def message(*, since: float = 0.0, **parameters: object) -> Lease:
     asked = MailParameters(**parameters)  # type: ignore[arg-type]  # as a test names them
-    return Envelope(queue_id="0Q", sender=ANN, recipients=(), received=1000.0, size=5, parameters=asked)
+    one = Envelope(queue_id="0Q", sender=ANN, recipients=(), received=1000.0, size=5, parameters=asked)
+    return Lease(one, (), Content(b""), 0.0, {}, since=since)
 
 
 def test_what_the_sender_has_asked_moves_the_ends() -> None:
@@ -66,12 +69,16 @@ def test_what_the_sender_has_asked_moves_the_ends() -> None:
     assert expiry(DEFAULT, message(release_at=500.0)) == 1000 + 5 * DAY
     later = message(release_at=DAY)
     assert (expiry(DEFAULT, later), late_at(DEFAULT, later)) == (6 * DAY, DAY + 4 * 3600)
+    # So does that of what somebody has released.
+    freed = message(since=9 * DAY)
+    assert (expiry(DEFAULT, freed), late_at(DEFAULT, freed)) == (14 * DAY, 9 * DAY + 4 * 3600)
+    assert expiry(DEFAULT, message(since=500.0)) == 1000 + 5 * DAY
     back = message(deliver_by=5000.0, by_mode="R")
     assert (expiry(DEFAULT, back), late_at(DEFAULT, back)) == (5000.0, 1000 + 4 * 3600)
-    assert [is_too_late(back, now) for now in (4999.0, 5000.0)] == [False, True]
+    assert [is_too_late(back.envelope, now) for now in (4999.0, 5000.0)] == [False, True]
     told = message(deliver_by=5000.0, by_mode="N")
     assert (expiry(DEFAULT, told), late_at(DEFAULT, told)) == (1000 + 5 * DAY, 5000.0)
-    assert not is_too_late(told, 6000.0)
+    assert not is_too_late(told.envelope, 6000.0)
     assert expiry(RetrySection.model_validate({"expire": "60s"}), back) == 1060.0
 
 

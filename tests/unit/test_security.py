@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from mailgate.config.schema import Config, SmtpRoute
+from mailgate.envelope import Tls
 from mailgate.interfaces import Answer
 from mailgate.relay.attempt import Target
+from mailgate.relay.client.handshake import told_for_people
 from mailgate.relay.locate import Hosts, Locator, NoHosts
 from mailgate.relay.replies.classify import Classifier
 from mailgate.relay.security.demand import Demand, Wanted, combined, covers
@@ -19,6 +21,7 @@ from mailgate.relay.security.sts import StsFound
 from mailgate.relay.security.sts_policy import StsPolicy
 from mailgate.reply import Reply
 from mailgate.testing import MemoryResolver, wait_for
+from mailgate.tls.failures import TlsFailure
 
 GOOD = "3 1 1 " + "ab" * 32
 PKIX = "1 1 1 " + "ab" * 32
@@ -50,10 +53,11 @@ class Published:
     def __init__(self, **policies: StsPolicy) -> None:
         self.policies = {name.replace("_", "."): policy for name, policy in policies.items()}
         self.asked: list[str] = []
+        self.failure: TlsFailure = ""
 
     async def find(self, domain: str) -> StsFound:
         self.asked.append(domain)
-        return StsFound(self.policies.get(domain))
+        return StsFound(self.policies.get(domain), self.failure)
 
 
 def sts(mode: Any, *mx: str) -> StsPolicy:
@@ -211,6 +215,18 @@ def test_only_hosts_of_the_policy_get_mail() -> None:
 def test_modes(mode: str, level: str) -> None:
     bench = Bench(published=Published(example_org=sts(mode, "*.example.org")))
     assert bench.levels() == [level, level]
+
+
+def test_a_policy_that_cannot_be_had_is_told_of_with_the_session() -> None:
+    published = Published()
+    published.failure = "sts-policy-fetch-error"
+    bench, tls = Bench(published=published), Tls(version="TLSv1.3", cipher="AES")
+    assert bench.levels() == [NONE, NONE]
+    first, _ = bench.targets()
+    assert told_for_people(tls, first.demand) == "TLSv1.3 AES (MTA-STS not fetched)"
+    assert bench.hosts().name != Bench(published=Published()).hosts().name  # else they would share the session
+    published.policies["example.org"] = sts("enforce", "*.example.org")
+    assert "fetched" not in told_for_people(tls, Bench(published=published).targets()[0].demand)
 
 
 def test_a_policy_in_test_only_tells() -> None:

@@ -109,7 +109,7 @@ def awaited(answer: Deferred[T]) -> T:
         done.set()
 
     answer.addBoth(tell)
-    assert done.wait(30)
+    assert done.wait(60)
     if isinstance(found[0], Failure):
         found[0].raiseException()
     return cast(T, found[0])
@@ -402,6 +402,86 @@ def test_the_file_is_not_asked_for_every_message(bench: Bench) -> None:
     bench.clock.advance(601.0)
     bench.store.file.put(kept("example.net", bench.clock.seconds() + DAY, bench.clock.seconds()), 0.0)
     assert bench.find("example.net") == StsFound(POLICY)  # another worker has put it there
+
+
+def announced(bench: Bench, names: list[str], network: str = "") -> None:
+    """Domains with policies; the hosts of these have addresses in the network."""
+    for number, name in enumerate(names):
+        bench.resolver.update({f"_mta-sts.{name}": {"TXT": ["v=STSv1; id=1;"]}})
+        if network:
+            bench.resolver.update({f"mta-sts.{name}": {"A" if "." in network else "AAAA": [f"{network}{number}"]}})
+        bench.hosts.policies[name] = POLICY
+
+
+def asking(bench: Bench, names: list[str]) -> list[Any]:
+    found: list[Any] = []
+    for name in names:
+        bench.ask(name).addBoth(found.append)
+    return found
+
+
+def test_mail_waits_for_a_policy_host_that_is_slow_and_not_for_those_before_it(bench: Bench) -> None:
+    slow = [f"d{number}.example" for number in range(100)]
+    announced(bench, [*slow, "example.org"])
+    bench.hosts.waiting = []
+    asking(bench, slow)
+    found = asking(bench, ["example.org", "example.org"])
+    bench.clock.advance(29.0)
+    assert found == []
+    with capturedLogs() as events:
+        bench.clock.advance(1.0)
+    assert [(one.policy, one.failure) for one in found] == [(None, "sts-policy-fetch-error")] * 2
+    assert "30 s" in found[0].reason
+    assert len(events) == 1
+    assert bench.find() == found[0]  # the next message does not wait
+    assert "example.org" not in bench.hosts.asked
+    for one in list(bench.hosts.waiting):
+        one.callback(None)
+    bench.hosts.waiting = None
+    bench.clock.advance(61.0)
+    assert bench.find() == StsFound(POLICY)
+
+
+def test_a_policy_that_is_known_is_kept_to_where_a_new_one_is_not_fetched_now(bench: Bench) -> None:
+    bench.find()
+    slow = [f"d{number}.example" for number in range(100)]
+    announced(bench, slow)
+    bench.hosts.waiting = []
+    asking(bench, slow)
+    bench.announce("v=STSv1; id=2;")
+    found = asking(bench, ["example.org"])
+    bench.clock.advance(30.0)
+    assert [(one.policy, one.failure) for one in found] == [(POLICY, "sts-policy-fetch-error")]
+
+
+@pytest.mark.parametrize("network", ["192.0.2.", "2001:db8::"])
+def test_slow_hosts_of_one_network_hold_up_no_others(bench: Bench, network: str) -> None:
+    announced(bench, slow := [f"d{number}.example" for number in range(200)], network)
+    announced(bench, ["good.example"], "198.51.100.")
+    bench.hosts.waiting = []
+    slow_found = asking(bench, slow)
+    assert len(bench.hosts.waiting) == 10
+    found = asking(bench, ["good.example"])
+    bench.hosts.waiting.pop().callback(None)
+    assert found == [StsFound(POLICY)]
+    bench.hosts.waiting[3].callback(None)
+    assert len(bench.hosts.waiting) == 11  # whoever waited has the place
+    bench.clock.advance(30.0)
+    assert len(slow_found) == 190
+
+
+def test_no_more_wait_than_may(bench: Bench) -> None:
+    announced(bench, many := [f"d{number}.example" for number in range(2101)])
+    bench.hosts.waiting = []
+    assert [one.failure for one in asking(bench, many)] == ["sts-policy-fetch-error"]
+
+
+def test_the_end_while_some_wait_for_their_turn(bench: Bench) -> None:
+    announced(bench, many := [f"d{number}.example" for number in range(110)])
+    bench.hosts.waiting = []
+    found = asking(bench, many)
+    bench.sts.stop()
+    assert [one.type for one in found] == [CancelledError] * 110
 
 
 def test_policy_hosts_that_are_slow_take_no_more_than_their_share(bench: Bench) -> None:

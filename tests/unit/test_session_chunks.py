@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
@@ -528,7 +528,6 @@ def cut(octets: bytes, sizes: Iterator[int]) -> list[bytes]:
     return found
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=30), max_size=8), st.integers(1, 50), st.binary(max_size=10))
 def test_what_a_chunk_is_does_not_depend_on_its_pieces(chunks: list[bytes], size: int, behind: bytes) -> None:
     inspector = Inspector(10_000, bare="allow")

@@ -226,7 +226,6 @@ def codes_of(pieces: Sequence[bytes]) -> tuple[list[int], list[bytes]]:
         return codes, stand.script.messages
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, len(SESSION)), max_size=40))
 def test_replies_do_not_depend_on_how_the_octets_are_cut(places: list[int]) -> None:
     codes, contents = codes_of(cut(SESSION, places))
@@ -242,7 +241,7 @@ def test_replies_are_the_same_octet_by_octet() -> None:
 PIECES = [b"\r", b"\n", b"\r\n", b"NOOP", b" ", b"x" * 2040, b"x" * 2048, b"EHLO a", b"RSET\r\n", b"\0"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(PIECES), max_size=20), st.lists(st.integers(0, 10_000), max_size=10))
 def test_bad_lines_do_not_depend_on_how_the_octets_are_cut(pieces: list[bytes], places: list[int]) -> None:
     octets = b"".join(pieces) + b"\r\nNOOP\r\n"

@@ -79,7 +79,7 @@ def pieces_of(octets: bytes, chance: Random) -> Iterator[bytes]:
         octets = octets[size:]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.one_of(st.sampled_from(WORDS), st.binary(max_size=20)), max_size=60), CHANCE)
 def test_any_octets(words: list[bytes], chance: Random) -> None:
     with stand(has_tls=True, max_errors=50) as one:
@@ -96,7 +96,7 @@ def test_any_octets(words: list[bytes], chance: Random) -> None:
             lines -= len(wire.codes())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=3000))
 def test_noise(octets: bytes) -> None:
     with stand() as one:
@@ -242,7 +242,7 @@ SCENES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(SCENES, max_size=15),
     st.integers(0, len(BODIES) - 1),
@@ -288,7 +288,7 @@ PARTS = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.sampled_from(PARTS), max_size=30), CHANCE)
 def test_content_ends_where_it_ends_and_is_never_executed(parts: list[bytes], chance: Random) -> None:
     content = (b"\r\n" + b"".join(parts) + b"\r\n.\r\n").partition(b"\r\n.\r\n")[0][2:]

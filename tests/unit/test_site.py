@@ -120,6 +120,17 @@ class Bench:
 
         self.hop.connecting = connecting
 
+    def slow(self) -> list[Deferred[None]]:
+        """From now on connections come when the test says so: those that are waited for."""
+        waiting: list[Deferred[None]] = []
+
+        def connecting(target: Target) -> Deferred[None]:
+            waiting.append(Deferred())
+            return waiting[-1]
+
+        self.hop.connecting = connecting
+        return waiting
+
     def rest(self) -> float:
         """Seconds until the site may be tried again."""
         return max(self.site.rests_until - self.clock.seconds(), 0.0)
@@ -222,13 +233,7 @@ def test_no_more_connections_than_the_limit() -> None:
 
 def test_connections_that_are_slow_to_come_count() -> None:
     bench = Bench(connections=2)
-    waiting: list[Deferred[None]] = []
-
-    def connecting(target: Target) -> Deferred[None]:
-        waiting.append(Deferred())
-        return waiting[-1]
-
-    bench.hop.connecting = connecting
+    waiting = bench.slow()
     for _ in range(5):
         bench.send()
     assert len(waiting) == 2
@@ -611,13 +616,7 @@ def test_jobs_that_wait_when_the_site_fails_are_deferred_with_it() -> None:
 
 def test_failures_at_the_same_time_are_one() -> None:
     bench = Bench(connections=5)
-    waiting: list[Deferred[None]] = []
-
-    def connecting(target: Target) -> Deferred[None]:
-        waiting.append(Deferred())
-        return waiting[-1]
-
-    bench.hop.connecting = connecting
+    waiting = bench.slow()
     for _ in range(5):
         bench.send()
     while waiting:
@@ -815,13 +814,7 @@ def test_who_is_left_alone_is_asked_by_one_connection_first() -> None:
     bench.down(ONE, TWO)
     bench.send()
     bench.clock.advance(bench.rest())
-    waiting: list[Deferred[None]] = []
-
-    def connecting(target: Target) -> Deferred[None]:
-        waiting.append(Deferred())
-        return waiting[-1]
-
-    bench.hop.connecting = connecting
+    waiting = bench.slow()
     for _ in range(10):
         bench.send()
     assert len(waiting) == 1

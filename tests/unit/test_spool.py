@@ -61,7 +61,7 @@ class Bench:
         return results[0]  # type: ignore[no-any-return]
 
     def pump(self) -> None:
-        call, values = self.calls.get(timeout=20)
+        call, values = self.calls.get(timeout=60)
         call(*values)
 
     def view(self, **selector: Any) -> list[tuple[str, int, str, int]]:

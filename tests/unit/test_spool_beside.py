@@ -186,7 +186,7 @@ def test_who_waits_has_the_turn_when_it_is_free(tmp_path: Path, how: str) -> Non
     thread.join(0.02)
     assert not second.is_ours
     getattr(first, how)()
-    thread.join(20)
+    thread.join(60)
     assert second.is_ours
     second.close()
 

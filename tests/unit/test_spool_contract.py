@@ -448,6 +448,23 @@ def test_nobodys_release_from_quarantine_is_undone(bench: Bench) -> None:
     assert {view.queue_id: view.state for view in bench.view()} == {one: "queued", other: "quarantined"}
 
 
+@pytest.mark.parametrize("is_leased", [False, True])
+def test_the_time_of_what_is_released_begins_then(bench: Bench, *, is_leased: bool) -> None:
+    """Not when it was accepted: it would go back to its sender at the first temporary failure."""
+    kept, held, others = bench.queue("a@d.test"), bench.queue("b@d.test"), bench.queue("c@d.test")
+    wait_for(bench.spool.quarantine(Selector(queue_id=kept), "av"))
+    wait_for(bench.spool.hold(Selector(queue_id=held)))
+    bench.clock.advance(30 * 86400.0)
+    released, leases = bench.clock.seconds(), []
+    for one in (kept, held):
+        if is_leased:
+            leases += wait_for(bench.spool.lease_selected(Selector(queue_id=one), 1, released + 60))
+        wait_for(bench.spool.release(Selector(queue_id=one)))
+    bench.give_back(*leases)
+    bench.clock.advance(5)
+    assert {one.envelope.queue_id: one.since for one in bench.lease()} == {kept: released, held: released, others: 0.0}
+
+
 def test_a_release_of_what_somebody_has_in_hand_is_not_undone_either(bench: Bench) -> None:
     one = bench.queue("a@d.test")
     wait_for(bench.spool.quarantine(Selector(queue_id=one), "av"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -132,6 +131,7 @@ def test_a_lock_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def folded(store: Store) -> None:
     store.rollback()
+    store.database.execute("PRAGMA busy_timeout = 600000")  # longer than any test
     store.checkpoint()
 
 
@@ -142,9 +142,7 @@ def test_folding_the_log_waits_for_nobody_who_reads(pair: tuple[Bench, Bench]) -
         other.execute("BEGIN")
         other.execute("SELECT count(*) FROM fresh").fetchone()
         accept(one)
-        begin = time.monotonic()
         meanwhile(one, folded)
-        assert time.monotonic() - begin < 3.0
     (patience,) = one.spool._store.database.execute("PRAGMA busy_timeout").fetchone()
     assert patience == 5000
 

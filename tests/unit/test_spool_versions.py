@@ -47,7 +47,13 @@ def test_envelopes_come_back_as_they_were() -> None:
 
 def test_what_was_found_of_a_message_in_quarantine_is_kept() -> None:
     step = TraceStep("message", "av", "quarantine", "Eicar\ud800", 0.25, False, "a@b.test", "clamav=found Eicar")
-    kept = Kept(steps=(step, TraceStep("rcpt", "access")), facts=("clamav.found", "spf.pass"), has_original=True)
+    kept = Kept(
+        steps=(step, TraceStep("rcpt", "access")),
+        facts=("clamav.found", "spf.pass"),
+        has_original=True,
+        facts_for=(((0, 2), (1,)), ((1,), (0, 1))),
+        named=((2, "büro", "b.test"),),
+    )
     one = replace(envelope(), listener="mx", kept=kept)
     text = encode_envelope(one, b"octets")
     assert text.isascii()
@@ -57,7 +63,7 @@ def test_what_was_found_of_a_message_in_quarantine_is_kept() -> None:
 
 @pytest.mark.parametrize(
     "kept",
-    [b"[]", b"null", b'{"steps": [[]]}', b'{"facts": [7]}', b'{"has_original": "x"}', b'{"steps": [{"stage": 1}]}'],
+    [b"[]", b"null", b'{"steps": [[]]}', b'{"facts": [7]}', b'{"named": [[1]]}', b'{"steps": [{"stage": 1}]}'],
 )
 def test_findings_that_are_none_are_damage(kept: bytes) -> None:
     text = encode_envelope(replace(envelope(), kept=Kept()))

@@ -288,7 +288,7 @@ def test_two_who_come_together_make_one_database(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert len(found) == 4
     for bench in found:
         accept(bench)

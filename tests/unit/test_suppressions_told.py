@@ -17,7 +17,7 @@ from twisted.web.server import Site
 
 from mailgate.cli.main import main
 from mailgate.events import Suppressed, SuppressionsImported, Unsuppressed
-from mailgate.stores.suppressions import Suppressions
+from mailgate.stores.suppressions import Suppressions, key_of
 from mailgate.testing import EventRecorder
 from mailgate.web.resources import suppressions
 from mailgate.web.suppressions import SuppressionOperations
@@ -251,3 +251,7 @@ def test_questions_that_nobody_understands(tmp_path: Path) -> None:
     api = Api(tmp_path)
     assert api("GET", "?limit=0")[0] == 400
     assert api("GET", "?colour=red")[0] == 400
+
+
+def test_an_address_is_the_same_however_its_letters_are_put_together() -> None:
+    assert key_of("A\u0301nn@example.net") == key_of("\u00e1nn@EXAMPLE.net") == "\u00e1nn@example.net"

@@ -68,8 +68,8 @@ class Worker:
 
 
 @pytest.fixture
-def workers(tmp_path: Path) -> Iterator[list[Worker]]:
-    machine = Machine()
+def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Worker]]:
+    machine = Machine(monkeypatch)
     made = [Worker(machine, tmp_path / "tls-reports.db") for _ in range(2)]
     yield made
     for one in made:
@@ -113,7 +113,7 @@ def test_changes_come_one_after_another(workers: list[Worker]) -> None:
     for _ in range(10):
         first.office.use("mx.gate.test", None)
         first.office.use("mx.gate.test", reporting())
-    first.machine.until(lambda: first.tell is not None and first.machine.handed.empty(), days=1)
+    first.machine.until(lambda: first.tell is not None and first.machine.rests, days=1)
     first.count()
     first.end()
     workers[1].machine.until(lambda: workers[1].sent)
@@ -127,7 +127,7 @@ def test_strangers_have_nothing_posted_within_our_networks(
     first, second = workers
     second.end()
     first.office.use("mx.gate.test", reporting(private_networks=networks))
-    first.machine.until(lambda: first.machine.handed.empty(), days=0.1)
+    first.machine.until(lambda: first.machine.rests, days=0.1)
     first.count("b.test")
     first.machine.until(lambda: first.machine.tcpClients, days=1.5)
     assert [(host, port) for host, port, *_ in first.machine.tcpClients[:1]] == [(one, 443) for one in expected]

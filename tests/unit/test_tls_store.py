@@ -150,11 +150,11 @@ def test_a_changed_file_is_read_again_within_a_second(tmp_path: Path) -> None:
     path = issue(ROOT, "old.example").write(tmp_path / "one.pem")
     store = CertificateStore(path, clock)
     before = connect(store)
-    issue(ROOT, "new.example").write(path)
+    issue(ROOT, "replaced.example").write(path)
     clock.advance(0.9)
     assert first_name(store) == "old.example"
     clock.advance(0.1)
-    assert first_name(store) == "new.example"
+    assert first_name(store) == "replaced.example"
     assert before.is_up
 
 

@@ -440,3 +440,99 @@ def test_the_texts_are_those_that_mail_readers_show() -> None:
     assert isinstance(plain, EmailMessage)
     assert isinstance(html, EmailMessage)
     assert (mail.text, mail.html) == tuple(one.get_content().replace("\r\n", "\n") for one in (plain, html))
+
+
+def test_what_an_answer_says_twice_and_differently_is_not_believed() -> None:
+    found = own({"sales@app.test": "delivered", "0A1B2C3D4E5F6G7H-2": "refused"})
+    assert [kind for kind, _ in found] == [OutcomeKind.DELIVERED, OutcomeKind.DEFERRED]
+    assert own({"sales@app.test": "refused", "0A1B2C3D4E5F6G7H-2": "refused"})[1][0] is OutcomeKind.FAILED
+
+
+@pytest.mark.parametrize("status", [401, 407])
+def test_words_about_our_login_are_not_repeated_to_senders(status: int) -> None:
+    assert "abc" not in outcome(status, b"the token abc has expired", "text/plain")[1]
+
+
+def test_answers_are_those_of_http_and_findings_are_ours() -> None:
+    said, unclear = (Answer(status, b"{", "application/json") for status in (422, 200))
+    assert [(one.host, one.answered_in) for one in results_of(said, TWO, "app")] == [("app", "http")] * 2
+    assert [(one.host, one.answered_in) for one in results_of(unclear, TWO, "app")] == [("", "smtp")] * 2
+
+
+@pytest.mark.parametrize("form", ["json", "form"])
+def test_a_long_text_is_not_written_in_one_go(form: Form) -> None:
+    texts = b"".join(
+        b"--o\r\nContent-Type: text/%b; charset=iso-8859-1\r\n\r\n%b\r\n" % (kind, b"\xe9\0" * 500_000)
+        for kind in (b"plain", b"html")
+    )
+    request = posted(
+        b"".join(b"X-%d: y\r\n" % number for number in range(20_000))
+        + b"Content-Type: multipart/mixed; boundary=o\r\n\r\n"
+        + texts
+        + b"--o--\r\n",
+        form,
+    )
+    assert max(map(len, request.pieces())) < 600_000
+    body = body_of(request)
+    found = json.loads(body if form == "json" else body.split(b"\r\n")[4])
+    assert found["text"] == found["html"] == "\xe9\0" * 500_000
+    assert len(found["headers"]) == 20_003
+
+
+def parts_of(*parts: bytes) -> bytes:
+    whole = b"".join(b"--o\r\n%b\r\n" % one for one in parts)
+    return b"Content-Type: multipart/mixed; boundary=o\r\n\r\n" + whole + b"--o--\r\n"
+
+
+@pytest.mark.parametrize("form", ["json", "form"])
+@pytest.mark.parametrize("label", [b"7bit", b"base64", b"quoted-printable"])
+def test_a_file_without_octets_is_an_attachment(form: Form, label: bytes) -> None:
+    empty = b"Content-Type: text/plain; name=empty.txt\r\nContent-Transfer-Encoding: %b\r\n\r\n" % label
+    octets = parts_of(b"\r\nhello", empty, b"Content-Type: application/x\r\n", b"Content-Type: text/html\r\n\r\n")
+    if form == "form":
+        posted_form = form_of(posted(octets, form))
+        assert read(posted_form.files["attachment-1"]) == ("empty.txt", "text/plain", b"")
+        found = json.loads(posted_form.form["mail"])
+    else:
+        found = told(octets)
+        assert [(one["content"], one["size"]) for one in found["attachments"]] == [("", 0), ("", 0)]
+    assert [(one["name"], one["type"]) for one in found["attachments"]] == [
+        ("empty.txt", "text/plain"),
+        ("", "application/x"),
+    ]
+    assert (found["text"], found["html"], found["problem"]) == ("hello", None, "")
+
+
+def test_an_empty_message_in_a_message_holds_nothing_else() -> None:
+    inner = b"Content-Type: message/rfc822\r\n\r\nContent-Type: image/png; name=a.png\r\n\r\n"
+    assert [one["type"] for one in told(parts_of(inner))["attachments"]] == ["message/rfc822"]
+
+
+@pytest.mark.parametrize("charset", ["windows-1252", "x-unknown", ""])
+def test_a_text_that_is_a_file_keeps_its_octets_and_says_its_charset(charset: str) -> None:
+    kind = b"text/csv" + (b"; charset=" + charset.encode() if charset else b"")
+    (one,) = told(parts_of(b"Content-Type: " + kind + b"\r\n\r\nf\xfcr;\x80"))["attachments"]
+    assert (one["charset"], base64.b64decode(one["content"])) == (charset, b"f\xfcr;\x80")
+
+
+@pytest.mark.parametrize(
+    ("charset", "octets", "text"),
+    [
+        ("windows-1252", b"\x80", "\u20ac"),
+        ("utf-16", "h\u00e4".encode("utf-16"), "h\u00e4"),
+        ("iso-2022-jp", "\u65e5".encode("iso-2022-jp"), "\u65e5"),
+        ("x-unknown", "h\u00e4".encode(), "h\u00e4"),
+        ("unicode_escape", b"\\u0041", "\\u0041"),
+        ("utf-8", b"\xff", "\u00ff"),
+    ],
+)
+def test_texts_in_odd_charsets_are_read_as_far_as_they_can_be(charset: str, octets: bytes, text: str) -> None:
+    found = told(parts_of(b"Content-Type: text/plain; charset=%b\r\n\r\n%b" % (charset.encode(), octets)))
+    assert (found["text"], found["attachments"]) == (text, [])
+
+
+def test_a_message_that_is_encoded_against_the_rules_is_decoded() -> None:
+    inner = b"Subject: inner\r\n\r\nbody"
+    head = b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+    (one,) = told(parts_of(head + base64.b64encode(inner)))["attachments"]
+    assert (one["type"], base64.b64decode(one["content"])) == ("message/rfc822", inner)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import gc
+import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, execute
 from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -21,6 +26,7 @@ from mailgate.message import Content
 from mailgate.relay.attempt import ConnectFailedError, IConnection, Result, Target
 from mailgate.relay.client.connector import IClientReactor
 from mailgate.relay.client.terms import TermsError
+from mailgate.relay.web_post.answers import Answer
 from mailgate.relay.web_post.connector import WebConnector, read_web_terms, web_terms_of
 from mailgate.relay.web_post.session import WebSession
 from mailgate.tls.client import ClientContexts
@@ -394,6 +400,151 @@ def test_who_never_closes_his_side_is_not_waited_for(tmp_path: Path) -> None:
     assert not app.transport.disconnected
     app.reactor.advance(20.0)
     assert app.transport.disconnected
+
+
+def test_an_answer_octet_by_octet_has_no_more_time(tmp_path: Path) -> None:
+    app = App(tmp_path, timeout="60s")
+    results = post(app)
+    for octet in TAKEN[:30]:
+        assert results == []
+        app.answer(bytes([octet]))
+        app.reactor.advance(2.0)
+    assert [(one.kind, one.reply.status) for one in results] == [(OutcomeKind.DEFERRED, "4.4.2")]
+    assert app.is_dropped
+
+
+def test_an_answer_that_is_compressed_is_not_asked_for_and_delivers_nothing(tmp_path: Path) -> None:
+    app = App(tmp_path)
+    results = post(app)
+    assert b"\r\nAccept-Encoding: identity\r\n" in app.transport.value()
+    bomb = gzip.compress(b'{"recipients":{' + b" " * 10_000_000)
+    fields = b"Content-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
+    app.answer(b"HTTP/1.1 200 OK\r\n" + fields + bomb)
+    assert [one.kind for one in results] == [OutcomeKind.DEFERRED]
+
+
+@given(
+    start=st.sampled_from([b"", b"HTTP/1.1 ", b"HTTP/1.1 200 OK\r\n", TAKEN, b"HTTP/1.1 103 x\r\n\r\n"]),
+    pieces=st.lists(st.binary(max_size=60) | st.sampled_from([b"\r\n", b"\r\n\r\n", b": ", b"Content-Length: 5"])),
+    is_torn=st.booleans(),
+)
+def test_whatever_is_answered_there_is_one_result(start: bytes, pieces: Sequence[bytes], is_torn: bool) -> None:
+    with TemporaryDirectory() as folder:
+        app = App(Path(folder))
+        results = post(app)
+        for piece in (start, *pieces):
+            if piece and not app.is_dropped:
+                app.answer(piece)
+        app.lost(ConnectionLost() if is_torn else ConnectionDone())
+    assert len(results) == 1
+
+
+def fields_of(app: App) -> list[str]:
+    post(app)
+    found: list[str] = app.transport.value().partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
+    app.answer(TAKEN)
+    return [one for one in found if one.startswith("Authorization:")]
+
+
+def test_a_token_is_sent_as_it_is_now(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    token = tmp_path / "token"
+    token.write_text("  first.TOKEN \n")
+    app = App(tmp_path, token_file=token)
+    assert fields_of(app) == ["Authorization: Bearer first.TOKEN"]
+    token.write_text("the-second-token")
+    app.reactor.advance(2.0)
+    assert fields_of(app) == ["Authorization: Bearer the-second-token"]
+    token.write_text("no token any more")
+    app.reactor.advance(2.0)
+    assert fields_of(app) == ["Authorization: Bearer the-second-token"]
+    assert "TOKEN" not in f"{app.connector.__dict__}{app.protocol.__dict__}{capfd.readouterr()}"
+
+
+def test_a_name_and_a_password_are_sent(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("pa:ss # w\u00f6rd\n")
+    app = App(tmp_path, username="mail", password_file=password)
+    (field,) = fields_of(app)
+    assert base64.b64decode(field.removeprefix("Authorization: Basic ")).decode() == "mail:pa:ss # w\u00f6rd"
+
+
+def test_without_a_login_none_is_sent(tmp_path: Path) -> None:
+    assert fields_of(App(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("octets", "said"),
+    [
+        (b"", "one line with the secret is expected"),
+        (b"two\nlines", "one line with the secret is expected"),
+        (b"x" * 20_000, "one line with the secret is expected"),
+        (b"two words", "a token has no spaces"),
+        ("t\u00f6ken".encode(), "a token has no spaces"),
+        (b"\xff\xfe", "a secret is text in UTF-8"),
+    ],
+)
+def test_a_token_that_is_none_is_told_without_what_it_is(tmp_path: Path, octets: bytes, said: str) -> None:
+    (tmp_path / "token").write_bytes(octets)
+    with pytest.raises(TermsError) as caught:
+        App(tmp_path, token_file=tmp_path / "token")
+    (((key,), text),) = caught.value.errors
+    assert (key, text.partition(": ")[0], said in text) == ("token_file", str(tmp_path / "token"), True)
+    assert len(text) < len(str(tmp_path)) + 80
+
+
+def test_certificates_that_we_show_are_read_before(tmp_path: Path) -> None:
+    with pytest.raises(TermsError) as caught:
+        App(tmp_path, url="https://app.test/", certificate=tmp_path / "missing.pem")
+    assert [key for key, _ in caught.value.errors] == [("certificate",)]
+
+
+def test_an_answer_that_is_torn_is_none(tmp_path: Path) -> None:
+    app = App(tmp_path)
+    results = post(app)
+    app.answer(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+    app.lost(ConnectionLost())
+    assert [(one.kind, one.host) for one in results] == [(OutcomeKind.DEFERRED, "")]
+
+
+def test_an_answer_that_may_have_been_cut_off_before_its_verdicts_delivers_nothing(tmp_path: Path) -> None:
+    app = App(tmp_path)
+    results = post(app)
+    app.answer(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+    app.lost()
+    assert [one.kind for one in results] == [OutcomeKind.DEFERRED]
+
+
+def test_what_is_asked_without_mail_has_an_answer_of_any_kind(tmp_path: Path) -> None:
+    app = App(tmp_path)
+    app.connected()
+    found: list[object] = []
+    app.protocol.ask("OPTIONS", app.connector.question()).addBoth(found.append)
+    app.answer(b"HTTP/1.1 301 Moved\r\nLocation: https://other.test/\r\nContent-Length: 0\r\n\r\n")
+    (answer,) = cast("list[Answer]", found)
+    assert (answer.status, answer.location) == (301, "https://other.test/")
+    assert app.protocol.is_usable
+    app.protocol.ask("OPTIONS", app.connector.question()).addBoth(found.append)
+    app.lost(ConnectionLost())
+    assert isinstance(found[1], Failure)
+    assert found[1].check(ConnectFailedError)
+    app.protocol.ask("OPTIONS", app.connector.question()).addErrback(lambda failure: found.append(failure.type))
+    assert found[2] is ConnectFailedError
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda app: app.lost(ConnectionLost()),
+        lambda app: app.reactor.advance(1000.0),
+        lambda app: app.answer(b"220 hello\r\n"),
+    ],
+)
+def test_our_own_findings_are_no_words_of_the_application(tmp_path: Path, spoil: Callable[[App], object]) -> None:
+    app = App(tmp_path)
+    results = post(app)
+    spoil(app)
+    (one,) = results
+    assert (one.host, one.reason.startswith("127.0.0.1[127.0.0.1]:8080: ")) == ("", True)
 
 
 def failure_of(app: App) -> ConnectFailedError:

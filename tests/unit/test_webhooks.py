@@ -19,6 +19,7 @@ from zope.interface import implementer
 from mailgate.config.webhooks import WebhookSection
 from mailgate.envelope import TraceStep
 from mailgate.events import (
+    BackEndRefuses,
     Bounced,
     Delivered,
     Event,
@@ -255,7 +256,12 @@ def gone(asked: Asked) -> None:
     asked.answer(410)
 
 
-TROUBLE = [nonsense, half, endless, elsewhere, gone]
+def begun(asked: Asked) -> None:
+    asked.say(b"HTTP/1.1 200 OK\r\nContent-Le")
+    asked.lose()
+
+
+TROUBLE = [nonsense, begun, elsewhere, gone]
 
 
 @pytest.mark.parametrize("answers", TROUBLE, ids=lambda one: one.__name__)
@@ -275,6 +281,33 @@ def test_what_is_no_yes(stand: Stand, answers: Callable[[Asked], None]) -> None:
     again = stand.net.accept() if stand.net.has_more else asked
     assert ids(takes(again)) == ["Q1"]
     assert not stand.events.of(WebhookChanged)[-1].is_failing
+
+
+def slow(asked: Asked) -> None:
+    asked.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+
+
+@pytest.mark.parametrize("answers", [half, endless, slow], ids=lambda one: one.__name__)
+def test_a_yes_is_one_whatever_stands_behind_it(stand: Stand, answers: Callable[[Asked], None]) -> None:
+    stand.use(crm={})
+    stand.happens(delivered(1))
+    asked = stand.net.accept()
+    assert ids(got(asked)) == ["Q1"]
+    answers(asked)
+    assert not stand.events.of(WebhookChanged)
+    stand.happens(delivered(2))
+    assert ids(takes(stand.net.accept())) == ["Q2"]  # over another connection
+    stand.net.advance(5.0)
+    assert not asked.is_open
+
+
+def test_the_end_of_a_webhook_waits_for_no_answer_to_be_over(stand: Stand) -> None:
+    stand.use(crm={})
+    stand.happens(delivered(1))
+    asked = stand.net.accept()
+    slow(asked)
+    stand.use()
+    assert not asked.is_open
 
 
 def test_one_that_hangs_holds_up_no_other(stand: Stand) -> None:
@@ -376,6 +409,18 @@ def test_a_disk_that_fails(tmp_path: Path) -> None:
     batch, _ = file.use(lambda one: one.take("crm", limit=10, octets=10_000, oldest=0.0))
     assert batch is not None
     assert [json.loads(one.line)["queue_id"] for one in batch.events] == ["Q1", "Q2"]
+
+
+def test_a_webhook_can_ask_for_the_alarm_of_a_back_end(stand: Stand) -> None:
+    stand.use(alarms={"events": ["back_end_refuses"]}, crm={})
+    refusal = BackEndRefuses(
+        at=1.0, route="exchange", site="ex", host="ex[192.0.2.1]:25", reply="550 5.7.64 no", recipient="ann@example.org"
+    )
+    stand.happens(refusal)
+    told = takes(stand.net.accept())
+    (event,) = told["events"]
+    assert (told["webhook"], stand.net.has_more) == ("alarms", False)
+    assert (event["type"], event["data"]["route"]) == ("back_end_refuses", "exchange")
 
 
 def test_events_that_come_faster_than_the_disk_are_counted(tmp_path: Path) -> None:

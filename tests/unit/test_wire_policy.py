@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Mapping
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.wire.policy import MAX_ATTRIBUTES, MAX_REQUEST, RequestError, RequestReader, encode_action
+from tests.unit.pieces import pieces
 
 TWO = b"request=smtpd_access_policy\nsender=\nsize=a=b\n\nrequest=other\n\n"
 
@@ -26,9 +26,8 @@ def taken(reader: RequestReader) -> list[Mapping[str, str]]:
 def test_octets_may_come_in_any_pieces(cuts: list[int]) -> None:
     reader = RequestReader()
     found = []
-    places = [0, *sorted(cuts), len(TWO)]
-    for start, end in itertools.pairwise(places):
-        reader.feed(TWO[start:end])
+    for piece in pieces(TWO, cuts):
+        reader.feed(piece)
         found += taken(reader)
     assert found == [{"request": "smtpd_access_policy", "sender": "", "size": "a=b"}, {"request": "other"}]
     assert reader.is_empty

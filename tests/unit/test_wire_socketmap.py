@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.wire.socketmap import MAX_ANSWER, NOTFOUND, Query, QueryError, QueryReader, found, not_now, refused
+from tests.unit.pieces import pieces
 
 TWO = b"13:recipients a ,8:domains ,"
 
@@ -25,9 +25,8 @@ def taken(reader: QueryReader) -> list[Query]:
 def test_octets_may_come_in_any_pieces(cuts: list[int]) -> None:
     reader = QueryReader()
     queries = []
-    places = [0, *sorted(cuts), len(TWO)]
-    for start, end in itertools.pairwise(places):
-        reader.feed(TWO[start:end])
+    for piece in pieces(TWO, cuts):
+        reader.feed(piece)
         queries += taken(reader)
     assert queries == [Query("recipients", "a "), Query("domains", "")]
     assert reader.is_empty

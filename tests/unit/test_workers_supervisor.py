@@ -299,6 +299,17 @@ def test_workers_are_given_the_ports_their_line_and_the_text_of_the_file(stage: 
     assert not stage.reactor.is_stopped
 
 
+def test_only_the_first_worker_is_given_the_ports_of_http_and_each_that_takes_its_place(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, TEXT + '\n[http]\nendpoints = ["tcp:443"]\n').start()
+    own = ["mx=4", "mx=5", "inside=6"]
+    assert [one.arguments[7:] for one in stage.alive] == [[*own, "[http]=7"], own, own]
+    assert stage.alive[0].descriptors[7] == 103
+    stage.alive[0].die()
+    stage.reactor.run_on()
+    assert stage.alive[0].arguments[7:] == [*own, "[http]=7"]
+    assert not any(port.is_closed for port in stage.reactor.ports)
+
+
 def test_the_first_worker_starts_alone(stage: Stage) -> None:
     stage.begin()
     assert [one.hand.number for one in stage.alive] == [0]
@@ -818,12 +829,36 @@ def test_a_reload_goes_on_without_a_worker_that_hangs(stage: Stage) -> None:
     assert [one.settled[-1:] for one in stage.alive] == [[""]] * 3
 
 
+def test_a_worker_that_reads_tables_for_long_is_waited_for(stage: Stage) -> None:
+    stage.start()
+    slow = stage.alive[1]
+    read: Deferred[str] = Deferred()
+
+    async def prepare(source: str) -> str:
+        return await read
+
+    slow.prepare = prepare  # type: ignore[method-assign]
+    stage.file.write_text(TEXT + "\n# changed\n")
+    stage.supervisor.reload()
+    stage.reactor.run_on(300)
+    assert [one.settled for one in stage.alive] == [[], [], []]
+    read.callback("")
+    stage.reactor.run_on()
+    assert stage.alive[1] is slow
+    assert [one.settled for one in stage.alive] == [[""], [""], [""]]
+
+
 def test_a_worker_that_hangs_when_it_is_to_settle_is_replaced(stage: Stage) -> None:
     stage.start()
     stuck = stage.alive[1]
     changed = TEXT + "\n# changed\n"
     stage.file.write_text(changed)
-    stuck.prepare = lambda source: setattr(stuck.line, "hangs", True) or ""  # type: ignore[func-returns-value,method-assign]
+
+    async def prepare(source: str) -> str:
+        stuck.line.hangs = True
+        return ""
+
+    stuck.prepare = prepare  # type: ignore[method-assign]
     stage.supervisor.reload()
     stage.reactor.run_on(40)
     assert stuck.signals == ["KILL"]

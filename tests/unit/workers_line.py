@@ -37,11 +37,11 @@ class FakeWorker:
         self.stalls = False  # says nothing to `drain`, and to questions
         self.answers: Callable[[str, str], tuple[str, str]] = lambda question, argument: ("null", "")
 
-    def begin(self, started: str, running: str) -> str:
+    async def begin(self, started: str, running: str) -> str:
         self.begun = started, running
         return self.error
 
-    def prepare(self, source: str) -> str:
+    async def prepare(self, source: str) -> str:
         self.prepared.append(source)
         return self.errors
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,10 +24,11 @@ def is_ours(signature: str, body: bytes) -> bool:
     """Whether mailgate has signed it, a moment ago."""
     parts = [part.partition("=") for part in signature.split(",")]
     moment = next((value for name, _, value in parts if name == "t"), "0")
-    if not moment.isdecimal() or abs(time.time() - int(moment)) > FRESH:
+    if not (moment.isdecimal() and len(moment) < 13) or abs(time.time() - int(moment)) > FRESH:
         return False
     values = [hmac.new(secret, moment.encode() + b"." + body, hashlib.sha256).hexdigest() for secret in SECRETS]
-    return any(hmac.compare_digest(one, value) for one in values for name, _, value in parts if name == "v1")
+    shown = [value for name, _, value in parts if name == "v1"]
+    return any(hmac.compare_digest(one.encode(), each.encode()) for one in values for each in shown)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -50,7 +52,10 @@ class Handler(BaseHTTPRequestHandler):
                 continue
             # The id is the same whenever this message comes for this recipient: written twice, it is one file.
             draft = INBOX / f"{recipient['id']}.new"
-            draft.write_bytes(body)
+            with draft.open("wb") as file:
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())  # before mailgate hears that it is ours
             draft.rename(INBOX / f"{recipient['id']}.json")
         self.answer(200, {"recipients": refused})
 

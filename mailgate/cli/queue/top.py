@@ -48,6 +48,8 @@ class _Page(NamedTuple):
 _SITES = 10
 #: Suspensions that it shows above them.
 _SUSPENSIONS = 5
+#: Seconds by which a worker must have begun after the others to be told of.
+_YOUNGER = 60.0
 #: What entries have in common of which there is nothing to count by; none of it is a name.
 _NO_KEY: Mapping[Grouping, str] = {
     "site": "(not tried yet)",
@@ -179,7 +181,10 @@ def _page(page: _Page, selection: Selection) -> Iterator[str]:
         yield from _table([head, *rows], texts=(0, len(head) - 1))
     if page.rates is not None and rows:
         missing = f"; not all of them: {printable(page.rates.missing)}" if page.rates.missing else ""
-        yield f"Outcomes are those of the last {span(now - page.rates.since)}{missing}."
+        younger = ""
+        if page.rates.all_since - page.rates.since > _YOUNGER:
+            younger = f" (of a worker that began anew, those of the last {span(now - page.rates.all_since)})"
+        yield f"Outcomes are those of the last {span(now - page.rates.since)}{younger}{missing}."
     if page.sites:
         yield ""
         yield from _site_table(page.sites[:_SITES])

@@ -9,7 +9,7 @@ from mailgate.address import Address, AddressError
 from mailgate.config.hosts import parse_domain, parse_host, parse_network
 from mailgate.config.units import format_duration
 from mailgate.moving.draft import Section
-from mailgate.moving.files import is_everybody, slug
+from mailgate.moving.files import ReadingError, is_everybody, read_text, slug
 from mailgate.moving.haraka.reading import Haraka, Ini
 
 __all__ = ["read_delivery", "trusted"]
@@ -178,8 +178,8 @@ class Delivery:
         name = next((one for one in ("aliases", "aliases.json") if self._haraka.has(one)), "aliases")
         self._haraka.read.add(name)
         try:
-            found = json.loads((self._haraka.folder / name).read_text("utf-8", "replace"))
-        except (OSError, ValueError, RecursionError):
+            found = json.loads(read_text(self._haraka.folder / name))
+        except (ReadingError, ValueError, RecursionError):
             self._draft.leave("decide", name, "it cannot be read as JSON", "Write [aliases.NAME] by hand")
             return
         lines = []
@@ -242,7 +242,7 @@ class Delivery:
         if not (forces or dest):
             return
         found = self._haraka.ini("relay_dest_domains.ini")
-        for domain, values in found.sections.get("domains", {}).items():
+        for domain, values in found.items("domains"):
             try:
                 rule = json.loads(values[-1])
             except ValueError:

@@ -206,7 +206,7 @@ def _limit(haraka: Haraka, plugin: str) -> Section | None:
     for name, (count, per) in _LIMITS.items():
         if not ini.is_true("enabled", name):
             continue
-        for key, values in ini.sections[name].items():
+        for key, values in ini.items(name):
             match = _LIMIT.fullmatch(values[-1])
             if key == "enabled" or not match or int(match[1]) == 0:
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,20 +23,30 @@ def is_true(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Ini:
-    """An ini file: values by section, "" (main) for those before any; keys that end with [] have several."""
+    """An ini file: values by section, "main" for those before any; keys that end with [] have several. What somebody
+    has asked for is remembered in `asked`."""
 
     name: str
     sections: Mapping[str, Mapping[str, tuple[str, ...]]]
+    asked: set[tuple[str, str]] = field(default_factory=set, compare=False)
 
     def get(self, key: str, default: str = "", section: str = "main") -> str:
         """The value, or the default."""
+        self.asked.add((section, key))
         found = self.sections.get(section, {}).get(key)
         return found[-1] if found else default
 
     def all(self, key: str, section: str = "main") -> tuple[str, ...]:
         """All values of a key, also of one that stands there as a list."""
+        self.asked.update([(section, key), (section, f"{key}[]")])
         values = self.sections.get(section, {})
         return (*values.get(key, ()), *values.get(f"{key}[]", ()))
+
+    def items(self, section: str) -> Sequence[tuple[str, tuple[str, ...]]]:
+        """Everything in a section."""
+        found = self.sections.get(section, {})
+        self.asked.update((section, key) for key in found)
+        return list(found.items())
 
     def is_true(self, key: str, section: str = "main", *, default: bool = False) -> bool:
         """Whether it is set to yes."""
@@ -61,6 +71,7 @@ class Haraka:
     folder: Path
     draft: Draft = field(default_factory=Draft)
     read: set[str] = field(default_factory=set)
+    inis: dict[str, Ini] = field(default_factory=dict)
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
@@ -82,15 +93,19 @@ class Haraka:
         """The first of these that is there, as some have had other names; an empty one where none is."""
         self.read.update(names)
         name = next((one for one in names if self.has(one)), names[0])
-        sections: dict[str, dict[str, tuple[str, ...]]] = {"main": {}}
+        if name in self.inis:
+            return self.inis[name]
+        sections: dict[str, dict[str, list[str]]] = {"main": {}}
         current = sections["main"]
         for line in self.lines(name):
             if line.startswith("[") and "]" in line:
                 current = sections.setdefault(line[1 : line.index("]")].strip(), {})
                 continue
             key, equals, value = line.partition("=")
-            current[key.strip()] = (*current.get(key.strip(), ()), value.strip() if equals else "")
-        return Ini(name, sections)
+            current.setdefault(key.strip(), []).append(value.strip() if equals else "")
+        whole = {one: {key: tuple(found) for key, found in keys.items()} for one, keys in sections.items()}
+        self.inis[name] = Ini(name, whole)
+        return self.inis[name]
 
 
 def open_haraka(folder: Path) -> Haraka:

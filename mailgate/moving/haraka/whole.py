@@ -12,29 +12,13 @@ from mailgate.config.units import format_duration, format_size
 from mailgate.moving.certificates import certificate
 from mailgate.moving.draft import Draft, Section
 from mailgate.moving.haraka.delivery import read_delivery, trusted
-from mailgate.moving.haraka.filters import MISSING, PLUGINS, read_filters
+from mailgate.moving.haraka.filters import MISSING, read_filters
 from mailgate.moving.haraka.reading import Haraka, open_haraka
+from mailgate.moving.haraka.rest import tell_rest
 
 __all__ = ["read_haraka"]
 
 _SMALLEST_SIZE = 64 * 1024
-#: Plugins that something else stands for.
-_COVERED = {
-    "tls": "[tls]", "relay": "trusted_networks of the listener", "xclient": "xclient_from of the listener",
-    "rcpt_to.in_host_list": "[domains]", "process_title": "mailgate queue top", "status": "mailgate queue",
-    "syslog": "[log]", "log.syslog": "[log]", "watch": "mailgate queue top", "redis": "[counters] needs no server",
-    "toobusy": "limits of the listener, and back-pressure", "delay_deny": "when of each filter: at RCPT by default",
-    "aliases": "[aliases]", "reseed_rng": "nothing has to be done", "auth/flat_file": "[auth.users]",
-    "queue/smtp_forward": "[routes]", "queue/smtp_proxy": "[routes] with queue = false", "queue/lmtp": "[routes]",
-    "queue/discard": "filters", "rcpt_to.host_list_base": "[domains]", "auth/auth_base": "[auth.users]",
-    "max_unrecognized_commands": "max_errors of the listener", "process": "nothing", "queue/deliver": "[routing]",
-}  # fmt: skip
-#: Files that something else stands for, or that have nothing to say.
-_QUIET = re.compile(
-    r"(log.*|.*tlds?|public-suffix-list|outbound\.bounce_message.*|http\.ini|watch\.ini|redis\.ini|results\.ini"
-    r"|.*\.timeout|dhparams\.pem|graceful_shutdown|deny_includes_uuid|connection_close_message|smtpgreeting|ehlo_.*"
-    r"|tls_.*\.pem|.*\.pem|dkim_key_gen\.sh|plugin_timeout|cluster_modules|queue_dir|host_list_anti_spoof|me\.sample)"
-)
 
 
 def read_haraka(folder: Path) -> Draft:
@@ -49,7 +33,7 @@ def read_haraka(folder: Path) -> Draft:
     read_delivery(haraka, plugins)
     strangers, others = read_filters(haraka, plugins)
     _pipelines(haraka, strangers, others)
-    _rest(haraka, plugins)
+    tell_rest(haraka, plugins)
     return haraka.draft
 
 
@@ -98,7 +82,7 @@ def _auth(haraka: Haraka, plugins: list[str]) -> bool:
     lines = ["# lines of: mailgate password USER"]
     ini = haraka.ini("auth_flat_file.ini")
     if "auth/flat_file" in others:
-        for name, values in ini.sections.get("users", {}).items():
+        for name, values in ini.items("users"):
             try:
                 lines.append(f"{check_name(name)}:{make_forms(values[-1], scram=True)}")
             except ValueError as error:
@@ -190,20 +174,3 @@ def _pipelines(haraka: Haraka, strangers: list[str], others: list[str]) -> None:
             section.set("trusted_pipeline", "outbound")
         if section.values["role"] != "inbound":
             draft.section("pipelines", "outbound").set("filters", trusted_filters, "plugins")
-
-
-def _rest(haraka: Haraka, plugins: list[str]) -> None:
-    draft = haraka.draft
-    for plugin in plugins:
-        if plugin in _COVERED:
-            draft.leave("covered", f"plugin {plugin}", f"{_COVERED[plugin]} stands for it")
-        elif plugin not in PLUGINS and not plugin.startswith(("rcpt_to.", "auth/", "auth-")):
-            advice = MISSING.get(plugin, "A filter of your own can do it: docs/writing-a-filter.md")
-            draft.leave("missing", f"plugin {plugin}", "there is nothing of that name", advice)
-    for path in sorted(haraka.folder.iterdir()):
-        if path.is_file() and path.name not in haraka.read and not _QUIET.fullmatch(path.name):
-            stem = path.name.partition(".")[0]
-            if not any(stem in plugin for plugin in plugins):
-                draft.leave("covered", path.name, "no plugin that is switched on reads it")
-            else:
-                draft.leave("missing", path.name, "the import does not know it")

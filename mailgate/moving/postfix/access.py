@@ -10,8 +10,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from mailgate.filters.access_rules import RuleTable, parse_rule
 from mailgate.moving.postfix.site import Site
 from mailgate.moving.postfix.tables import Entry, Question, Table, Unreadable
+from mailgate.stores.extensions import DELIMITERS
 
-__all__ = ["Covering", "Ruled", "access_rules", "ordered"]
+__all__ = ["Covering", "Ruled", "access_rules", "extended", "ordered"]
 
 #: The subject of our rule, by that of the restriction.
 SUBJECTS = {
@@ -127,9 +128,12 @@ class Covering:
             return any(network.supernet(new_prefix=one) in self._networks for one in wider)
         if key in self._names or (about, "*") in self._names:
             return True
-        _, _, name = pattern.rpartition("@")
+        local_part, at, name = pattern.rpartition("@")
+        for place, one in enumerate(local_part):
+            if one in DELIMITERS and (about, f"{local_part[: place + 1]}*@{name}") in self._names:
+                return True
         name = name.removeprefix("*.").removeprefix(".")
-        if "@" in pattern and (about, name) in self._names:
+        if at and (about, name) in self._names:
             return True
         while name:
             if {(about, f"*.{name}"), (about, f".{name}")} & self._names and name != pattern:
@@ -177,6 +181,7 @@ def _rules(
         return
     goes_below = "smtpd_access_maps" in site.parameters.words("parent_domain_matches_subdomains")
     patterns = list(_patterns(subject, entry.key.lower(), goes_below=goes_below, has_networks=has_networks))
+    patterns += [(one, extended(pattern, site)) for one, pattern in patterns if extended(pattern, site)]
     for key, pattern in patterns:
         rule = f"{action} {key} {pattern}" + (f" {text}" if text and action != "allow" else "")
         rule = rule.replace("#", "")
@@ -190,6 +195,15 @@ def _rules(
         site.draft.leave(
             "missing", where, "is no key that a rule can have", "A rule is about whole addresses or domains"
         )
+
+
+def extended(pattern: str, site: Site) -> str:
+    """The same address with any extension, which Postfix looks up without it; "" where there is no such pattern."""
+    local_part, at, domain = pattern.rpartition("@")
+    delimiter = next((one for one in site.parameters.get("recipient_delimiter") if one in DELIMITERS), "")
+    if not (at and local_part and delimiter) or delimiter in local_part or local_part.startswith('"'):
+        return ""
+    return f"{local_part}{delimiter}*@{domain}"
 
 
 def _patterns(subject: str, key: str, *, goes_below: bool, has_networks: bool) -> Iterator[tuple[str, str]]:

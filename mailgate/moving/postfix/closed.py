@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from mailgate.filters.access_rules import RuleTable, parse_rule
-from mailgate.moving.postfix.access import Covering, ordered
+from mailgate.moving.postfix.access import Covering, extended, ordered
 from mailgate.moving.postfix.site import Site
 from mailgate.moving.postfix.tables import Entry
 from mailgate.rewriting.tables import split_targets
@@ -33,12 +33,13 @@ class Closed:
         action = "defer" if for_now or text.startswith("4") else "deny"
         text = re.sub(r"^[45]\.\d+\.\d+\s*", "", text).replace("#", "")
         pattern = f"*{key}" if key.startswith(".") else key
-        rule = f"{action} recipient {pattern} {text}".strip()
-        error = _wrong(rule) if not key.startswith("@") else "is neither an address nor a domain"
-        if error:
+        error = _wrong(f"{action} recipient {pattern} {text}".strip())
+        if error or key.startswith("@"):
+            error = error or "is neither an address nor a domain"
             self._site.draft.leave("missing", f"{entry.origin}: {key}", error)
-        else:
-            self._rules[("recipient", pattern)] = rule
+            return
+        for one in filter(None, (pattern, extended(pattern, self._site))):
+            self._rules[("recipient", one)] = f"{action} recipient {one} {text}".strip()
 
     def spare(self, entries: Mapping[str, Entry]) -> None:
         """Keep from what is closed those below it whose mail goes somewhere: by another one of these entries, or as
@@ -46,7 +47,7 @@ class Closed:
         if not self._rules:
             return
         site = self._site
-        aliases = site.tables.all([one for one in site.parameters.words("virtual_alias_maps") if ":" in one])
+        aliases = site.listed("virtual_alias_maps")
         for key in entries:
             if key.startswith("@"):
                 continue  # no look-up is for that
@@ -60,11 +61,13 @@ class Closed:
                 self._allow(domain, in_any_case=True)
 
     def _allow(self, pattern: str, *, in_any_case: bool = False) -> None:
-        """Spare those, also from a rule that is about just them where that is said."""
-        rule = f"allow recipient {pattern}"
-        key = ("recipient", pattern)
-        if (in_any_case or key not in self._rules) and not _wrong(rule):  # or nobody has such an address
-            self._rules[key] = rule
+        """Spare those, with any extension that they may have; also from a rule that is about just them where that is
+        said."""
+        for one in filter(None, (pattern, extended(pattern, self._site))):
+            rule = f"allow recipient {one}"
+            key = ("recipient", one)
+            if (in_any_case or key not in self._rules) and not _wrong(rule):  # or nobody has such an address
+                self._rules[key] = rule
 
     def refuse(self) -> None:
         """Put the rules into filters, and these into every pipeline before all others."""

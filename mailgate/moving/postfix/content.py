@@ -10,7 +10,7 @@ from mailgate.moving.files import slug
 from mailgate.moving.postfix.filters import Pipeline
 from mailgate.moving.postfix.reading import Parameters, split_words, unbraced
 from mailgate.moving.postfix.site import Site
-from mailgate.moving.postfix.tables import Rule
+from mailgate.moving.postfix.tables import Rule, Unreadable
 from mailgate.stores.lists import LineError
 
 __all__ = ["checked", "content_filters", "milters"]
@@ -26,10 +26,12 @@ def checked(site: Site, pipeline: Pipeline) -> None:
     parameters = site.parameters
     for setting, where in (("header_checks", "headers"), ("mime_header_checks", "raw"), ("body_checks", "raw")):
         rules = []
-        for table in site.tables.all([one for one in parameters.words(setting) if ":" in one]):
+        for table in site.listed(setting, parameters):
             origin = f"{parameters.origin(setting)}: {table.name}"
             if not table.rules:
-                site.draft.leave("missing", origin, "only expressions can be taken over")
+                content = table.content
+                why = content.why if isinstance(content, Unreadable) else "only expressions can be taken over"
+                site.draft.leave("missing", origin, why, "Write its rules as files of the filter signatures")
             for rule in table.rules:
                 if line := _signature(site, rule, where, setting, pipeline):
                     rules.append(line)

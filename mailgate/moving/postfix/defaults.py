@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["ALWAYS", "CONDITIONAL", "DEFAULTS", "INSIDE"]
+__all__ = ["ALWAYS", "CONDITIONAL", "DEFAULTS", "INSIDE", "OTHERWISE"]
 
 DEFAULTS: Mapping[str, str] = {
     "alias_maps": "hash:/etc/aliases",
@@ -70,17 +70,24 @@ INSIDE: tuple[str, ...] = (
     "dont_remove", "export_environment", "fast_flush_domains", "hash_queue_*",
     "html_directory", "import_environment", "in_flow_delay", "ipc_*", "lmtp_*_cache*",
     "local_destination_*", "mail_name", "mail_owner", "mail_version", "mailq_path",
-    "maillog_file*", "manpage_directory", "max_idle", "max_use", "meta_directory", "multi_instance_*",
-    "newaliases_path", "postscreen_*_ttl", "postscreen_cache_map", "process_id_directory", "proxy_read_maps",
+    "maillog_file*", "manpage_directory", "max_idle", "max_use", "meta_directory",
+    "multi_instance_[!d]*", "newaliases_path", "postscreen_*_ttl", "postscreen_cache_map", "process_id_directory",
+    "proxy_read_maps",
     "qmgr_*", "queue_directory", "queue_run_delay", "readme_directory", "sample_directory", "sendmail_path",
     "service_throttle_time", "setgid_group", "shlib_directory", "smtp_tls_session_cache_database",
     "smtpd_tls_session_cache_database", "lmtp_tls_session_cache_database", "smtp_tls_loglevel", "smtpd_tls_loglevel",
     "stress", "strict_mailbox_ownership", "swap_bangpath", "syslog_*", "tls_random_source", "trigger_timeout",
     "transport_retry_time",
-    "tlsproxy_*", "unknown_local_recipient_reject_code", "unknown_relay_recipient_reject_code",
-    "unknown_virtual_*_reject_code", "virtual_gid_maps", "virtual_uid_maps", "virtual_minimum_uid",
+    "tlsproxy_*", "virtual_gid_maps", "virtual_uid_maps", "virtual_minimum_uid",
     "smtp_tls_note_starttls_offer", "smtpd_tls_received_header", "smtpd_tls_session_cache_timeout",
-    "smtp_tls_session_cache_timeout", "tls_ssl_options", "smtpd_sasl_local_domain",
+    "smtp_tls_session_cache_timeout", "tls_ssl_options", "anvil_status_update_time",
+    "*_delivery_slot_*", "*_minimum_delivery_slots", "*_extra_recipient_limit", "*_recipient_refill_*",
+    "*_service_name", "berkeley_db_*", "lmdb_map_size", "fork_*", "stale_lock_time", "deliver_lock_*",
+    "mailbox_delivery_lock", "postmulti_*", "postlogd_*", "known_tcp_ports", "openssl_path", "process_*",
+    "application_event_drain_time", "daemon_table_open_error_is_fatal", "helpful_warnings", "info_log_address_format",
+    "maillog_file", "proxy_write_maps", "fast_flush_*", "backwards_bounce_logfile_compatibility",
+    "delay_logging_resolution_limit", "enable_long_queue_ids", "duplicate_filter_limit", "queue_file_attribute_*",
+    "smtpd_history_flush_threshold", "smtpd_client_port_logging", "postscreen_cache_*",
 )  # fmt: skip
 
 #: What mailgate does without being told; the text says what.
@@ -119,10 +126,17 @@ ALWAYS: Mapping[str, str] = {
     "virtual_mailbox_limit": "how large a mailbox may be is the mailbox server's business",
     "header_size_limit": "content is judged as a whole; see max_message_size and the filter headers-check",
     "smtpd_peername_lookup": "see resolve_clients of the listener",
-    "smtputf8_enable": "SMTPUTF8 is offered, and passed on where the next hop has it",
+    "smtpd_tls_auth_only": "passwords come under TLS only, unless auth_without_tls of the listener says otherwise",
+    "smtputf8_enable": "SMTPUTF8 is offered, and passed on where the next hop has it; see hide of the listener",
     "smtpd_reject_unlisted_recipient": "the filter recipients asks who exists, at every listener",
-    "smtpd_soft_error_limit": "see the filter tarpit",
-    "smtpd_error_sleep_time": "see the filter tarpit",
+}
+
+#: What mailgate does always, and Postfix did not: the value, and what differs.
+OTHERWISE: Mapping[str, tuple[str, str]] = {
+    "smtpd_reject_unlisted_recipient": ("no", "recipients that nobody knows are refused at every listener"),
+    "smtpd_forbid_bare_newline": ("no", "content with bare newlines is refused; see bare_newlines of the listener"),
+    "smtpd_forbid_unauth_pipelining": ("no", "commands that come too early are refused"),
+    "smtpd_helo_required": ("no", "a client has to greet before MAIL"),
 }
 
 #: Settings that are known, and count only together with others: beside those that have a default above.

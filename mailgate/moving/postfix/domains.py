@@ -104,6 +104,7 @@ def _domain(site: Site, kind: str, member: Member, sources: Sequence[str]) -> No
         if delimiter and (len(delimiter) > 1 or not good):
             text = f'of "{delimiter}" only the first that can be one counts: a domain has one delimiter'
             site.draft.leave("differs", site.parameters.origin("recipient_delimiter"), text)
+        site.use(site.parameters, "recipient_delimiter")  # as by default here
         if good[:1] != ["+"]:
             section.set("delimiter", "".join(good[:1]), site.parameters.origin("recipient_delimiter"))
     below = site.parameters.words("parent_domain_matches_subdomains")
@@ -116,7 +117,7 @@ def _stem(table: Table) -> str:
 
 
 def _tables(site: Site, setting: str) -> list[Table]:
-    return site.tables.all([word for word in site.parameters.words(setting) if ":" in word])
+    return site.listed(setting)
 
 
 def _recipients(site: Site, kind: str, domains: Sequence[str], maps: str, *, probes: bool) -> list[str]:
@@ -276,6 +277,7 @@ def _complete(site: Site, target: str) -> str:
 
 def _origin(site: Site) -> str:
     origin = site.parameters.get("myorigin")
+    site.use(site.parameters, "myorigin")
     if origin.startswith("/"):  # as Debian has it: the first line of a file
         members = list(site.members("myorigin"))
         origin = members[0].text if members else site.parameters.get("myhostname")

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from mailgate.filters.access_rules import RuleTable, parse_rule
 from mailgate.filters.who import AddressPatterns, IdentityTable
 from mailgate.moving.draft import Section, Value
-from mailgate.moving.postfix.access import access_rules
+from mailgate.moving.postfix.access import access_rules, extended
 from mailgate.moving.postfix.reading import Parameters
-from mailgate.moving.postfix.restrictions import Step, steps
+from mailgate.moving.postfix.restrictions import LISTS, Step, steps
 from mailgate.moving.postfix.site import Site
 
 __all__ = ["Pipeline", "Trusted", "restricted"]
@@ -107,6 +107,7 @@ class _Made:
 
     def pipeline(self) -> Pipeline:
         """Go through all lists."""
+        self._site.use(self._parameters, *(f"smtpd_{stage}_restrictions" for stage in LISTS))
         for step in steps(self._site, self._parameters):
             self._step(step)
         return self._pipeline
@@ -243,19 +244,19 @@ class _Made:
             )
 
     def _sender_login(self, step: Step) -> None:
-        maps = [one for one in self._parameters.words("smtpd_sender_login_maps") if ":" in one]
         origin = self._parameters.origin("smtpd_sender_login_maps")
         by_login: dict[str, list[str]] = {}
         owned: list[str] = []
-        for table in self._site.tables.all(maps):
+        for table in self._site.listed("smtpd_sender_login_maps", self._parameters):
             if not table.entries:
                 self._site.draft.leave("decide", f"{origin}: {table.name}", "only lists can be taken over")
             for entry in table.entries:
-                owned += _owned(entry.key)
+                owned += _owned(self._site, entry.key)
                 for login in re.split(r"[,\s]+", entry.value.strip()):
                     pattern = entry.key.removeprefix("@")
                     if _may_be_granted(login, pattern):
-                        by_login.setdefault(login, []).append(pattern)
+                        more = extended(pattern, self._site)
+                        by_login.setdefault(login, []).extend(filter(None, (pattern, more)))
                     elif login:
                         text = f"{login} and this key are no name and address that can stand in our list"
                         self._site.draft.leave("missing", f"{entry.origin}: {entry.key}", text)
@@ -282,14 +283,16 @@ class _Made:
         self._pipeline.add(name, strangers=False, trusted=True)
 
 
-def _owned(key: str) -> list[str]:
+def _owned(site: Site, key: str) -> list[str]:
     """A rule against strangers with a sender that belongs to somebody; none where the key is no address or domain."""
-    rule = f"deny sender {key.lower().removeprefix('@')} Log in to send as this address"
+    pattern = key.lower().removeprefix("@")
+    patterns = filter(None, (pattern, extended(pattern, site)))
+    rules = [f"deny sender {one} Log in to send as this address" for one in patterns]
     try:
-        RuleTable([parse_rule(rule, "rule", 0)])
+        RuleTable(parse_rule(rule, "rule", 0) for rule in rules)
     except ValueError:
         return []
-    return [rule] if "@" in key and "#" not in rule else []
+    return rules if "@" in key and "#" not in pattern else []
 
 
 def _may_be_granted(login: str, pattern: str) -> bool:

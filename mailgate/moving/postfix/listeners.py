@@ -45,6 +45,7 @@ def read_listeners(site: Site) -> bool:
             text = "takes back what a scanner has looked at, and there is none of that kind any more"
             site.draft.leave("covered", f"{service.origin}: {service.name}", text)
             continue
+        site.made |= {service.origin} | ({behind.origin} if screens and behind is not None else set())
         number = len(site.draft.entries("listeners"))
         name = "mx" if place[1] == 25 and not number else slug(service.name.replace(":", "-"))
         screen = screened(site, parameters) if screens else None
@@ -236,7 +237,14 @@ def _limits(site: Site, section: Section, parameters: Parameters) -> None:
         words = [one.lower() for one in parameters.words("smtpd_discard_ehlo_keywords")]
         hidden = [one for one in words if one in _KEYWORDS]
         section.set("hide", list(hidden), parameters.origin("smtpd_discard_ehlo_keywords"))
-    del site
+        unknown = sorted(set(words) - {*hidden, "silent-discard"})
+        if unknown:
+            text = f"{', '.join(unknown)} cannot be hidden: it is offered as it fits, or never"
+            site.draft.leave("differs", parameters.origin("smtpd_discard_ehlo_keywords"), text)
+    if parameters.get("smtputf8_enable").lower() == "no":
+        section.extend("hide", ["smtputf8"], parameters.origin("smtputf8_enable"))
+    if parameters.get("smtpd_peername_lookup").lower() == "no":
+        section.set("resolve_clients", False, parameters.origin("smtpd_peername_lookup"))
 
 
 def _told(site: Site, section: Section, parameters: Parameters, *, is_screened: bool) -> None:

@@ -24,6 +24,8 @@ __all__ = [
 #: Names inside names, and characters of one value, and of a condition in it.
 _DEEPEST, _LONGEST = 30, 1024 * 1024
 _LONGEST_CONDITION = 4096
+#: Settings of a main.cf; services, and settings of one.
+_SETTINGS, _SERVICES = 10_000, 1000
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 _SETTING = re.compile(r"([A-Za-z0-9_.-]+)\s*=\s*(.*)", re.DOTALL)
 _SUM = re.compile(r"\s*\{(.*?)\}\s*(==|!=|<=|>=|<|>)(level)?\s*\{(.*?)\}\s*\Z", re.DOTALL)
@@ -79,6 +81,8 @@ def read_main(text: str, name: str = "main.cf") -> dict[str, Setting]:
         if not match:
             raise ReadingError(f'{name}:{number}: "{line[:60]}" is no NAME = VALUE')
         found[match[1]] = Setting(match[2].strip(), f"{name}:{number}")
+        if len(found) > _SETTINGS:
+            raise ReadingError(f"{name}: has more than {_SETTINGS} settings")
     return found
 
 
@@ -93,6 +97,8 @@ def read_master(text: str, name: str = "master.cf", *, chroots: bool = False) ->
         own, arguments = _options("".join(rest))
         is_chrooted = fields[4] == "y" or (fields[4] == "-" and chroots)
         found.append(Service(fields[0], fields[1], command, arguments, own, f"{name}:{number}", is_chrooted))
+        if len(found) > _SERVICES or len(own) > _SERVICES:
+            raise ReadingError(f"{name}:{number}: more than {_SERVICES} services, or options of one")
     return found
 
 
@@ -131,17 +137,22 @@ def unbraced(text: str) -> str:
 
 @dataclass
 class Parameters:
-    """Settings with `$name` replaced, over the defaults of Postfix; what was asked for is remembered in `used`."""
+    """Settings with `$name` replaced, over the defaults of Postfix. What was looked at is remembered in `used`: what
+    somebody has `asked` for, and what others' values name (`expanded`)."""
 
     settings: Mapping[str, Setting]
-    used: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
+    expanded: set[str] = field(default_factory=set)
     own: Mapping[str, str] = field(default_factory=dict)
     own_origin: str = ""
     hostname: str = "localhost"
     folder: str = "/etc/postfix"
     is_chrooted: bool = False
-    own_used: set[tuple[str, str]] = field(default_factory=set)
-    """the services and their own settings that have been asked for"""
+
+    @property
+    def used(self) -> set[str]:
+        """What has been looked at."""
+        return self.asked | self.expanded
 
     def of(self, service: Service) -> Parameters:
         """The same for a service, whose own settings go before."""
@@ -151,16 +162,24 @@ class Parameters:
         """Whether it is given, so that no default counts."""
         return name in self.own or name in self.settings
 
+    def line(self, name: str) -> str:
+        """Where the value stands: "main.cf:12", or "default"."""
+        if name in self.own:
+            return self.own_origin
+        return self.settings[name].origin if name in self.settings else "default"
+
     def origin(self, name: str) -> str:
         """Where the value comes from, for comments."""
-        if name in self.own:
-            return f"{name} ({self.own_origin})"
-        return f"{name} ({self.settings[name].origin})" if name in self.settings else f"{name} (default)"
+        return f"{name} ({self.line(name)})"
 
     def get(self, name: str) -> str:
         """The value with everything replaced; "" where neither it nor a default is known."""
-        self.used.add(name)
+        self.asked.add(name)
         return self._expand(self._raw(name), 0, [0]).strip()
+
+    def default(self, name: str) -> str:
+        """What Postfix would have where nothing is given; "" where that is not known here."""
+        return self._expand(DEFAULTS.get(name, ""), 0, [0]).strip()
 
     def is_yes(self, name: str) -> bool:
         """Whether a yes or no is yes."""
@@ -182,10 +201,8 @@ class Parameters:
 
     def _raw(self, name: str) -> str:
         if name in self.own:
-            self.own_used.add((self.own_origin, name))
             return self.own[name]
         if name in self.settings:
-            self.used.add(name)
             return self.settings[name].value
         if name == "myhostname":
             return self.hostname
@@ -197,6 +214,7 @@ class Parameters:
         return DEFAULTS.get(name, "")
 
     def _is_known(self, name: str) -> bool:
+        self.expanded.add(name)
         return bool(self._raw(name))
 
     def _expand(self, text: str, depth: int, spent: list[int]) -> str:
@@ -212,6 +230,11 @@ class Parameters:
             out.append(piece)
         return "".join([*out, text[place:]])
 
+    def _value_of(self, name: str, depth: int, spent: list[int]) -> str:
+        """What a value that names another has in its place."""
+        self.expanded.add(name)
+        return self._expand(self._raw(name), depth + 1, spent)
+
     def _name(self, text: str, start: int, depth: int, spent: list[int]) -> tuple[str, int]:
         """What stands for the name that begins at `start`, and where the text goes on."""
         following = text[start : start + 1]
@@ -223,7 +246,7 @@ class Parameters:
         match = _NAME.match(text, start)
         if not match:
             return "$", start
-        return self._expand(self._raw(match[0]), depth + 1, spent), match.end()
+        return self._value_of(match[0], depth, spent), match.end()
 
     def _inner(self, inner: str, depth: int, spent: list[int]) -> str:
         if inner.lstrip().startswith("{"):
@@ -235,7 +258,7 @@ class Parameters:
             return ""
         rest = inner.strip()[match.end() :].lstrip()
         if not rest:
-            return self._expand(self._raw(match[0]), depth + 1, spent)
+            return self._value_of(match[0], depth, spent)
         return self._branch(rest, depth, spent, is_so=self._is_known(match[0]))
 
     def _compares(self, condition: str, depth: int, spent: list[int]) -> bool:

@@ -24,6 +24,8 @@ _LONGEST_WAIT = 9
 def screened(site: Site, parameters: Parameters) -> Pipeline:
     """The filters of postscreen, which stand before all others."""
     pipeline = Pipeline()
+    site.use(parameters, "postscreen_denylist_action", "postscreen_blacklist_action", "postscreen_greet_action",
+             "postscreen_dnsbl_action", "postscreen_access_list")  # fmt: skip
     _lists(site, parameters, pipeline)
     if parameters.get("postscreen_greet_action").lower() in _ENFORCED:
         wait = min(parameters.seconds("postscreen_greet_wait") or 6, _LONGEST_WAIT)

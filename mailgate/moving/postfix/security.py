@@ -9,7 +9,7 @@ from mailgate.moving.draft import Section
 from mailgate.moving.files import slug
 from mailgate.moving.postfix.reading import Parameters
 from mailgate.moving.postfix.site import Site
-from mailgate.moving.postfix.tables import Entry
+from mailgate.moving.postfix.tables import Entry, Question, Unreadable
 
 __all__ = ["read_tls_policies", "route_security"]
 
@@ -141,7 +141,7 @@ def _fingerprints(site: Site, section: Section, policy: Entry | None, parameters
 
 
 def _policy_of(site: Site, parameters: Parameters, hop: str) -> Entry | None:
-    for table in site.tables.all([one for one in parameters.words("smtp_tls_policy_maps") if ":" in one]):
+    for table in site.listed("smtp_tls_policy_maps", parameters):
         for entry in table.entries:
             if entry.key.lower() == hop.lower():
                 return entry
@@ -151,7 +151,8 @@ def _policy_of(site: Site, parameters: Parameters, hop: str) -> Entry | None:
 def read_tls_policies(site: Site) -> None:
     """[tls_policies]: what smtp_tls_policy_maps says of domains."""
     parameters = site.parameters
-    for table in site.tables.all([one for one in parameters.words("smtp_tls_policy_maps") if ":" in one]):
+    site.use(parameters, "smtp_tls_policy_maps")
+    for table in site.listed("smtp_tls_policy_maps", parameters):
         if not table.entries:
             where = f"{parameters.origin('smtp_tls_policy_maps')}: {table.name}"
             site.draft.leave("decide", where, "only lists can be taken over", "Write them as [tls_policies] by hand")
@@ -200,7 +201,11 @@ def _login(site: Site, section: Section, parameters: Parameters, hop: str, sende
     if not parameters.is_yes("smtp_sasl_auth_enable") or not hop:
         return
     wanted = {one.lower() for one in (sender, hop, re.sub(r"[\[\]]|:\w+$", "", hop)) if one}
-    for table in site.tables.all([one for one in parameters.words("smtp_sasl_password_maps") if ":" in one]):
+    for table in site.listed("smtp_sasl_password_maps", parameters):
+        if isinstance(table.content, Unreadable | Question) or table.rules:
+            where = f"{parameters.origin('smtp_sasl_password_maps')}: {table.name}"
+            why = table.content.why if isinstance(table.content, Unreadable) else "only lists can be taken over"
+            site.draft.leave("decide", where, f"{why}; mail goes out without its logins", "See auth of the route")
         for entry in sorted(table.entries, key=lambda one: one.key.lower() != sender.lower()):
             name, colon, password = entry.value.partition(":")
             if entry.key.lower() not in (*wanted, "*") or not colon or not name:
@@ -209,6 +214,7 @@ def _login(site: Site, section: Section, parameters: Parameters, hop: str, sende
                 text = "the name or the password is no UTF-8" if password.strip() else "the password is empty"
                 site.draft.leave("decide", f"{entry.origin}: {entry.key}", text, "See auth of the route")
                 return
+            site.use(parameters, "smtp_sasl_auth_enable")
             file = site.draft.file(f"secrets/{slug(section.path[-1])}.password", [password], is_secret=True)
             where = f"{parameters.origin('smtp_sasl_password_maps')}, {entry.origin}"
             section.set("auth", {"username": name, "password_file": file}, where)

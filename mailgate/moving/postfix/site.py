@@ -12,7 +12,7 @@ from mailgate.config.hosts import parse_domain
 from mailgate.moving.draft import Draft
 from mailgate.moving.files import ReadingError, is_everybody, read_text
 from mailgate.moving.postfix.reading import Parameters, Service, logical_lines, split_words
-from mailgate.moving.postfix.tables import Tables, Unreadable
+from mailgate.moving.postfix.tables import Table, Tables, Unreadable
 
 __all__ = ["Member", "NextHop", "Site"]
 
@@ -24,6 +24,10 @@ _OPEN = re.compile(r"([^\[\]:]+)(?::([A-Za-z0-9]+))?")
 PORTS = {"smtp": 25, "lmtp": 24, "submission": 587, "smtps": 465, "submissions": 465, "urd": 465}
 #: Entries of one list, and files inside files.
 _MOST, _DEEPEST = 200_000, 10
+#: Exceptions of one list of networks.
+_EXCEPTIONS = 100
+#: Files that all lists together may name, each as often as it is named.
+_FILES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +63,24 @@ class Site:
     """the domains that mail is taken for, each with its class: local, virtual, relay or alias"""
     spared: set[str] = field(default_factory=set)
     """the domains that a list of these excepts, so that no wider entry may be for them"""
+    made: set[str] = field(default_factory=set)
+    """the services, by their origin, that something in the new file was made of"""
+    opened: int = 0
+    """files that lists have named so far, each as often as it was named"""
+    uses: set[tuple[str, str]] = field(default_factory=set)
+    """the settings, each with where it stands, of which all that they say has been done or told, without their name"""
+
+    def use(self, parameters: Parameters, *names: str) -> None:
+        """Take down that these settings need no word more."""
+        self.uses |= {(name, parameters.line(name)) for name in names}
 
     def members(self, name: str, parameters: Parameters | None = None) -> list[Member]:
         """The entries of a list of domains or networks: words, files of words, and the keys of tables. The
         list ends at an exception that cannot be read: what stands behind would be too wide without it."""
-        words = (parameters or self.parameters).words(name)
-        origin = (parameters or self.parameters).origin(name)
+        parameters = parameters or self.parameters
+        words, origin = parameters.words(name), parameters.origin(name)
+        if words:
+            self.use(parameters, name)  # each entry has a line of its own, or is told
         found: list[Member] = []
         try:
             found.extend(islice(self._members(words, origin, 0), _MOST + 1))
@@ -79,7 +95,8 @@ class Site:
             word = written.lstrip("!")
             is_turned = is_not != bool((len(written) - len(word)) % 2)
             if word.startswith("/"):
-                if depth == _DEEPEST:
+                self.opened += 1
+                if depth == _DEEPEST or self.opened > _FILES:
                     raise ReadingError(f"{word}: files lead to files without an end")
                 path = self.tables.find(word)
                 try:
@@ -104,6 +121,16 @@ class Site:
             else:
                 yield Member(word, origin, is_turned)
 
+    def listed(self, setting: str, parameters: Parameters | None = None) -> list[Table]:
+        """The tables that a setting lists; a word that is none, by which Postfix would not run, is noted."""
+        parameters = parameters or self.parameters
+        words = parameters.words(setting)
+        for word in words:
+            if ":" not in word:
+                where = f"{parameters.origin(setting)}: {word}"
+                self.draft.leave("missing", where, "is no table of the form type:name, and is left out")
+        return self.tables.all([one for one in words if ":" in one])
+
     def networks(self, name: str, parameters: Parameters | None = None) -> list[tuple[str, str]]:
         """Networks of a list such as mynetworks, each in our form with its origin; what is left out is noted.
 
@@ -119,6 +146,9 @@ class Site:
             if network is None:
                 where = f"{member.origin}: {member.text}"
                 self.draft.leave("decide", where, "is no network", "Name clients by their addresses")
+            elif member.is_not and len(excluded) == _EXCEPTIONS:
+                self.unclear(member.origin, f"!{member.text}: there are more than {_EXCEPTIONS} exceptions")
+                break
             elif member.is_not:
                 excluded.append(network)
             elif is_everybody(network):
@@ -156,7 +186,7 @@ class Site:
     @staticmethod
     def port(text: str) -> int:
         """The number of a port; ReadingError where it has none."""
-        if text.isascii() and text.isdigit():
+        if text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65536:
             return int(text)
         if text not in PORTS:
             raise ReadingError(f'"{text}" is no port that we know')

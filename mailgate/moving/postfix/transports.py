@@ -19,6 +19,8 @@ from mailgate.moving.postfix.tables import Entry, Question, Table, Unreadable
 __all__ = ["read_transports"]
 
 _CLASS_TRANSPORT = {"local": "local_transport", "virtual": "virtual_transport", "relay": "relay_transport"}
+#: Entries of transport_maps that are taken over.
+_MOST = 100_000
 _MAILDIR = "/var/lib/mailgate/mailboxes/{domain}/{local_part}"
 
 
@@ -107,6 +109,11 @@ class _Routes:
         for table in self._tables("transport_maps"):
             for entry in table.entries:
                 entries.setdefault(entry.key.lower(), entry)  # the first one counts
+        if len(entries) > _MOST:
+            text = f"it has {len(entries)} entries, and more than {_MOST} do not stand in a configuration"
+            advice = "Until then such mail goes as its domain does: give most of them a domain of their own"
+            self._draft.leave("decide", self._site.parameters.origin("transport_maps"), text, advice)
+            return
         for entry in entries.values():
             self._transport_entry(entry)
         self._closed.spare(entries)
@@ -124,7 +131,7 @@ class _Routes:
 
     def _tables(self, setting: str) -> list[Table]:
         found = []
-        for table in self._site.tables.all([one for one in self._site.parameters.words(setting) if ":" in one]):
+        for table in self._site.listed(setting):
             content = table.content
             if table.rules or isinstance(content, Question | Unreadable):
                 why = content.why if isinstance(content, Unreadable) else "only lists can be taken over"
@@ -132,6 +139,7 @@ class _Routes:
                 self._draft.leave("decide", where, why, "Write its entries into [routing] by hand")
             else:
                 found.append(table)
+                self._site.use(self._site.parameters, setting)
         return found
 
     def _transport_entry(self, entry: Entry) -> None:
@@ -192,6 +200,8 @@ class _Routes:
         service = self._transports.get(transport)
         command = service.command if service else transport
         parameters = self._site.parameters.of(service) if service else self._site.parameters
+        if service is not None:
+            self._site.made.add(service.origin)
         name = self._free(name)
         if command in ("smtp", "lmtp", "relay"):
             self._server(name, command, hop, origin, parameters, service, sender)
@@ -294,7 +304,7 @@ class _Routes:
         base = parameters.get("virtual_mailbox_base")
         forms = {
             form
-            for table in self._site.tables.all([one for one in parameters.words("virtual_mailbox_maps") if ":" in one])
+            for table in self._site.listed("virtual_mailbox_maps")
             for entry in table.entries
             if "@" in entry.key
             for form in [_form(entry)]
@@ -333,8 +343,6 @@ def _schedule(section: Section, parameters: Parameters) -> None:
         seconds = parameters.seconds(setting, unit)
         if seconds is not None and (seconds or key == "warn"):
             section.set(key, format_duration(seconds), parameters.origin(setting))
-    if parameters.is_set("bounce_queue_lifetime"):
-        parameters.get("bounce_queue_lifetime")
 
 
 def _form(entry: Entry) -> str:

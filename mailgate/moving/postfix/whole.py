@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,25 +10,16 @@ from mailgate.config.hosts import parse_hostname
 from mailgate.moving.certificates import certificate
 from mailgate.moving.draft import Draft
 from mailgate.moving.files import ReadingError, read_text
-from mailgate.moving.postfix.defaults import ALWAYS, CONDITIONAL, DEFAULTS, INSIDE
 from mailgate.moving.postfix.domains import read_aliases, read_domains
 from mailgate.moving.postfix.listeners import read_listeners
-from mailgate.moving.postfix.reading import Parameters, Service, is_below, read_main, read_master
+from mailgate.moving.postfix.reading import Parameters, is_below, read_main, read_master
+from mailgate.moving.postfix.rest import tell_rest
 from mailgate.moving.postfix.security import read_tls_policies
 from mailgate.moving.postfix.site import Site
 from mailgate.moving.postfix.tables import Tables
 from mailgate.moving.postfix.transports import read_transports
 
 __all__ = ["read_postfix"]
-
-_REWRITING = (
-    "canonical_maps", "sender_canonical_maps", "recipient_canonical_maps", "smtp_generic_maps", "relocated_maps",
-    "masquerade_domains", "address_rewrite_maps",
-)  # fmt: skip
-#: What other services than those of a whole mail system do.
-_SENDING = {"smtp", "lmtp", "relay"}
-_OF_SERVICES = ("smtpd_*_limit_exceptions", "milter_macro_daemon_name")
-_SERVICES = {"pipe": "hands mail to a program", "spawn": "runs a program of the policy protocol or the like"}
 
 
 def read_postfix(
@@ -54,7 +44,8 @@ def read_postfix(
     read_aliases(site)
     read_transports(site)
     read_tls_policies(site)
-    _rest(site)
+    _soft_bounce(site)
+    tell_rest(site)
     return site.draft
 
 
@@ -78,6 +69,7 @@ def _pairs(site: Site) -> list[tuple[Path, Path, str]]:
         for kind in ("", "ec", "d"):
             cert, key = parameters.get(f"smtpd_tls_{kind}cert_file"), parameters.get(f"smtpd_tls_{kind}key_file")
             if cert and cert != "none":
+                site.use(parameters, f"smtpd_tls_{kind}key_file")
                 key = cert if not key or "smtpd_tls_cert_file" in key else key
                 found.append(
                     (site.tables.find(cert), site.tables.find(key), parameters.origin(f"smtpd_tls_{kind}cert_file"))
@@ -100,52 +92,7 @@ def _chains(site: Site, parameters: Parameters) -> list[tuple[Path, Path, str]]:
     return found
 
 
-def _rest(site: Site) -> None:
-    """What no part has asked for: noted, so that nothing is forgotten without a word."""
-    parameters, draft = site.parameters, site.draft
-    for name in _REWRITING:
-        if parameters.get(name):
-            text = "addresses in headers and envelopes are not rewritten"
-            draft.leave("missing", parameters.origin(name), text, "Recipients: [aliases]; moved users: deny recipient")
-    if parameters.is_yes("soft_bounce"):
+def _soft_bounce(site: Site) -> None:
+    if site.parameters.is_yes("soft_bounce"):
         advice = 'Try filters in mode = "shadow" instead'
-        draft.leave("missing", parameters.origin("soft_bounce"), "refusals are what they are", advice)
-    for setting in sorted(set(parameters.settings) - parameters.used):
-        origin = parameters.origin(setting)
-        if setting in ALWAYS:
-            draft.leave("covered", origin, ALWAYS[setting])
-        elif setting in CONDITIONAL or setting in DEFAULTS:
-            draft.leave("covered", origin, "nothing else here makes it count")
-        elif any(fnmatch.fnmatchcase(setting, pattern) for pattern in INSIDE):
-            draft.leave("covered", origin, "it is about the inside of Postfix")
-        else:
-            draft.leave(
-                "missing", origin, "the import does not know it", f"It was: {parameters.settings[setting].value}"[:160]
-            )
-    for service in site.services:
-        if service.command in _SERVICES:
-            text = f"it {_SERVICES[service.command]}: where something leads to it, that is told there"
-            draft.leave("covered", f"{service.origin}: {service.name}", text)
-        if service.command == "pickup":
-            text = "the sendmail command hands mail to Postfix; mailgate takes mail by SMTP only"
-            advice = "Let programs use SMTP, or a small sendmail that does (msmtp, dma)"
-            draft.leave("missing", f"{service.origin}: {service.name}", text, advice)
-    for service in site.services:
-        _unused(site, service)
-
-
-def _unused(site: Site, service: Service) -> None:
-    """Settings of a single service that no part has asked for."""
-    for name in service.own:
-        if (service.origin, name) in site.parameters.own_used:
-            continue
-        where = f"{service.origin}: {service.name} -o {name}"
-        if service.command in _SENDING:
-            site.draft.leave("covered", where, "nothing is sent by it here")
-        elif name in ALWAYS:
-            site.draft.leave("covered", where, ALWAYS[name])
-        elif any(fnmatch.fnmatchcase(name, pattern) for pattern in (*INSIDE, *_OF_SERVICES)):
-            site.draft.leave("covered", where, "it is about the inside of Postfix")
-        else:
-            text = "for one service alone it cannot be said"
-            site.draft.leave("missing", where, text, f"It was: {service.own[name]}"[:160])
+        site.draft.leave("missing", site.parameters.origin("soft_bounce"), "refusals are what they are", advice)

@@ -18,7 +18,7 @@ from mailgate.interfaces import IPipeline
 from mailgate.mta.milter.answering import STAGES, Answering, is_objection
 from mailgate.mta.milter.ending import Ending
 from mailgate.mta.milter.gathering import TOO_LARGE, Gathering
-from mailgate.mta.milter.named import Named, put_off
+from mailgate.mta.milter.named import Named, put_off, put_off_reply
 from mailgate.mta.milter.services import LOCAL_ERROR, MilterServices, judged
 from mailgate.mta.milter.told import (
     client_of,
@@ -48,7 +48,7 @@ from mailgate.wire.milter.commands import (
     code_of,
 )
 from mailgate.wire.milter.negotiation import Agreement
-from mailgate.wire.milter.words import Code
+from mailgate.wire.milter.words import Code, Plain
 
 __all__ = ["MilterSession"]
 
@@ -58,6 +58,7 @@ _log = Logger()
 
 _BAD_SENDER = Reply.of(553, "5.1.7", "The sender's address cannot be read")
 _BAD_RECIPIENT = Reply.of(553, "5.1.3", "The recipient's address cannot be read")
+_ONE_BAD_RECIPIENT = Reply.of(553, "5.1.3", "One of the recipients' addresses cannot be read: nobody has got it")
 _TOO_MANY = Reply.of(452, "4.5.3", "Too many recipients")
 
 _MAX_HELO = 255
@@ -119,6 +120,8 @@ class MilterSession:
                 self._forget()
             case Code.UNKNOWN:
                 await self._answers.go_on(Code.UNKNOWN)
+            case RecipientTold() if put_off_reply(self._answers.over, self._require_session().client):
+                await self._answers.say(Plain.CONTINUE)
             case _ if self._answers.over is not None:
                 await self._answers.go_on(code_of(command))
             case GreetingTold(name):
@@ -220,7 +223,11 @@ class MilterSession:
             address = path_of(told.path, self._services.hostname, understood=self._macros.pop("rcpt_addr", ""))
         except AddressError as error:
             text = f"RCPT TO:{told.path[:300]}: {error}"
-            await self._refuse(Code.RCPT, _BAD_RECIPIENT, text, transaction)
+            if put_off_reply(_BAD_RECIPIENT, session.client):
+                self._named.unreadable = self._named.unreadable or text
+                await self._answers.go_on(Code.RCPT)
+            else:
+                await self._refuse(Code.RCPT, _BAD_RECIPIENT, text, transaction)
             return
         named = self._named
         if named.is_full:
@@ -264,6 +271,11 @@ class MilterSession:
             if content is None:
                 reply = gathering.refusal or LOCAL_ERROR
                 await self._refuse(Code.END_OF_BODY, reply, gathering.reason, transaction)
+                return
+            if self._named.unreadable:
+                content.discard()
+                content.give_back()
+                await self._refuse(Code.END_OF_BODY, _ONE_BAD_RECIPIENT, self._named.unreadable, transaction)
                 return
             ending = Ending(
                 self._services, self._agreement, session, transaction, content, self._named, self._answers.say

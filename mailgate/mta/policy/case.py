@@ -41,6 +41,7 @@ class Case:
         self._recipients: dict[Address, str] = {}
         self._data: str | None = None
         self._published: tuple[str, int] | None = None  # the word that was made known, and of how many recipients
+        self._discarded = 0  # recipients of whom it was made known that they get nothing
         self._has_field = False
 
     @property
@@ -147,7 +148,7 @@ class Case:
         known = (decision.word, len(self.transaction.recipients))
         if known == self._published or (self._published is not None and not told.is_whole):
             return
-        self._published = known
+        is_again, self._published = self._published is not None, known
         services, session, transaction = self.visit.services, self.visit.session, self.transaction
         identity, tls = session.identity, session.tls
         now = services.clock.seconds()
@@ -169,11 +170,15 @@ class Case:
                 protocol=session.protocol,
                 identity="" if identity is None else f"{identity.name} by {identity.mechanism}",
                 tls="" if tls is None else f"{tls.version} {tls.cipher}",
+                is_early=True,
+                is_again=is_again,
                 trace=(*session.trace, *transaction.trace),
             )
         )
         if decision.word == "discard":
-            sender = str(transaction.sender)
+            sender, told_of = str(transaction.sender), self._discarded
+            self._discarded = len(people)
+            people = people[told_of:]
             services.events.publish(
                 Discarded(at=now, queue_id=transaction.id, sender=sender, recipients=people, reason=decision.reason)
             )

@@ -10,10 +10,15 @@ from mailgate.mta.policy.deciding import refusal
 from mailgate.mta.policy.services import PolicyServices
 from mailgate.mta.policy.told import Told
 from mailgate.observe.refusal import RefusalTeller
+from mailgate.reply import Reply
 from mailgate.smtp.peer import is_in
 from mailgate.verdict import Defer, Disconnect, Reject, Verdict
 
 __all__ = ["Visit"]
+
+#: Greetings of one session that are judged: each leaves its trace.
+_MOST_GREETINGS = 100
+_TOO_MANY = Disconnect(Reply.of(421, "4.7.0", "Too many greetings"), "has greeted again and again")
 
 
 class Visit:
@@ -36,6 +41,7 @@ class Visit:
             self.pipeline = services.trusted_pipeline
         self._is_met = False
         self._gone = ""  # the action for whatever comes next
+        self._greetings = 0
         self._greeting: tuple[str, str] = ("", "")  # the one that was judged, and the action about it
         self._login: tuple[Identity | None, str] = (self.session.identity, "")
         self._logged_in: Identity | None = None  # by a password, which is done once in a session
@@ -60,7 +66,9 @@ class Visit:
         session.tls, session.protocol = told.tls, told.protocol
         if told.helo and told.helo != self._greeting[0]:
             session.helo = told.helo
-            verdict = await answered(self.pipeline.helo(session))
+            self._greetings += 1
+            is_enough = self._greetings > _MOST_GREETINGS
+            verdict = _TOO_MANY if is_enough else await answered(self.pipeline.helo(session))
             self._greeting = (told.helo, self.tell("helo", verdict))
         if self._greeting[1]:
             return self._greeting[1]

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TypeAlias
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -18,6 +19,7 @@ from mailgate.mime.recode import Target as Fit
 from mailgate.relay.attempt import IConnection, Result
 from mailgate.relay.client.carriage import Carriage, Hop, carriage_of
 from mailgate.relay.client.exchange import BrokenOffError, Exchange, Octets, Words
+from mailgate.relay.client.opening import Opening
 from mailgate.relay.client.probe import Probe
 from mailgate.relay.client.sending import ContentSender, Payload, UnsendableError, convert, prepare
 from mailgate.relay.client.session import LOST, ClientSession
@@ -27,6 +29,11 @@ from mailgate.reply import Reply
 
 __all__ = ["SmtpConnection"]
 
+_log = Logger()
+
+#: Seconds of rest after which nobody can be sure that the server, or a firewall between, still knows of the session.
+_SURE = 1.0
+
 Recipients: TypeAlias = Sequence[EnvelopeRecipient]
 
 
@@ -35,6 +42,9 @@ class SmtpConnection(ClientSession):
     """One session; see ClientSession for its arguments. Whatever the server does ends in results."""
 
     messages = 0
+    #: What was known of each recipient when the latest `deliver` was cancelled.
+    left: Sequence[Result] = ()
+    _rests_since = 0.0
     _transaction: Transaction | Exchange | None = None
     _content = b""  # all of it as it goes over the wire, or a sender has it
     _sender: ContentSender | None = None
@@ -104,6 +114,26 @@ class SmtpConnection(ClientSession):
         """Whether RSET must come before the next transaction."""
         return self._needs_reset
 
+    def wake(self) -> Deferred[bool]:
+        """Whether the server still answers, where the session has rested; where not, it is closed. Cancelling drops the
+        connection."""
+        if self._clock.seconds() - self._rests_since < _SURE:
+            return succeed(True)
+        words = Words(self._peer, [b"RSET\r\n"], pipelining=False)
+
+        def answered(replies: list[Reply]) -> bool:
+            if not replies[0].is_positive:
+                self.close()
+            return replies[0].is_positive
+
+        def broken(failure: Failure) -> bool:
+            failure.trap(BrokenOffError)
+            _log.warn("an idle connection was dead, and is replaced: {error}", error=failure.getErrorMessage())
+            return False
+
+        asked = self._step(words, lambda: self._write(words.start(), self._timeouts.awake))
+        return asked.addCallbacks(answered, broken)
+
     def begin(self) -> None:
         """One more message is under way, by `say` and `send`, until `deliver` may be called again."""
         self.messages += 1
@@ -146,6 +176,10 @@ class SmtpConnection(ClientSession):
             self._quit()
 
     # -- What ClientSession asks
+
+    def _open(self, opening: Opening) -> None:
+        self._rests_since = self._clock.seconds()
+        super()._open(opening)
 
     def _owed(self) -> int | None:
         return None if self._transaction is None else self._transaction.owed
@@ -260,6 +294,7 @@ class SmtpConnection(ClientSession):
         sender, self._sender = self._sender, None
         self._transaction, self._content = None, b""
         self._needs_reset = transaction.needs_reset
+        self._rests_since = self._clock.seconds()
         self._deadline.clear()
         if not keep:
             if sender is not None:
@@ -267,7 +302,9 @@ class SmtpConnection(ClientSession):
             self._abort()
         if done is not None:
             done.callback(transaction.results)
+        else:
+            self.left = transaction.results
 
     def _cancelled(self, _done: Deferred[Sequence[Result]]) -> None:
         self._done = None
-        self._give_up(LOST, "cancelled")
+        self._give_up(LOST, "there was no time to wait any longer")

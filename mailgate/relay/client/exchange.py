@@ -142,6 +142,17 @@ class Octets(Exchange):
             self.owed = self._last if is_last else 1
         self.end_sent = is_last
 
+    def receive(self, reply: Reply) -> Step:
+        if reply.code != 421 or not self.end_sent:
+            return super().receive(reply)
+        # It is the answer to the content, as any other that refuses it, and the end of the session. Those who by LMTP
+        # have none by then never will.
+        self.owed -= 1
+        self.replies.append(reply)
+        if self.owed:
+            self.abandon(reply, f"{self._peer} closed the session: {reply}")
+        return Step.DROP
+
     def _take(self, reply: Reply) -> Step:
         if reply.is_intermediate:
             return self._stray(reply)

@@ -25,10 +25,14 @@ def look_at(connection: SSL.Connection) -> tuple[Tls, Mapping[str, bytes]]:
 
 
 def told_for_people(tls: Tls, demand: Demand | None = None) -> str:
-    """In one line: "TLSv1.3 TLS_AES_256_GCM_SHA384 verified", or "... DANE verified" where a policy asked for that."""
+    """In one line: "TLSv1.3 TLS_AES_256_GCM_SHA384 verified", or "... DANE verified" where a policy asked for that, or
+    "... (MTA-STS not fetched)" where it might have."""
+    text = f"{tls.version} {tls.cipher}"
+    if demand is not None and demand.is_unfetched:
+        text += " (MTA-STS not fetched)"
     if not tls.is_verified:
-        return f"{tls.version} {tls.cipher}"
-    return f"{tls.version} {tls.cipher}{'' if demand is None else _by(demand)} verified"
+        return text
+    return f"{text}{'' if demand is None else _by(demand)} verified"
 
 
 def _by(demand: Demand) -> str:

@@ -15,6 +15,9 @@ __all__ = ["IOutlet", "Timeouts", "Work"]
 
 T = TypeVar("T")
 
+#: The longest time for the answer to RSET, in seconds.
+_AWAKE = 5.0
+
 
 class IOutlet(IConsumer, ITLSTransport):
     """What a stream's transport provides, TCP or unix; the handle is there under TLS."""
@@ -39,6 +42,12 @@ class Timeouts:
     command: float = 300.0
     data: float = 600.0
     opening: float = math.inf
+
+    @property
+    def awake(self) -> float:
+        """For the answer to RSET of a session that has rested: it costs a server nothing, and whoever waits must have
+        time for another session."""
+        return min(self.before_open / 2, _AWAKE)
 
     @property
     def before_open(self) -> float:

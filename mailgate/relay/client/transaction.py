@@ -185,7 +185,10 @@ class Transaction:
         at = self._at
         self.owed -= 1
         if reply.code == 421:
-            # The server closes, whatever the command was (RFC 5321 section 3.8).
+            # The server closes, whatever the command was (RFC 5321 section 3.8); to the content it is an answer, too.
+            if self.end_sent:
+                self._at = at + 1
+                self._final(at - self._last - 1, reply)
             self.abandon(reply, "the next hop closes the session", host=self._peer)
             return Step.DROP
         self._at = at + 1

@@ -18,22 +18,18 @@ from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import Lease, OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import IConnection, Result
-from mailgate.relay.client.carriage import PLAIN, carriage_of, handover_of
 from mailgate.relay.client.connection import SmtpConnection
-from mailgate.relay.client.exchange import BrokenOffError, Octets, Words
-from mailgate.relay.client.paths import check_size, reverse_path_of, xforward_of
-from mailgate.relay.client.sending import UnsendableError, prepare
+from mailgate.relay.client.exchange import BrokenOffError, Words
+from mailgate.relay.client.paths import reverse_path_of
+from mailgate.relay.client.sending import UnsendableError
 from mailgate.relay.client.session import LOST
-from mailgate.relay.client.transaction import HOST_IS_BUSY, kind_of
 from mailgate.relay.findings import LOCAL_ERROR
-from mailgate.relay.inline.counting import Count, is_full, one_too_many
-from mailgate.relay.inline.results import NO_ANSWER, TURNED_AWAY, broken, is_unreached, lost, unreached
+from mailgate.relay.inline.counting import is_full, one_too_many
+from mailgate.relay.inline.results import TURNED_AWAY, is_unreached, lost, unreached
+from mailgate.relay.inline.talk import Talk
 from mailgate.relay.inline.whole import send_whole, whole_of, withdraw
-from mailgate.relay.inline.words import mail_command, rcpt_command, said_of
 from mailgate.relay.ready.job import LedJob
 from mailgate.relay.ready.jobs import LEASE_TIME
-from mailgate.reply import Reply
-from mailgate.wire.extensions import NO_LIMITS
 
 __all__ = ["HopTransaction"]
 
@@ -91,16 +87,12 @@ class HopTransaction:
         self.route = route
         self.job: LedJob = self._make_job(first)
         self.accepted: list[EnvelopeRecipient] = []
-        self._told: list[EnvelopeRecipient] = []  # those of them that this session with the next hop has accepted
         self.refusal: Result | None = None  # of the sender: for everybody
         self._refused: list[Result] = []
         self._answer: Deferred[Result] | None = None  # to the first recipient
         self._connection: SmtpConnection | None = None  # while it is ours
         self._over: Deferred[Sequence[Result]] | None = None
-        self._carriage = PLAIN
-        self._utf8 = False  # whether SMTPUTF8 has been said
-        self._count = Count(NO_LIMITS)
-        self._is_heard = False  # MAIL has been answered
+        self._talk: Talk | None = None  # over the connection of now, or the last one
         self._has_let_go = False
 
     @property
@@ -131,26 +123,23 @@ class HopTransaction:
             return one_too_many(self.job, recipient)
         self._stop_holding()
         if self._has_let_go or self._is_gone():
-            self._has_let_go = self._is_heard = False
+            self._has_let_go, self._talk = False, None
             self._first, self.job = recipient, self._make_job(recipient)
             result = await self.begin()
             # Where it is about this one, and not about the way, the others may be served in another session.
             self._has_let_go = self._connection is None and bool(self.accepted) and not is_unreached(result)
             return result
-        connection = self._connection
-        if connection is None:
+        connection, talk = self._connection, self._talk
+        if connection is None or talk is None:
             return lost(recipient, BrokenOffError(LOST, "the session with the next hop is over"))
         try:
-            return await self._ask(connection, recipient)
+            return await self._ask(connection, talk, recipient)
         finally:
             self._hold_on()
 
-    async def _ask(self, connection: SmtpConnection, recipient: EnvelopeRecipient) -> Result:
-        if not self._count.add(recipient):
-            return one_too_many(self.job, recipient)
+    async def _ask(self, connection: SmtpConnection, talk: Talk, recipient: EnvelopeRecipient) -> Result:
         try:
-            rcpt = rcpt_command(connection.hop, recipient, self._carriage, utf8=self._utf8)
-            [reply] = await connection.say(Words(str(connection.target), [rcpt], pipelining=False))
+            result = await talk.rcpt(recipient)
         except UnsendableError as error:
             [result] = error.results((recipient,), is_fallback=connection.is_fallback)
             return replace(result, next_host=False)
@@ -160,7 +149,7 @@ class HopTransaction:
         except CancelledError:
             self._give_back()
             raise
-        return self._heard(connection, recipient, reply)
+        return one_too_many(self.job, recipient) if result is None else self._heard(result)
 
     async def send(
         self, envelope: Envelope, recipients: Sequence[EnvelopeRecipient], content: Content
@@ -171,12 +160,12 @@ class HopTransaction:
         self._stop_holding()
         if self._has_let_go or self._is_gone():
             return await self._send_whole(envelope, recipients, content)
-        connection = self._connection
-        if connection is None:
+        connection, talk = self._connection, self._talk
+        if connection is None or talk is None:
             error = BrokenOffError(LOST, "the session with the next hop was over before the content")
             return [lost(one, error) for one in recipients]
         try:
-            results = await self._send(connection, envelope, recipients, content)
+            results = await talk.content(envelope, recipients, content)
         except Exception as error:  # nothing is known then of what the next hop has
             _log.failure("a next hop could not be given {queue_id}", queue_id=envelope.queue_id)
             connection.close()
@@ -232,7 +221,6 @@ class HopTransaction:
     def _let_go(self) -> None:
         connection, over = self._connection, self._over
         self._connection = self._over = None
-        self._told = []
         refused, self._refused = self._refused, []
         if connection is None or over is None:
             return
@@ -266,107 +254,33 @@ class HopTransaction:
         answer, self._answer = self._answer, None
         if answer is not None:
             result = next(iter(results), None) or Result(self._first, OutcomeKind.DEFERRED, LOST)
-            if result.kind is OutcomeKind.FAILED and self._is_heard:
+            is_heard = self._talk is not None and self._talk.is_heard
+            if result.kind is OutcomeKind.FAILED and is_heard:
                 self.refusal = result
-            elif result.kind is OutcomeKind.DEFERRED and not self._is_heard:
+            elif result.kind is OutcomeKind.DEFERRED and not is_heard:
                 # Whatever it is, it is about the way, and not about the mail.
                 result = unreached(result)
             answer.callback(result)
 
-    # -- the dialogue
-
     async def _begin(self, connection: SmtpConnection) -> None:
-        first, peer = self._first, str(connection.target)
-        is_reused = connection.messages > 0
-        self._count, self._is_heard, self._told = Count(connection.extensions.limits), False, []
-        try:
-            self._carriage = carriage_of(connection.hop, self._envelope, Content(b""), self._clock.seconds)
-            needs_utf8 = self._carriage.utf8 or not (self._sender.is_ascii and first.address.is_ascii)
-            self._utf8 = needs_utf8 and connection.hop.extensions.utf8
-            mail = mail_command(connection.hop, self._sender, self._size, self._carriage, utf8=self._utf8)
-            rcpt = rcpt_command(connection.hop, first, self._carriage, utf8=self._utf8)
-            before = [b"RSET\r\n"] if connection.needs_reset else []
-            before += xforward_of(connection.hop, self._envelope)
-            self._count.add(first)
-            words = Words(peer, [*before, mail, rcpt], pipelining=connection.extensions.pipelining, vital=len(before))
-            connection.begin()
-            replies = (await connection.say(words))[len(before) :]
-        except UnsendableError as error:
-            self._give_back(error.results((first,), is_fallback=connection.is_fallback))
-            return
-        except BrokenOffError as error:
-            again = is_reused and not (error.replies or error.host)
-            self._give_back([replace(lost(first, error), again=again)])
-            return
-        self._is_heard = True
-        if replies[0].code >= 400:
-            result = Result(first, kind_of(replies[0]), replies[0], peer, replies[0].status in HOST_IS_BUSY)
+        talk = self._talk = Talk(connection, self._envelope, self._sender, self._clock)
+        result = await talk.begin(self._first, self._size)
+        if not talk.is_open:
             self._give_back([result])
             return
-        result = self._heard(connection, first, replies[1])
+        self._heard(result)
         self._hold_on()
         answer, self._answer = self._answer, None
         if answer is not None:
             answer.callback(result)
 
-    def _heard(self, connection: SmtpConnection, recipient: EnvelopeRecipient, reply: Reply) -> Result:
-        """What the reply to RCPT comes to."""
-        result = Result(recipient, kind_of(reply), reply, str(connection.target))
+    def _heard(self, result: Result) -> Result:
+        """An answer to RCPT."""
         if result.kind is OutcomeKind.DELIVERED:
-            self.accepted.append(recipient)
-            self._told.append(recipient)
+            self.accepted.append(result.recipient)
         else:
             self._refused.append(result)
         return result
-
-    async def _send(
-        self,
-        connection: SmtpConnection,
-        envelope: Envelope,
-        recipients: Sequence[EnvelopeRecipient],
-        content: Content,
-    ) -> Sequence[Result] | None:
-        """None where it takes another session: the next hop has been told something else, and hears no more in this."""
-        hop, peer = connection.hop, str(connection.target)
-        octets: Octets | None = None
-        has_gone = False
-        try:
-            carriage = carriage_of(hop, envelope, content, self._clock.seconds)
-            is_told = carriage == self._carriage and reverse_path_of(envelope, recipients) == self._sender
-            if not (is_told and said_of(hop, recipients) == said_of(hop, self._told)):
-                if not connection.is_usable:
-                    return None
-                has_gone = True  # or may have
-                return await connection.deliver(envelope, recipients, content)
-            fit, by_chunks = carriage.fit, carriage.by_chunks
-            payload = (
-                prepare(content, envelope.edits, by_chunks=by_chunks)
-                if fit is None
-                else await connection.convert(content, envelope.edits, fit)
-            )
-            check_size(hop, payload.size)
-            if not by_chunks:
-                [reply] = await connection.say(Words(peer, [b"DATA\r\n"], pipelining=False))
-                if not reply.is_intermediate:
-                    return [Result(one, kind_of(reply), reply, peer) for one in recipients]
-            octets = Octets(peer, recipients=len(recipients), lmtp=hop.target.lmtp, by_chunks=by_chunks)
-            replies = await connection.send(payload, octets)
-        except UnsendableError as error:
-            return error.results(recipients, is_fallback=connection.is_fallback)
-        except BrokenOffError as error:
-            return broken(recipients, error, peer)
-        except CancelledError:
-            cut = BrokenOffError(NO_ANSWER, "the client could not be kept waiting any longer")
-            cut.end_sent = has_gone if octets is None else octets.end_sent
-            cut.replies = () if octets is None else tuple(octets.replies)
-            return broken(recipients, cut, peer)
-        if len(replies) < len(recipients):
-            replies = replies * len(recipients)
-        handover = handover_of(hop.extensions.dsn, lmtp=hop.target.lmtp, relayed=carriage.relayed)
-        return [
-            Result(one, kind_of(reply), reply, peer, handover=handover)
-            for one, reply in zip(recipients, replies, strict=True)
-        ]
 
     # -- the end
 

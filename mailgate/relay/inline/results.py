@@ -10,10 +10,11 @@ from mailgate.envelope import EnvelopeRecipient
 from mailgate.interfaces import OutcomeKind
 from mailgate.relay.attempt import Result
 from mailgate.relay.client.exchange import BrokenOffError
+from mailgate.relay.client.session import LOST
 from mailgate.relay.client.transaction import kind_of
 from mailgate.reply import Reply
 
-__all__ = ["NO_ANSWER", "TURNED_AWAY", "broken", "is_unreached", "lost", "unreached"]
+__all__ = ["NO_ANSWER", "TURNED_AWAY", "asleep", "broken", "is_unreached", "lost", "unreached"]
 
 TURNED_AWAY = Reply.of(451, "4.3.2", "The next hop cannot be asked now")
 NO_ANSWER = Reply.of(451, "4.4.2", "The next hop did not answer in time")
@@ -34,6 +35,12 @@ def unreached(result: Result) -> Result:
 def lost(recipient: EnvelopeRecipient, error: BrokenOffError) -> Result:
     """The session has ended before the content."""
     return Result(recipient, OutcomeKind.DEFERRED, error.reply, error.host, next_host=True, reason=str(error))
+
+
+def asleep(recipient: EnvelopeRecipient, peer: str) -> Result:
+    """A session that had rested has turned out to be dead before anything was said in it; another one is not."""
+    reason = f"an idle connection to {peer} was not alive any more"
+    return Result(recipient, OutcomeKind.DEFERRED, LOST, next_host=True, again=True, reason=reason)
 
 
 def broken(recipients: Sequence[EnvelopeRecipient], error: BrokenOffError, peer: str) -> list[Result]:

@@ -4,7 +4,9 @@ over."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
 
+from msgspec import field
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
@@ -12,9 +14,10 @@ from mailgate.envelope import Envelope, EnvelopeRecipient
 from mailgate.interfaces import Lease, OutcomeKind
 from mailgate.message import Content
 from mailgate.relay.attempt import IConnection, Result
+from mailgate.relay.client.connection import SmtpConnection
 from mailgate.relay.client.exchange import BrokenOffError
 from mailgate.relay.client.session import LOST
-from mailgate.relay.inline.results import NO_ANSWER, TURNED_AWAY, broken, lost, unreached
+from mailgate.relay.inline.results import NO_ANSWER, TURNED_AWAY, asleep, broken, lost, unreached
 from mailgate.relay.ready.job import LedJob
 from mailgate.relay.ready.jobs import LEASE_TIME
 
@@ -22,21 +25,34 @@ __all__ = ["WholeJob", "send_whole", "whole_of", "withdraw"]
 
 
 class WholeJob(LedJob, kw_only=True):
-    """`done` has a result for each recipient, once it is over."""
+    """`done` has a result for each recipient, once it is over. `left` is what was known of each, by its number, when an
+    attempt was cut."""
 
     done: Deferred[Sequence[Result]]
     is_begun: bool = False
+    left: dict[int, Result] = field(default_factory=dict)
 
     def over(self, connection: IConnection) -> Awaitable[Sequence[Result]]:
         if self.is_withdrawn:
             return succeed([])
+        # a connector of a route opens no others
+        return Deferred.fromCoroutine(self._over(cast(SmtpConnection, connection)))
+
+    async def _over(self, connection: SmtpConnection) -> Sequence[Result]:
+        if not await connection.wake():
+            return [asleep(one, str(connection.target)) for one in self.remaining]
         self.is_begun = True
-        return super().over(connection)
+        try:
+            return await super().over(connection)
+        except CancelledError:
+            self.left = {one.recipient.number: one for one in connection.left}
+            raise
 
     def ended(self) -> None:
         if not self.done.called:
             # Before it was begun whatever is wrong is about the way, and the next hop has had nothing.
-            self.done.callback(self.results if self.is_begun else [unreached(one) for one in self.results])
+            results = self.results if self.is_begun else map(unreached, self.results)
+            self.done.callback([self.left.get(one.recipient.number, one) for one in results])
 
     def turned_away(self, why: str) -> None:
         self.results = [Result(one, OutcomeKind.DEFERRED, TURNED_AWAY, reason=why) for one in self.recipients]

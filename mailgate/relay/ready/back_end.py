@@ -14,7 +14,7 @@ from mailgate.config.routes import Preset, Route, SmtpRoute
 from mailgate.envelope import EnvelopeRecipient
 from mailgate.events import BackEndRefuses, Event
 from mailgate.interfaces import OutcomeKind
-from mailgate.relay.attempt import IConnection, IConnector, Result, Target
+from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, Result, Target
 from mailgate.relay.ready.host_watch import HostWatch
 from mailgate.relay.ready.job import Job, LedJob
 from mailgate.relay.ready.tools import Served, SiteTools
@@ -87,7 +87,8 @@ class BackEnd:
         return [self._understood(one, meanings[one.reply]) for one in results]
 
     def hear(self, results: Sequence[Result]) -> Sequence[Result]:
-        """The same results: what a client leads is the client's to hear. Whoever runs this is told all the same."""
+        """The same results: what a client leads is the client's to hear, and what is said before there is a session
+        is about no mail. Whoever runs this is told all the same."""
         for one in results:
             what = self._meaning(one)
             if what in ("connector", "waits"):
@@ -235,8 +236,11 @@ class Way:
         """The hosts in the order in which they are to be asked."""
         return targets
 
-    def tried(self, target: Target, *, is_there: bool) -> None:
-        """What came of a connection."""
+    def met(self, target: Target) -> None:
+        """There is a session with a host."""
+
+    def unmet(self, error: ConnectFailedError, job: Job) -> None:
+        """There is none, for this job."""
 
 
 class _BackEndWay(Way):
@@ -262,11 +266,14 @@ class _BackEndWay(Way):
     def order(self, targets: Sequence[Target], source: Source) -> Sequence[Target]:
         return self._watch.order(self._route, targets, partial(self._connector.connect, source=source))
 
-    def tried(self, target: Target, *, is_there: bool) -> None:
-        if is_there:
-            self._watch.well(self._route, str(target))
-        else:
-            self._watch.unwell(self._route, str(target))
+    def met(self, target: Target) -> None:
+        self._watch.well(self._route, str(target))
+
+    def unmet(self, error: ConnectFailedError, job: Job) -> None:
+        self._watch.unwell(self._route, str(error.target))
+        if not error.is_ours and job.remaining:
+            host, first = str(error.target), job.remaining[0]
+            self._back_end.hear([Result(first, OutcomeKind.DEFERRED, error.reply, host)])
 
 
 def way_to(route: Route, name: str, site: str, connector: IConnector, tools: SiteTools) -> Way:

@@ -25,13 +25,13 @@ def look_over(queue: JobQueue, late: Callable[[Job, RetrySection, str], None]) -
     why = queue.hindrance() or f"others come before it at {queue.title}"
 
     def is_over(job: Job) -> bool:
-        return now >= max(expiry(retry, job.lease.envelope), job.started + _GRACE)
+        return now >= max(expiry(retry, job.lease), job.started + _GRACE)
 
     for job in queue.take_where(is_over):
         end(job, why, now)
         queue.owner.finished(job, retry)
     for job in queue.line:
-        if now >= late_at(retry, job.lease.envelope):
+        if now >= late_at(retry, job.lease):
             late(job, retry, why)
     queue.pump()
 

@@ -15,6 +15,7 @@ from mailgate.relay.attempt import ConnectFailedError, IConnection, IConnector, 
 from mailgate.relay.locate import Hosts, NoHosts
 from mailgate.relay.ready.back_end import way_to
 from mailgate.relay.ready.connected import ConnectedQueue
+from mailgate.relay.ready.job import LedJob
 from mailgate.relay.ready.jobs import Job, QueueOwner
 from mailgate.relay.ready.tools import SiteTools, account_nothing
 from mailgate.relay.ready.trouble import Trouble, is_about_client, said, told
@@ -144,10 +145,10 @@ class Site(ConnectedQueue):
                         )
                         self._account(job.domain, connection, self._source)
                         self._tools.learn(self.route, str(target), connection.max_size)
-                        self._way.tried(target, is_there=True)
+                        self._way.met(target)
                 except ConnectFailedError as failure:
                     self._account(job.domain, failure, self._source)
-                    self._way.tried(target, is_there=False)
+                    self._way.unmet(failure, job)
                     unreached.append(error := failure)
                     break
                 error = None
@@ -227,5 +228,8 @@ class Site(ConnectedQueue):
         ):
             self._idle.put(connection)
         else:
+            if again and isinstance(job, LedJob) and not connection.is_usable:
+                # Those that have rested for longer are dead, too, and whoever waits has no time to try each of them.
+                self.close_idle()
             connection.close()
         return not remaining

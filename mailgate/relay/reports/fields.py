@@ -5,14 +5,14 @@ from __future__ import annotations
 import enum
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
 from mailgate.address import Address
 from mailgate.envelope import Envelope
-from mailgate.interfaces import Handover, Outcome, OutcomeKind
+from mailgate.interfaces import AnsweredIn, Handover, Outcome, OutcomeKind
 from mailgate.message import HeaderField
 from mailgate.reply import Reply
 from mailgate.wire.xtext import utf8_addr_xtext, xtext_decode
@@ -23,6 +23,9 @@ __all__ = ["Action", "Subject", "action_of", "delivery_status", "status_of", "to
 _MAX_DIAGNOSTIC = 900
 #: Octets of a field's value that cannot be folded.
 _MAX_VALUE = 900
+
+#: The types of answers (RFC 3464 section 2.3.6); there is none registered for what is not mail.
+_KINDS: Mapping[AnsweredIn, str] = {"smtp": "smtp", "http": "x-http"}
 
 _UNPRINTABLE = re.compile(r"[^ -~]")
 _EMBEDDED = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")
@@ -105,8 +108,8 @@ class Subject:
         return status if status[0] == "2" else "2.0.0"
 
     def diagnostic(self, outcome: Outcome) -> str:
-        """The reply, of a length that fits."""
-        return str(outcome.reply)[:_MAX_DIAGNOSTIC]
+        """The answer, of a length that fits."""
+        return outcome.said[:_MAX_DIAGNOSTIC]
 
 
 def action_of(outcome: Outcome) -> Action:
@@ -161,14 +164,22 @@ def _recipient(about: Subject, outcome: Outcome) -> list[tuple[str, str]]:
     if 0 < len(original.encode()) <= _MAX_VALUE:
         fields.insert(0, ("Original-Recipient", original))
     if host:
-        name = f"x-unix; {host}" if host.startswith("/") else f"dns; {host.partition('[')[0] or host}"
-        fields.append(("Remote-MTA", _ascii(name)))
-    diagnostic = f"{'smtp' if host else 'x-mailgate'}; {_ascii(about.diagnostic(outcome))}"
+        fields.append(("Remote-MTA", _ascii(_remote(outcome))))
+    diagnostic = f"{_KINDS[outcome.answered_in] if host else 'x-mailgate'}; {_ascii(about.diagnostic(outcome))}"
     folded = textwrap.wrap(diagnostic, 70, break_long_words=False, break_on_hyphens=False)
     fields += [("Diagnostic-Code", "\r\n\t".join(folded)), ("Last-Attempt-Date", to_date(about.now))]
     if action is Action.DELAYED and about.retry_until:
         fields.append(("Will-Retry-Until", to_date(about.retry_until)))
     return fields
+
+
+def _remote(outcome: Outcome) -> str:
+    """Who has answered (RFC 3464 section 2.3.5); the type dns is for mail servers."""
+    host = outcome.host
+    if host.startswith("/"):
+        return f"x-unix; {host}"
+    kind = "dns" if outcome.answered_in == "smtp" else _KINDS[outcome.answered_in]
+    return f"{kind}; {host.partition('[')[0] or host}"
 
 
 def _final_recipient(address: Address, is_utf8: bool) -> str:

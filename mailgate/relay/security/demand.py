@@ -26,7 +26,7 @@ class Demand(Struct, frozen=True, kw_only=True):
 
     `tlsa` are usable records, and `names` those of which the host must prove one where they ask for that: first the one
     that has the records. `failure` and `reason` say why a host is refused; where it is not, what the policy, which is
-    only tested, has against it.
+    only tested, has against it. `is_unfetched`: the destination announces a policy of MTA-STS that could not be had.
     """
 
     level: Level = "welcome"
@@ -36,6 +36,7 @@ class Demand(Struct, frozen=True, kw_only=True):
     fingerprints: tuple[str, ...] = ()
     failure: TlsFailure = ""
     reason: str = ""
+    is_unfetched: bool = False
 
     @property
     def vouches(self) -> bool:
@@ -49,7 +50,8 @@ class Wanted:
 
     `dane`: by TLSA records, where DNSSEC vouches for the names of the hosts. `sts` is the mode of the destination's
     MTA-STS policy, "" for none, and `strangers` are hosts that it does not name. `local` is a policy of ours.
-    `label` tells the site from another with the same hosts, of which something else is asked.
+    `label` tells the site from another with the same hosts, of which something else is asked. `is_unfetched` as in
+    Demand.
     """
 
     label: str = ""
@@ -57,6 +59,7 @@ class Wanted:
     sts: Literal["", "enforce", "testing"] = ""
     strangers: frozenset[str] = frozenset()
     local: TlsPolicySection | None = None
+    is_unfetched: bool = False
 
 
 def combined(wanted: Wanted, host: str, domain: str, found: Demand | None) -> Demand:
@@ -78,7 +81,7 @@ def combined(wanted: Wanted, host: str, domain: str, found: Demand | None) -> De
             return Demand(level="verified", policy="sts")
         if found is None:
             return Demand(policy="sts", failure="validation-failure" if stranger else "", reason=reason)
-    return Demand() if found is None else found
+    return Demand(is_unfetched=wanted.is_unfetched) if found is None else found
 
 
 def covers(patterns: tuple[str, ...], host: str) -> bool:

@@ -68,12 +68,15 @@ class TransportSecurity:
     async def wanted(self, asked: Asked, domain: str, hosts: Sequence[str]) -> Wanted:
         """What is asked of these hosts, which MX names for the domain. Nothing raises but CancelledError."""
         domain = canonical(domain)
-        policy = None
+        found = StsFound()
         if asked.sts and self._sts is not None:
-            policy = (await self._sts.find(domain)).policy
+            found = await self._sts.find(domain)
+        policy = found.policy
         if policy is None or policy.mode == "none":
             label = f" (tls_policies for {domain})" if asked.local is not None else ""
-            return Wanted(label or (" (dane)" if asked.dane else " (published)"), asked.dane, local=asked.local)
+            missing = "; mta-sts not fetched" if found.failure else ""
+            label = label or f" ({'dane' if asked.dane else 'published'}{missing})"
+            return Wanted(label, asked.dane, local=asked.local, is_unfetched=bool(found.failure))
         strangers = frozenset(one for one in hosts if not covers(policy.mx, one))
         # Domains with the same hosts are one site where the same is asked of these. A policy that comes to name others
         # makes another.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Protocol, TypeVar
 
 from cachetools import TTLCache
 from msgspec import Struct
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -17,6 +18,7 @@ from mailgate.awaiting import answered
 from mailgate.interfaces import IResolver
 from mailgate.relay.security.sts_fetch import StsFetchError
 from mailgate.relay.security.sts_policy import StsPolicy, announced_id
+from mailgate.relay.security.sts_slots import NoSlotError, Slots
 from mailgate.relay.security.sts_store import Kept, PolicyFile
 from mailgate.tls.failures import TlsFailure
 
@@ -30,8 +32,9 @@ T = TypeVar("T")
 #: fetch, too. Failures, for how long, and characters that are kept of why.
 _OCTETS, _ABSENT, _KNOWN_FOR = 16 * 1024**2, 10_000, 600.0
 _FAILURES, _FAILURES_FOR, _LONGEST_REASON = 10_000, 600.0, 500
-#: Policies that are fetched at one time. Others wait, and their mail with them, rather than go without.
-_MOST_FETCHES = 100
+#: Policies that are fetched at one time, and those of hosts in one network. Others wait, and their mail with them, so
+#: many and so many seconds; then it goes as if there were none, and nobody waits again for a minute.
+_MOST_FETCHES, _MOST_OF_NETWORK, _MOST_WAITING, _PATIENCE, _PUT_OFF_FOR = 100, 10, 2000, 30.0, 60.0
 #: Seconds between looks at the file; policies of one look; those that were not asked for in so long are left to expire.
 _LOOK_EVERY, _MOST_REFRESHED, _UNUSED = 3600.0, 200, 30 * 86_400.0
 
@@ -66,7 +69,8 @@ class MtaSts:
 
     A policy that holds is kept to, whatever DNS or its host say, or do not: else whoever can hide them could take it
     away. Where there is none yet, mail waits while it is fetched; a fetch that failed is not tried again for ten
-    minutes, and such a domain has no policy meanwhile.
+    minutes, and such a domain has no policy meanwhile (RFC 8461 section 5.1). So it is, for a minute, where its turn
+    has not come for half of one.
     """
 
     def __init__(self, resolver: IResolver, fetcher: IPolicyFetcher, store: IPolicyStore, clock: IReactorTime) -> None:
@@ -78,7 +82,14 @@ class MtaSts:
         self._absent: TTLCache[str, None] = TTLCache(_ABSENT, _KNOWN_FOR, clock.seconds)
         self._failures: TTLCache[tuple[str, str], StsFound] = TTLCache(_FAILURES, _FAILURES_FOR, clock.seconds)
         self._fetches: dict[str, Deferred[Kept | StsFound]] = {}
-        self._slots = DeferredSemaphore(_MOST_FETCHES)
+        self._put_off: TTLCache[str, StsFound] = TTLCache(_FAILURES, _PUT_OFF_FOR, clock.seconds)
+        self._slots = Slots(
+            clock,
+            most=_MOST_FETCHES,
+            most_of_one=_MOST_OF_NETWORK,
+            most_waiting=_MOST_WAITING,
+            patience=_PATIENCE,
+        )
         self._timer: IDelayedCall | None = None
         self._is_stopped = False
 
@@ -110,7 +121,8 @@ class MtaSts:
             if kept is not None and kept.is_aged(self._clock.seconds()):
                 self._refresh(domain, announced or kept.id)
             return _NOTHING if kept is None else StsFound(kept.policy)
-        if (failed := self._failures.get((domain, announced))) is None:
+        failed = self._failures.get((domain, announced)) or self._put_off.get(domain)
+        if failed is None:
             found = await self._fetched(domain, announced)
             if isinstance(found, Kept):
                 return StsFound(found.policy)
@@ -163,7 +175,14 @@ class MtaSts:
         return found
 
     async def _fetch(self, domain: str, announced: str) -> Kept | StsFound:
-        await self._slots.acquire()
+        network = await self._network(domain)
+        try:
+            await self._slots.take(network)
+        except NoSlotError as error:
+            put_off = StsFound(None, "sts-policy-fetch-error", str(error))
+            self._put_off[domain] = put_off
+            _log.warn("the MTA-STS policy of {domain} is not fetched now: {error}", domain=domain, error=str(error))
+            return put_off
         try:
             policy = await self._fetch_now(domain)
         except StsFetchError as error:
@@ -172,7 +191,7 @@ class MtaSts:
             _log.warn("the MTA-STS policy of {domain} cannot be fetched: {error}", domain=domain, error=failed.reason)
             return failed
         finally:
-            self._slots.release()
+            self._slots.give_back(network)
         now = self._clock.seconds()
         kept = Kept(domain=domain, id=announced, policy=policy, fetched=now, expires=now + policy.max_age)
         self._kept[domain] = kept
@@ -182,6 +201,15 @@ class MtaSts:
         except (sqlite3.Error, OSError) as error:
             _log.warn("the MTA-STS policy of {domain} cannot be kept: {error}", domain=domain, error=str(error))
         return kept
+
+    async def _network(self, domain: str) -> str:
+        """That of its policy host, whoever else has theirs there; "" where it has no address."""
+        for kind in ("A", "AAAA"):
+            answer = await answered(self._resolver.resolve(f"mta-sts.{domain}", kind))
+            for one in answer.records:
+                if isinstance(one, IPv4Address | IPv6Address):
+                    return str(ip_network(f"{one}/{24 if one.version == 4 else 48}", strict=False))
+        return ""
 
     async def _fetch_now(self, domain: str) -> StsPolicy:
         while True:
@@ -197,7 +225,8 @@ class MtaSts:
     # -- in the background
 
     def _refresh(self, domain: str, announced: str) -> None:
-        if domain not in self._fetches and (domain, announced) not in self._failures and not self._is_stopped:
+        is_known = (domain, announced) in self._failures or domain in self._put_off
+        if domain not in self._fetches and not is_known and not self._is_stopped:
             self._fetched(domain, announced).addErrback(_not_refreshed, domain)
 
     def _look(self) -> None:

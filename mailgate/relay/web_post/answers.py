@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-from msgspec.structs import replace
-
 from mailgate.envelope import EnvelopeRecipient
 from mailgate.interfaces import OutcomeKind
 from mailgate.relay.attempt import Result
@@ -29,9 +27,13 @@ _FOR_GOOD: Mapping[int, tuple[int, str]] = {
 _REST_FOR, _REST, _LONGEST_REST = (429, 503), 30.0, 3600.0
 #: Characters of an application's own words that become part of a reply.
 _LONGEST_WORDS = 200
+#: Statuses that are about our login, and not about the mail: the words that go with them may repeat what we have shown.
+_OF_LOGIN = (401, 407)
 _UNCLEAR = Reply.of(451, "4.3.0", "The application's answer is not understood")
 _STRANGER = Reply.of(451, "4.3.0", "The application's answer is about somebody who is no recipient")
 _Verdict = tuple[OutcomeKind, Reply]
+_NO_VERDICT: _Verdict = (OutcomeKind.DEFERRED, _UNCLEAR)
+_OF_STRANGER: _Verdict = (OutcomeKind.DEFERRED, _STRANGER)
 _VERDICTS: Mapping[object, tuple[OutcomeKind, int, str, str]] = {
     "delivered": (OutcomeKind.DELIVERED, 250, "2.0.0", "Taken by the application"),
     "deferred": (OutcomeKind.DEFERRED, 451, "4.3.0", "Not now"),
@@ -41,13 +43,16 @@ _VERDICTS: Mapping[object, tuple[OutcomeKind, int, str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole response; the fields as they came, "" where they did not. `now` is when, in seconds since the epoch."""
+    """A response; the fields as they came, "" where they did not. `now` is when, in seconds since the epoch;
+    `is_whole`: it said itself where its body ends, and that is all of it."""
 
     status: int
     body: bytes
     content_type: str = ""
     retry_after: str = ""
     now: float = 0.0
+    location: str = ""
+    is_whole: bool = True
 
 
 def results_of(answer: Answer, recipients: Sequence[EnvelopeRecipient], host: str, queue_id: str = "") -> list[Result]:
@@ -56,28 +61,39 @@ def results_of(answer: Answer, recipients: Sequence[EnvelopeRecipient], host: st
     said = _said(answer)
     kind, reply = _by_status(answer, said or {})
     rest = _rest(answer)
-    results = [Result(one, kind, reply, host, rest=rest) for one in recipients]
-    own = said and said.get("recipients")
-    if not 200 <= answer.status < 300 or (said is not None and own is None):
-        return results
-    unclear: _Verdict = (OutcomeKind.DEFERRED, _UNCLEAR)
+    of_all = (kind, reply)
+    verdicts: Mapping[int, _Verdict] = {}
+    if 200 <= answer.status < 300:
+        if said is None:
+            of_all = _NO_VERDICT
+        elif said.get("recipients") is not None:
+            of_all, verdicts = _by_recipient(said["recipients"], of_all, _names(recipients, queue_id))
+    return [_result(one, verdicts.get(one.number, of_all), host, rest) for one in recipients]
+
+
+def _by_recipient(own: object, of_all: _Verdict, names: Mapping[str, int]) -> tuple[_Verdict, Mapping[int, _Verdict]]:
+    """The verdict on whoever is not named, and those on the others, by the numbers of `names`."""
     if not isinstance(own, dict):
-        return [_with(one, unclear) for one in results]
-    names = _names(recipients, queue_id)
+        return _NO_VERDICT, {}
     found: dict[int, _Verdict] = {}
     for name, value in own.items():
         number = names.get(name, names.get(name.lower()))
-        verdict = _own(value) or unclear
-        if number is not None:
-            found[number] = verdict
-        elif verdict[0] is not OutcomeKind.DELIVERED:
-            kind, reply = OutcomeKind.DEFERRED, _STRANGER  # for whoever is not named
-    return [_with(one, found.get(one.recipient.number, (kind, reply))) for one in results]
+        if number is None and of_all is _OF_STRANGER:
+            continue
+        verdict = _own(value) or _NO_VERDICT
+        if number is None:
+            if verdict[0] is not OutcomeKind.DELIVERED:
+                of_all = _OF_STRANGER
+        elif found.setdefault(number, verdict)[0] is not verdict[0]:  # by another of its names
+            found[number] = _NO_VERDICT
+    return of_all, found
 
 
-def _with(result: Result, verdict: _Verdict) -> Result:
+def _result(one: EnvelopeRecipient, verdict: _Verdict, host: str, rest: float) -> Result:
     kind, reply = verdict
-    return replace(result, kind=kind, reply=reply)
+    if reply is _UNCLEAR or reply is _STRANGER:  # which is what we make of it
+        return Result(one, kind, reply, reason=f"{host}: {reply.text}", rest=rest)
+    return Result(one, kind, reply, host, rest=rest, answered_in="http")
 
 
 def _names(recipients: Sequence[EnvelopeRecipient], queue_id: str) -> Mapping[str, int]:
@@ -90,8 +106,10 @@ def _names(recipients: Sequence[EnvelopeRecipient], queue_id: str) -> Mapping[st
 
 def _said(answer: Answer) -> Mapping[str, object] | None:
     """The object of JSON that the answer is; an empty one where it is something else, None where nobody can tell."""
-    if not answer.content_type.lower().startswith("application/json") or not answer.body.strip():
-        return {}
+    is_json = answer.content_type.lower().startswith("application/json")
+    if not is_json or not answer.body.strip():
+        # What ends with the connection may have been cut off before it began.
+        return {} if answer.is_whole or not is_json else None
     try:
         found = json.loads(answer.body)
     except (ValueError, RecursionError):
@@ -106,7 +124,7 @@ def _by_status(answer: Answer, said: Mapping[str, object]) -> tuple[OutcomeKind,
     words = _words(said.get("reason"))
     if not words and answer.content_type.lower().startswith("text/plain"):
         words = _words(answer.body[: 4 * _LONGEST_WORDS].decode("utf-8", "replace"))
-    text = f"HTTP {_named(status)}" + (f": {words}" if words else "")
+    text = f"HTTP {_named(status)}" + (f": {words}" if words and status not in _OF_LOGIN else "")
     if 300 <= status < 400:
         text += " (redirects are not followed)"
     code, enhanced = _FOR_GOOD.get(status, (451, "4.3.2" if status in _REST_FOR else "4.3.0"))

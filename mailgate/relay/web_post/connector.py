@@ -20,6 +20,7 @@ from mailgate.relay.client.connector import IClientReactor, OneConnection, bind_
 from mailgate.relay.client.seams import Work
 from mailgate.relay.client.terms import TermsError
 from mailgate.relay.sources import SYSTEM, Source
+from mailgate.relay.web_post.login import Authorization, LoginError, login_of
 from mailgate.relay.web_post.request import Request, compose
 from mailgate.relay.web_post.session import WebSession
 from mailgate.stores.domains import canonical
@@ -27,6 +28,7 @@ from mailgate.stores.lists import FileError
 from mailgate.stores.secret_lines import SecretFile
 from mailgate.tls.client import ClientContexts
 from mailgate.tls.pem import TlsError
+from mailgate.wire.signature import FIELD, sign
 
 __all__ = ["NO_WEB", "WebConnector", "WebTerms", "read_web_terms", "web_terms_of"]
 
@@ -36,6 +38,7 @@ class WebTerms:
     """What is read for a route before it is used. `creator` is None in clear text."""
 
     secrets: SecretFile
+    authorization: Authorization
     creator: IOpenSSLClientConnectionCreator | None
 
 
@@ -63,19 +66,33 @@ def web_terms_of(route: HttpRoute, clock: IReactorTime, contexts: ClientContexts
     """Those of one route; TermsError with keys within its section."""
     errors: list[tuple[tuple[str, ...], str]] = []
     creator = None
-    parts = urlsplit(route.url)
-    if parts.scheme == "https":
-        try:
-            creator = contexts.client_creator(hostname=canonical(parts.hostname or ""), verify=True, ca=route.ca)
-        except TlsError as error:
-            errors.append((("ca",), str(error)))
+    if not route.is_clear:
+        errors += _unusable(route, contexts)
+        if not errors:
+            host = canonical(urlsplit(route.url).hostname or "")
+            creator = contexts.client_creator(hostname=host, verify=True, ca=route.ca, certificate=route.certificate)
+    try:
+        authorization = login_of(route, clock)
+    except LoginError as error:
+        errors += [((error.option,), text) for text in error.errors]
     try:
         secrets = SecretFile(route.secret_file, clock)
     except FileError as error:
         errors += [(("secret_file",), text) for text in error.errors]
     if errors:
         raise TermsError(errors)
-    return WebTerms(secrets, creator)
+    return WebTerms(secrets, authorization, creator)
+
+
+def _unusable(route: HttpRoute, contexts: ClientContexts) -> list[tuple[tuple[str, ...], str]]:
+    """What is wrong with files of TLS, each tried by itself so that the error has its key."""
+    errors: list[tuple[tuple[str, ...], str]] = []
+    for key, ca, certificate in (("ca", route.ca, None), ("certificate", None, route.certificate)):
+        try:
+            contexts.client_creator(hostname="", verify=True, ca=ca, certificate=certificate)
+        except TlsError as error:
+            errors.append(((key,), str(error)))
+    return errors
 
 
 @implementer(IConnector)
@@ -85,7 +102,9 @@ class WebConnector:
     def __init__(self, reactor: IClientReactor, name: str, route: HttpRoute, terms: WebTerms, work: Work) -> None:
         parts = urlsplit(route.url)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: mailgate\r\n"
+        # An answer that is compressed is one that we do not read (RFC 9110 section 12.5.3).
+        fields = f"Host: {parts.netloc}\r\nUser-Agent: mailgate\r\nAccept-Encoding: identity\r\n"
+        self._rest = f" {path} HTTP/1.1\r\n{fields}"
         self._reactor = reactor
         self._name = name
         self._route = route
@@ -119,6 +138,16 @@ class WebConnector:
         factory = OneConnection(session, target, session.connect_failed)
         connecting = self._reactor.connectTCP(target.address, target.port, factory, self._route.connect_timeout, ours)
         return ready
+
+    def question(self) -> Request:
+        """A request without a body, signed as all are, for WebSession.ask."""
+        signature = sign(self._terms.secrets(), int(self._reactor.seconds()), b"")
+        return Request((("Mailgate-Route", self._name), (FIELD, signature)), 0, lambda: iter(()))
+
+    def _head(self, method: str) -> str:
+        """How a request begins. Nothing goes to another host than the URL's: no redirect is followed."""
+        authorization = self._terms.authorization()
+        return f"{method}{self._rest}" + (f"Authorization: {authorization}\r\n" if authorization else "")
 
     def _compose(
         self, envelope: Envelope, recipients: Sequence[EnvelopeRecipient], content: Content

@@ -42,10 +42,12 @@ class Mailbox:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A part that is no text to be shown. Its octets are those from `start` to `end`, decoded by `label`."""
+    """A part that is no text to be shown. Its octets are those from `start` to `end`, decoded by `label`; `charset` is
+    what its header says of them."""
 
     name: str
     type: str
+    charset: str
     disposition: str
     content_id: str
     label: str
@@ -93,7 +95,7 @@ def read_mail(content: Content, edits: Sequence[HeaderEdit]) -> tuple[Mail, Octe
         if len(octets) > body and not (is_shown or sorter.has_parts):
             mail.problem = "the message has no part that its header tells of"
     if mail.problem:
-        mail.attachments.append(Attachment("message.eml", "message/rfc822", "attachment", "", "", 0, len(octets)))
+        mail.attachments.append(Attachment("message.eml", "message/rfc822", "", "attachment", "", "", 0, len(octets)))
     return mail, octets
 
 
@@ -164,6 +166,7 @@ class _Sorter:
 
     def _sort(self, header: bytes, whole: Entity, pieces: Sequence[Piece], limit: int) -> None:
         places: dict[Entity, tuple[int, int]] = {}  # of header sections: all of them may be as large as the message
+        filled: set[Entity] = set()
         messages: dict[Entity, tuple[int, int]] = {}  # from the first octet of each message in it to the last
         for piece in pieces:
             if piece.start >= limit:
@@ -176,12 +179,16 @@ class _Sorter:
             if holder is None:
                 if piece.role is Role.BODY:
                     own = header if piece.entity is whole else self._header(places, piece.entity)
+                    filled.add(piece.entity)
                     self._take(own, piece.entity, piece.start, end)
             elif piece.entity is holder and piece.role is Role.HEADER:
                 messages[holder] = end + 2, end + 2
             else:
                 start, _ = messages.get(holder, (piece.start, end))
                 messages[holder] = start, end
+        for entity, (_, end) in places.items():
+            if entity.kind in (Kind.LEAF, Kind.SEALED) and entity not in filled and _holder(entity) is None:
+                self._take_empty(self._header(places, entity), entity, min(end + 2, limit))
         for holder, (start, end) in messages.items():
             own = header if holder is whole else self._header(places, holder)
             self._mail.attachments.append(_attachment(own, "message/rfc822", "message.eml", "", start, max(start, end)))
@@ -201,16 +208,21 @@ class _Sorter:
         if not self._shows(header, entity, found):
             self._mail.attachments.append(found)
 
+    def _take_empty(self, header: bytes, entity: Entity, at: int) -> None:
+        """A file without octets is one, and a text without any is not."""
+        found = _attachment(header, entity.type, "", entity.label, at, at)
+        if not _is_text(entity, found):
+            self._mail.attachments.append(found)
+
     def _shows(self, header: bytes, entity: Entity, found: Attachment) -> bool:
         """Whether it is, or becomes part of, the text that is shown."""
         mail = self._mail
-        if entity.type not in ("text/plain", "text/html") or found.disposition == "attachment" or found.name:
+        if not _is_text(entity, found):
             return False
         if found.end - found.start > _LONGEST_TEXT or (entity.type == "text/html" and mail.html is not None):
             return False
-        charsets = _read(header).charsets
         octets = b"".join(found.octets(self._octets))
-        text = decode_octets(octets, charsets[0] if charsets else "").replace("\r\n", "\n")
+        text = decode_octets(octets, found.charset).replace("\r\n", "\n")
         if entity.type == "text/html":
             mail.html = text
         elif mail.text is None:
@@ -220,6 +232,11 @@ class _Sorter:
         else:
             return False
         return True
+
+
+def _is_text(entity: Entity, found: Attachment) -> bool:
+    """Whether readers show it, and do not offer it as a file."""
+    return entity.type in ("text/plain", "text/html") and found.disposition != "attachment" and not found.name
 
 
 def _holder(entity: Entity) -> Entity | None:
@@ -241,6 +258,7 @@ def _attachment(header: bytes, type_: str, name: str, label: str, start: int, en
     return Attachment(
         name=clean_name(read.names[0]) if read.names else name,
         type=type_[:100],
+        charset=read.charsets[0][:100] if read.charsets else "",
         disposition=disposition[1].lower() if disposition else "",
         content_id=content_id[:_LONGEST_WORDS],
         label=label,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -26,6 +26,8 @@ Form = Literal["json", "form", "raw"]
 
 #: Octets of a body that is kept in memory, and of the pieces in which a larger one is sent.
 _PIECE = 256 * 1024
+#: Characters of a text, and elements of a list, that are written as JSON in one go.
+_STEP, _ITEMS = 32 * 1024, 500
 
 _Pieces = Callable[[], Iterable[bytes]]
 
@@ -144,12 +146,19 @@ def _parsed(mail: Mail) -> dict[str, object]:
 
 
 def _facts(one: Attachment) -> dict[str, object]:
-    return {"name": one.name, "type": one.type, "disposition": one.disposition, "content_id": one.content_id}
+    return {
+        "name": one.name,
+        "type": one.type,
+        "charset": one.charset,
+        "disposition": one.disposition,
+        "content_id": one.content_id,
+    }
 
 
 def _as_json(told: dict[str, object], mail: Mail, octets: Octets) -> _Pieces:
     def pieces() -> Iterator[bytes]:
-        yield _json(told | _parsed(mail))[:-1] + b',"attachments":['
+        yield from _open_object(told | _parsed(mail))
+        yield b',"attachments":['
         for number, one in enumerate(mail.attachments):
             yield (b"," if number else b"") + _json(_facts(one))[:-1] + b',"content":"'
             size = 0
@@ -171,7 +180,9 @@ def _as_form(boundary: str, told: dict[str, object], mail: Mail, octets: Octets)
     named = [{"field": f"attachment-{number}", **_facts(one)} for number, one in enumerate(mail.attachments, 1)]
 
     def pieces() -> Iterator[bytes]:
-        yield _part(boundary, "mail", "application/json") + _json(told | _parsed(mail) | {"attachments": named})
+        yield _part(boundary, "mail", "application/json")
+        yield from _open_object(told | _parsed(mail) | {"attachments": named})
+        yield b"}"
         for number, one in enumerate(mail.attachments, 1):
             yield b"\r\n" + _part(boundary, f"attachment-{number}", one.type, one.name or "unnamed")
             yield from one.octets(octets)
@@ -201,6 +212,26 @@ def _part(boundary: str, name: str, kind: str, file: str = "") -> bytes:
 
 def _json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def _open_object(values: Mapping[str, object]) -> Iterator[bytes]:
+    """An object of JSON but for its last brace. What is long comes in steps: other threads wait while one is made."""
+    before = b"{"
+    for key, value in values.items():
+        yield before + _json(key) + b":"
+        before = b","
+        if isinstance(value, str):
+            yield b'"'
+            for at in range(0, len(value), _STEP):
+                yield _json(value[at : at + _STEP])[1:-1]
+            yield b'"'
+        elif isinstance(value, Sequence):
+            yield b"["
+            for at in range(0, len(value), _ITEMS):
+                yield (b"," if at else b"") + _json(value[at : at + _ITEMS])[1:-1]
+            yield b"]"
+        else:
+            yield _json(value)
 
 
 def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:

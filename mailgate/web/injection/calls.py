@@ -15,7 +15,6 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
 
-import msgspec
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -29,17 +28,21 @@ from mailgate.web.injection.composing import Draft
 from mailgate.web.injection.models import Refusal
 from mailgate.web.injection.notes import Notes
 from mailgate.web.injection.problems import SOON, CallError, Fault
-from mailgate.web.injection.reading import Asked, Call, read_call
+from mailgate.web.injection.reading import Asked, Call, Reading, read_light, read_small, read_whole
 from mailgate.web.injection.register import Entry, Register
 from mailgate.web.injection.running import JSON, Run, aside, model, refused
 from mailgate.web.injection.taking import Caller, Taker
+from mailgate.web.injection.templating import HeavyError
 
 __all__ = ["Calls", "refused"]
 
 _log = Logger()
 
-#: Calls with more octets are read so many at a time, and as many of those that are for many: each keeps its recipients.
-_LARGE, _LARGE_AT_ONCE = 1024**2, 2
+#: Calls with more octets, and those with heavy templates, are read so many at a time, and as many of those that are for
+#: many: each keeps its recipients.
+_LARGE, _LARGE_AT_ONCE = 128 * 1024, 2
+#: Those that have no more are read at once: a thread would take longer to begin.
+_SMALL = 8 * 1024
 #: Messages that are remembered: those of some seconds.
 _LATELY = 10_000
 #: Marks that are taken away at a time.
@@ -53,7 +56,7 @@ _Place = tuple[str, str]
 
 class Calls:
     """Of one gateway. `taker` is the one of the configuration in force, None where mail is not taken; the register is
-    in no other's hands. `in_thread` runs what takes long."""
+    in no other's hands. `in_thread` runs what takes long; there `read_large` reads large and heavy calls."""
 
     def __init__(
         self,
@@ -62,12 +65,14 @@ class Calls:
         taker: Callable[[], Taker | None],
         clock: IReactorTime,
         in_thread: InThread,
+        read_large: Reading = read_whole,
     ) -> None:
         self._notes = Notes(register, clock, in_thread)
         self._spool = spool
         self._taker = taker
         self._clock = clock
         self._in_thread = in_thread
+        self._read_large = read_large
         self._large = DeferredSemaphore(_LARGE_AT_ONCE)
         self._for_many = DeferredSemaphore(_LARGE_AT_ONCE)
         self._running: dict[_Place, tuple[str, list[Deferred[Reply]]]] = {}
@@ -91,7 +96,11 @@ class Calls:
         try:
             if size > _LARGE:
                 return await self._take_large(taker, caller, read)
-            return await self._take(taker, caller, await self._read(taker, read))
+            try:
+                call = await self._read_light(taker, size, read)
+            except HeavyError:
+                return await self._take_large(taker, caller, read)
+            return await self._take(taker, caller, call)
         except CallError as error:
             return refused(error)
         except (SpoolError, sqlite3.Error, OSError) as error:
@@ -138,28 +147,38 @@ class Calls:
             self._sweeping = None
         await self._forget()
 
-    async def _read(self, taker: Taker, read: Callable[[], Asked]) -> Call:
+    async def _read_light(self, taker: Taker, size: int, read: Callable[[], Asked]) -> Call:
+        if size <= _SMALL:
+            with contextlib.suppress(HeavyError):
+                return read_small(read(), taker.section, taker.hostname, self._clock.seconds())
+        return await self._read(taker, read, read_light)
+
+    async def _read(self, taker: Taker, read: Callable[[], Asked], reading: Reading) -> Call:
         now = self._clock.seconds()
-        return await self._in_thread(lambda: _read_first(read_call(read(), taker.section, taker.hostname, now)))
+        return await self._in_thread(lambda: reading(read(), taker.section, taker.hostname, now))
 
     async def _take_large(self, taker: Taker, caller: Caller, read: Callable[[], Asked]) -> Reply:
         """A message with large files does not wait for calls that are for many, which take long."""
         async with _one_of(self._large):
-            call = await self._read(taker, read)
+            call = await self._read(taker, read, self._read_large)
             if call.count == 1:
                 return await self._take(taker, caller, call)
             is_next = self._for_many.tokens > 0
             if is_next:
                 await self._for_many.acquire()
             else:
+                await self._in_thread(call.messages.close)
                 del call  # what waits lies on the disk
         if not is_next:
             await self._for_many.acquire()
         try:
             if not is_next:
                 async with _one_of(self._large):
-                    call = await self._read(taker, read)
-            return await self._take(taker, caller, call)
+                    call = await self._read(taker, read, self._read_large)
+            try:
+                return await self._take(taker, caller, call)
+            finally:
+                await self._in_thread(call.messages.close)
         finally:
             self._for_many.release()
 
@@ -297,11 +316,6 @@ async def _one_of(semaphore: DeferredSemaphore) -> AsyncIterator[None]:
         yield
     finally:
         semaphore.release()
-
-
-def _read_first(call: Call) -> Call:
-    """With the first message: most have one, and are composed in the same thread at the same time."""
-    return msgspec.structs.replace(call, first=call.messages.drafts(0, 1))
 
 
 def _prefix(entry: Entry) -> str:

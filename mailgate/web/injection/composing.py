@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
-from email.generator import BytesGenerator
-from email.message import EmailMessage
-from email.policy import SMTP
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
-from io import BytesIO
 
 from msgspec import Struct
 
 from mailgate.address import Address
 from mailgate.envelope import MailParameters, new_id
+from mailgate.message import MAX_HEADER, MAX_HEADER_LINES
+from mailgate.web.injection.bodies import body as body_of
 from mailgate.web.injection.fields import mailboxes, unstructured
-from mailgate.web.injection.models import Attachment, Order, Person, Personal, is_line
-from mailgate.web.injection.pieces import lines_together
+from mailgate.web.injection.models import Order, Person, Personal, is_line
 from mailgate.web.injection.problems import CallError, Fault
-from mailgate.web.injection.templating import Rendering, TemplateFaultError
+from mailgate.web.injection.templating import HeavyError, Rendering, TemplateFaultError
 
 __all__ = ["Composer", "Draft", "check_size"]
 
-#: Everything is sent as ASCII: what is signed stays as it is on its way, whatever the hosts there can take.
-_POLICY = SMTP.clone(cte_type="7bit")
 _PARTS = ("subject", "text", "html")
+#: Characters of a template that is kept for the next call, and how many are: a program sends the same again and again.
+_SHORT, _MOST_KNOWN = 4096, 64
 
 
 class Draft(Struct, frozen=True):
@@ -41,9 +38,12 @@ class Draft(Struct, frozen=True):
 
 
 class Composer:
-    """Makes the messages of an order. CallError where its template, or what it comes to, cannot be."""
+    """Makes the messages of an order. CallError where its template, or what it comes to, cannot be; HeavyError where a
+    template has more than `most_weight`, which less than 0 is none at all."""
 
-    def __init__(self, order: Order, hostname: str, now: float, most_octets: int) -> None:
+    def __init__(
+        self, order: Order, hostname: str, now: float, most_octets: int, *, most_weight: int | None = None
+    ) -> None:
         self._order = order
         self._hostname = hostname
         self._date = f"Date: {formatdate(now, localtime=True)}\r\n".encode()
@@ -51,7 +51,9 @@ class Composer:
         self._template: Mapping[str, Rendering] | None = None
         self._body: bytes | None = None
         if order.template is not None:
-            self._template = {part: _rendering(part, getattr(order.template, part)) for part in _PARTS}
+            if most_weight is not None and most_weight < 0:
+                raise HeavyError  # its mere parts are weighed elsewhere
+            self._template = {part: _rendering(part, getattr(order.template, part), most_weight) for part in _PARTS}
         self._fixed = b"".join(unstructured(name, value) for name, value in order.headers.items())
         if order.reply_to:
             self._fixed = mailboxes("Reply-To", order.reply_to) + self._fixed
@@ -93,12 +95,17 @@ class Composer:
         if self._template is not None or body is None:
             texts = self._texts({**order.substitutions, **values}, path)
             subject = texts["subject"]
-            body = _body(texts["text"], texts["html"], order.attachments)
+            body = body_of(texts["text"], texts["html"], order.attachments)
             if self._template is None:
                 self._body = body
         header = [mailboxes("From", [order.sender]), named, unstructured("Subject", subject) if subject else b""]
         header += [self._date, f"Message-ID: <{queue_id}@{self._hostname}>\r\n".encode(), self._fixed]
-        content = b"".join([*header, body])
+        head = b"".join(header)
+        if len(head) > MAX_HEADER // 2 or head.count(b"\n") > MAX_HEADER_LINES // 2:  # the rest is for our own fields
+            raise CallError.bad(
+                "headers", f"the header comes to more than {MAX_HEADER // 2} octets, or very many lines"
+            )
+        content = head + body
         check_size(content, self._most)
         needs_utf8 = is_utf8 or not (self._sender.is_ascii and all(one.is_ascii for _, one in recipients))
         return Draft(
@@ -128,14 +135,6 @@ class Composer:
         return texts
 
 
-class _Generator(BytesGenerator):
-    """Splits what is large into lines a piece at a time."""
-
-    def _write_lines(self, lines: str) -> None:
-        for piece in lines_together(lines, "\n"):
-            super()._write_lines(piece)  # type: ignore[misc]  # typeshed has it not
-
-
 def check_size(content: bytes, most: int) -> None:
     """CallError where it is too large."""
     if len(content) > most:
@@ -143,37 +142,19 @@ def check_size(content: bytes, most: int) -> None:
         raise CallError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, (Fault("", text),))
 
 
-def _rendering(part: str, source: str) -> Rendering:
+@lru_cache(maxsize=_MOST_KNOWN)
+def _known(source: str, is_html: bool) -> Rendering:
+    return Rendering(source, is_html=is_html, most_weight=len(source))
+
+
+def _rendering(part: str, source: str, most_weight: int | None) -> Rendering:
+    is_html = part == "html"
     try:
-        return Rendering(source, is_html=part == "html")
+        if most_weight is None or len(source) > _SHORT:
+            return Rendering(source, is_html=is_html, most_weight=most_weight)
+        known = _known(source, is_html)
+        if known.weight > most_weight:
+            raise HeavyError
+        return known
     except TemplateFaultError as error:
         raise CallError.bad(f"template.{part}", str(error)) from None
-
-
-def _body(text: str, html: str, attachments: Sequence[Attachment]) -> bytes:
-    """The body with the fields that say how it is to be read."""
-    message = EmailMessage(_POLICY)
-    if text or not html:
-        message.set_content(_lines(text))
-        if html:
-            message.add_alternative(_lines(html), subtype="html")
-    else:
-        message.set_content(_lines(html), subtype="html")
-    page = next((part for part in message.walk() if part.get_content_type() == "text/html"), message)
-    for one in sorted(attachments, key=lambda one: not one.cid):  # what belongs to the page is put there first
-        maintype, _, subtype = one.type.partition("/")
-        name = one.name or None
-        if one.cid:
-            page.add_related(one.content, maintype, subtype, cid=f"<{one.cid}>", disposition="inline", filename=name)
-        else:
-            message.add_attachment(one.content, maintype, subtype, disposition="attachment", filename=name)
-    for part in message.walk():
-        if part.is_multipart():
-            part.set_boundary(f"=_{secrets.token_hex(16)}")  # none is searched for in all that it parts
-    octets = BytesIO()
-    _Generator(octets, policy=_POLICY).flatten(message)
-    return octets.getvalue()
-
-
-def _lines(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -8,7 +8,7 @@ import re
 from datetime import datetime
 from email.utils import getaddresses
 from typing import Annotated, Any, Literal, NamedTuple, Self
-from unicodedata import category
+from unicodedata import category, normalize
 
 from pydantic import (
     AfterValidator,
@@ -125,7 +125,8 @@ def _person(name: str, address: str) -> Person:
     if len(name) > _LONGEST_NAME:
         raise ValueError(f"the name has more than {_LONGEST_NAME} characters")
     try:
-        return Person(name.strip(), Address.parse(address))
+        # What looks the same is the same (RFC 6532 section 3.1): whoever wants no mail is found in either form.
+        return Person(name.strip(), Address.parse(normalize("NFC", address)))
     except AddressError as error:
         raise ValueError(f"is no address: {error}") from None
 

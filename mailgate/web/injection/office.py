@@ -11,6 +11,7 @@ from twisted.web.resource import Resource
 
 from mailgate.awaiting import InThread
 from mailgate.interfaces import ISpool
+from mailgate.web.injection.apart.readers import Readers
 from mailgate.web.injection.calls import Calls
 from mailgate.web.injection.following import Following
 from mailgate.web.injection.register import Register
@@ -34,6 +35,7 @@ class InjectionOffice:
         self._history = history
         self._clock = clock
         self._in_thread = in_thread
+        self._readers = Readers()
         self._taker: Taker | None = None
         self._calls: Calls | None = None
         self._messages: Messages | None = None
@@ -57,7 +59,9 @@ class InjectionOffice:
             return
         if broken_off:
             _log.warn("{count} calls by HTTP were broken off, and go on when they are made again", count=broken_off)
-        self._calls = Calls(register, self._spool, lambda: self._taker, self._clock, self._in_thread)
+        self._calls = Calls(
+            register, self._spool, lambda: self._taker, self._clock, self._in_thread, self._readers.read
+        )
         following = Following(self._spool, self._history, self._in_thread)
         self._messages = Messages(self._calls, following, self._name)
 
@@ -66,6 +70,7 @@ class InjectionOffice:
         calls, self._calls, self._messages = self._calls, None, None
         if calls is not None:
             await calls.close()
+            await self._in_thread(self._readers.close)
 
     def _name(self) -> str:
         return self._taker.section.name if self._taker is not None else ""

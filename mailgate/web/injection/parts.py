@@ -6,6 +6,7 @@ which nothing else gets its turn.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,18 @@ _named: Any = msgspec.json.Decoder(
     )
 )
 _list = msgspec.json.Decoder(list[Raw])
+
+
+def _once(pairs: list[tuple[str, object]]) -> None:
+    """Of one object, of which nothing is kept."""
+    if len(pairs) > 1 and len(names := {name for name, _ in pairs}) < len(pairs):
+        given = [name for name, _ in pairs]
+        twice = next(name for name in names if given.count(name) > 1)
+        raise CallError.bad("", f"has an object in which {twice[:80]!a} stands twice")
+
+
+#: Goes through all of it and keeps nothing.
+_names = json.JSONDecoder(object_pairs_hook=_once, parse_int=len, parse_float=len)
 #: Lists that stop to be read at the first thing that is none of theirs.
 _with_to: Any = msgspec.json.Decoder(list[msgspec.defstruct("WithTo", [("to", Raw)])])  # type: ignore[misc]  # made here
 _with_content: Any = msgspec.json.Decoder(list[msgspec.defstruct("WithContent", [("content", Raw)])])  # type: ignore[misc]  # made here
@@ -43,7 +56,7 @@ _with_content: Any = msgspec.json.Decoder(list[msgspec.defstruct("WithContent", 
 
 def parts_of(content: bytes, most: int) -> tuple[dict[str, Raw], Sequence[Raw]]:
     """The fields but for `recipients`, and those, of which there may be so many. CallError where it is no object, or a
-    field cannot be right."""
+    field cannot be right, or a name stands twice in one object."""
     try:
         if len(content) > _SMALL:
             named = _named.decode(content)
@@ -53,8 +66,10 @@ def parts_of(content: bytes, most: int) -> tuple[dict[str, Raw], Sequence[Raw]]:
             top = dict(_top.decode(content))
         if len(content) > _SMALL:
             _check(top, most)
+        # Which of two counts others may see otherwise (RFC 8259 section 4).
+        _names.decode(content.decode())
         personal = _items("recipients", top.pop("recipients")) if "recipients" in top else []
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise CallError.bad("", f"is no JSON object: {error}") from None
     return top, personal
 

@@ -9,7 +9,7 @@ from email.utils import formatdate
 from mailgate.address import Address
 from mailgate.envelope import MailParameters, new_id
 from mailgate.filters.authors import AmbiguousFieldError, addresses_in
-from mailgate.message import Content, Message, header_problem
+from mailgate.message import MAX_HEADER, Content, Message, header_problem
 from mailgate.message.edits import MAX_LINE
 from mailgate.web.injection.composing import Draft, check_size
 from mailgate.web.injection.pieces import lines_together
@@ -36,6 +36,8 @@ def raw_draft(
 
     Lines may end in LF alone. Fields of blind copies go, and Date and Message-ID come where they are missing.
     """
+    if len(octets) > most_octets + MAX_HEADER:  # whatever goes of its header
+        check_size(octets, most_octets)
     octets = b"".join(map(_sent, lines_together(octets, b"\n")))
     if not octets.endswith(b"\r\n"):
         octets += b"\r\n"

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Protocol
 
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 from pydantic import TypeAdapter, ValidationError
 
 from mailgate.address import Address
@@ -25,11 +26,13 @@ from mailgate.web.injection.parts import check_small, parts_of
 from mailgate.web.injection.problems import MOST_TOLD, CallError, Fault, faults_of
 from mailgate.web.injection.raw import raw_draft
 
-__all__ = ["Asked", "Call", "IMessages", "read_call"]
+__all__ = ["Asked", "Call", "IMessages", "Reading", "read_call", "read_light", "read_small", "read_whole"]
 
 #: A call for more messages needs a key: it takes long, and may be broken off.
 _MOST_WITHOUT_KEY = 1000
 _JSON, _RAW = "application/json", "message/rfc822"
+#: Characters that one step of a template may put together where others wait for it: some milliseconds.
+_ROOM = 64 * 1024
 #: What may stand behind the ? of a call with a raw message.
 _QUERY = ("from", "to", "send_at", "tag", "stream", "idempotency_key")
 _KEY: TypeAdapter[str] = TypeAdapter(Key)
@@ -53,6 +56,9 @@ class IMessages(Protocol):
     def drafts(self, start: int, stop: int) -> Sequence[Draft | tuple[int, CallError]]:
         """Those from one number up to another; the number and the reason where there can be none."""
 
+    def close(self) -> None:
+        """No more are asked for."""
+
 
 class Call(Struct, frozen=True):
     """What is to be done. `digest` tells it from other calls, and `count` is its messages; `is_list`: one for each of
@@ -68,21 +74,49 @@ class Call(Struct, frozen=True):
     first: Sequence[Draft | tuple[int, CallError]] = ()
 
 
-def read_call(asked: Asked, section: InjectionSection, hostname: str, now: float) -> Call:
-    """The call. CallError with everything that is wrong."""
+class Reading(Protocol):
+    """A way to read calls, for a thread."""
+
+    def __call__(self, asked: Asked, section: InjectionSection, hostname: str, now: float, /) -> Call:
+        """The call, with its first message. CallError with everything that is wrong."""
+
+
+def read_small(asked: Asked, section: InjectionSection, hostname: str, now: float) -> Call:
+    """A Reading of calls of a few KiB, for any thread. HeavyError where there is a template at all."""
+    call = read_call(asked, section, hostname, now, room=-1)
+    return replace(call, first=call.messages.drafts(0, 1))
+
+
+def read_light(asked: Asked, section: InjectionSection, hostname: str, now: float) -> Call:
+    """A Reading of small calls. HeavyError where templates may take long: then nothing has been done."""
+    call = read_call(asked, section, hostname, now, room=_ROOM)
+    return replace(call, first=call.messages.drafts(0, 1))
+
+
+def read_whole(asked: Asked, section: InjectionSection, hostname: str, now: float) -> Call:
+    """A Reading of any call, in this process."""
+    call = read_call(asked, section, hostname, now)
+    return replace(call, first=call.messages.drafts(0, 1))
+
+
+def read_call(asked: Asked, section: InjectionSection, hostname: str, now: float, *, room: int | None = None) -> Call:
+    """The call. CallError with everything that is wrong; HeavyError where its templates may pass so much `room` (see
+    Rendering), less than 0: where it has any."""
     kind = asked.kind.partition(";")[0].strip().lower()
     key = _one(asked.fields, "idempotency-key")
     if key is not None:
         key = _checked(_KEY, "Idempotency-Key", key)
     if kind == _JSON:
-        return _read_json(asked, key, section, hostname, now)
+        return _read_json(asked, key, section, hostname, now, room)
     if kind == _RAW:
         return _read_raw(asked, key, section, hostname, now)
     text = f"content-type is {_JSON}, or {_RAW}"
     raise CallError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, (Fault("content-type", text),))
 
 
-def _read_json(asked: Asked, key: str | None, section: InjectionSection, hostname: str, now: float) -> Call:
+def _read_json(
+    asked: Asked, key: str | None, section: InjectionSection, hostname: str, now: float, room: int | None
+) -> Call:
     if asked.query:
         raise CallError.bad("", f"there is no {min(asked.query)} behind the ? of a call in JSON")
     top, personal = parts_of(asked.content, section.max_recipients)
@@ -97,7 +131,8 @@ def _read_json(asked: Asked, key: str | None, section: InjectionSection, hostnam
     _check_counts(order, len(personal), key, section)
     _check_time(order.release_at, now, section)
     _check_personal(personal)
-    composer = Composer(order, hostname, now, section.max_message_size)
+    room = None if room is None else room // max(len(asked.content), 1)
+    composer = Composer(order, hostname, now, section.max_message_size, most_weight=room)
     return Call(
         messages=_ForEach(composer, personal) if personal else _ForAll(composer),
         count=len(personal) or 1,
@@ -155,6 +190,9 @@ class _ForAll:
         except CallError as error:
             return [(0, error)]
 
+    def close(self) -> None:
+        pass
+
 
 class _ForEach:
     def __init__(self, composer: Composer, personal: Sequence[Raw]) -> None:
@@ -171,6 +209,9 @@ class _ForEach:
                 found.append((number, error))
         return found
 
+    def close(self) -> None:
+        pass
+
 
 class _Raw:
     def __init__(self, draft: Draft) -> None:
@@ -178,6 +219,9 @@ class _Raw:
 
     def drafts(self, start: int, stop: int) -> Sequence[Draft | tuple[int, CallError]]:
         return [self._draft] if start == 0 else []
+
+    def close(self) -> None:
+        pass
 
 
 def _read_raw(asked: Asked, key: str | None, section: InjectionSection, hostname: str, now: float) -> Call:

@@ -14,11 +14,13 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context, LoopContext, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-__all__ = ["MOST_CHARACTERS", "Rendering", "TemplateFaultError"]
+__all__ = ["MOST_CHARACTERS", "HeavyError", "Rendering", "TemplateFaultError"]
 
 #: Characters that one rendering may come to, and rounds of all its loops together.
 MOST_CHARACTERS, _MOST_ROUNDS = 2 * 1024**2, 20_000
 _DEEPEST_FILTERS, _DEEPEST_LOOPS, _MOST_NODES = 4, 2, 5000
+#: Parts of a template that is no heavy one.
+_MOST_NODES_AT_ONCE = 500
 #: A template may put together all values as often as it has names and filters: so many characters at one time, and in
 #: all its rounds.
 _MOST_TOGETHER, _MOST_IN_ROUNDS = 16 * 1024**2, 1024**3
@@ -41,6 +43,10 @@ _COUNTED = "counted rounds"
 
 class TemplateFaultError(ValueError):
     """A template that cannot be, or cannot be rendered with these values."""
+
+
+class HeavyError(Exception):
+    """A template that may take long, where that may not be."""
 
 
 class _Budget:
@@ -68,11 +74,12 @@ def _round(value: object, precision: int = 0) -> float:
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    def __init__(self, *, autoescape: bool) -> None:
+    def __init__(self, *, autoescape: bool, most_weight: int | None) -> None:
         super().__init__(autoescape=autoescape, undefined=StrictUndefined, keep_trailing_newline=True, cache_size=0)
         self.filters = {name: self.filters[name] for name in _FILTERS} | {"round": _round, _COUNTED: _counted}
         self.tests = {name: self.tests[name] for name in _TESTS}
         self.globals.clear()
+        self._most_weight = most_weight
         self.weight = self.weight_of_loops = 0  # names and filters, of the template and of what is repeated
 
     def getattr(self, obj: object, attribute: str) -> object:
@@ -91,8 +98,11 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        _check(tree)
+        count = _check(tree)
         self.weight = _weight(tree)
+        # It is compiled in one step, which takes as long as it has parts.
+        if self._most_weight is not None and (self.weight > self._most_weight or count > _MOST_NODES_AT_ONCE):
+            raise HeavyError
         self.weight_of_loops = sum(map(_weight, tree.find_all(nodes.For)))
         for loop in tree.find_all(nodes.For):
             loop.iter = nodes.Filter(loop.iter, _COUNTED, [], [], None, None, lineno=loop.lineno)
@@ -102,16 +112,18 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 class Rendering:
-    """A template made ready; `is_html` escapes what is put in. TemplateFaultError where it is none."""
+    """A template made ready; `is_html` escapes what is put in. TemplateFaultError where it is none; HeavyError where
+    it has more names and filters (`weight`) than `most_weight`, each of which may go through all values in one step.
+    Several threads may render it at one time."""
 
-    def __init__(self, source: str, *, is_html: bool = False) -> None:
+    def __init__(self, source: str, *, is_html: bool = False, most_weight: int | None = None) -> None:
         self._plain = source if "{" not in source else None
-        self._weight = self._weight_of_loops = 0
+        self.weight = self._weight_of_loops = 0
         if self._plain is None:
             try:
-                environment = _Environment(autoescape=is_html)
+                environment = _Environment(autoescape=is_html, most_weight=most_weight)
                 self._template = environment.from_string(source)
-                self._weight, self._weight_of_loops = environment.weight, environment.weight_of_loops
+                self.weight, self._weight_of_loops = environment.weight, environment.weight_of_loops
             except (TemplateError, RecursionError, SyntaxError, ValueError, MemoryError) as error:
                 raise TemplateFaultError(str(error) or "is no template") from None
 
@@ -121,7 +133,7 @@ class Rendering:
             return self._plain
         pieces, left = [], MOST_CHARACTERS
         characters = _characters(values)
-        if self._weight * characters > _MOST_TOGETHER:
+        if self.weight * characters > _MOST_TOGETHER:
             raise TemplateFaultError("its values are too long for a template with so many names and filters")
         budget = _Budget(min(_MOST_ROUNDS, _MOST_IN_ROUNDS // max(self._weight_of_loops * characters, 1)))
         try:
@@ -155,7 +167,8 @@ def _characters(values: Mapping[str, object]) -> int:
     return count
 
 
-def _check(tree: nodes.Template) -> None:
+def _check(tree: nodes.Template) -> int:
+    """How many parts it has. TemplateSyntaxError."""
     waiting: list[tuple[Any, int, int]] = [(tree, 0, 0)]
     count = 0
     while waiting:
@@ -175,3 +188,4 @@ def _check(tree: nodes.Template) -> None:
         if count > _MOST_NODES:
             raise TemplateSyntaxError(f"has more than {_MOST_NODES} parts", line)
         waiting += [(child, filters, loops) for child in node.iter_child_nodes()]
+    return count

@@ -1,0 +1,1 @@
+"""Large and heavy calls are read in processes of their own: `readers` is our side, `inside` theirs."""
