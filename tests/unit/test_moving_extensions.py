@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from mailgate.address import Address
 from mailgate.filters.access_rules import RuleTable, parse_rule
 from mailgate.pipeline.scope import Scope
-from tests.unit.test_moving_postfix import BASIS, MASTER, Imported
+from tests.unit.test_moving_postfix import Imported, imported_in
 
 Make = Callable[..., Imported]
 RELAY = (
@@ -22,14 +22,8 @@ RELAY = (
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def made(main: str, **files: str) -> Imported:
-        folder = tmp_path / "postfix"
-        folder.mkdir()
-        (folder / "main.cf").write_text(BASIS + main)
-        (folder / "master.cf").write_text(MASTER)
-        for name, text in files.items():
-            (folder / name).write_text(text)
-        imported = Imported(folder, tmp_path / "out")
+    def made(*texts: str, **files: str) -> Imported:
+        imported = imported_in(tmp_path, *texts, **files)
         assert imported.errors == ()
         return imported
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tomllib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,20 @@ class Imported:
         return found
 
 
+def imported_in(folder: Path, main: str = "", master: str = MASTER, **files: str) -> Imported:
+    """A small Postfix with these lines and files, and what is made of it, both below a folder."""
+    site = folder / "postfix"
+    site.mkdir()
+    (site / "main.cf").write_text(BASIS + main)
+    (site / "master.cf").write_text(master)
+    for name, text in files.items():
+        (site / name).write_text(text)
+    return Imported(site, folder / "out")
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Any:
-    def made(main: str = "", master: str = MASTER, **files: str) -> Imported:
-        folder = tmp_path / "postfix"
-        folder.mkdir()
-        (folder / "main.cf").write_text(BASIS + main)
-        (folder / "master.cf").write_text(master)
-        for name, text in files.items():
-            (folder / name).write_text(text)
-        return Imported(folder, tmp_path / "out")
-
-    return made
+    return partial(imported_in, tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -8,21 +8,15 @@ from pathlib import Path
 import pytest
 
 from mailgate.moving.files import ReadingError
-from tests.unit.test_moving_postfix import BASIS, MASTER, Imported
+from tests.unit.test_moving_postfix import MASTER, Imported, imported_in
 
 Make = Callable[..., Imported]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def made(main: str = "", master: str = MASTER, **files: str) -> Imported:
-        folder = tmp_path / "postfix"
-        folder.mkdir()
-        (folder / "main.cf").write_text(BASIS + main)
-        (folder / "master.cf").write_text(master)
-        for name, text in files.items():
-            (folder / name).write_text(text)
-        imported = Imported(folder, tmp_path / "out")
+    def made(*texts: str, **files: str) -> Imported:
+        imported = imported_in(tmp_path, *texts, **files)
         assert imported.errors == ()
         return imported
 
