@@ -9,7 +9,7 @@ from pathlib import Path
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionClosed
-from twisted.internet.interfaces import IConsumer, IOpenSSLClientConnectionCreator, IReactorTime
+from twisted.internet.interfaces import IConsumer, IOpenSSLClientConnectionCreator, IReactorTime, ITransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import (
@@ -74,7 +74,7 @@ class Fetcher:
         """`ca` is a file of authorities in PEM, in the place of the system's; ValueError where it has none. `endpoints`
         makes what finds hosts and connects to them, instead of the reactor."""
         self._clock: IReactorTime = reactor
-        self._ignored: set[_Ignored] = set()
+        self._ignored: dict[_Ignored, None] = {}
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = _KEPT
         self._pool.cachedConnectionTimeout = _KEPT_FOR
@@ -98,8 +98,11 @@ class Fetcher:
 
     async def status(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> int:
         """The status of the response, as soon as it is there; BackendError where none came. Whatever its body is or
-        becomes, nobody reads it: where it is short its connection is kept, and closed otherwise."""
+        becomes, nobody reads it: where it is short its connection is kept, and closed otherwise. Of those that are not
+        over, no more are open than are kept."""
         response = await self._asked(method, url, headers, body)
+        while len(self._ignored) >= _KEPT:
+            next(iter(self._ignored)).end()
         ignored = _Ignored(self._clock, self._ignored)
         response.deliverBody(ignored)
         code: int = response.code  # Twisted is typed in part
@@ -194,18 +197,17 @@ class _Collector(Protocol):
             self.whole.errback(BackendError(f"half an answer over HTTP: {reason.getErrorMessage()}"))
 
     def _abort(self) -> None:
-        if self.transport is not None:
-            self.transport.loseConnection()
+        _abort(self.transport)
 
 
 class _Ignored(Protocol):
     """A body that nobody reads, until it is over or too much; those that are not over are in `others`."""
 
-    def __init__(self, clock: IReactorTime, others: set[_Ignored]) -> None:
+    def __init__(self, clock: IReactorTime, others: dict[_Ignored, None]) -> None:
         self._others = others
         self._left = MAX_BODY
         self._timer = clock.callLater(_OVER_WITHIN, self.end)
-        others.add(self)
+        others[self] = None
 
     def dataReceived(self, data: bytes) -> None:
         self._left -= len(data)
@@ -218,13 +220,19 @@ class _Ignored(Protocol):
     def end(self) -> None:
         """Close the connection."""
         self._forget()
-        if self.transport is not None:
-            self.transport.loseConnection()
+        _abort(self.transport)
 
     def _forget(self) -> None:
-        self._others.discard(self)
+        self._others.pop(self, None)
         if self._timer.active():
             self._timer.cancel()
+
+
+def _abort(transport: ITransport | None) -> None:
+    """Over TLS, loseConnection waits until the other end agrees. Twisted's proxy for responses has nothing else."""
+    connection = getattr(transport, "_producer", None)
+    if connection is not None:
+        connection.abortConnection()
 
 
 def _reasons(error: BaseException) -> list[Failure]:

@@ -19,7 +19,7 @@ from libarchive.read import ArchiveRead  # type: ignore[import-untyped]  # it ha
 
 from mailgate.content.compound import ACTIVE_MIME, active_mime, compound_files, is_outlook, rtf_files
 from mailgate.content.fields import clean_name, decode_octets
-from mailgate.content.kinds import ARCHIVES, COMPRESSED
+from mailgate.content.kinds import ARCHIVES, COMPRESSED, is_document
 from mailgate.content.models import Limits, Member
 from mailgate.content.office import OLE_MAGIC, OOXML_CONTENTS, ole_marks, package_marks, rtf_marks
 from mailgate.content.pdf import Pdf
@@ -92,12 +92,12 @@ class Unpacker:
 
     def _look(self, part: int, data: bytes, types: list[str], name: str, path: str, depth: int) -> set[str]:
         marks: set[str] = set()
-        if data[:8] == OLE_MAGIC:
-            marks |= self._compound(part, data, name, path, depth)
-        elif b"%PDF-" in data[:1024]:
+        if b"%PDF-" in data[:1024]:  # whatever else it is: others begin as they like and have this behind it
             document = Pdf(data, self._limits.octets)
             marks |= self._inside(part, document.files(), path, depth) | document.marks
-        elif data[:5].lower() == b"{\\rtf":
+        if data[:8] == OLE_MAGIC:
+            marks |= self._compound(part, data, name, path, depth)
+        elif data[:4].lower() == b"{\\rt":  # Word asks for no more
             marks |= set(rtf_marks(data)) | self._inside(part, rtf_files(data), path, depth)
         elif data[:4] == TNEF:
             found = self._inside(part, tnef_files(data), path, depth)
@@ -260,7 +260,8 @@ class Unpacker:
                 len(data),
                 tuple(sorted(marks)),
             )
-        opened.marks |= marks & {"encrypted"}
+        if not is_document(types):  # a document has a finding of its own, and what lies beside it was looked into
+            opened.marks |= marks & {"encrypted"}
 
     def _hidden(self, data: bytes, opened: _Opened, part: int, path: str, depth: int) -> None:
         """Names that are in one of the two tables of a ZIP only: programs differ in which one they believe."""

@@ -14,8 +14,9 @@ from mailgate.content.fields import decode_octets
 
 __all__ = ["ACTIVE_MIME", "active_mime", "compound_files", "is_outlook", "package_of", "rtf_files"]
 
-#: Streams of one file that are looked at, octets of one that are read, and of a name's.
-_MOST_STREAMS, _MOST_READ, _LONGEST_NAME = 2000, 256 * 1024 * 1024, 4096
+#: Streams of one file that are looked at (a message of Outlook has some fifteen for each recipient), octets of one that
+#: are read, and of a name's.
+_MOST_STREAMS, _MOST_READ, _LONGEST_NAME = 8000, 256 * 1024 * 1024, 4096
 _ATTACHMENT = "__attach_version1.0_"
 _PROPERTIES = "__properties_version1.0"
 #: PidTagAttachDataBinary; the tags that name a file, AttachLongFilename, AttachFilename, AttachLongPathname and
@@ -26,6 +27,7 @@ _DISPLAYED = ("__substg1.0_3001",)
 #: Streams of objects in documents that are files as they stand: of packages (OOXML) and of other programs.
 _WHOLE = ("package", "contents")
 _OLE10 = "\x01ole10native"
+_FILES = (*_WHOLE, _OLE10, "powerpoint document")
 #: ExOleObjStg of PowerPoint (MS-PPT 2.10.34), compressed: its length, and the one that it has unpacked.
 _SLIDE_OBJECT = re.compile(rb"(?s)\x10\x00\x11\x10(....)(....)(?=\x78)")
 _MOST_OBJECTS = 200
@@ -58,23 +60,24 @@ def compound_files(data: bytes, most: int) -> Iterator[tuple[list[str], bytes]]:
 
 def _files(ole: Any, most: int, stream: int) -> Iterator[tuple[list[str], bytes]]:
     places = ole.listdir(streams=True, storages=True)
+    there = {_key(one) for one in places}  # the library goes through the names at every question
     for place in places[:_MOST_STREAMS]:
         last = place[-1].lower()
         if last.startswith(_ATTACHMENT):
             content = [*place, _CONTENT]
-            is_there = ole.exists(content)
-            names = list(_names_of(ole, place, _CALLED)) or (
-                list(_names_of(ole, place, _DISPLAYED)) if is_there else []
+            is_there = _key(content) in there
+            names = list(_names_of(ole, there, place, _CALLED)) or (
+                list(_names_of(ole, there, place, _DISPLAYED)) if is_there else []
             )
             if is_there or names:
                 yield names, _octets(ole, content) if is_there else b""
-        elif ole.get_type(place) != stream:
+        elif last not in _FILES or ole.get_type(place) != stream:
             continue
         elif last == _OLE10:
             yield package_of(_octets(ole, place))
         elif last in _WHOLE:
             yield [], _octets(ole, place)
-        elif last == "powerpoint document":
+        else:
             yield from _of_slides(_octets(ole, place), most)
     if len(places) > _MOST_STREAMS:
         raise ValueError("too many streams")
@@ -84,10 +87,14 @@ def _octets(ole: Any, place: list[str], most: int = _MOST_READ) -> bytes:
     return bytes(ole.openstream(place).read(most))
 
 
-def _names_of(ole: Any, place: list[str], tags: Iterable[str]) -> Iterator[str]:
+def _key(place: list[str]) -> tuple[str, ...]:
+    return tuple(one.lower() for one in place)
+
+
+def _names_of(ole: Any, there: set[tuple[str, ...]], place: list[str], tags: Iterable[str]) -> Iterator[str]:
     for tag in tags:
         for kind, charset in (("001F", "utf-16-le"), ("001E", "")):
-            if ole.exists([*place, tag + kind]):
+            if _key([*place, tag + kind]) in there:
                 octets = _octets(ole, [*place, tag + kind], _LONGEST_NAME)
                 yield decode_octets(octets, charset).partition("\0")[0]
 
@@ -152,7 +159,8 @@ def rtf_files(data: bytes) -> Iterator[tuple[list[str], bytes]]:
         at = octets.find(_OLE_MAGIC)
         if at >= 0:
             yield [], octets[at:]
-        elif (begins := octets.find(b"Package\0")) >= 0:
+        # Names of classes have no case. What has both is both: octets of the one may stand in the other.
+        if (begins := octets.lower().find(b"package\0")) >= 0:
             # Behind the name of the class are those of topic and item, with their lengths, and the length of the rest.
             at = begins + 8
             for _ in range(2):

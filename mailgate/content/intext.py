@@ -95,7 +95,7 @@ def _binhex(text: bytes, most: int) -> Iterator[FileInText]:
             continue
         octets = _unrepeated(binascii.a2b_base64(packed + b"A" * (-len(packed) % 4)), most + _HQX_HEAD)
         # A length and a name, a zero, type, creator, flags; then the lengths of both forks, and a checksum.
-        length = octets[0]
+        length = octets[0] if octets else 0
         start = length + 22
         if not length or octets[length + 1 : length + 2] != b"\0" or len(octets) < start:
             continue

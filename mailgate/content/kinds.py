@@ -13,7 +13,7 @@ from mailgate.content.office import OLE_MAGIC
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ARCHIVES", "COMPRESSED", "FAMILIES", "Sniffer", "fits_extension", "matches_kind"]
+__all__ = ["ARCHIVES", "COMPRESSED", "FAMILIES", "Sniffer", "fits_extension", "is_document", "matches_kind"]
 
 #: Octets of a file that libmagic is given; what tells an image of a CD lies at 32 KiB.
 _LOOK_AT = 128 * 1024
@@ -60,6 +60,9 @@ ARCHIVES = COMPRESSED | frozenset(
     )
 )
 
+#: What stands in the types of documents.
+_DOCUMENTS = ("pdf", "office", "opendocument", "msword", "ole-storage", "cdfv2", "ms-excel", "ms-powerpoint", "rtf")
+
 #: Extensions whose files always look like one of these types, or beginnings of types.
 _LOOKS = {
     **dict.fromkeys(("jpg", "jpeg", "png", "gif", "bmp", "webp", "tif", "tiff", "heic", "ico"), ("image/",)),
@@ -81,6 +84,11 @@ _LOOKS = {
     ),
 }  # fmt: skip
 _SAYS_NOTHING = ("application/octet-stream", "inode/x-empty", "text/plain", "")
+
+
+def is_document(types: Iterable[str]) -> bool:
+    """Whether one of the types is that of a document: PDF, RTF, Office, OpenDocument."""
+    return any(word in one for one in types for word in _DOCUMENTS)
 
 
 def matches_kind(types: Iterable[str], kind: str) -> bool:

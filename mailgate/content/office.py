@@ -13,7 +13,7 @@ OLE_MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 OOXML_CONTENTS = ("[content_types].xml", "meta-inf/manifest.xml", "word/_rels/settings.xml.rels")
 
 #: Streams of one OLE file that are looked at, and octets of one that are read.
-_MOST_STREAMS, _MOST_READ = 2000, 8 * 1024 * 1024
+_MOST_STREAMS, _MOST_READ = 8000, 8 * 1024 * 1024
 #: Records of a workbook that are looked at (MS-XLS 2.1.4): BOUNDSHEET names its sheets, FILEPASS says it is encrypted.
 _MOST_RECORDS, _BOUNDSHEET, _FILEPASS, _EOF = 200_000, 0x85, 0x2F, 0x0A
 

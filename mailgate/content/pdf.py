@@ -76,10 +76,7 @@ class Pdf:
     def _of(self, document: Any, pikepdf: Any) -> Iterator[tuple[list[str], bytes]]:
         streams: dict[tuple[int, int], Any] = {}
         names: dict[tuple[int, int], list[str]] = {}
-        for number, one in enumerate(document.objects):
-            if number == _MOST_OBJECTS:
-                self.marks.add("opaque")
-                break
+        for one in self._objects(document):
             is_stream = isinstance(one, pikepdf.Stream)
             if not is_stream and not isinstance(one, (pikepdf.Dictionary, pikepdf.Array)):
                 continue
@@ -93,6 +90,18 @@ class Pdf:
                     names.setdefault(stream.objgen, []).extend(called)
         for key, stream in streams.items():
             yield list(dict.fromkeys(names.get(key, ())))[:_MOST_CALLED], self._decoded(stream, pikepdf)
+
+    def _objects(self, document: Any) -> Iterator[Any]:
+        """The library's list of them reads all at once, however many there are: what is too many is told before."""
+        size = document.trailer.get("/Size", 0)
+        if isinstance(size, int) and size > _MOST_OBJECTS:
+            self.marks.add("opaque")
+            yield from (document.get_object(number, 0) for number in range(1, _MOST_OBJECTS))
+            return
+        objects = document.objects
+        if len(objects) > _MOST_OBJECTS:
+            self.marks.add("opaque")
+        yield from islice(objects, _MOST_OBJECTS)
 
     def _decoded(self, stream: Any, pikepdf: Any) -> bytes:
         """Without the library's decoding, which has no bound."""

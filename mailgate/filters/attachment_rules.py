@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mailgate.content.kinds import FAMILIES, fits_extension, matches_kind
+from mailgate.content.kinds import FAMILIES, fits_extension, is_document, matches_kind
 from mailgate.content.models import Examination, Member, Part
 from mailgate.findings import Finding
 
@@ -117,7 +117,6 @@ EXTENSIONS = (
     "xnk",
 )
 
-_DOCUMENTS = ("pdf", "office", "opendocument", "msword", "ole-storage", "cdfv2", "ms-excel", "ms-powerpoint", "rtf")
 _WORD = re.compile(r"[^a-z0-9_-]+")
 #: Findings about one message.
 _MOST = 50
@@ -229,8 +228,8 @@ def _of(
         yield "blocked", why
     marks = file.marks
     if "encrypted" in marks:
-        is_document = not _is_archive_by_name(names) and any(word in one for one in file.types for word in _DOCUMENTS)
-        yield ("encrypted-document" if is_document else "encrypted"), ""
+        is_archive = _is_archive_by_name(names) or not is_document(file.types)
+        yield ("encrypted" if is_archive else "encrypted-document"), ""
     if "macro" in marks:
         yield "macro", ""
     if ("broken" in marks and "archive" in marks) or "damaged" in marks:

@@ -63,7 +63,10 @@ def _facts_for(
     if all(one.is_about_all for one in evidence):
         return
     places = {fact: place for place, fact in enumerate(facts)}
-    for addresses, found in islice(Evidence.shared(dict.fromkeys(named.values()), *evidence), _MOST_GROUPS):
-        about = dict.fromkeys(places[fact] for fact in _facts(found) if fact in places)
-        among = set(addresses)
-        yield tuple(number for number, address in named.items() if address in among), tuple(sorted(about))
+    numbers: dict[Address, list[int]] = {}
+    for number, address in named.items():
+        numbers.setdefault(address, []).append(number)
+    about = {id(one): {places[fact] for fact in _facts([one]) if fact in places} for found in evidence for one in found}
+    for addresses, found in islice(Evidence.shared(numbers, *evidence), _MOST_GROUPS):
+        group = tuple(number for address in addresses for number in numbers[address])
+        yield group, tuple(sorted(set().union(*(about[id(one)] for one in found))))

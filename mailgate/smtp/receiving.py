@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from mailgate.message import Content, ContentWriter, MemoryBudget, header_problem
 from mailgate.reply import Reply
-from mailgate.wire.content import ChunkDecoder, ContentDecoder, ContentFault, ContentTooLongError, Inspector
+from mailgate.wire.content import SLACK, ChunkDecoder, ContentDecoder, ContentFault, ContentTooLongError, Inspector
 
 __all__ = ["ContentReceiver", "RefusedChunk"]
 
@@ -51,8 +51,9 @@ class ContentReceiver:
         *,
         bare: str = "reject",
         chunked: bool = False,
+        slack: int = SLACK,
     ) -> None:
-        self._inspector = Inspector(max_size, bare=bare)
+        self._inspector = Inspector(max_size, bare=bare, slack=slack)
         self._chunks = ChunkDecoder(self._inspector) if chunked else None
         self._decoder = self._chunks or ContentDecoder(self._inspector)
         self._is_last = not chunked

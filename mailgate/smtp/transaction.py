@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Sequence
 
 from mailgate.address import Address
@@ -17,6 +18,7 @@ from mailgate.smtp.receiving import ContentReceiver, RefusedChunk
 from mailgate.smtp.recipients import Recipients
 from mailgate.verdict import Defer, Disconnect, Reject, Verdict
 from mailgate.wire.commands import BdatCommand, MailCommand, parse_bdat, parse_mail
+from mailgate.wire.content import SLACK
 from mailgate.wire.fault import CommandError
 
 __all__ = ["MailTransaction"]
@@ -205,6 +207,7 @@ class MailTransaction:
             services.budget,
             bare="allow" if transaction.parameters.body == "BINARYMIME" else settings.bare_newlines,
             chunked=chunked,
+            slack=sys.maxsize if settings.rehearse else SLACK,  # whatever is said to a copy, it is not to come again
         )
         return receiver
 

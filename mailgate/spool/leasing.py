@@ -45,10 +45,11 @@ _AT_ONCE = 8 * 1024
 _LONG = 100
 
 _COLUMNS = "queue_id, number, route, domain, state, attempts, warned, source, not_before"
-#: What damage has left there may be no text.
+#: What damage has left there may be no text, and no number.
 _AS_JSON = (
     "CAST(queue_id AS TEXT), CAST(number AS INTEGER), CAST(route AS TEXT), CAST(domain AS TEXT), CAST(state AS TEXT),"
-    " CAST(attempts AS INTEGER), CAST(warned AS INTEGER), CAST(source AS TEXT), CAST(not_before AS REAL)"
+    " CAST(attempts AS INTEGER), CAST(warned AS INTEGER), CAST(source AS TEXT),"
+    " max(0.0, min(ifnull(CAST(not_before AS REAL), 0.0), 1e12))"
 )
 _OURS = "queue_id = json_extract(k.value, '$[0]') AND number = json_extract(k.value, '$[1]')"
 
@@ -62,7 +63,7 @@ _DUE_ROWS = (
     + ") ORDER BY due LIMIT :most"
 )
 
-_DUE = "due = max(json_extract(k.value, '$[2]'), not_before)"
+_DUE = "due = max(json_extract(k.value, '$[2]'), ifnull(not_before, 0))"
 #: Even who has a place far behind is looked at soon.
 _IN_TURN = f"turn = json_extract(k.value, '$[2]'), due = min(json_extract(k.value, '$[2]'), :soon) + {TURN_LIFE}"
 
@@ -145,7 +146,8 @@ def _inherit(store: Store) -> list[SetAside]:
         fresh = store.database.execute("SELECT id FROM fresh WHERE id >= ? AND id < ?", fresh_ids(number)).fetchall()
         aside += [store.unfold(row, f"fresh-{row}", None) for (row,) in fresh]
         ended = store.database.execute(
-            f"UPDATE recipients SET {END_LEASE}, due = max(?, not_before) WHERE state = 'leased' AND owner = ?",
+            f"UPDATE recipients SET {END_LEASE}, due = max(?, ifnull(not_before, 0))"
+            " WHERE state = 'leased' AND owner = ?",
             (now, number),
         )
         if not fresh and not ended.rowcount:  # only then, since what we do here may be rolled back

@@ -50,9 +50,9 @@ def release(store: Store, selector: Selector) -> int:
     """End what keeps them back: they are due, but not before the time for which their sender has asked. The time in
     which they are tried begins now."""
     _note_released(store, selector)
-    begins = "not_before = max(:now, not_before), waits = ''"
+    begins = "not_before = max(:now, ifnull(not_before, 0)), waits = ''"
     _change(store, f"hold = 0, {begins}", selector, "r.state = 'leased' AND r.hold != 0")
-    due = f"state = 'queued', due = max(:now, not_before), {begins}"
+    due = f"state = 'queued', due = max(:now, ifnull(not_before, 0)), {begins}"
     return _change(store, due, selector, "r.state IN ('held', 'quarantined')")
 
 
@@ -99,7 +99,8 @@ def quarantine(store: Store, selector: Selector, reason: str) -> list[EntryView]
 
 def retry(store: Store, selector: Selector) -> int:
     """Make them due, but for those that are to be released later. A place in a line is kept."""
-    return _change(store, "due = :now, waits = ''", selector, "r.state IN ('queued', 'turn') AND r.not_before <= :now")
+    which = "r.state IN ('queued', 'turn') AND ifnull(r.not_before, 0) <= :now"
+    return _change(store, "due = :now, waits = ''", selector, which)
 
 
 def reroute(store: Store, selector: Selector, route: str) -> int:
@@ -107,7 +108,7 @@ def reroute(store: Store, selector: Selector, route: str) -> int:
     return _change(
         store,
         "route = :new_route, source = '', waits = CASE state WHEN 'quarantined' THEN waits ELSE '' END,"
-        " due = CASE WHEN state IN ('queued', 'turn') THEN max(:now, not_before) ELSE due END,"
+        " due = CASE WHEN state IN ('queued', 'turn') THEN max(:now, ifnull(not_before, 0)) ELSE due END,"
         " state = CASE state WHEN 'turn' THEN 'queued' ELSE state END",
         selector,
         "r.state != 'leased' AND r.route != :new_route",
@@ -159,7 +160,7 @@ def resume(store: Store, kind: Suspended, name: str) -> bool:
         "DELETE FROM suspensions WHERE kind = ? AND name = ? RETURNING until", (one.kind, one.name)
     ).fetchall()
     store.database.execute(
-        "UPDATE recipients INDEXED BY recipients_suspended SET due = max(:now, not_before), waits = ''"
+        "UPDATE recipients INDEXED BY recipients_suspended SET due = max(:now, ifnull(not_before, 0)), waits = ''"
         " WHERE waits >= 'suspended:' AND waits < 'suspended;' AND state IN ('queued', 'turn')"
         " AND (waits = :told OR substr(waits, 1, length(:told) + 2) = :told || ' (')",
         {"now": now, "told": one.told},

@@ -19,7 +19,7 @@ _WAITS = "CASE WHEN r.state = 'turn' AND r.waits = '' THEN 'waits for its turn a
 VIEW = (
     "r.queue_id, r.number, CAST(m.sender AS TEXT), CAST(r.address AS TEXT), CAST(r.route AS TEXT),"
     f" {STATE}, m.size, m.received, r.attempts, CASE r.state WHEN 'turn' THEN r.turn ELSE r.due END,"
-    " CAST(r.last_reply AS TEXT), r.not_before, CAST(r.site AS TEXT), CAST(r.source AS TEXT),"
+    " CAST(r.last_reply AS TEXT), ifnull(r.not_before, 0.0), CAST(r.site AS TEXT), CAST(r.source AS TEXT),"
     f" CAST(r.category AS TEXT), CAST({_WAITS} AS TEXT)"
 )
 

@@ -24,7 +24,7 @@ def sweep(store: Store) -> tuple[list[SetAside], int]:
     rows = [row for row in fresh if store.past.has_fresh(row)]
     aside = [found for row in rows if (found := store.unfold(row, f"fresh-{row}", None)) is not None]
     store.database.executemany(
-        f"UPDATE recipients SET {END_LEASE}, due = max(?, not_before)"
+        f"UPDATE recipients SET {END_LEASE}, due = max(?, ifnull(not_before, 0))"
         " WHERE state = 'leased' AND due = ? AND queue_id = ? AND number = ?",
         [(store.now(), *lease) for lease in store.past.leases],
     )

@@ -35,9 +35,9 @@ class ExtendedTable(Generic[T]):
 
     def find(self, local_part: str, domain: str) -> T | None:
         """The value for an address with an extension; None where no pattern is for it."""
-        for one in self._delimiters:
-            base, found, _ = local_part.partition(one)
-            value = self._values.get((base + found, domain)) if found else None
-            if value is not None:
-                return value
+        for at in range(len(local_part) - 1, 0, -1) if self._values else ():  # the narrowest one first
+            if local_part[at] in self._delimiters:
+                value = self._values.get((local_part[: at + 1], domain))
+                if value is not None:
+                    return value
         return None

@@ -81,8 +81,9 @@ class WatchedFile(Generic[T]):
     `split` makes the numbered lines of the octets, where they are others than these. `octets` gives them, where they
     are not simply those of the file that is watched: it may take its time, and raises OSError or ValueError.
 
-    A file that is written while it is read is read again, and after three times it is wrong: half of a list would say
-    that what stands in the other half is not there.
+    A file that is written while it is read is read again, up to three times. If it changes even then, a new content is
+    wrong: half of a list would say that what stands in the other half is not there. At the construction the last
+    reading stands, and the file is looked at again in a second.
     """
 
     def __init__(
@@ -103,10 +104,12 @@ class WatchedFile(Generic[T]):
         self._clock = clock
         self._keep_filled = keep_filled
         self._is_filled = False
+        self._has_value = False
         self._next_look = clock.seconds() + _LOOK_EVERY
         self._signature = look_at(self._path)
         self._reading: Future[T] | None = None
         self._value = self._read()
+        self._has_value = True
 
     @property
     def value(self) -> T:
@@ -140,12 +143,15 @@ class WatchedFile(Generic[T]):
             _log.error("{error}; its old content stays in force", error=str(error))
 
     def _whole(self) -> bytes:
+        content = b""
         for _ in range(_TRIES):
             before = look_at(self._path)
             content = self._octets()
             if look_at(self._path) == before:
                 return content
-        raise ValueError("is written while it is read")
+        if self._has_value:
+            raise ValueError("is written while it is read")
+        return content
 
     def _read(self) -> T:
         try:

@@ -11,6 +11,7 @@ import re
 
 __all__ = [
     "MAX_LINE",
+    "SLACK",
     "ChunkDecoder",
     "ContentDecoder",
     "ContentFault",
@@ -22,6 +23,8 @@ __all__ = [
 
 #: The longest line of content, in octets, without its CRLF (RFC 5322 section 2.1.1).
 MAX_LINE = 998
+#: Octets behind a fault that are read and thrown away.
+SLACK = 64 * 1024 * 1024
 
 _END = b"\r\n.\r\n"
 _DOT = b"\r\n."
@@ -52,9 +55,7 @@ class Inspector:
 
     __slots__ = ("_bare", "_column", "_held", "_max_line", "_max_size", "_slack", "_wasted", "fault", "size")
 
-    def __init__(
-        self, max_size: int, *, max_line: int = MAX_LINE, slack: int = 64 * 1024 * 1024, bare: str = "reject"
-    ) -> None:
+    def __init__(self, max_size: int, *, max_line: int = MAX_LINE, slack: int = SLACK, bare: str = "reject") -> None:
         self.fault: ContentFault | None = None
         self.size = 0
         self._max_size = max_size

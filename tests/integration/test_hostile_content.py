@@ -43,6 +43,7 @@ encrypted_documents = "continue"
 broken = "continue"
 mismatch = "continue"
 beyond_limits = "continue"
+opaque = "continue"
 unreadable = "continue"
 
 [filters.uribl]

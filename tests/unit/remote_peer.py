@@ -59,6 +59,9 @@ class _Transport(StringTransportWithDisconnection):
             self.connected = False
             self.protocol.connectionLost(Failure(ConnectionAborted()))
 
+    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802 (Twisted's)
+        """Whatever lies behind TLS may be told so."""
+
 
 class Asked:
     """One connection, seen from the service."""

@@ -350,6 +350,28 @@ def test_nobody_says_a_back_ends_words_by_the_name_of_his_domain(preset: Preset,
         assert meaning(preset, reply) == ""
 
 
+def test_a_name_that_is_cut_off_is_none_of_a_back_ends_words() -> None:
+    text = f"{'x' * 1000} {'y' * (2000 - 1002 - len('tenantattribution'))} tenantattribution.evil.test is not welcome"
+    assert text[:2000].endswith(" tenantattribution")
+    for reply in (Reply.of(550, "5.7.1", text), Reply.of(550, "5.7.64", text)):
+        assert meaning("exchange-online", reply) == meaning("exchange-online", replace(reply, lines=("x",)))
+
+
+def test_a_long_reply_is_not_searched_for_each_recipient(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+
+    def unnamed(word: str) -> str:
+        searched.append(word)
+        return word
+
+    monkeypatch.setattr("mailgate.relay.replies.back_ends._unnamed", unnamed)
+    stand = Stand()
+    stand.hop.answer = refuse_at_rcpt(stand, Reply(550, "5.7.1", ("b " * 160,) * 99))
+    names = [f"u{number}" for number in range(100)]
+    assert kinds(stand.send(stand.job(*names))) == dict.fromkeys(names, FAILED)
+    assert 0 < len(searched) <= 1000
+
+
 def test_every_preset_has_rules() -> None:
     for preset in get_args(Preset):
         assert meaning(preset, TENANT) == "connector"

@@ -21,10 +21,11 @@ from mailgate.content.examine import Examiner
 from mailgate.content.intext import files_in
 from mailgate.content.kinds import matches_kind
 from mailgate.content.models import Limits, Question
+from mailgate.content.office import OLE_MAGIC
 from mailgate.content.pdf import Pdf
 from mailgate.content.walk import Walk
 from tests.unit.mime_carriers import MARKER, TEXT, binhexed, mixed, part, yencoded
-from tests.unit.test_content_archives import EXE, Look, packed
+from tests.unit.test_content_archives import EXE, Look, packed, tnef
 
 _NONE, _END = 0xFFFFFFFF, 0xFFFFFFFE
 
@@ -48,7 +49,9 @@ def compound(files: Mapping[str, bytes]) -> bytes:
         names.append((path.rpartition("/")[2], 2, data))
     right = {one: (two,) for many in children.values() for one, two in pairwise(many)}
     count = -(-len(names) // 4)
-    fat = [0xFFFFFFFD] + [n + 2 for n in range(count - 1)] + [_END]
+    blocks_of = [-(-max(len(data), 4096) // 512) for _, _, data in names if data]
+    tables = -(-(count + sum(blocks_of) + 8) // 120)
+    fat = [0xFFFFFFFD] * tables + [tables + n + 1 for n in range(count - 1)] + [_END]
     directory, blocks = b"", b""
     for number, (name, kind, data) in enumerate(names):
         start = _END
@@ -63,11 +66,12 @@ def compound(files: Mapping[str, bytes]) -> bytes:
             "<HBBIII16sIQQIQ", len(text), kind, 1, _NONE, right.get(number, (_NONE,))[0], child[0], bytes(16), 0, 0, 0,
             start, len(data),
         )  # fmt: skip
-    assert len(fat) <= 128
+    assert len(fat) <= 128 * tables
     header = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(16) + struct.pack(
-        "<HHHHH6xIIIIIIIIII", 0x3E, 3, 0xFFFE, 9, 6, 0, 1, 1, 0, 4096, _END, 0, _END, 0, 0
+        "<HHHHH6xIIIIIIIII", 0x3E, 3, 0xFFFE, 9, 6, 0, tables, tables, 0, 4096, _END, 0, _END, 0
     )  # fmt: skip
-    table = b"".join(struct.pack("<I", one) for one in fat).ljust(512, b"\xff")
+    header += b"".join(struct.pack("<I", one) for one in range(tables))
+    table = b"".join(struct.pack("<I", one) for one in fat).ljust(512 * tables, b"\xff")
     return header.ljust(512, b"\xff") + table + directory.ljust(512 * count, b"\0") + blocks
 
 
@@ -137,6 +141,24 @@ def test_what_outlook_displays_names_a_file_that_has_no_other_name() -> None:
     assert [one.name for one in Look(compound(shown | outlook("a.txt", EXE)), "a.msg").members] == ["a.txt"]
 
 
+def test_a_message_of_outlook_to_many_is_looked_into() -> None:
+    streams = ("__properties_version1.0", *(f"__substg1.0_{tag:04X}001F" for tag in range(0x3001, 0x300E)))
+    many = {f"__recip_version1.0_#{n:08X}/{stream}": b"" for n in range(140) for stream in streams}
+    look = Look(compound({**many, **MESSAGE}), "a.msg")
+    assert look.marks == ["archive"]
+    assert [one.name for one in look.members] == ["a.exe"]
+
+
+@pytest.mark.parametrize("user", ["", "secret"])
+def test_a_document_with_a_password_makes_no_encrypted_archive_of_what_it_lies_in(user: str) -> None:
+    inner = document({}, user=user)
+    message = {"__properties_version1.0": bytes(32), **outlook("a.pdf", inner)}
+    for data, name in ((compound(message), "a.msg"), (packed({"a.pdf": inner}), "a.zip")):
+        look = Look(data, name)
+        assert "encrypted" in look.members[0].marks
+        assert "encrypted" not in look.marks
+
+
 @pytest.mark.parametrize("name", ["a.msg", "A.OFT"])
 def test_a_message_of_outlook_that_cannot_be_read_is_broken(name: str) -> None:
     assert {"archive", "broken"} <= set(Look(compound(MESSAGE)[:600], name).marks)
@@ -200,6 +222,29 @@ def test_objects_in_rtf_are_looked_into() -> None:
     for data in (head + package(b"a.exe", EXE), bytes(20) + compound({"\x01Ole10Native": package(b"a.exe", EXE)})):
         assert any(one.name in ("a.exe",) for one in Look(rtf(data), "a.rtf").members)
     assert "opaque" not in Look(rtf(head, b"\\par1 "), "a.rtf").marks
+
+
+@pytest.mark.parametrize("start", [b"{\\rt ", b"{\\rtf1 %PDF-1.4 ", b"{\\RTF%PDF-"])
+def test_what_begins_otherwise_is_rtf_too(start: bytes) -> None:
+    """Word asks for four octets; and a text may speak of PDF."""
+    head = struct.pack("<III", 0x501, 2, 8) + b"Package\0" + bytes(8)
+    data = rtf(head + package(b"a.exe", EXE)).replace(b"{\\rtf1", start)
+    assert "a.exe" in [one.name for one in Look(data, "a.doc").members]
+
+
+@pytest.mark.parametrize("start", [b"Hello", b"%PDF-1.4"])
+def test_a_word_about_pdf_hides_nothing_in_other_forms(start: bytes) -> None:
+    winmail = tnef((0x18004, start + b"\0"), (0x69002, b""), (0x18010, b"a.exe\0"), (0x6800F, EXE))
+    assert [one.name for one in Look(winmail, "winmail.dat").members] == ["a.exe"]
+    active = (b"ActiveMime" + start).ljust(0x32, b"\0") + zlib.compress(compound({"VBA/Module1": b"x"}))
+    assert "macro" in {mark for one in Look(active, "a.mso").members for mark in one.marks}
+
+
+@pytest.mark.parametrize(("called", "behind"), [(b"package", b""), (b"Package", OLE_MAGIC + bytes(600))])
+def test_a_package_in_rtf_is_one_whatever_else_it_looks_like(called: bytes, behind: bytes) -> None:
+    head = struct.pack("<III", 0x501, 2, 8) + called + bytes(9)
+    look = Look(rtf(head + package(b"a.exe", EXE + behind)), "a.rtf")
+    assert "a.exe" in [one.name for one in look.members]
 
 
 @pytest.mark.parametrize("before", [b"{\\x ab}", b"\\bin10 xxxxxxxxxx"])
@@ -278,6 +323,16 @@ def test_objects_of_a_pdf_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "opaque" in Look(document({"a.exe": EXE}), "a.pdf").marks
 
 
+def test_too_many_objects_of_a_pdf_are_not_read_to_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = document({"a.exe": EXE})
+    with pikepdf.open(io.BytesIO(data)) as whole:
+        monkeypatch.setattr("mailgate.content.pdf._MOST_OBJECTS", int(whole.trailer.Size) - 1)
+    monkeypatch.setattr(pikepdf.Pdf, "objects", property(lambda _: pytest.fail("all of them are read")))
+    look = Look(data, "a.pdf")
+    assert [one.name for one in look.members] == ["a.exe"]
+    assert "opaque" in look.marks
+
+
 def test_without_the_library_a_pdf_with_more_in_it_is_opaque(monkeypatch: pytest.MonkeyPatch) -> None:
     data = document({}, action="JavaScript")
     monkeypatch.setitem(sys.modules, "pikepdf", None)
@@ -309,6 +364,13 @@ def test_what_binhex_unpacks_to_is_bounded() -> None:
     walk = Walk(message, Limits(octets=1_000_000))
     list(walk.leaves())
     assert [one.kind for one in walk.problems] == ["octets"]
+
+
+def test_binhex_that_unpacks_to_nothing_is_none() -> None:
+    nothing = binascii.b2a_base64(b"\x90\x01" * 12, newline=False)
+    base64_letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    letters = b"!\"#$%&'()*+,-012345689@ABCDEFGHIJKLMNPQRSTUVXYZ[`abcdefhijklmpqr"
+    assert list(files_in(b":" + nothing.translate(bytes.maketrans(base64_letters, letters)) + b":", 1000)) == []
 
 
 @given(st.binary(max_size=300))

@@ -43,6 +43,13 @@ def test_of_two_delimiters_each_has_its_patterns() -> None:
     assert [table.find(one, "a.example") for one in ("ann+x-y", "bob-x+y", "ann-x")] == [1, 2, None]
 
 
+def test_a_base_may_hold_the_delimiter() -> None:
+    table: ExtendedTable[int] = ExtendedTable()
+    assert table.add("no-reply-*", "a.example", 1)
+    assert table.add("no-*", "a.example", 2)
+    assert [table.find(one, "a.example") for one in ("no-reply-x-y", "no-reply", "no")] == [1, 2, None]
+
+
 def test_whom_a_filter_is_for(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("bob+*@a.example\n")
     scope = Scope(["a.example"], ["ann+*@a.example", f"file:{tmp_path / 'list'}"], Clock())

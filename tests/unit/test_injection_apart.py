@@ -221,6 +221,58 @@ def test_calls_of_many_threads(shared: Readers) -> None:
     assert sorted(found) == [2, 3, 4]
 
 
+def test_the_end_waits_for_no_answer() -> None:
+    """A process that computes for long, here one that is stopped."""
+    readers = Readers()
+    mine = set(pids(os.getpid()))
+    call = readers.read(asked(recipients=people(3)), SECTION, "gw", NOW)
+    (process,) = set(pids(os.getpid())) - mine
+    os.kill(process, signal.SIGSTOP)
+    told: list[CallError] = []
+
+    def ask() -> None:
+        try:
+            call.messages.drafts(1, 3)
+        except CallError as error:
+            told.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        readers.close()
+        thread.join(60)
+        assert [one.status for one in told] == [503]
+    finally:
+        if process in pids(os.getpid()):
+            os.kill(process, signal.SIGKILL)
+            thread.join()
+    call.messages.close()
+    with pytest.raises(CallError) as raised:
+        readers.read(asked(to=["ann@example.net"]), SECTION, "gw", NOW)
+    assert raised.value.status == 503
+    assert set(pids(os.getpid())) <= mine
+
+
+def test_an_answer_that_is_broken_off_here_is_never_taken_for_that_to_another_call(
+    readers: Readers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: object) -> bytes:
+        raise MemoryError
+
+    call = readers.read(asked(recipients=people(3), text="secret"), SECTION, "gw", NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr("mailgate.web.injection.apart.readers.octets", broken)
+        with pytest.raises(MemoryError):
+            call.messages.drafts(1, 3)
+        call.messages.close()
+        with pytest.raises(MemoryError):
+            readers.read(asked(to=["ann@example.net"]), SECTION, "gw", NOW)
+    (draft,) = readers.read(asked(to=["bob@example.net"]), SECTION, "gw", NOW).first
+    assert isinstance(draft, Draft)
+    assert b"secret" not in draft.content
+    assert not readers._used
+
+
 # -- what runs in it, here
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from mailgate.verdict import Continue, Defer, Discard, Quarantine, Reject, Verdi
 from mailgate.web.answering import Reply
 from mailgate.web.injection.calls import Calls
 from mailgate.web.injection.following import Following
+from mailgate.web.injection.problems import CallError, Fault
 from mailgate.web.injection.reading import Asked, Call, read_whole
 from mailgate.web.injection.register import Entry, Register
 from mailgate.web.injection.taking import Caller, Taker
@@ -271,6 +273,44 @@ def test_without_a_key_those_are_named_who_have_theirs(stand: Stand) -> None:
     stand.pipeline.says["mail"] = lambda _: Defer(LATER, "x") if stand.kept else Continue()
     status, told = stand.call(recipients=people(10))
     assert (status, told["taken"], len(told["ids"])) == (429, 1, 1)
+
+
+@pytest.mark.parametrize(("error", "status"), [(503, 503), (413, 413)])
+def test_where_nobody_has_the_rest_any_more_what_was_taken_is_told(stand: Stand, error: int, status: int) -> None:
+    def read(asked: Asked, *given: Any) -> Call:
+        call = read_whole(asked, *given)
+        drafts = call.messages.drafts
+
+        def dying(start: int, stop: int) -> Sequence[Any]:
+            if start >= 40:
+                raise CallError(HTTPStatus(error), (Fault("", "it is gone"),))
+            return drafts(start, min(stop, 40))
+
+        call.messages.drafts = dying  # type: ignore[method-assign]  # its process has died
+        return call
+
+    whole, stand.calls._read_large = stand.calls._read_large, read
+    text = "x" * 200_000
+    found, told = stand.call(recipients=people(60), text=text)
+    assert (found, told["taken"], len(told["ids"])) == (status, len(stand.kept), len(stand.kept))
+    assert 0 < len(stand.kept) < 60
+    found, told = stand.call("k", recipients=people(60), text=text)
+    assert (found, told["idempotency_key"], told["taken"] > 0) == (status, "k", True)
+    stand.calls._read_large = whole
+    assert stand.call("k", recipients=people(60), text=text)[0] == 202
+
+
+def test_a_disk_that_fails_in_the_middle_says_how_much_was_taken(stand: Stand) -> None:
+    def full(_: object) -> Verdict:
+        if len(stand.kept) > 4:
+            raise OSError(28, "No space left on device")
+        return Continue()
+
+    stand.pipeline.says["data"] = full
+    status, told = stand.call(recipients=people(100))
+    assert (status, told["taken"], len(told["ids"])) == (503, len(stand.kept), len(stand.kept))
+    assert 0 < len(stand.kept) < 100
+    assert "space" not in told["error"]
 
 
 class CrashError(Exception):
@@ -634,6 +674,34 @@ def test_the_stop_waits_for_what_has_begun_and_lets_nothing_in(stand: Stand) -> 
     stand.restart()
     assert stand.call("k", recipients=people(100))[0] == 202
     assert stand.kept == names(100)
+
+
+def test_what_waits_for_its_turn_is_not_read_when_the_gateway_stops(stand: Stand) -> None:
+    held: list[Callable[[], object]] = []
+    reads: list[Asked] = []
+    accept = stand.spool.accept
+
+    def late(*given: Any) -> Deferred[Lease]:
+        done: Deferred[Lease] = Deferred()
+        held.append(lambda: accept(*given).addCallbacks(done.callback, done.errback))
+        return done
+
+    def read(asked: Asked, *given: Any) -> Call:
+        reads.append(asked)
+        return read_whole(asked, *given)
+
+    stand.spool.accept = late  # type: ignore[assignment,method-assign]  # the test's own
+    stand.calls._read_large = read
+    calls = [stand.begin(recipients=people(3), text="x" * 200_000) for _ in range(5)]
+    before = len(reads)
+    closing = Deferred.fromCoroutine(stand.calls.close())
+    while held:
+        held.pop(0)()
+    assert closing.called
+    assert len(reads) == before
+    answers = [result(one) for one in calls]
+    assert {one.status for one in answers} == {503}
+    assert "the gateway stops" in json.loads(answers[4].body)["error"]
 
 
 def test_a_hundred_thousand_in_portions(stand: Stand) -> None:

@@ -20,10 +20,11 @@ from mailgate.message import MAX_HEADER, Content, Message, header_problem
 from mailgate.web.injection import pieces
 from mailgate.web.injection.composing import Draft
 from mailgate.web.injection.models import MOST_TEXT, Order, Person, Personal
-from mailgate.web.injection.parts import _SMALL
+from mailgate.web.injection.parts import _SMALL, _once
 from mailgate.web.injection.pieces import PIECE
 from mailgate.web.injection.problems import CallError
-from mailgate.web.injection.reading import Asked, Call, read_call
+from mailgate.web.injection.reading import Asked, Call, read_call, read_light, read_small
+from mailgate.web.injection.templating import HeavyError
 
 NOW = 1_800_000_000.0
 FILE = base64.b64encode(b"octets").decode()
@@ -293,6 +294,46 @@ def test_what_would_be_large_in_memory_is_looked_at_by_nobody(
         read(b'{"from":"shop@example.org","' + name.encode() + b'":' + value + b"}", fields={"idempotency-key": ["k"]})
     (path,) = paths(refused.value)
     assert path.split(".")[0] == name
+
+
+@pytest.mark.parametrize("name", ["to", "cc", "bcc", "reply_to", "tags", "attachments"])
+def test_a_list_of_too_much_is_counted_and_not_looked_at(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Order, "model_validate_json", None)  # it would tell of each
+    with pytest.raises(CallError, match="more than") as refused:
+        read(b'{"from":"shop@example.org","' + name.encode() + b'":[' + b"1," * 60_000 + b"1]}")
+    assert paths(refused.value) == [name]
+
+
+def test_files_are_for_a_thread_however_small_they_are() -> None:
+    for files in ([], [{"content": FILE}]):
+        asked = Asked(json.dumps({**PLAIN, "attachments": files}).encode(), "application/json", {}, {})
+        if files:
+            with pytest.raises(HeavyError):
+                read_small(asked, SECTION, "gw.example.org", NOW)
+        else:
+            assert read_small(asked, SECTION, "gw.example.org", NOW).count == 1
+        assert read_light(asked, SECTION, "gw.example.org", NOW).count == 1
+
+
+class Counted(str):
+    """A name that counts how often it is held against another."""
+
+    __slots__ = ()
+    asked = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.asked += 1
+        return str.__eq__(self, str(other))
+
+    def __hash__(self) -> int:
+        return int(self)
+
+
+def test_the_name_that_stands_twice_is_found_in_one_go() -> None:
+    names = [Counted(number) for number in [*range(1000), 999]]
+    with pytest.raises(CallError, match="'999' stands twice"):
+        _once([(name, None) for name in names])
+    assert Counted.asked < 5 * len(names)
 
 
 def test_a_large_call_with_an_unknown_field(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from twisted.internet.defer import CancelledError
+from twisted.internet.defer import Deferred as Awaited
 from twisted.logger import capturedLogs
 
 from mailgate.awaiting import at_once
@@ -69,6 +71,18 @@ def test_calls_that_were_broken_off_are_told_of(stand: Stand) -> None:
     with capturedLogs() as logs:
         office(stand, path).use(stand.calls._taker())
     assert [one["count"] for one in logs if "count" in one] == [1]
+
+
+def test_what_reads_calls_is_ended_where_nobody_waits_for_the_calls_any_longer(stand: Stand) -> None:
+    one = office(stand, stand.folder / "other.db")
+    one.use(stand.calls._taker())
+    assert one._calls is not None
+    one._calls._active = 1  # a call that does not end
+    closing = Awaited.fromCoroutine(one.close())
+    assert not one._readers._is_closed
+    closing.addErrback(lambda failure: failure.trap(CancelledError))
+    closing.cancel()
+    assert one._readers._is_closed
 
 
 def follow(stand: Stand, *events: Event, token: str = "app") -> Followed | None:  # noqa: S107  a name

@@ -165,3 +165,23 @@ def test_facts_of_recipients_have_bounds() -> None:
     assert len(kept.facts_for) == 100
     assert kept.facts_of(7) == ["r7@b.test"]
     assert kept.facts_of(299) == kept.facts
+
+
+def test_what_was_found_for_all_is_asked_for_its_facts_once_however_many_groups_there_are() -> None:
+    asked: list[None] = []
+
+    class Asked(Finding):
+        def facts(self) -> Sequence[str]:
+            asked.append(None)
+            return "spf.pass", "dkim.pass"
+
+    found = transaction(recipients=[f"r{number}@b.test" for number in range(50)])
+    found.evidence.add(Asked())
+    for one in found.recipients:
+        found.evidence.add_for(Found((str(one.address),)), lambda address, own=one.address: address == own)  # type: ignore[misc]
+    part = parts_of(found)[0]
+    part.recipients = [EnvelopeRecipient(n, one.address, "") for n, one in enumerate(found.recipients)]
+    kept = kept_of(session(), found, part, has_original=False)
+    assert len(kept.facts_for) == 50
+    assert all(kept.facts_of(number) == ["spf.pass", "dkim.pass", f"r{number}@b.test"] for number in range(50))
+    assert len(asked) <= 2

@@ -102,7 +102,87 @@ def test_whom_a_mismatch_is_about(make: Make, word: str, names: set[str]) -> Non
     assert modes == {"shadow" if "warn" in word else "enforce"}
 
 
+LOGINS = (
+    "smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sender_login_maps = hash:m, hash:n\n"
+    "smtpd_sender_restrictions = reject_sender_login_mismatch\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "owners", "lines"),
+    [
+        ("-", "ann@a.example ann\nann-marie@a.example anna\n", ["ann ann@a.example", "anna ann-marie@a.example"]),
+        ("", "boss@a.example boss\n@a.example staff\n", ["boss boss@a.example"]),
+    ],
+)
+def test_nobody_is_granted_what_others_own(make: Make, delimiter: str, owners: str, lines: list[str]) -> None:
+    imported = make(f"{LOGINS}recipient_delimiter = {delimiter}\n", m=owners, n="")
+    assert imported.lines("sender-login") == lines
+    assert "belong to others alone" in imported.left("decide")
+
+
+def test_of_two_tables_the_first_says_who_owns(make: Make) -> None:
+    imported = make(LOGINS, m="boss@a.example boss\n", n="boss@a.example old\n")
+    assert imported.lines("sender-login") == ["boss boss@a.example"]
+
+
 # -- rules
+
+
+PARTNERS = (
+    "relay_domains = a.example\nrelay_transport = smtp:[10.0.0.1]\nmynetworks = 10.0.0.0/8\n"
+    "smtpd_client_restrictions = "
+)
+
+
+@pytest.mark.parametrize(("word", "action"), [("reject", "deny"), ("defer", "defer")])
+def test_those_whom_a_table_lets_in_before_all_are_refused(make: Make, word: str, action: str) -> None:
+    imported = make(f"{PARTNERS}permit_mynetworks, check_client_access cidr:p, {word}\n", p="192.0.2.0/24 OK\n")
+    listener = imported.listener("mx")
+    assert (listener["role"], listener["trusted_networks"]) == ("hybrid", ["10.0.0.0/8"])
+    assert imported.document["pipelines"][listener["pipeline"]]["filters"][0] == "access"
+    assert imported.document["filters"]["access"]["files"] == ["access-client-p", "access-recipient-recipient"]
+    assert imported.lines("access-recipient-recipient") == [f"{action} recipient *"]
+
+
+def test_what_is_refused_behind_tables_is_not_from_those_who_may_relay(make: Make) -> None:
+    imported = make(f"{PARTNERS}check_client_access cidr:p, permit_mynetworks, reject\n", p="192.0.2.0/24 OK\n")
+    listener, pipelines = imported.listener("mx"), imported.document["pipelines"]
+    assert pipelines[listener["pipeline"]]["filters"][:2] == ["access", "access-2"]
+    assert imported.document["filters"]["access-2"]["files"] == ["access-client-p", "access-recipient-recipient"]
+    assert "access-2" not in pipelines[listener["trusted_pipeline"]]["filters"]
+
+
+def test_of_two_tables_that_let_in_none_refuses_those_of_the_other(make: Make) -> None:
+    imported = make(
+        f"{PARTNERS}permit_mynetworks, check_client_access cidr:p, warn_if_reject check_client_access hash:w,\n"
+        " check_client_access hash:q, reject\n",
+        p="192.0.2.0/24 OK\n198.51.100.1 REJECT\n",
+        q="203.0.113.1 OK\n",
+        w="203.0.113.2 REJECT\n",
+    )
+    filters = imported.document["filters"]
+    files = {name: one["files"] for name, one in filters.items() if one.get("mode") != "shadow"}
+    (last,) = (one for one in files.values() if "access-recipient-recipient" in one)
+    assert last == ["access-client-p", "access-client-q", "access-recipient-recipient"]
+    assert imported.document["pipelines"]["mx"]["filters"].index("access-4") == 3
+    assert files["access-4"] == last
+
+
+@pytest.mark.parametrize(
+    ("words", "role"),
+    [
+        ("check_client_access hash:p", "hybrid"),
+        ("warn_if_reject check_client_access hash:p", "outbound"),
+        ("check_reverse_client_hostname_access hash:p", "outbound"),
+        ("check_client_access hash:p, reject_plaintext_session", "outbound"),
+    ],
+)
+def test_who_has_no_rule_is_refused_with_all_others(make: Make, words: str, role: str) -> None:
+    imported = make(f"{PARTNERS}permit_mynetworks, {words}, reject\n", p="unknown OK\n")
+    assert imported.listener("mx")["role"] == role
+    assert imported.document["filters"]["access"]["files"] == ["access-recipient-recipient"]
+    assert "have no rule, and are refused with all others" in imported.left("decide")
 
 
 def test_an_action_may_stand_behind_tabs(make: Make) -> None:
@@ -256,6 +336,43 @@ def test_the_route_of_all_is_for_our_domains_too(make: Make) -> None:
     assert routes.pop("b.example") == routes.pop("*.a.example") == "relay"
     assert set(routes) == {"a.example", "*.b.example"}
     assert set(routes.values()) == {imported.document["routing"]["default"]}
+
+
+@pytest.mark.parametrize("entry", ["* :", "* :[10.9.9.9]", "* uucp:x"])
+def test_all_without_a_transport_leave_each_class_its_route(make: Make, entry: str) -> None:
+    imported = make(RELAY, m=f"{entry}\n")
+    assert imported.document["domains"]["a.example"]["route"] == "relay"
+    assert ("ours keep their routes" in imported.left("differs")) == ("10.9.9.9" in entry)
+
+
+def test_an_exception_of_one_list_is_none_of_another(make: Make) -> None:
+    imported = make(
+        "mydestination = !lists.a.example, hash:d\nrelay_domains = lists.a.example\n"
+        "relay_transport = smtp:[10.0.0.1]\nparent_domain_matches_subdomains =\n",
+        d="a.example x\nlists.a.example x\n",
+    )
+    assert imported.document["domains"]["lists.a.example"]["route"] == "relay"
+
+
+@pytest.mark.parametrize(
+    ("table", "is_told"), [("a.example error:gone\n", True), ("a.example smtp:[10.0.0.2]\n", False)]
+)
+def test_aliases_that_cannot_be_listed_are_told_where_something_is_closed(
+    make: Make, table: str, is_told: bool
+) -> None:
+    settings = "server_host = localhost\nsearch_base = o=x\nquery_filter = (mail=%s)\nresult_attribute = mail\n"
+    imported = make(f"{RELAY}virtual_alias_maps = ldap:v\n", m=table, v=settings)
+    assert ("cannot be listed: aliases in it" in imported.left("differs")) == is_told
+
+
+def test_a_copy_stands_beside_the_targets_of_an_alias(make: Make) -> None:
+    imported = make(
+        f"{RELAY}recipient_bcc_maps = hash:b\nvirtual_alias_maps = hash:v\n",
+        m="",
+        b="info@a.example archive@a.example\n",
+        v="info@a.example ann@a.example\n",
+    )
+    assert imported.lines("aliases-copies") == ["info@a.example ann@a.example, archive@a.example"]
 
 
 @pytest.mark.parametrize(

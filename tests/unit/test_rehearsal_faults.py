@@ -9,6 +9,7 @@ import pytest
 from mailgate.rehearsal.compare import Account
 from mailgate.smtp.conversation import Conversation
 from mailgate.testing.gateway import MemoryClient
+from mailgate.wire.content import SLACK
 from tests.unit.test_rehearsal_copies import CONFIG, OLD, XCLIENT, Stand, outcomes, stand
 
 __all__ = ["stand"]
@@ -184,3 +185,14 @@ def test_errors_of_the_dialogue_are_still_errors(stand: Stand) -> None:
     assert raw(stand, peer, b"RCPT TO:<\xfc@box.test>").startswith("503")
     assert raw(stand, peer, b"\xfc").startswith("500")
     assert raw(stand, peer, b"MAIL FROM:<\xfc@box.test>").startswith("503")
+
+
+def test_a_copy_may_go_on_far_behind_a_fault(stand: Stand) -> None:
+    peer = stand.gateway.connect(OLD)
+    for line in (b"EHLO old", b"MAIL FROM:<ann@far.test>", b"RCPT TO:<bob@box.test>", b"DATA"):
+        raw(stand, peer, line)
+    peer.send(b"Subject: x\r\n\r\n" + b"y" * 1500 + b"\r\n")
+    for _ in range(SLACK // 1024**2 + 2):
+        peer.send((b"z" * 1022 + b"\r\n") * 1024)
+    peer.send(b".\r\n")
+    assert peer.said()[-1] == "250 2.0.0 Copy judged"

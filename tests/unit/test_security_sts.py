@@ -465,6 +465,7 @@ def test_slow_hosts_of_one_network_hold_up_no_others(bench: Bench, network: str)
     bench.hosts.waiting.pop().callback(None)
     assert found == [StsFound(POLICY)]
     bench.hosts.waiting[3].callback(None)
+    bench.clock.advance(0)
     assert len(bench.hosts.waiting) == 11  # whoever waited has the place
     bench.clock.advance(30.0)
     assert len(slow_found) == 190
@@ -496,4 +497,40 @@ def test_policy_hosts_that_are_slow_take_no_more_than_their_share(bench: Bench) 
     assert (len(bench.hosts.waiting), found) == (100, [])
     for number in range(120):
         bench.hosts.waiting[number].callback(None)
+        bench.clock.advance(0)
     assert found == [StsFound(POLICY)] * 120
+
+
+def test_policy_hosts_that_fail_at_once_leave_their_places_to_all_who_wait(bench: Bench) -> None:
+    announced(bench, slow := [f"d{number}.example" for number in range(100)])
+    announced(bench, many := [f"gone{number}.example" for number in range(500)])
+    for name in many:
+        bench.hosts.policies[name] = StsFetchError("no address")
+    held: list[Deferred[None]] = []
+    bench.hosts.waiting = held
+    slow_found = asking(bench, slow)
+    bench.hosts.waiting = None
+    found = asking(bench, many)
+    held[0].callback(None)
+    for _ in many:
+        bench.clock.advance(0)
+    assert [one.reason for one in found] == ["no address"] * 500
+    for answer in held[1:]:
+        answer.callback(None)
+    assert slow_found == [StsFound(POLICY)] * 100
+    bench.hosts.waiting = []
+    asking(bench, ["example.org"])
+    assert len(bench.hosts.waiting) == 1  # no place is lost
+    announced(bench, again := [f"again{number}.example" for number in range(100)])
+    asking(bench, again)
+    assert len(bench.hosts.waiting) == 100
+
+
+def test_nobody_takes_the_place_of_one_who_waits(bench: Bench) -> None:
+    announced(bench, names := [f"d{number}.example" for number in range(102)])
+    bench.hosts.waiting = []
+    asking(bench, names[:101])
+    bench.hosts.waiting[0].callback(None)
+    asking(bench, names[101:])
+    bench.clock.advance(0)
+    assert bench.hosts.asked == names[:101]

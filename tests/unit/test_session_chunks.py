@@ -285,10 +285,7 @@ def test_a_chunk_that_nobody_reads_to_its_end(make_stand: MakeStand, size: int) 
 
 
 def test_content_without_end(make_stand: MakeStand, monkeypatch: pytest.MonkeyPatch) -> None:
-    def inspector(max_size: int, bare: str) -> Inspector:
-        return Inspector(max_size, slack=100_000, bare=bare)
-
-    monkeypatch.setattr("mailgate.smtp.receiving.Inspector", inspector)
+    monkeypatch.setattr("mailgate.smtp.transaction.SLACK", 100_000)
     stand = make_stand({"max_message_size": "1MiB"})
     wire = begin(stand)
     said = feed(wire, last(b"bare\n" + MARKER * 50_000), 10_000)

@@ -17,7 +17,6 @@ from mailgate.message import ContentWriter, MemoryBudget
 from mailgate.reply import Reply
 from mailgate.smtp.receiving import ContentReceiver
 from mailgate.verdict import Reject
-from mailgate.wire.content import Inspector
 from tests.unit.smtp_stand import CONTENT, ENVELOPE, Stand
 
 MakeStand = Callable[..., Stand]
@@ -84,10 +83,7 @@ def test_small_content_stays_in_memory_and_large_content_goes_to_a_file(make_sta
 
 
 def test_content_that_goes_on_for_ever_is_cut(make_stand: MakeStand, monkeypatch: pytest.MonkeyPatch) -> None:
-    def inspector(max_size: int, bare: str) -> Inspector:
-        return Inspector(max_size, slack=100_000, bare=bare)
-
-    monkeypatch.setattr("mailgate.smtp.receiving.Inspector", inspector)
+    monkeypatch.setattr("mailgate.smtp.transaction.SLACK", 100_000)
     stand = make_stand({"max_message_size": "64KiB"})
     wire = stand.connect().data()
     said = [code for _ in range(30) for code in wire.send(b"y" * 70 + b"\r\n" + b"w" * 10_000 + b"\r\n" + MARKER)]

@@ -166,6 +166,49 @@ def test_a_recipient_that_the_envelope_does_not_have_is_set_aside(bench: Bench) 
     assert (event.queue_id, "does not have" in event.reason) == (hurt.envelope.queue_id, True)
 
 
+def without_number(octets: bytes, queue_id: str) -> bytes:
+    """A database in which one bit has changed: a recipient of this message has no `not_before` any more."""
+    at = octets.find(queue_id.encode())
+    while at >= 0:
+        for place in range(max(at - 40, 0), at):  # the types of a row's columns are before them
+            hurt = octets[:place] + b"\0" + octets[place + 1 :]
+            if octets[place] == 8 and _numbers_missing(hurt) == 1:
+                return hurt
+        at = octets.find(queue_id.encode(), at + 1)
+    raise AssertionError("no such bit")
+
+
+def _numbers_missing(octets: bytes) -> int:
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.deserialize(octets[:18] + b"\1\1" + octets[20:])  # as if it had no log
+        rows = database.execute("SELECT count(*) FROM recipients WHERE typeof(not_before) = 'null'")
+        try:
+            return int(rows.fetchone()[0])
+        except sqlite3.DatabaseError:
+            return 0
+
+
+def test_a_number_that_damage_has_taken_stops_nobody(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "spool", min_free=0)
+    hurt, good = accept(bench, 2), accept(bench)
+    give_back(bench, hurt, good)
+    bench.wait(bench.spool.close())
+    path = tmp_path / "spool" / "spool.db"
+    path.write_bytes(without_number(path.read_bytes(), hurt.envelope.queue_id))
+    bench = Bench(tmp_path / "spool", min_free=0)
+    leases = {one.envelope.queue_id: one for one in lease_all(bench)}
+    assert {name: len(one.recipients) for name, one in leases.items()} == {
+        hurt.envelope.queue_id: 2,
+        good.envelope.queue_id: 1,
+    }
+    for lease in leases.values():
+        bench.wait(bench.spool.record(lease, outcomes(lease, OutcomeKind.DEFERRED, 0.0)))
+    for change_all in (bench.spool.retry, bench.spool.hold, bench.spool.release):
+        assert bench.wait(change_all(Selector())) == 3
+    assert len(bench.view()) == 3
+    bench.wait(bench.spool.close())
+
+
 def test_a_description_of_the_database_that_is_damaged_costs_no_start(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "spool", min_free=0)
     accept(bench)

@@ -352,7 +352,8 @@ def test_the_words_of_a_refusal_reach_the_sender() -> None:
     assert outcome(422, b"no such\r\n250 ticket\x00" + b"!" * 5000, "text/plain; charset=utf-8")[1].startswith(
         "554 5.6.0 HTTP 422 "
     )
-    assert ": closed since May" in outcome(410, b'{"reason": "closed since\\nMay"}', "application/json")[1]
+    for body in (b'{"reason": "closed since\\nMay"}', b'{"result": "refused", "reason": "closed since May"}'):
+        assert ": closed since May" in outcome(410, body, "application/json")[1]
     assert outcome(400, b"<html>", "text/html")[1] == "554 5.6.0 HTTP 400 Bad Request"
 
 
@@ -406,6 +407,23 @@ def test_verdicts_in_another_form_deliver_nothing(said: object) -> None:
     assert {kind for kind, _ in own(said)} == {OutcomeKind.DEFERRED}
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[{"address": "sales@app.test", "result": "refused"}]',
+        b'"refused"',
+        b' "deferred"\n',
+        b'{"result": "refused", "reason": "Nobody sells here"}',
+        b'{"result": "deferred"}',
+    ],
+)
+def test_verdicts_without_recipients_deliver_nothing(body: bytes) -> None:
+    found, reply, _ = outcome(200, body, "application/json")
+    assert (found, reply) == (OutcomeKind.DEFERRED, "451 4.3.0 The application's answer is not understood")
+    assert outcome(422, body, "application/json")[0] is OutcomeKind.FAILED
+    assert outcome(200, body, "text/plain")[0] is OutcomeKind.DELIVERED
+
+
 @pytest.mark.parametrize("said", ["bounced", 7, {"result": []}, {}, ["refused"], None])
 def test_what_is_said_of_one_and_not_understood_is_for_now(said: object) -> None:
     first, second = own({"tickets@app.test": said})
@@ -416,7 +434,9 @@ def test_single_recipients_count_only_where_the_request_was_taken() -> None:
     assert {kind for kind, _ in own({"tickets@app.test": "delivered"}, status=500)} == {OutcomeKind.DEFERRED}
 
 
-@pytest.mark.parametrize("body", [b"", b"\r\n", b"[]", b"null", b'"ok"', b"{}", b'{"recipients": null}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"\r\n", b"[]", b"null", b"true", b'"OK"', b"{}", b'{"recipients": null}', b'{"result": ["x"]}']
+)
 def test_a_body_without_verdicts_may_come_with_a_status(body: bytes) -> None:
     assert outcome(200, body, "application/json")[0] is OutcomeKind.DELIVERED
     assert outcome(500, body, "application/json")[0] is OutcomeKind.DEFERRED

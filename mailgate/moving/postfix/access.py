@@ -12,7 +12,7 @@ from mailgate.moving.postfix.site import Site
 from mailgate.moving.postfix.tables import Entry, Question, Table, Unreadable
 from mailgate.stores.extensions import DELIMITERS
 
-__all__ = ["Covering", "Ruled", "access_rules", "extended", "ordered"]
+__all__ = ["SUBJECTS", "Covering", "Ruled", "access_rules", "action_of", "extended", "ordered"]
 
 #: The subject of our rule, by that of the restriction.
 SUBJECTS = {
@@ -58,11 +58,11 @@ def access_rules(site: Site, subject: str, table: Table, origin: str) -> Ruled:
         why = content.why if isinstance(content, Unreadable) else "the filter access has lists, and no expressions"
         site.draft.leave("missing", where, why, "Write its rules into a file of access, or a filter of your own")
         return Ruled()
-    refuses = any(_action(entry.value)[0] in ("deny", "defer") for entry in table.entries)
+    refuses = any(action_of(entry.value)[0] in ("deny", "defer") for entry in table.entries)
     is_cidr = table.name.removeprefix("proxy:").startswith("cidr:")
     made: dict[tuple[str, str], str] = {}
     for entry in table.entries:
-        action, text = _action(entry.value)
+        action, text = action_of(entry.value)
         found = _rules(site, SUBJECTS[subject], entry, action, text, refuses=refuses, has_networks=is_cidr)
         for rule in found:
             _, about, pattern, *_ = rule.split(" ")
@@ -142,7 +142,7 @@ class Covering:
         return False
 
 
-def _action(value: str) -> tuple[str, str]:
+def action_of(value: str) -> tuple[str, str]:
     """Our action for a result, "" where there is none; and its text."""
     word, *more = value.split(None, 1) or [""]
     lower, rest = word.lower(), "".join(more)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mailgate.address import Address, AddressError
 from mailgate.moving.draft import Section, Value
@@ -25,6 +25,9 @@ _CLASSES = (
     ("virtual", "virtual_mailbox_domains", "virtual_mailbox_maps"),
     ("relay", "relay_domains", "relay_recipient_maps"),
 )
+
+#: The list of the domains of each class.
+_SETTINGS = {"alias": "virtual_alias_domains", **{kind: setting for kind, setting, _ in _CLASSES}}
 
 
 def read_domains(site: Site, *, probes: bool) -> None:
@@ -52,6 +55,7 @@ def read_domains(site: Site, *, probes: bool) -> None:
 def _domains(site: Site, setting: str) -> list[Member]:
     found = []
     origin = site.parameters.origin(setting)
+    spared = site.spared.setdefault(setting, set())
     for member in site.members(setting):
         if "@" in member.text and member.origin != origin:
             continue  # a table that lists addresses as well
@@ -60,8 +64,8 @@ def _domains(site: Site, setting: str) -> list[Member]:
             site.unclear(member.origin, f"!{member.text}: is no domain")
             break
         if member.is_not:
-            site.spared.add(name.removeprefix("."))
-        elif name.removeprefix(".") in site.spared:
+            spared.add(name.removeprefix("."))
+        elif name.removeprefix(".") in spared:
             continue
         elif member.text.startswith("["):
             site.draft.leave("differs", f"{member.origin}: {member.text}", "mail to an address literal is not taken")
@@ -88,7 +92,8 @@ def _alias_domains(site: Site) -> list[Member]:
 
 def _domain(site: Site, kind: str, member: Member, sources: Sequence[str]) -> None:
     name = member.text.lower()
-    if name.startswith(".") and any(f".{one}".endswith(name) for one in site.spared):
+    spared = site.spared.get(_SETTINGS[kind], set())
+    if name.startswith(".") and any(f".{one}".endswith(name) for one in spared):
         text = "some of the domains below it are excepted, and an entry for all below it would be for them, too"
         site.draft.leave("decide", f"{member.origin}: {name}", text, "Name those that are meant in [domains]")
         return
@@ -333,6 +338,10 @@ def _whole(pattern: str) -> str:
 def _copies(site: Site) -> list[str]:
     """recipient_bcc_maps as aliases: who gets a copy stands beside the recipient."""
     lines = []
+    aliases: dict[str, Entry] = {}
+    for table in _tables(site, "virtual_alias_maps"):
+        for one in table.entries:
+            aliases.setdefault(one.key.lower(), one)
     for table in _tables(site, "recipient_bcc_maps"):
         if not table.entries:
             why = "only lists can be taken over"
@@ -343,5 +352,15 @@ def _copies(site: Site) -> list[str]:
                 text = "a copy can be made for single addresses of our domains only"
                 site.draft.leave("missing", f"{entry.origin}: {entry.key}", text)
             else:
-                lines += _alias_line(site, entry.key, [entry.key, *split_targets(entry.value)], entry)
+                targets = [*_stands_for(site, entry.key.lower(), aliases), *split_targets(entry.value)]
+                lines += _alias_line(site, entry.key, list(dict.fromkeys(targets)), entry)
     return [_map(site, "copies", lines, site.parameters.origin("recipient_bcc_maps"))] if lines else []
+
+
+def _stands_for(site: Site, address: str, aliases: Mapping[str, Entry]) -> list[str]:
+    """Who gets the mail beside the copy: an address that stands for itself in a list of ours is looked up in no other
+    one."""
+    local_part, _, domain = address.rpartition("@")
+    found = aliases.get(address) or aliases.get(f"@{domain}")
+    targets = [] if found is None else [_complete(site, one) for one in split_targets(found.value)]
+    return [f"{local_part}{one}" if one.startswith("@") else one for one in targets] or [address]

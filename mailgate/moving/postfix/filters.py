@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mailgate.filters.access_rules import RuleTable, parse_rule
 from mailgate.filters.who import AddressPatterns, IdentityTable
 from mailgate.moving.draft import Section, Value
-from mailgate.moving.postfix.access import access_rules, extended
+from mailgate.moving.postfix.access import access_rules, action_of, extended
 from mailgate.moving.postfix.reading import Parameters
-from mailgate.moving.postfix.restrictions import LISTS, Step, steps
+from mailgate.moving.postfix.restrictions import LISTS, REFUSALS, Step, steps
 from mailgate.moving.postfix.site import Site
+from mailgate.moving.postfix.tables import Entry, Table
 
 __all__ = ["Pipeline", "Trusted", "restricted"]
 
@@ -103,6 +104,7 @@ class _Made:
         self._pipeline = Pipeline()
         self._number = 0
         self._last = ("", False, "")
+        self._lets: dict[str, list[str]] = {}  # by list, the filters by which a table lets in; "" where none can
         self._at_once = not parameters.is_yes("smtpd_delay_reject")
 
     def pipeline(self) -> Pipeline:
@@ -127,6 +129,8 @@ class _Made:
             self._pipeline.probes = True
         elif word.endswith("sender_login_mismatch"):
             self._sender_login(step)
+        elif word in REFUSALS and not step.only_warns and step.stage in self._lets:
+            self._refuse_others(step)
         elif word in _COVERED:
             if word not in ("permit_mynetworks", "permit_sasl_authenticated"):
                 leave("covered", where, _COVERED[word])
@@ -167,21 +171,44 @@ class _Made:
 
     def _access(self, step: Step, subject: str) -> None:
         """A table as a filter, or two; what is in one list goes into one filter as long as that means the same."""
-        ruled = access_rules(self._site, subject, self._site.tables.read(step.argument), step.origin)
+        table = self._site.tables.read(step.argument)
+        ruled = access_rules(self._site, subject, table, step.origin)
+        lets = self._lets.setdefault(step.stage, []) if _lets_in(table) else []
         for rules in ruled.before:
             self._file(step, subject, rules, self._numbered(step))
         if any(rule.startswith("allow recipient") for rules in (*ruled.before, ruled.rules) for rule in rules):
             self._pipeline.allows_recipients = True
+        if not ruled.allows or step.only_warns:
+            lets.append("")
         if not ruled.rules:
             return
         stage, refuses, name = self._last
         if not name or stage != step.stage or (refuses and ruled.allows) or name.endswith("-shadow") != step.only_warns:
             name, refuses = self._numbered(step), False
         self._file(step, subject, ruled.rules, name)
+        if ruled.allows and not step.only_warns:
+            lets.append(name)
         self._last = (step.stage, refuses or ruled.refuses, name)
         if ruled.allows and step.stage in ("recipient", "relay"):
             text = "OK lets through here what the filters behind access would refuse, and lets nobody relay"
             self._site.draft.leave("differs", f"{step.origin}: {step.argument}", text, "Who may: trusted_networks")
+
+    def _refuse_others(self, step: Step) -> None:
+        """A `reject` or `defer` behind tables: it is for all but those whom one of them lets in."""
+        lets = self._lets[step.stage]
+        names = [one for one in dict.fromkeys(lets) if one]
+        name = names[0] if names else ""
+        if len(names) != 1 or name in self._pipeline.trusted:
+            # What one filter allows another one may refuse: a last one with the rules of all.
+            name = self._numbered(step)
+            section = self._named("access", name, step)
+            for one in names:
+                files = self._site.draft.section("filters", one).values["files"]
+                section.extend("files", files if isinstance(files, list) else [], step.origin)
+        self._file(step, "recipient", [f"{REFUSALS[step.word]} recipient *"], name)
+        if "" in lets:
+            text = "some of those whom a table before it lets in have no rule, and are refused with all others"
+            self._site.draft.leave("decide", f"{step.word} in {step.origin}", text, "Write rules that allow them")
 
     def _numbered(self, step: Step) -> str:
         self._number += 1
@@ -243,23 +270,49 @@ class _Made:
                 "missing", where, text, "Rates: rate-limit or quota; greylisting: greylist; else a filter of your own"
             )
 
+    def _narrower(self, entries: Mapping[str, Entry]) -> set[tuple[str, str]]:
+        """Wide patterns, each with a login of theirs that a narrower key leaves out: Postfix goes by the narrowest."""
+        found: set[tuple[str, str]] = set()
+        delimiter = self._parameters.get("recipient_delimiter")
+        for key, entry in entries.items():
+            local_part, _, domain = key.rpartition("@")
+            if not local_part:
+                continue
+            end = next((at for at, one in enumerate(local_part) if at and one in delimiter), 0)
+            wider = {f"@{domain}": domain}
+            if end:
+                base = f"{local_part[:end]}@{domain}"
+                wider[base] = extended(base, self._site)
+            for one, pattern in wider.items():
+                if one in entries:
+                    found |= {(pattern, login) for login in _logins(entries[one]) if login not in _logins(entry)}
+        return found
+
     def _sender_login(self, step: Step) -> None:
         origin = self._parameters.origin("smtpd_sender_login_maps")
         by_login: dict[str, list[str]] = {}
         owned: list[str] = []
+        entries: dict[str, Entry] = {}
         for table in self._site.listed("smtpd_sender_login_maps", self._parameters):
             if not table.entries:
                 self._site.draft.leave("decide", f"{origin}: {table.name}", "only lists can be taken over")
             for entry in table.entries:
-                owned += _owned(self._site, entry.key)
-                for login in re.split(r"[,\s]+", entry.value.strip()):
-                    pattern = entry.key.removeprefix("@")
-                    if _may_be_granted(login, pattern):
-                        more = extended(pattern, self._site)
-                        by_login.setdefault(login, []).extend(filter(None, (pattern, more)))
-                    elif login:
-                        text = f"{login} and this key are no name and address that can stand in our list"
-                        self._site.draft.leave("missing", f"{entry.origin}: {entry.key}", text)
+                entries.setdefault(entry.key.lower(), entry)  # the first one counts
+        narrower = self._narrower(entries)
+        for entry in entries.values():
+            owned += _owned(self._site, entry.key)
+            pattern = entry.key.removeprefix("@")
+            for login in _logins(entry):
+                if not _may_be_granted(login, pattern):
+                    text = f"{login} and this key are no name and address that can stand in our list"
+                    self._site.draft.leave("missing", f"{entry.origin}: {entry.key}", text)
+                    continue
+                for one in filter(None, (pattern, extended(pattern, self._site))):
+                    if (one.lower(), login) not in narrower:
+                        by_login.setdefault(login, []).append(one)
+                        continue
+                    text = f"some of {one} belong to others alone, and {login} is given none of these"
+                    self._site.draft.leave("decide", f"{entry.origin}: {entry.key}", text, "List what it may use")
         if owned and step.word != "reject_authenticated_sender_login_mismatch":
             # What belongs to a login is nothing for those who have none.
             name = self._name("access-owned", step)
@@ -281,6 +334,14 @@ class _Made:
         lines = [f"{login} {', '.join(dict.fromkeys(keys))}" for login, keys in by_login.items()]
         section.set("files", [self._site.draft.file("sender-login", lines)], f"{step.word}, {origin}")
         self._pipeline.add(name, strangers=False, trusted=True)
+
+
+def _lets_in(table: Table) -> bool:
+    return any(action_of(entry.value)[0] == "allow" for entry in table.entries)
+
+
+def _logins(entry: Entry) -> list[str]:
+    return [one for one in re.split(r"[,\s]+", entry.value.strip()) if one]
 
 
 def _owned(site: Site, key: str) -> list[str]:

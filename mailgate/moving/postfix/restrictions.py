@@ -6,16 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mailgate.moving.files import ReadingError
+from mailgate.moving.postfix.access import SUBJECTS, action_of
 from mailgate.moving.postfix.reading import Parameters
 from mailgate.moving.postfix.site import Site
 
-__all__ = ["LISTS", "Permissions", "Step", "permissions", "steps"]
+__all__ = ["LISTS", "REFUSALS", "Permissions", "Step", "permissions", "steps"]
 
 #: In the order in which Postfix asks them at RCPT (smtpd_delay_reject).
 LISTS = ("client", "helo", "sender", "relay", "recipient", "data", "end_of_data")
 #: What ends a list for everybody that came so far, and what ends it for mail that is not ours.
 _STOPS = {"reject", "defer", "reject_plaintext_session"}
 _RELAY_STOPS = {"reject_unauth_destination", "defer_unauth_destination", "check_relay_domains"}
+#: What refuses those whom no table before it has let in, by the action of our rule.
+REFUSALS = {"reject": "deny", "defer": "defer"}
 _PERMITS = {"permit_mynetworks": "networks", "permit_sasl_authenticated": "logins"}
 #: What a table alone is about, by its list.
 _SUBJECTS = {"client", "helo", "sender", "recipient"}
@@ -70,12 +73,26 @@ def permissions(site: Site, parameters: Parameters) -> Permissions:
 def _end(site: Site, parameters: Parameters, stage: str, who: str, *, to_us: bool = False) -> str:
     """What comes first in a list for these clients: "permit", "stop", or "" at its end; `to_us` for mail to our
     domains."""
-    for word, _ in _words(site, parameters, stage, 0):
+    warns = lets_in = False
+    for word, argument in _words(site, parameters, stage, 0):
+        only_warns, warns = warns, word == "warn_if_reject"
         if word == "permit" or _PERMITS.get(word) == who or (to_us and word == "permit_auth_destination"):
             return "permit"
+        if only_warns:
+            continue
+        lets_in = lets_in or (to_us and _lets_in(site, word, argument))
+        if lets_in and word in REFUSALS:
+            return "permit"  # for some, and a filter refuses all others
         if word in _STOPS or (not to_us and word in _RELAY_STOPS):
             return "stop"
     return ""
+
+
+def _lets_in(site: Site, word: str, argument: str) -> bool:
+    """Whether this is a table by which some of all clients are let in."""
+    if not SUBJECTS.get(word.removeprefix("check_").removesuffix("_access")):
+        return False
+    return any(action_of(entry.value)[0] == "allow" for entry in site.tables.read(argument).entries)
 
 
 def steps(site: Site, parameters: Parameters) -> Iterator[Step]:

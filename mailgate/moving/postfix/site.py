@@ -61,8 +61,8 @@ class Site:
     draft: Draft = field(default_factory=Draft)
     local: dict[str, str] = field(default_factory=dict)
     """the domains that mail is taken for, each with its class: local, virtual, relay or alias"""
-    spared: set[str] = field(default_factory=set)
-    """the domains that a list of these excepts, so that no wider entry may be for them"""
+    spared: dict[str, set[str]] = field(default_factory=dict)
+    """the domains that each list of these excepts, so that no wider entry of the same list may be for them"""
     made: set[str] = field(default_factory=set)
     """the services, by their origin, that something in the new file was made of"""
     opened: int = 0

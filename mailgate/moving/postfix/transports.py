@@ -37,6 +37,7 @@ class _Routes:
         self._draft = site.draft
         self._known: dict[tuple[str, str, str], str] = {}
         self._closed = Closed(site)
+        self._for_all = ""  # the route of the key *, where that names a transport for all classes
         self._transports = {one.name: one for one in site.services if one.kind == "unix"}
 
     def read(self) -> None:
@@ -117,9 +118,8 @@ class _Routes:
         for entry in entries.values():
             self._transport_entry(entry)
         self._closed.spare(entries)
-        default = self._draft.section("routing").values.get("default")
-        if "*" in entries and "*" not in self._closed and default is not None:
-            self._everywhere(entries, str(default))
+        if self._for_all:
+            self._everywhere(entries, self._for_all)
 
     def _everywhere(self, entries: Mapping[str, Entry], route: str) -> None:
         """What stands behind the key * is for our own domains as well, if they have no entries."""
@@ -164,6 +164,10 @@ class _Routes:
             return
         if key == "*":
             routing.set("default", name, entry.origin)
+            self._for_all = name if transport else ""
+            if not transport and any(one != "alias" for one in self._site.local.values()):
+                text = "a next hop alone is one for every class of domains in Postfix, and ours keep their routes"
+                self._draft.leave("differs", f"{entry.origin}: *", text, "Write it into hosts of these routes")
         elif ours:
             self._draft.section("domains", pattern).set("route", name, entry.origin)
         else:

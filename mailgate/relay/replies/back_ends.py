@@ -28,8 +28,10 @@ takes nothing now; of one recipient. "" where it is about the mail, as its code 
 _NAMED = re.compile(r"\w\.\w")
 #: And what is written like one, and the word of an Exchange for whatever is wrong with a recipient.
 _RESOLVER = "resolver."
-#: Replies of which is remembered what they mean.
-_REMEMBERED = 512
+#: Characters of a reply that are looked at.
+_LONGEST = 2000
+#: Replies of which is remembered what they mean: as they came, which is said to each recipient, and without names.
+_WHOLE, _REMEMBERED = 64, 512
 
 
 class _Rules(Section):
@@ -41,9 +43,13 @@ class _Rules(Section):
     recipient: list[ReplyPattern]
 
 
+@lru_cache(_WHOLE)
 def meaning(preset: Preset, reply: Reply) -> Meaning:
     """What an answer that is not 2yz means at such a back end, the worst for us first."""
-    text = " ".join(map(_unnamed, reply.text.split()))
+    words = reply.text[:_LONGEST].split()
+    if len(reply.text) > _LONGEST:
+        words = words[:-1]  # a part of a name would look like no name
+    text = " ".join(map(_unnamed, words))
     return _by_words(preset, Said.by(Reply(reply.code, reply.status, (text,))))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 __all__ = ["NoSlotError", "Slots"]
 
@@ -26,10 +26,11 @@ class Slots:
         self._patience = patience
         self._taken: Counter[str] = Counter()
         self._waiting: dict[Deferred[None], str] = {}
+        self._serving: IDelayedCall | None = None
 
     async def take(self, network: str) -> None:
         """Have one, which is given back then; "" is a network that is not counted. NoSlotError."""
-        if self._has_room(network):
+        if self._serving is None and self._has_room(network):  # else somebody waits for that room
             self._taken[network] += 1
             return
         if len(self._waiting) >= self._most_waiting:
@@ -48,9 +49,19 @@ class Slots:
         self._taken[network] -= 1
         if not self._taken[network]:
             del self._taken[network]
+        self._serve_later()
+
+    def _serve_later(self) -> None:
+        """Each in a turn of the reactor of its own: what ends at once would else go on within what ended before it."""
+        if self._waiting and self._serving is None:
+            self._serving = self._clock.callLater(0, self._serve)
+
+    def _serve(self) -> None:
+        self._serving = None
         turn = next((one for one, theirs in self._waiting.items() if self._has_room(theirs)), None)
         if turn is not None:
             self._taken[self._waiting.pop(turn)] += 1
+            self._serve_later()
             turn.callback(None)
 
     def _has_room(self, network: str) -> bool:
@@ -59,7 +70,11 @@ class Slots:
 
     def _leave(self, turn: Deferred[None]) -> None:
         self._waiting.pop(turn, None)
+        if not self._waiting and self._serving is not None:
+            self._serving.cancel()
+            self._serving = None
 
     def _give_up(self, turn: Deferred[None]) -> None:
-        if self._waiting.pop(turn, None) is not None:
+        if turn in self._waiting:
+            self._leave(turn)
             turn.errback(NoSlotError(f"others were fetched for {self._patience:g} s, and it was not its turn"))

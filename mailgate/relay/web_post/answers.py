@@ -68,6 +68,8 @@ def results_of(answer: Answer, recipients: Sequence[EnvelopeRecipient], host: st
             of_all = _NO_VERDICT
         elif said.get("recipients") is not None:
             of_all, verdicts = _by_recipient(said["recipients"], of_all, _names(recipients, queue_id))
+        elif _is_against(said.get("result")):
+            of_all = _NO_VERDICT
     return [_result(one, verdicts.get(one.number, of_all), host, rest) for one in recipients]
 
 
@@ -105,7 +107,8 @@ def _names(recipients: Sequence[EnvelopeRecipient], queue_id: str) -> Mapping[st
 
 
 def _said(answer: Answer) -> Mapping[str, object] | None:
-    """The object of JSON that the answer is; an empty one where it is something else, None where nobody can tell."""
+    """The object of JSON that the answer is; an empty one where it is something else, None where nobody can tell, or
+    where it may be verdicts in another form."""
     is_json = answer.content_type.lower().startswith("application/json")
     if not is_json or not answer.body.strip():
         # What ends with the connection may have been cut off before it began.
@@ -114,7 +117,14 @@ def _said(answer: Answer) -> Mapping[str, object] | None:
         found = json.loads(answer.body)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else {}
+    if isinstance(found, dict):
+        return found
+    return None if (isinstance(found, list) and found) or _is_against(found) else {}
+
+
+def _is_against(said: object) -> bool:
+    """Whether this alone would be a verdict that is no delivery."""
+    return isinstance(said, str) and said in ("refused", "deferred")
 
 
 def _by_status(answer: Answer, said: Mapping[str, object]) -> tuple[OutcomeKind, Reply]:

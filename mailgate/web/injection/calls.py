@@ -157,10 +157,15 @@ class Calls:
         now = self._clock.seconds()
         return await self._in_thread(lambda: reading(read(), taker.section, taker.hostname, now))
 
+    async def _read_in_turn(self, taker: Taker, read: Callable[[], Asked]) -> Call:
+        if self._is_closing:  # while it waited
+            raise _not_now("the gateway stops")
+        return await self._read(taker, read, self._read_large)
+
     async def _take_large(self, taker: Taker, caller: Caller, read: Callable[[], Asked]) -> Reply:
         """A message with large files does not wait for calls that are for many, which take long."""
         async with _one_of(self._large):
-            call = await self._read(taker, read, self._read_large)
+            call = await self._read_in_turn(taker, read)
             if call.count == 1:
                 return await self._take(taker, caller, call)
             is_next = self._for_many.tokens > 0
@@ -174,7 +179,7 @@ class Calls:
         try:
             if not is_next:
                 async with _one_of(self._large):
-                    call = await self._read(taker, read, self._read_large)
+                    call = await self._read_in_turn(taker, read)
             try:
                 return await self._take(taker, caller, call)
             finally:

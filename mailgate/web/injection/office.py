@@ -69,8 +69,10 @@ class InjectionOffice:
         """End: what is under way is durable or not begun."""
         calls, self._calls, self._messages = self._calls, None, None
         if calls is not None:
-            await calls.close()
-            await self._in_thread(self._readers.close)
+            try:
+                await calls.close()
+            finally:  # where they are not waited for any longer, too
+                await self._in_thread(self._readers.close)
 
     def _name(self) -> str:
         return self._taker.section.name if self._taker is not None else ""

@@ -7,16 +7,17 @@ which nothing else gets its turn.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
-from mailgate.web.injection.models import MOST_TEXT, Order
+from mailgate.web.injection.models import MOST_TAGS, MOST_TEXT, Order
 from mailgate.web.injection.problems import CallError
 
-__all__ = ["check_small", "parts_of"]
+__all__ = ["check_counts", "check_small", "parts_of"]
 
 #: Octets of a field that is no text, of one of the recipients, and of a call whose fields may have any name.
 _SMALL = 1024**2
@@ -24,6 +25,7 @@ _LARGEST_TEMPLATE = 5 * _SMALL
 #: Files of one call.
 _MOST_FILES = 100
 _TEXTS = ("text", "html")
+_ADDRESSES = ("to", "cc", "bcc", "reply_to")
 #: A character may be written with six octets.
 _LARGEST_TEXT = 6 * MOST_TEXT + 2
 _NAMES = [field.alias or name for name, field in Order.model_fields.items()]
@@ -41,9 +43,8 @@ _list = msgspec.json.Decoder(list[Raw])
 
 def _once(pairs: list[tuple[str, object]]) -> None:
     """Of one object, of which nothing is kept."""
-    if len(pairs) > 1 and len(names := {name for name, _ in pairs}) < len(pairs):
-        given = [name for name, _ in pairs]
-        twice = next(name for name in names if given.count(name) > 1)
+    if len(pairs) > 1 and len({name for name, _ in pairs}) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise CallError.bad("", f"has an object in which {twice[:80]!a} stands twice")
 
 
@@ -72,6 +73,16 @@ def parts_of(content: bytes, most: int) -> tuple[dict[str, Raw], Sequence[Raw]]:
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise CallError.bad("", f"is no JSON object: {error}") from None
     return top, personal
+
+
+def check_counts(top: dict[str, Raw], addresses: int) -> None:
+    """CallError where a list has more than it may, `addresses` those of addresses: for each thing that is wrong in it
+    there would be an error, and all of them would be made in one step."""
+    bounds = {**dict.fromkeys(_ADDRESSES, addresses), "tags": MOST_TAGS, "attachments": _MOST_FILES}
+    for name, most in bounds.items():
+        value = top.get(name)
+        if value is not None and bytes(value).startswith(b"[") and len(_items(name, value)) > most:
+            raise CallError.bad(name, f"are more than {most}")
 
 
 def check_small(path: str, value: Raw) -> None:

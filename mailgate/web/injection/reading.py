@@ -22,9 +22,10 @@ from mailgate.address import Address
 from mailgate.config.injection import InjectionSection
 from mailgate.web.injection.composing import Composer, Draft
 from mailgate.web.injection.models import MOST_TAGS, Key, Moment, Order, Personal, Word, parse_person
-from mailgate.web.injection.parts import check_small, parts_of
+from mailgate.web.injection.parts import check_counts, check_small, parts_of
 from mailgate.web.injection.problems import MOST_TOLD, CallError, Fault, faults_of
 from mailgate.web.injection.raw import raw_draft
+from mailgate.web.injection.templating import HeavyError
 
 __all__ = ["Asked", "Call", "IMessages", "Reading", "read_call", "read_light", "read_small", "read_whole"]
 
@@ -82,7 +83,7 @@ class Reading(Protocol):
 
 
 def read_small(asked: Asked, section: InjectionSection, hostname: str, now: float) -> Call:
-    """A Reading of calls of a few KiB, for any thread. HeavyError where there is a template at all."""
+    """A Reading of calls of a few KiB, for any thread. HeavyError where there is a template or a file at all."""
     call = read_call(asked, section, hostname, now, room=-1)
     return replace(call, first=call.messages.drafts(0, 1))
 
@@ -101,7 +102,7 @@ def read_whole(asked: Asked, section: InjectionSection, hostname: str, now: floa
 
 def read_call(asked: Asked, section: InjectionSection, hostname: str, now: float, *, room: int | None = None) -> Call:
     """The call. CallError with everything that is wrong; HeavyError where its templates may pass so much `room` (see
-    Rendering), less than 0: where it has any."""
+    Rendering), less than 0: where it has any, or files."""
     kind = asked.kind.partition(";")[0].strip().lower()
     key = _one(asked.fields, "idempotency-key")
     if key is not None:
@@ -120,6 +121,7 @@ def _read_json(
     if asked.query:
         raise CallError.bad("", f"there is no {min(asked.query)} behind the ? of a call in JSON")
     top, personal = parts_of(asked.content, section.max_recipients)
+    check_counts(top, section.max_addresses)
     rest = b"{" + b",".join(json.dumps(name).encode() + b":" + bytes(value) for name, value in top.items()) + b"}"
     try:
         order = Order.model_validate_json(rest)
@@ -131,6 +133,8 @@ def _read_json(
     _check_counts(order, len(personal), key, section)
     _check_time(order.release_at, now, section)
     _check_personal(personal)
+    if room is not None and room < 0 and order.attachments:
+        raise HeavyError  # each takes a while, however small it is
     room = None if room is None else room // max(len(asked.content), 1)
     composer = Composer(order, hostname, now, section.max_message_size, most_weight=room)
     return Call(

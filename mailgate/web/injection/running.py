@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailgate.awaiting import InThread, as_deferred
@@ -21,6 +22,8 @@ from mailgate.web.injection.reading import Call
 from mailgate.web.injection.taking import Caller, Objection, Taker
 
 __all__ = ["JSON", "Run", "aside", "model", "refused"]
+
+_log = Logger()
 
 T = TypeVar("T")
 
@@ -121,7 +124,11 @@ class Run:
         end = min(at + size, self._call.count)
         drafts = self._call.first
         if at:
-            drafts = await self._in_thread(lambda: self._call.messages.drafts(at, end))
+            try:
+                drafts = await self._in_thread(lambda: self._call.messages.drafts(at, end))
+            except CallError as error:  # who has them is gone: what was taken stays so, and is told
+                self._stops.append(Objection("", _of_error(error)))
+                return size
         going: list[Deferred[None]] = []
         largest = 1
         for one in drafts:
@@ -140,7 +147,11 @@ class Run:
     async def _take(self, session: Session, draft: Draft) -> None:
         call = self._call
         mark = f"{self._mark}{draft.number}/{draft.id}" if self._mark else ""
-        objections = await self._taker.take(session, draft, stream=call.stream, tags=call.tags, mark=mark)
+        try:
+            objections = await self._taker.take(session, draft, stream=call.stream, tags=call.tags, mark=mark)
+        except OSError as error:
+            _log.warn("a message of a call by {token} is not taken: {error}", token=self._caller.token, error=error)
+            objections = [Objection("", SmtpReply.of(451, "4.3.0", "Our disk does not take it now"))]
         if not objections:
             self._ids[draft.number] = draft.id
             self._taken(draft)
@@ -182,6 +193,13 @@ def refused(error: CallError, *, key: str = "", taken: int = 0, ids: Sequence[st
 def model(status: HTTPStatus, told: Accepted | Refusal, fields: Mapping[str, str] = MappingProxyType({})) -> Reply:
     """An answer that says this."""
     return Reply(status, JSON, told.model_dump_json(ensure_ascii=True).encode() + b"\n", fields)
+
+
+def _of_error(error: CallError) -> SmtpReply:
+    """An answer that has the status of the error (see `_status`)."""
+    if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return SmtpReply.of(552, "5.3.4", str(error))
+    return SmtpReply.of(451, "4.3.0", str(error))
 
 
 def _status(reply: SmtpReply) -> HTTPStatus:

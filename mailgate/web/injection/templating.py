@@ -46,7 +46,7 @@ class TemplateFaultError(ValueError):
 
 
 class HeavyError(Exception):
-    """A template that may take long, where that may not be."""
+    """A template, or files, that may take long, where that may not be."""
 
 
 class _Budget:

@@ -51,6 +51,7 @@ class Readers:
         self._cpu = cpu
         self._patience = patience
         self._free: list[_Process] = []
+        self._used: set[_Process] = set()
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -61,7 +62,9 @@ class Readers:
         process, answer, drafts = self._begin(head, asked.content, _OWN + _TIMES * section.max_call)
         outline = answer.call
         if outline is None:
-            raise process.broken("it has read nothing")
+            error = process.broken("it has read nothing")
+            self.give_back(process)
+            raise error
         messages = _Messages(self, process, drafts)
         if outline.count == 1:
             messages.close()
@@ -77,16 +80,20 @@ class Readers:
         )
 
     def close(self) -> None:
-        """End those that wait for a call; others end with theirs."""
+        """End all: a call that is under way has none any more."""
         with self._lock:
             self._is_closed = True
             free, self._free = self._free, []
+            used = list(self._used)
+        for one in used:
+            one.kill()
         for one in free:
             one.end()
 
     def give_back(self, process: _Process) -> None:
         """For the next call."""
         with self._lock:
+            self._used.discard(process)
             is_kept = not self._is_closed and len(self._free) < _KEPT and process.is_alive
             if is_kept:
                 self._free.append(process)
@@ -95,27 +102,45 @@ class Readers:
 
     def _begin(self, head: Head, content: bytes, memory: int) -> tuple[_Process, Answer, _Drafts]:
         while True:
-            with self._lock:
-                process = self._free.pop() if self._free else None
-            is_new = process is None
-            try:
-                process = process or _Process(memory, self._cpu, self._patience)
-            except OSError as error:
-                _log.error("no process can be started that reads calls: {error}", error=error)
-                raise _not_now() from None
-            if process.memory < memory:  # from before a reload
-                process.end()
-                continue
+            process, is_new = self._process(memory)
             try:
                 answer, drafts = process.ask(head, content)
-            except CallError:
-                self.give_back(process)
-                raise
             except _EndedError as ended:
+                self.give_back(process)
                 if is_new or not ended.is_idle:
                     raise ended.error() from None
+            except BaseException:
+                self.give_back(process)
+                raise
             else:
                 return process, answer, drafts
+
+    def _process(self, memory: int) -> tuple[_Process, bool]:
+        """One that may have so much, and whether it is a new one."""
+        with self._lock:
+            known, self._free = self._free, []
+            fit = [one for one in known if one.memory >= memory]  # others are from before a reload
+            found = fit.pop() if fit else None
+            if found is not None:
+                self._used.add(found)
+            self._free = fit
+        for one in known:
+            if one.memory < memory:
+                one.end()
+        if found is not None:
+            return found, False
+        try:
+            new = _Process(memory, self._cpu, self._patience)
+        except OSError as error:
+            _log.error("no process can be started that reads calls: {error}", error=error)
+            raise _not_now() from None
+        with self._lock:
+            self._used.add(new)
+            is_closed = self._is_closed
+        if is_closed:
+            self.give_back(new)
+            raise _not_now()
+        return new, True
 
 
 class _Messages:
@@ -200,6 +225,9 @@ class _Process:
             drafts = self._drafts(answer)
         except GoneError as error:
             raise _EndedError(self.end(), str(error)) from None
+        except BaseException:  # the rest of the answer would be taken for the next one
+            self.end()
+            raise
         finally:
             watch.cancel()
         if answer.refused is not None:
@@ -221,6 +249,10 @@ class _Process:
         """An error of ours; the process ends."""
         self.end()
         return RuntimeError(f"a call cannot be read: {why}")
+
+    def kill(self) -> None:
+        """For any thread: whoever waits for an answer finds it gone."""
+        self._popen.kill()
 
     def end(self) -> int:
         """End it, if it has not; how it ended."""
