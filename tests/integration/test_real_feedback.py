@@ -324,5 +324,5 @@ def test_bounces_of_all_workers_are_one_account_s(base: Path, build: Callable[[s
         for _ in range(3):
             sender.send("bob")
         wait_until(lambda: len(hop.taken) >= taken + 3, "it may send again, by every worker")
+        gateway.stop()  # what each worker has said is in the log then
         assert [one["action"] for one in gateway.events("account_suspected")] == ["quarantine", "release"]
-        gateway.stop()
