@@ -121,6 +121,7 @@ def test_a_connector_that_refuses_us_is_an_alarm_and_no_bounce(base: Path, back:
         for number in range(5):
             one.send(f"u{number}@corp.test")
         wait_until(lambda: bool(one.gateway.events("suspension_changed")), "the route is suspended")
+        wait_until(lambda: bool(one.gateway.events("back_end_refuses")), "it is told why")
         (alarm, *_) = one.gateway.events("back_end_refuses")
         assert (alarm["route"], "TenantAttribution" in alarm["reply"]) == ("exchange", True)
         assert "5.7.64" in one.gateway.events("suspension_changed")[0]["reason"]
@@ -210,6 +211,7 @@ def test_throttling_lets_the_site_rest(base: Path, back: ExchangeDouble) -> None
         host.will_say("MAIL", THROTTLED)
         one.send()
         wait_until(lambda: bool(one.gateway.events("deferred")), "it waits")
+        wait_until(lambda: bool(one.gateway.events("site_slowed")), "the site rests")
         (slowed, *_) = one.gateway.events("site_slowed")
         assert (slowed["factor"] < 1, bool(slowed["rests_until"])) == (True, True)
 

@@ -93,7 +93,7 @@ def test_why_knows_refusals_before_the_content(base: Path) -> None:
 
         wait_until(told, "the history tells of the refusal")
         assert gateway.command("why", "never-seen@elsewhere.test", check=False).returncode == 1
-        assert gateway.events("refused")
+        wait_until(lambda: bool(gateway.events("refused")), "so does the log")
 
 
 def test_sigterm_lets_a_transaction_finish(base: Path) -> None:

@@ -162,8 +162,12 @@ def test_mail_goes_through_changed_and_both_logs_know_it(site: Site) -> None:
     told = site.why(ident, "left to the mail server in front", "unknown[127.0.0.77] (helo client.test) at postfix")
     assert f"where it is {ident}" in told
     assert f"from ann@client.test to {who}" in told
-    events = [one for one in site.gateway.events("judged") if one["ident"] == ident]
-    assert [one["answer"] for one in events] == ["continue"]
+
+    def answers() -> list[str]:
+        return [one["answer"] for one in site.gateway.events("judged") if one["ident"] == ident]
+
+    wait_until(lambda: answers() != [], "the log tells of it")
+    assert answers() == ["continue"]
     site.log_line(ident, f"to=<{who}>", "status=sent")
 
 
